@@ -1,0 +1,38 @@
+"""Synthorax: synthesise rare findings on chest radiographs, and prove on real patients whether it helped.
+
+The verbs of the command line are the functions of the same name. Importing this package is cheap; torch is loaded when a verb
+needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("synthorax")
+
+_VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "export", "load_model", "count_parameters",
+          "recipes")
+_PUBLIC = {
+    **{name: f"synthorax.workflow:{name}" for name in _VERBS},
+    "augment": "synthorax.augment:augment",
+    "demo": "synthorax.augment:demo",
+    "SynthoraxError": "synthorax.errors:SynthoraxError",
+    "InputError": "synthorax.errors:InputError",
+    "LabelPolicy": "synthorax.types:LabelPolicy",
+    "Report": "synthorax.evaluate.report:Report",
+    "SampleSettings": "synthorax.protocols:SampleSettings",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'synthorax' has no attribute '{name}'")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,237 @@
+"""The main job in one go: films in, a balanced training set and an honest report out; every stage continues after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synthorax import workflow
+from synthorax.config import parse_duration
+from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.phantom import write_phantom_dataset
+from synthorax.data.pixels import write_png
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import canonical
+from synthorax.engine import Device, started
+from synthorax.errors import InputError, nearest
+from synthorax.evaluate.benefit import BenefitConfig
+from synthorax.evaluate.report import Report
+from synthorax.files import write_json
+from synthorax.progress import format_seconds
+from synthorax.run import Run
+from synthorax.steps.generate import preview
+from synthorax.steps.plan import FEWEST_FILMS, Plan, plan_like, read_plan
+from synthorax.steps.recipe import load_recipe
+from synthorax.types import Films
+
+SPLIT = (0.6, 0.1, 0.3)
+"""patients for training, validation and test: the proof needs real positives that nobody has seen"""
+STAGES = {"read": 0.01, "prepare": 0.02, "train": 0.67, "plan": 0.01, "generate": 0.13, "screen": 0.04, "evaluate": 0.04,
+          "benefit": 0.08}
+"""part of the budget that each stage gets; only training and generation are cut to it, the others take what they need"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmented:
+    """What `augment` leaves: the training set, the synthetic set, the plan, the run and the report."""
+
+    out: Path
+    train: Dataset
+    synthetic: Dataset
+    plan: Plan
+    run: Run
+    report: Report
+    seconds: float
+
+    def __str__(self) -> str:
+        real = sum(study.origin == "real" for study in self.train.studies)
+        return (f"{self.report}\n\ntraining set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic films)\n"
+                f"report        {self.out / 'report.html'}\ntime          {format_seconds(self.seconds)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Paths, counts and verdicts, JSON-ready."""
+        verdicts = {entry["finding"]: entry["verdict"] for entry in self.report.dimensions["benefit"].findings}
+        return {"train": str(self.out / "train"), "synthetic": str(self.out / "synthetic"), "plan": str(self.out / "plan.csv"),
+                "report": str(self.out / "report.html"), "verdicts": verdicts, "seconds": round(self.seconds, 1),
+                "train_films": len(self.train), "synthetic_films": len(self.synthetic)}
+
+
+def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float = "20m", num: int | None = None,
+            base: str | Path | None = None, recipe: str = "edm-64", label_table: str | Path | None = None, allow: Sequence[str] = (),
+            patient_per_film: bool = False, seed: int = 0, device: Device = "auto", threads: int | None = None,
+            command: str = "") -> Augmented:
+    """Learn from a folder of films, make more of the rare `findings`, screen them, and prove whether they help.
+
+    Leaves `out`/train (all real training films and the screened synthetic ones), `out`/synthetic, plan.csv, report.json,
+    report.html and run/. `num` is how many films of each finding to make; by default as many as the most frequent finding has, or
+    fewer if the time is short. Calling it again goes on where it stopped. Raises InputError for films that cannot be used.
+    """
+    out = Path(out)
+    seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
+    stages = _Stages(seconds)
+    settings = load_recipe(recipe).with_train(seed=seed)
+    size = settings.model.image_size
+
+    stages.begin("read")
+    source = workflow.ingest(dataset, out=None, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+    names = [canonical(name, allow=source.findings) for name in findings]
+    _claim(out, source=source, findings=names, num=num, recipe=recipe, base=base, seed=seed)
+
+    stages.begin("prepare")
+    prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
+    train = prepared.films("train")
+    _check_findings(prepared, train, names)
+    for warning in prepared.fingerprint.get("warnings", ()):
+        print(f"  note: {warning}", file=sys.stderr)
+
+    stages.begin("train")
+    run = workflow.train(settings, prepared, out=out / "run", budget=seconds * STAGES["train"], base=base, seed=seed, device=device,
+                         threads=threads)
+
+    stages.begin("plan")
+    plan = _plan(prepared, names, run, out=out, num=num, seconds=seconds * STAGES["generate"], seed=seed, device=device,
+                 threads=threads)
+    print(f"  {plan}", file=sys.stderr)
+
+    stages.begin("generate")
+    made = workflow.generate(run, plan, out=out / "generated", seed=seed, device=device, threads=threads)
+
+    stages.begin("screen")
+    synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads)
+
+    stages.begin("evaluate")
+    report = workflow.evaluate(real=prepared, synthetic=synthetic, seed=seed, device=device, threads=threads)
+
+    stages.begin("benefit")
+    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(), seed=seed, device=device,
+                              threads=threads, into=report)
+    report = replace(report, command=command or _command(dataset, findings, out, budget))
+    joined = _joined(train, synthetic, source, out=out / "train")
+    report.write(out)
+    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
+
+
+def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Augmented:
+    """The main job on drawings of a phantom thorax: offline, in minutes on two cores. They are drawings, and the report says so."""
+    out = Path(out)
+    source = out / "phantom"
+    if not (source / "dataset.json").exists():
+        shutil.rmtree(source, ignore_errors=True)
+        write_phantom_dataset(source, num=900, size=64, seed=seed)
+    return augment(source, findings=["Pneumothorax"], out=out, budget="6m", recipe="edm-32", seed=seed, device=device,
+                   threads=threads, command=f"synthorax demo --out {out}")
+
+
+class _Stages:
+    """Says on stderr which stage begins and how long the rest will take."""
+
+    def __init__(self, budget_seconds: float) -> None:
+        self.budget, self.start, self.begun = budget_seconds, time.monotonic(), 0
+
+    def begin(self, name: str) -> None:
+        rest = sum(list(STAGES.values())[self.begun :]) * self.budget
+        self.begun += 1
+        print(f"[{self.begun}/{len(STAGES)}] {name}: about {format_seconds(rest)} left in all", file=sys.stderr, flush=True)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+
+def _claim(out: Path, **facts: Any) -> None:
+    """Note what is made here, so that the same command goes on and another one is refused."""
+    source: Dataset = facts.pop("source")
+    facts = {"source": str(source.path.resolve()), **{key: value if value is None else str(value) for key, value in facts.items()}}
+    path = out / "augment.json"
+    if path.exists():
+        if json.loads(path.read_text()) != facts:
+            raise InputError("holds an augmentation with other arguments", file=out, remedy="choose another --out, or delete the folder")
+        return
+    if out.exists() and any(entry.name != "phantom" for entry in out.iterdir()):
+        raise InputError("is not empty", file=out, remedy="choose another --out")
+    write_json(path, facts)
+
+
+def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str]) -> None:
+    for finding in findings:
+        if finding not in train.findings:
+            raise InputError(f"no film states '{finding}'", file=prepared.path, remedy=nearest(finding, train.findings))
+        shown, lacking = (int((train.column(finding) == value).sum()) for value in (1, 0))
+        if shown < FEWEST_FILMS:
+            raise InputError(f"only {shown} training films show '{finding}'; nothing can be learned from fewer than {FEWEST_FILMS}",
+                             file=prepared.path, remedy="add films that show it")
+        if lacking < FEWEST_FILMS:
+            raise InputError(f"only {lacking} training films are known to lack '{finding}', so nothing can be proved about it",
+                             file=prepared.path, remedy="add films with 'No Finding' or other findings")
+
+
+def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float, seed: int,
+          device: Device, threads: int | None) -> Plan:
+    """The plan, as large as balance asks or, if that is more, as the time allows at the speed of a trial batch."""
+    path = out / "plan.csv"
+    if path.exists():
+        return read_plan(path, allow=prepared.findings)
+    if num is not None:
+        return workflow.plan(prepared, count=dict.fromkeys(findings, num), seed=seed, out=path)
+    wanted = workflow.plan(prepared, balance=findings, seed=seed)
+    fits = int(seconds / _seconds_per_film(prepared, run, device=device, threads=threads))
+    if len(wanted) <= fits:
+        wanted.write(path)
+        return wanted
+    each = max(FEWEST_FILMS, fits // (2 * len(findings)))  # every film with the finding has a companion without it
+    print(f"  balance would take {len(wanted)} films, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
+    return workflow.plan(prepared, count=dict.fromkeys(findings, each), seed=seed, out=path)
+
+
+def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: int | None) -> float:
+    model = workflow.load_model(run.path)
+    recipe = load_recipe(run.path / "config.toml")
+    trial = plan_like(workflow.without_no_finding(prepared.films("train")), num=16)
+    with started(device=device, threads=threads) as engine:
+        preview(model, trial, settings=recipe.sample, engine=engine)  # warm up
+        start = time.monotonic()
+        preview(model, trial, settings=recipe.sample, engine=engine)
+        return (time.monotonic() - start) / len(trial)
+
+
+def _screened(made: Dataset, prepared: Prepared, findings: Sequence[str], *, out: Path, seed: int, device: Device,
+              threads: int | None) -> Dataset:
+    """The screened set at `out`/synthetic; a half-written one of a killed run is made again."""
+    kept = out / "synthetic"
+    if (kept / "dataset.json").exists():
+        return read_dataset(kept)
+    shutil.rmtree(kept, ignore_errors=True)
+    screened = workflow.screen(made, against=prepared, out=kept, findings=findings, seed=seed, device=device, threads=threads)
+    write_json(out / "screening.json", screened.to_dict())
+    print(f"  {screened}", file=sys.stderr)
+    return screened.kept
+
+
+def _joined(train: Films, synthetic: Dataset, source: Dataset, *, out: Path) -> Dataset:
+    """One dataset folder with every real training film and every kept synthetic one, all of the same size."""
+    if (out / "dataset.json").exists():
+        return read_dataset(out)
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "images").mkdir(parents=True)
+    studies = []
+    for number, (study, film) in enumerate(zip(train.studies, train.images, strict=True)):
+        name = f"images/real-{number:06d}.png"
+        write_png(out / name, film)
+        studies.append(replace(study, file_name=name, masks={}, split="train", extra={}))
+    for study in synthetic.studies:
+        shutil.copyfile(synthetic.path / study.file_name, out / study.file_name)
+        studies.append(replace(study, split="train"))
+    write_table(out, studies)
+    write_facts(out, name=f"{source.name} augmented", studies=studies, synthetic=False,
+                extra={"labels": list(source.findings), "mixed": True, "licence": source.facts.get("licence", "as its sources")})
+    return read_dataset(out)
+
+
+def _command(dataset: str | Path, findings: Sequence[str], out: Path, budget: str | float) -> str:
+    asked = " ".join(f"--finding '{name}'" for name in findings)
+    return f"synthorax augment {dataset} {asked} --budget {budget} --out {out}"

@@ -1,0 +1,336 @@
+"""The command line: one thin command per verb. Importing this file imports neither torch nor any verb."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="synthorax", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Synthesise rare findings on chest radiographs, and prove on real patients whether it helped. For research; not a "
+         "medical device.")
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """File format of an export."""
+
+    dicom = "dicom"
+    png = "png"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
+Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores by default.")]
+Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding name of your own; repeat for more.")]
+PerFilm = Annotated[bool, typer.Option("--patient-per-film", help="There is no patient column and nobody was filmed twice.")]
+LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it is not metadata.csv in the folder.")]
+Budget = Annotated[str | None, typer.Option(help="Time, such as 90s, 20m or 1h30m.")]
+
+
+@app.command(epilog="Example: synthorax augment films/ --finding Pneumothorax --budget 20m --out augmented/")
+def augment(
+    dataset: Annotated[Path, typer.Argument(help="Folder of PNG, JPEG or DICOM with a label table, or a dataset folder.")],
+    finding: Annotated[list[str], typer.Option(help="Rare finding to augment; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for the training set and the report.")],
+    budget: Annotated[str, typer.Option(help="Time for everything, such as 20m; most of it trains the generator.")] = "20m",
+    num: Annotated[int | None, typer.Option(min=1, help="Synthetic films of each finding; by default as many as balance.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Run or model file to start from instead of from scratch.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of the generator.")] = "edm-64",
+    label_table: LabelTable = None,
+    allow: Allow = None,
+    patient_per_film: PerFilm = False,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """The main job: learn from your films, make more of a rare finding, screen them, and prove whether they help."""
+    from synthorax.augment import augment as verb
+
+    _finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, recipe=recipe, label_table=label_table,
+                 allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax demo --out demo/")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demonstration leaves.")],
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """The main job on drawn films of a phantom thorax: offline, in minutes on two cores."""
+    from synthorax.augment import demo as verb
+
+    _finish(verb(out=out, seed=seed, device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax ingest CXR14/ --adapter cxr14 --out cxr14/")
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Films as their owners lay them out.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
+    adapter: Annotated[str, typer.Option(help="folder, dicom or cxr14; recognised from the files by default.")] = "",
+    label_table: LabelTable = None,
+    allow: Allow = None,
+    patient_per_film: PerFilm = False,
+    json: Json = False,
+) -> None:
+    """Turn films as they lie into a dataset folder."""
+    from synthorax.workflow import ingest as verb
+
+    dataset = verb(source, adapter=adapter, out=out, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film)
+    _finish({"dataset": str(dataset.path), "films": len(dataset), "findings": list(dataset.findings),
+             "notes": [f"row {note.row}: {note.reason}" for note in dataset.notes]}, json)
+
+
+@app.command(epilog="Example: synthorax prepare cxr14/ --size 256 --out prepared/")
+def prepare(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the cache, rejects.csv and fingerprint.json.")],
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side of the square films in pixels.")] = 256,
+    split: Annotated[str, typer.Option(help="Parts of the patients for training, validation and test.")] = "0.7,0.1,0.2",
+    films_per_patient: Annotated[int, typer.Option(min=1, help="Most training films of one patient.")] = 5,
+    uncertain: Annotated[str, typer.Option(help="What an uncertain label counts as: ignore, positive or negative.")] = "ignore",
+    unlisted: Annotated[str, typer.Option(help="What a finding counts as that a labelled film does not list: absent or 'not stated'.")]
+    = "absent",
+    allow: Allow = None,
+    patient_per_film: PerFilm = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Decode, check, split by patient and cache a dataset folder."""
+    from synthorax.config import build
+    from synthorax.types import LabelPolicy
+    from synthorax.workflow import prepare as verb
+
+    policy = build(LabelPolicy, {"uncertain": uncertain, "unlisted": unlisted}, where="the command line", prefix="labels")
+    _finish(verb(dataset, size=size, out=out, split=_fractions(split), films_per_patient=films_per_patient, policy=policy,
+                 seed=seed, allow=allow or (), patient_per_film=patient_per_film), json)
+
+
+@app.command(epilog="Example: synthorax train edm-64 --data prepared/ --budget 30m --out runs/a")
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Prepared folder.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: table.key=value; repeat for more.")] = None,
+    budget: Budget = None,
+    resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
+    base: Annotated[Path | None, typer.Option(help="Run or model file whose weights to start from.")] = None,
+    seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train a generator. Under `torchrun` the same command uses several processes."""
+    from synthorax.workflow import train as verb
+
+    _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base, seed=seed,
+                 device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax plan prepared/ --balance Pneumothorax --out plan.csv")
+def plan(
+    prepared: Annotated[Path, typer.Argument(help="Prepared folder.")],
+    out: Annotated[Path, typer.Option(help="Where plan.csv goes.")],
+    balance: Annotated[str, typer.Option(help="Findings, comma-separated, to bring level with the most frequent one; or all.")] = "",
+    count: Annotated[list[str] | None, typer.Option(help="Finding=N: make N films of a finding; repeat for more.")] = None,
+    companions: Annotated[float, typer.Option(min=0, max=1, help="Films without the finding for each film with it.")] = 1.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Decide which images to make, and write it down before any exists."""
+    from synthorax.workflow import plan as verb
+
+    names = [name.strip() for name in balance.split(",") if name.strip()]
+    _finish(verb(prepared, balance=names, count=_counts(count or ()), companions=companions, seed=seed, out=out), json)
+
+
+@app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
+def generate(
+    model: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
+    plan: Annotated[Path | None, typer.Option(help="plan.csv: one row an image.")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Number of images, if there is no plan.")] = 16,
+    finding: Annotated[list[str] | None, typer.Option(help="Finding to show; repeat for more.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Finding to be absent; repeat for more.")] = None,
+    view: Annotated[str, typer.Option(help="PA, AP or LATERAL.")] = "",
+    sex: Annotated[str, typer.Option(help="M or F.")] = "",
+    age: Annotated[float | None, typer.Option(min=0, max=120, help="Age in years.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpmpp-2m, heun or euler; the recipe's by default.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Noise levels visited; the recipe's by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of the condition; 1 is none.")] = None,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Make synthetic films from a plan or from one condition."""
+    import math
+
+    from synthorax.workflow import generate as verb
+
+    dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), view=view, sex=sex,
+                   age=math.nan if age is None else age, sampler=sampler, steps=steps, guidance=guidance, seed=seed,
+                   device=device.value, threads=threads)
+    _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
+
+
+@app.command(epilog="Example: synthorax screen synthetic/ --against prepared/ --out kept/")
+def screen(
+    synthetic: Annotated[Path, typer.Argument(help="Dataset folder of synthetic films.")],
+    against: Annotated[Path, typer.Option(help="Prepared folder that the generator was trained on.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder for the films that pass.")],
+    finding: Annotated[list[str] | None, typer.Option(help="Check only this finding; repeat for more.")] = None,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Drop near copies of training films and films that do not show what was asked for."""
+    from synthorax.workflow import screen as verb
+
+    _finish(verb(synthetic, against=against, out=out, findings=finding or (), seed=seed, device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax evaluate --real prepared/ --synthetic kept/ --out report/")
+def evaluate(
+    real: Annotated[Path, typer.Option(help="Prepared folder.")],
+    synthetic: Annotated[Path, typer.Option(help="Dataset folder of synthetic films, by any generator.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+    features: Annotated[str, typer.Option(help="Feature space that grades the films.")] = "efficientnet-lite0",
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Measure synthetic films against real ones: fidelity, diversity, control, balance, privacy."""
+    from synthorax.workflow import evaluate as verb
+
+    _finish(verb(real=real, synthetic=synthetic, out=out, features=features, seed=seed, device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax benefit --real prepared/ --synthetic kept/ --finding Pneumothorax --out report/")
+def benefit(
+    real: Annotated[Path, typer.Option(help="Prepared folder.")],
+    synthetic: Annotated[Path, typer.Option(help="Dataset folder of synthetic films, by any generator.")],
+    finding: Annotated[list[str], typer.Option(help="Finding that the films are to help with; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+    seeds: Annotated[int, typer.Option(min=3, help="Trainings of each arm.")] = 3,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Find out whether adding the films helps on real patients never seen."""
+    from synthorax.evaluate.benefit import BenefitConfig
+    from synthorax.workflow import benefit as verb
+
+    _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds), seed=seed,
+                 device=device.value, threads=threads), json)
+
+
+@app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")
+def export(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    format: Annotated[Format, typer.Option(help="dicom or png.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    json: Json = False,
+) -> None:
+    """Write films with their provenance as DICOM or PNG."""
+    from synthorax.workflow import export as verb
+
+    _finish({"out": str(verb(dataset, format=format.value, out=out))}, json)
+
+
+@app.command()
+def recipes(json: Json = False) -> None:
+    """List the recipes that ship with the package."""
+    from synthorax.workflow import recipes as verb
+
+    _finish({"recipes": verb()}, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine can do."""
+    from synthorax.engine import describe_machine
+
+    _finish(describe_machine(), json)
+
+
+@app.callback()
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        from synthorax import __version__
+
+        print(f"synthorax {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; our errors become one line on stderr and their exit code."""
+    from synthorax.errors import SynthoraxError
+
+    try:
+        app()
+    except SynthoraxError as error:
+        print(f"synthorax: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _finish(result: Any, as_json: bool) -> None:
+    """Print what a verb returned: its own text, or one JSON object."""
+    facts: Callable[[], dict[str, Any]] | None = getattr(result, "to_dict", None)
+    if as_json:
+        print(json_module.dumps(facts() if facts is not None else result, default=str))
+    elif isinstance(result, dict):
+        for key, value in result.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                print("\n".join("  ".join(f"{name} {part}" for name, part in row.items()) for row in value))
+            else:
+                print(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    else:
+        print(result)
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    from synthorax.errors import UsageError
+
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--split {text}: write three numbers, such as 0.7,0.1,0.2") from None
+    if min(train, test) <= 0 or val < 0 or abs(train + val + test - 1) > 1e-6:
+        raise UsageError(f"--split {text}: three parts above zero that add up to 1")
+    return train, val, test
+
+
+def _counts(texts: Sequence[str]) -> dict[str, int]:
+    from synthorax.errors import UsageError
+
+    counts = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isdecimal() or int(number) == 0:
+            raise UsageError(f"--count {text}: write Finding=N, such as Pneumothorax=200")
+        counts[name.strip()] = int(number)
+    return counts

@@ -1,0 +1,43 @@
+"""Checked config objects from plain tables, and durations such as `20m`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from synthorax.errors import InputError, UsageError, nearest
+
+C = TypeVar("C")
+
+
+def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:
+    """A config dataclass from a table; unknown keys and wrong types are errors that name the key and the nearest one."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in names:
+            raise InputError(f"unknown key '{prefix}.{key}'", file=where, remedy=nearest(key, names))
+    try:
+        return TypeAdapter(kind).validate_python(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (prefix, *first["loc"]))
+        raise InputError(f"{key}: {first['msg']} (got {first['input']!r})", file=where) from error
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `90s`, `20m`, `1.5h` or `1h30m`.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([hms])", text)
+    if not parts or re.sub(r"\d+(?:\.\d+)?\s*[hms]|\s", "", text):
+        raise UsageError(f"'{text}' is not a duration; write for example 90s, 20m or 1h30m")
+    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise UsageError(f"the duration '{text}' is not above zero")
+    return seconds

@@ -1,0 +1,172 @@
+"""How every adapter leaves its dataset folder: built beside its place, renamed at the end, its rejects listed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from synthorax.data.dataset import Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
+from synthorax.data.pixels import read_image, write_png
+from synthorax.data.tables import table_bytes
+from synthorax.errors import InputError, UsageError
+from synthorax.files import write_atomic
+from synthorax.progress import Report, quiet
+from synthorax.types import Study
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+DOCUMENT_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".xml", ".md", ".html", ".pdf", ".xlsx"})
+"""what lies beside films and is not worth a line in `rejects.csv`"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One film of a source, before it is taken over."""
+
+    path: Path
+    row: int
+    """row of the source's table, or number of the file where there is none"""
+    name: str
+    """what `rejects.csv` calls it"""
+    study: Study
+    """all that the table says; `file_name` and `masks` are still those of the source"""
+
+
+Place = Callable[[Source, Path], Study]
+"""Writes a film and its masks into the folder given and returns its row; an `InputError` rejects this film only."""
+
+
+def assemble(
+    out: Path,
+    sources: Sequence[Source],
+    *,
+    place: Place,
+    rejects: Iterable[Note] = (),
+    notes: Iterable[Note] = (),
+    afterwards: Callable[[], Iterable[Note]] = tuple,
+    facts: Mapping[str, Any] | None = None,
+    patient_per_film: bool = False,
+    progress: Report = quiet,
+) -> Dataset:
+    """Write the dataset folder `out`, whole or not at all, with `rejects.csv` and `notes.csv` (row, file_name, reason).
+
+    `afterwards` gives the rejects that show only once every film was placed. Raises `UsageError` where `out` holds
+    something already, `InputError` where no film is left.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already and is not empty; delete it or choose another place")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)  # left by a run that was killed
+    try:
+        (building / "images").mkdir(parents=True)
+        rejected, studies = [*rejects], []
+        for number, source in enumerate(sources, start=1):
+            try:
+                study = place(source, building)
+                studies.append(with_own_patient(study) if patient_per_film else study)
+            except InputError as error:
+                rejected.append(Note(row=source.row, file_name=source.name, reason=reason_of(error, source)))
+            progress(number / len(sources), f"{number} of {len(sources)} films, {len(rejected)} rejected")
+        rejected += afterwards()
+        if not studies:
+            raise InputError(f"no film could be taken over ({len(rejected)} rejected)",
+                             remedy=f"the first because: {rejected[0].reason}" if rejected else "there are no images")
+        write_table(building, studies)
+        facts = dict(facts or {})
+        write_facts(building, name=facts.pop("name", out.name), studies=studies, synthetic=False, extra=facts)
+        _write_notes(building / "rejects.csv", rejected)
+        _write_notes(building / "notes.csv", notes)
+        dataset = read_dataset(building)
+        if out.exists():
+            out.rmdir()
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return replace(dataset, path=out, notes=tuple(notes))
+
+
+def place_image(path: Path, folder: Path, *, name: str) -> str:
+    """Take a picture over as one grey channel; returns its path in the dataset folder.
+
+    A PNG or JPEG that is plain 8- or 16-bit grey is copied byte for byte, anything else becomes a grey PNG: colour,
+    transparency, palettes, and files with embedded text, which may name a patient. It is decoded first, so that a
+    damaged file is an `InputError`, and never flipped, turned or scaled.
+    """
+    pixels = read_image(path)
+    suffix = path.suffix.lower() if _is_plain_grey(path) else ".png"
+    target = _free_path(folder / "images", _safe(name), suffix)
+    if _is_plain_grey(path):
+        shutil.copyfile(path, target)
+    else:
+        write_png(target, pixels)
+    return target.relative_to(folder).as_posix()
+
+
+def place_mask(path: Path, folder: Path, *, column: str, name: str) -> str:
+    """Take a mask over byte for byte; returns its path in the dataset folder."""
+    place = folder / "masks" / _safe(re.sub("_masks?$", "", column))
+    place.mkdir(parents=True, exist_ok=True)
+    target = _free_path(place, _safe(name), path.suffix.lower())
+    read_image(path)
+    shutil.copyfile(path, target)
+    return target.relative_to(folder).as_posix()
+
+
+def files_below(source: Path) -> list[Path]:
+    """Every file below, sorted, without hidden ones and without what is left by archive programs.
+
+    Links to folders are not followed.
+    """
+    if not source.is_dir():
+        raise InputError("no such folder", file=source)
+    inner = ((path, path.relative_to(source).parts) for path in source.rglob("*"))
+    return sorted(path for path, parts in inner
+                  if path.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in parts))
+
+
+def reason_of(error: InputError, source: Source) -> str:
+    """What was wrong, without the path: `rejects.csv` has a column for it, and a path can name a patient."""
+    where = "" if error.file is None else str(error.file) + (f" row {error.row}" if error.row is not None else "")
+    reason = str(error).removeprefix(f"{where}: ")
+    return reason.replace(str(source.path), "the file").replace(source.path.name, "the file")
+
+
+def leaves(path: Path, source: Path) -> bool:
+    """Whether a file is a link to a place outside the source."""
+    return not path.resolve().is_relative_to(source.resolve())
+
+
+def _write_notes(path: Path, notes: Iterable[Note]) -> None:
+    rows = [{"row": str(note.row or ""), "file_name": note.file_name.encode("utf-8", "backslashreplace").decode(),
+             "reason": note.reason} for note in notes]
+    write_atomic(path, table_bytes(("row", "file_name", "reason"), rows))
+
+
+_HARMLESS_INFO = frozenset({"dpi", "gamma", "srgb", "interlace", "progressive", "progression",
+                            "jfif", "jfif_version", "jfif_unit", "jfif_density"})
+
+
+def _is_plain_grey(path: Path) -> bool:
+    with Image.open(path) as image:
+        grey = image.format in ("PNG", "JPEG") and image.mode in ("L", "I;16") and set(image.info) <= _HARMLESS_INFO
+        return grey and path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _safe(name: str) -> str:
+    """A file name without separators, spaces and signs that tables, shells or spreadsheets read in their own way."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return "_".join(re.sub(r"[^\w.-]+", "_", part) for part in parts).lstrip(".-") or "film"
+
+
+def _free_path(folder: Path, stem: str, suffix: str) -> Path:
+    path, number = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}_{number}{suffix}"
+    return path

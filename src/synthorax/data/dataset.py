@@ -1,0 +1,266 @@
+"""Dataset folders: images, `metadata.csv` and `dataset.json`, the only thing that moves between stages.
+
+Reading refuses what would have to be guessed, naming file, row and remedy. `Dataset.notes` lists what was corrected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
+from synthorax.data.tables import Table, read_table, table_bytes
+from synthorax.data.vocabulary import format_findings, parse_findings
+from synthorax.errors import InputError
+from synthorax.files import sha256, write_atomic, write_json
+from synthorax.types import Study
+
+TABLE_NAME = "metadata.csv"
+FACTS_NAME = "dataset.json"
+LEADING_COLUMNS = ("file_name", "study_id", "patient_id", "site", "view", "sex", "age_years", "findings", "text")
+TRAILING_COLUMNS = ("lesion_label", "split", "origin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something in a table that was not taken as it stands, and why."""
+
+    row: int
+    file_name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """A dataset folder that has been read: every image and mask exists, every name is known; no pixel was decoded."""
+
+    path: Path
+    name: str
+    studies: tuple[Study, ...]
+    findings: tuple[str, ...]
+    """canonical names that the set declares in `dataset.json`, then those that only its rows have"""
+    facts: Mapping[str, Any]
+    """`dataset.json`, empty where there is none"""
+    notes: tuple[Note, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+
+def read_dataset(
+    path: str | Path,
+    *,
+    label_table: str | Path | None = None,
+    allow: Iterable[str] = (),
+    patient_per_film: bool = False,
+) -> Dataset:
+    """Read a dataset folder; `label_table` takes the place of its `metadata.csv`.
+
+    `allow` are finding names beyond the vocabulary and beyond `labels` of `dataset.json`. `patient_per_film` treats
+    each real film without a `patient_id` as its own patient: right only where nobody was filmed twice. Raises
+    `InputError`.
+
+    >>> dataset = read_dataset("films")  # doctest: +SKIP
+    >>> label_matrix(dataset.studies, dataset.findings)  # doctest: +SKIP
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder)
+    facts = read_facts(folder)
+    allow = (*allow, *facts.get("labels", ()))
+    table = _read_film_table(folder, label_table)
+    origin = "synthetic" if facts.get("synthetic") else "real"
+    notes: list[Note] = []
+    studies = []
+    for row in table.rows:
+        study, reasons = parse_study(row.cells, allow=allow, file=table.path, row=row.number, origin=origin)
+        study = _with_checked_paths(study, folder, table.path, row.number)
+        studies.append(with_own_patient(study) if patient_per_film else study)
+        notes += [Note(row=row.number, file_name=study.file_name, reason=reason) for reason in reasons]
+    _check_together(table, studies)
+    return Dataset(path=folder, name=str(facts.get("name") or folder.resolve().name), studies=tuple(studies),
+                   findings=_findings(facts, studies, allow), facts=facts, notes=tuple(notes))
+
+
+def with_own_patient(study: Study) -> Study:
+    """The film as its own patient, where it is real and its patient is not known."""
+    if study.patient_id or study.origin != "real":
+        return study
+    return replace(study, patient_id=f"film:{study.file_name}")
+
+
+def write_table(path: str | Path, studies: Sequence[Study]) -> None:
+    """Write `metadata.csv` of the dataset folder `path`, atomically.
+
+    The columns of `Study` come first, masks before `lesion_label`, then every column of `Study.extra`. A file name that
+    a spreadsheet would run as a formula is an `InputError`, because it cannot be protected without being changed.
+    """
+    for number, study in enumerate(studies, start=2):
+        if study.file_name.startswith(("=", "+", "-", "@")):
+            raise InputError(f"'{study.file_name}' would be a formula in a spreadsheet", file=Path(path) / TABLE_NAME,
+                             row=number, remedy="rename the file")
+    write_atomic(Path(path) / TABLE_NAME, _table_of(studies))
+
+
+def write_facts(
+    path: str | Path, *, name: str, studies: Sequence[Study], synthetic: bool, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write `dataset.json` of the dataset folder `path`, atomically: counts, label names, digest, version and `extra`.
+
+    The images must be there, because the digest covers them. `extra` may hold `licence`, and `labels` to declare names
+    that no row has.
+    """
+    extra = dict(extra or {})
+    stated = {name for study in studies for name in study.labels}
+    facts = {
+        "name": name,
+        "synthetic": synthetic,
+        "num_images": len(studies),
+        "num_patients": len({study.patient_id for study in studies if study.patient_id}),
+        "labels": sorted(stated | set(extra.pop("labels", ()))),
+        "digest": _digest(Path(path), studies),
+        "tool": f"synthorax {version('synthorax')}",
+    } | extra
+    write_json(Path(path) / FACTS_NAME, facts)
+
+
+def digest_of(dataset: Dataset) -> str:
+    """SHA-256 over the table as it would be written, and over every image and mask file."""
+    return _digest(dataset.path, dataset.studies)
+
+
+def _digest(folder: Path, studies: Sequence[Study]) -> str:
+    digest = hashlib.sha256(_table_of(studies))
+    for study in studies:
+        for name in (study.file_name, *(mask for masks in study.masks.values() for mask in masks)):
+            digest.update(bytes.fromhex(sha256(folder / name)))
+    return digest.hexdigest()
+
+
+def _table_of(studies: Sequence[Study]) -> bytes:
+    masks = dict.fromkeys(column for study in studies for column in study.masks)
+    extra = dict.fromkeys(column for study in studies for column in study.extra)
+    rows = []
+    for study in studies:
+        age = "" if math.isnan(study.age_years) else f"{study.age_years:.10g}"
+        columns = ("file_name", "study_id", "patient_id", "site", "view", "sex", "text", *TRAILING_COLUMNS)
+        plain = {column: getattr(study, column) for column in columns}
+        paths = {column: "|".join(names) for column, names in study.masks.items()}
+        rows.append({**study.extra, **paths, **plain, "age_years": age, "findings": format_findings(study.labels)})
+    return table_bytes(tuple(dict.fromkeys((*LEADING_COLUMNS, *masks, *TRAILING_COLUMNS, *extra))), rows)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """`dataset.json` of a dataset folder; empty where there is none. Raises `InputError` where it is damaged."""
+    path = folder / FACTS_NAME
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"this is not JSON ({error})", file=path, remedy="correct or delete the file") from None
+    labels = facts.get("labels", []) if isinstance(facts, dict) else None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise InputError("this is not a JSON object whose `labels` are a list of names", file=path,
+                         remedy="correct the file")
+    return dict(facts)
+
+
+def _read_film_table(folder: Path, label_table: str | Path | None) -> Table:
+    path = Path(label_table) if label_table is not None else folder / TABLE_NAME
+    if not path.exists():
+        raise InputError("no such table", file=path,
+                         remedy="a dataset folder has a metadata.csv; `synthorax ingest` makes one")
+    table = read_table(path)
+    if "file_name" not in table.columns:
+        raise InputError("there is no column file_name", file=path, row=1,
+                         remedy=f"its columns are {', '.join(table.columns)}; `synthorax ingest` reads foreign tables")
+    return table
+
+
+def file_inside(name: str, folder: Path, *, what: str, file: Path, row: int) -> str:
+    """A table's path as it is inside `folder`; `InputError` where it leaves the folder, or is missing."""
+    name = relative_path(name, file=file, row=row)
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"'{name}' is a link that leaves the folder", file=file, row=row, remedy="copy the file")
+    if not path.is_file():
+        raise InputError(f"{what} '{name}' is missing", file=file, row=row,
+                         remedy=f"copy it to {folder}, or delete the row")
+    return name
+
+
+def relative_path(name: str, *, file: Path, row: int) -> str:
+    """A table's path with forward slashes; `InputError` where it is empty, absolute, or climbs out with `..`."""
+    posix = PurePosixPath(name.replace("\\", "/"))
+    if not name or not posix.parts:
+        raise InputError("the file name is empty", file=file, row=row)
+    if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts:
+        raise InputError(f"'{name}' leaves the folder", file=file, row=row, remedy="write a path inside the folder")
+    return str(posix)
+
+
+def parse_study(
+    cells: Mapping[str, str], *, allow: Iterable[str], file: Path, row: int, origin: str = "real"
+) -> tuple[Study, list[str]]:
+    """One row as a study, and the reasons for what was not taken as it stands; paths are not looked at.
+
+    `origin` is what a row without one has. Raises `InputError` naming `file` and `row`.
+    """
+    rest = dict(cells)
+    stated_view = rest.pop("view", "")
+    view, view_note = parse_view(stated_view)
+    age_years, age_note = parse_age_years(rest.pop("age_years", ""))
+    origin = rest.pop("origin", "").lower() or origin
+    if origin not in ("real", "synthetic"):
+        raise InputError(f"origin '{origin}' is not known", file=file, row=row, remedy="write real or synthetic")
+    split = parse_split(rest.pop("split", ""), file=file, row=row)
+    if origin == "synthetic" and split in ("val", "test"):
+        raise InputError(f"a synthetic image is in the split '{split}'", file=file, row=row,
+                         remedy="synthetic images may only be in train")
+    masks = {column: tuple(part.strip() for part in rest.pop(column).split("|") if part.strip())
+             for column in cells if column.endswith(("_mask", "_masks"))}
+    study = Study(
+        file_name=rest.pop("file_name", ""), study_id=rest.pop("study_id", ""), patient_id=rest.pop("patient_id", ""),
+        site=rest.pop("site", ""), view=view, sex=parse_sex(rest.pop("sex", ""), file=file, row=row),
+        age_years=age_years, labels=parse_findings(rest.pop("findings", ""), allow=allow, file=file, row=row),
+        text=rest.pop("text", ""), masks={column: paths for column, paths in masks.items() if paths},
+        lesion_label=rest.pop("lesion_label", ""), split=split, origin=origin,
+        extra=rest if stated_view == view else {"view_as_stated": stated_view} | rest,
+    )
+    return study, [note for note in (view_note, age_note) if note]
+
+
+def _with_checked_paths(study: Study, folder: Path, file: Path, row: int) -> Study:
+    masks = {column: tuple(file_inside(name, folder, what=column, file=file, row=row) for name in names)
+             for column, names in study.masks.items()}
+    return replace(study, file_name=file_inside(study.file_name, folder, what="image", file=file, row=row), masks=masks)
+
+
+def _check_together(table: Table, studies: Sequence[Study]) -> None:
+    """What only shows across rows: a film twice, a patient in two splits."""
+    first_row: dict[str, int] = {}
+    split_of: dict[str, tuple[str, int]] = {}
+    for row, study in zip(table.rows, studies, strict=True):
+        earlier = first_row.setdefault(study.file_name, row.number)
+        if earlier != row.number:
+            raise InputError(f"'{study.file_name}' is already in row {earlier}", file=table.path, row=row.number,
+                             remedy="one row for each film")
+        if study.split and study.patient_id:
+            split, earlier = split_of.setdefault(study.patient_id, (study.split, row.number))
+            if split != study.split:
+                raise InputError(f"this patient is in the split '{study.split}' here and in '{split}' in row {earlier}",
+                                 file=table.path, row=row.number, remedy="all films of a patient belong to one split")
+
+
+def _findings(facts: Mapping[str, Any], studies: Sequence[Study], allow: Iterable[str]) -> tuple[str, ...]:
+    labels: Sequence[str] = facts.get("labels", ())
+    declared = [name for label in labels for name in parse_findings(label, allow=allow)]
+    return tuple(dict.fromkeys((*declared, *sorted({name for study in studies for name in study.labels}))))
+

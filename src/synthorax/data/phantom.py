@@ -1,0 +1,329 @@
+"""A drawn thorax: chest films with findings of known place, side, size and severity, for tests and for the demo.
+
+Nothing here comes from a patient. A film is drawn as an X-ray makes one: the soft tissue and bone that each ray crosses
+are added up in patient coordinates, lung air is taken away, and the sum passes through the S-shaped curve of a film.
+The patient faces the viewer as on a light box: **the patient's left is on the right of the image**.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthorax.data import phantom_anatomy as anatomy
+from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.phantom_anatomy import Body, Field, Lung
+from synthorax.data.pixels import write_png
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.types import Stated, Study
+
+FINDINGS = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
+MIN_SIZE_PX, MAX_SIZE_PX = 32, 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LesionSpec:
+    """One finding to draw."""
+
+    finding: str
+    """one of `FINDINGS`"""
+    side: Literal["left", "right"] = "left"
+    """the patient's side; Cardiomegaly has none and ignores it"""
+    size: float = 0.5
+    """0 (smallest) to 1 (largest)"""
+    severity: float = 0.7
+    """0 (hardly visible) to 1 (full contrast)"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn with a UsageError."""
+        if self.finding not in FINDINGS:
+            raise UsageError(f"the phantom cannot draw '{self.finding}'; {nearest(self.finding, FINDINGS)}")
+        if self.side not in ("left", "right"):
+            raise UsageError(f"side is 'left' or 'right', not '{self.side}'")
+        if not (0 <= self.size <= 1 and 0 <= self.severity <= 1):
+            raise UsageError(f"size and severity lie between 0 and 1, not {self.size} and {self.severity}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomSpec:
+    """One film of one drawn patient."""
+
+    seed: int
+    """the patient: the same seed is the same anatomy"""
+    film: int = 0
+    """which film of the patient: position, exposure and noise"""
+    view: Literal["PA", "AP"] = "PA"
+    sex: Literal["M", "F"] = "M"
+    age_years: float = 50.0
+    lesions: tuple[LesionSpec, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomFilm:
+    """A drawn film and its outlines."""
+
+    image: NDArray[np.uint8]
+    """[S, S], bone bright"""
+    masks: Mapping[str, NDArray[np.uint8]]
+    """[S, S] in {0, 255}: `lung` (fluid and free air included, heart left out), `heart`, and one for each finding drawn"""
+
+
+def draw_phantom(spec: PhantomSpec, *, size: int) -> PhantomFilm:
+    """Draw one film of `size` x `size` pixels (32 to 512).
+
+    The same spec always gives the same film. A lesion changes no pixel away from itself: neither noise nor exposure look
+    at the lesions. For one patient, the mask of a larger lesion contains that of a smaller one.
+
+    >>> film = draw_phantom(PhantomSpec(seed=7, lesions=(LesionSpec(finding="Nodule", side="left"),)), size=64)
+    >>> film.image.shape, sorted(film.masks)
+    ((64, 64), ['Nodule', 'heart', 'lung'])
+    """
+    if not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
+        raise UsageError(f"the phantom is drawn at {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size}")
+    body = anatomy.draw_body(spec.seed, view=spec.view, sex=spec.sex, age_years=spec.age_years)
+    pose = _draw_pose(spec)
+    fine = 1 if size > 200 else 2  # small films are drawn finer and averaged, so that thin lines stay thin
+    u, v = _patient_grid(pose.matrix, size * fine)
+    lungs = {side: anatomy.draw_lung(body, u, v, side=side) for side in anatomy.SIGN}
+    heart = anatomy.draw_heart(body, u, v)
+    heart_outline = heart
+    air = lungs["left"].depth + lungs["right"].depth
+    vessels = anatomy.draw_vessels(body, pose.matrix, size=size * fine)
+    opacity = np.zeros_like(u)
+    masks: dict[str, Field] = {}
+    for lesion in spec.lesions:
+        change = _LESIONS[lesion.finding](lesion, body, lungs[lesion.side], u, v)
+        strength = 0.3 + 0.7 * lesion.severity
+        if change.heart is not None:
+            heart = heart + strength * np.clip(change.heart - heart, 0, 1)
+            heart_outline = np.maximum(heart_outline, change.heart)
+        opacity += strength * (change.opacity - 0.26 * change.free_air * air)
+        air = air * (1 - strength * change.fluid)
+        vessels = vessels * (1 - np.clip(1.5 * strength, 0, 1) * change.free_air)
+        masks[lesion.finding] = np.maximum(masks.get(lesion.finding, np.zeros_like(u)), change.mask)
+
+    air = air * (1 - 0.92 * np.maximum(heart, anatomy.draw_mediastinum(body, u, v)))
+    seen_bone = 0.45 + 0.55 * np.clip(air / 0.5, 0, 1)  # scatter hides bone behind dense tissue
+    attenuation = anatomy.draw_wall(body, u, v) - 0.80 * air + seen_bone * anatomy.draw_bones(body, u, v, lungs) + opacity
+    attenuation += 0.14 * vessels * np.clip(air / 0.5, 0, 1) - 0.45 * anatomy.draw_bubble(body, u, v)
+    attenuation += 0.022 * anatomy.draw_texture(body, pose.matrix, size=size * fine) * (0.3 + air)
+    film = _shrink(pose.expose(attenuation), fine) + pose.noise(size)
+    heart_seen = _shrink(heart_outline, fine) >= 0.3
+    lung_seen = _shrink(lungs["left"].inside + lungs["right"].inside, fine) >= 0.5
+    outlines = {"lung": lung_seen & ~heart_seen, "heart": heart_seen}
+    outlines |= {name: heart_seen if name == "Cardiomegaly" else _shrink(mask, fine) >= 0.5 for name, mask in masks.items()}
+    return PhantomFilm(image=np.round(255 * np.clip(film, 0, 1)).astype(np.uint8),
+                       masks={name: np.where(mask, 255, 0).astype(np.uint8) for name, mask in outlines.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pose:
+    """How one film was taken."""
+
+    matrix: NDArray[np.float64]
+    """[2, 3], takes patient (u, v, 1) to film coordinates"""
+    exposure: float
+    contrast: float
+    noise_level: float
+    noise_seed: tuple[int, ...]
+
+    def expose(self, attenuation: Field) -> Field:
+        """Film brightness in 0..1 from what the rays crossed: the S-shaped curve of a film, over a dark background."""
+        curve = 1 / (1 + np.exp(-self.contrast * (attenuation - self.exposure)))
+        floor = 1 / (1 + np.exp(self.contrast * self.exposure))
+        brightness: Field = 0.02 + 0.95 * (curve - floor) / (1 - floor)
+        return brightness
+
+    def noise(self, size: int) -> Field:
+        """Quantum noise, [size, size]; it never depends on the lesions."""
+        rng = np.random.default_rng([*self.noise_seed, size])
+        return self.noise_level * rng.standard_normal((size, size))
+
+
+def _draw_pose(spec: PhantomSpec) -> _Pose:
+    rng = np.random.default_rng([spec.seed, 4, spec.film])
+    supine = spec.view == "AP"
+    angle = np.deg2rad(rng.normal(0, 2.4 if supine else 1.2))
+    scale, shift = rng.uniform(0.98, 1.14), rng.uniform(-0.05, 0.05, 2)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    return _Pose(matrix=np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]]]),
+                 exposure=rng.uniform(0.50, 0.66) - 0.08 * supine,
+                 contrast=rng.uniform(4.2, 6.2) - 1.0 * supine,
+                 noise_level=rng.uniform(0.004, 0.010) + 0.003 * supine, noise_seed=(spec.seed, 5, spec.film))
+
+
+def _patient_grid(matrix: NDArray[np.float64], size: int) -> tuple[Field, Field]:
+    """Patient coordinates u and v of every pixel centre, [size, size] each."""
+    axis = (np.arange(size) + 0.5) * 2 / size - 1
+    inverse = np.linalg.inv(matrix[:, :2])
+    x, y = axis[None, :] - matrix[0, 2], axis[:, None] - matrix[1, 2]
+    return ((inverse[0, 0] * x + inverse[0, 1] * y).astype(np.float32),
+            (inverse[1, 0] * x + inverse[1, 1] * y).astype(np.float32))
+
+
+def _shrink(field: Field, factor: int) -> Field:
+    """Average blocks of `factor` x `factor` pixels."""
+    size = field.shape[0] // factor
+    means: Field = field.reshape(size, factor, size, factor).mean(axis=(1, 3))
+    return means
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """What a lesion of full severity does to the film; every field is [H, W]."""
+
+    mask: Field
+    opacity: Field
+    fluid: Field
+    """share of the lung's air that is replaced by water"""
+    free_air: Field
+    """share of the lung that is replaced by free air"""
+    heart: Field | None = None
+
+
+def _pneumothorax(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) -> _Change:
+    """Free air between the chest wall and a collapsed lung, widest at the apex, bounded by the thin pleural line."""
+    apical = np.clip((0.15 - v) / 0.8, 0, 1)
+    width = (0.05 + 0.17 * lesion.size) * (0.25 + 1.25 * apical)
+    inward = width - lung.wall_distance
+    crescent = lung.inside * np.clip(inward / 0.012 + 0.5, 0, 1)
+    line = lung.inside * np.clip(1 - (inward / 0.011) ** 2, 0, 1)
+    zero = np.zeros_like(u)
+    return _Change(mask=crescent, opacity=0.16 * line, fluid=zero, free_air=crescent)
+
+
+def _effusion(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) -> _Change:
+    """Fluid at the base with a meniscus that climbs along the chest wall."""
+    lateral = np.clip(1 - lung.wall_distance / 0.45, 0, 1)
+    level = body.dome_v[lesion.side] + 0.13 - 0.52 * lesion.size - (0.08 + 0.12 * lesion.size) * lateral**2
+    below = np.clip((v - level) / 0.03 + 0.5, 0, 1)
+    zero = np.zeros_like(u)
+    return _Change(mask=lung.inside * below, opacity=zero, fluid=lung.recess * below, free_air=zero)
+
+
+def _nodule(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) -> _Change:
+    """A round soft opacity; its place belongs to the patient and the side, not to its size."""
+    rng = np.random.default_rng([body.texture_seed, 6, lesion.side == "left"])
+    centre_a, centre_v = body.lung_width * rng.uniform(0.52, 0.78), rng.uniform(-0.42, 0.12)
+    radius = 0.07 + 0.10 * lesion.size
+    distance = ((lung.a - centre_a) ** 2 + (v - centre_v) ** 2) / radius**2
+    zero = np.zeros_like(u)
+    return _Change(mask=np.clip((1 - distance) / 0.1 + 0.5, 0, 1), opacity=(0.20 + 0.7 * radius) * np.clip(1 - distance, 0, 1) ** 0.6,
+                   fluid=zero, free_air=zero)
+
+
+def _cardiomegaly(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) -> _Change:
+    """The heart's shadow widened by 12 to 45 percent."""
+    zero = np.zeros_like(u)
+    enlarged = anatomy.draw_heart(body, u, v, scale=1.12 + 0.33 * lesion.size)
+    return _Change(mask=enlarged, opacity=zero, fluid=zero, free_air=zero, heart=enlarged)
+
+
+_LESIONS = {"Cardiomegaly": _cardiomegaly, "Effusion": _effusion, "Nodule": _nodule, "Pneumothorax": _pneumothorax}
+
+
+DEFAULT_PREVALENCE = {"Effusion": 0.20, "Cardiomegaly": 0.16, "Nodule": 0.14, "Pneumothorax": 0.07}
+"""share of the drawn patients who have each finding; pneumothorax is the rare one"""
+
+
+def write_phantom_dataset(
+    out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None
+) -> Dataset:
+    """Write a dataset folder of `num` drawn films; one patient in four has two or three, with the findings a little changed.
+
+    The number of patients with each finding is `prevalence` (share of patients) rounded, not drawn. Masks, side, size and
+    severity of every lesion are in the table, in the order of `lesion_label`. Raises `InputError` if `out` exists.
+
+    >>> dataset = write_phantom_dataset("drawn", num=40)  # doctest: +SKIP
+    >>> dataset.facts["drawing"]  # doctest: +SKIP
+    True
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError("the folder exists", file=out, remedy="choose another name or delete it")
+    specs = _draw_population(num, seed, dict(DEFAULT_PREVALENCE if prevalence is None else prevalence))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
+            (partial / folder).mkdir(parents=True)
+        with ThreadPoolExecutor(4) as pool:  # half of the time is waiting for the disk
+            studies = list(pool.map(lambda drawn: _write_film(partial, *drawn, size=size), specs))
+        write_table(partial, studies)
+        write_facts(partial, name="phantom", studies=studies, synthetic=False,
+                    extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
+                           "description": "drawn chest phantoms: no film, no patient"})
+        partial.chmod(0o755)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return read_dataset(out)
+
+
+def _draw_population(num: int, seed: int, prevalence: Mapping[str, float]) -> list[tuple[str, PhantomSpec]]:
+    """Patients with their films, as (patient_id, spec)."""
+    for finding, share in prevalence.items():
+        if finding not in FINDINGS or not 0 <= share <= 1:
+            raise UsageError(f"prevalence of '{finding}' is {share}; known are {', '.join(FINDINGS)}, each from 0 to 1")
+    rng = np.random.default_rng([seed, 7])
+    films: list[int] = []
+    while sum(films) < num:
+        films.append(min(int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.10])), num - sum(films)))
+    lesions: list[list[LesionSpec]] = [[] for _ in films]
+    for finding in FINDINGS:  # a fixed order, so that the table does not depend on the order of `prevalence`
+        for patient in rng.permutation(len(films))[:round(prevalence.get(finding, 0.0) * len(films))].tolist():
+            side: Literal["left", "right"] = "left" if rng.random() < 0.5 else "right"
+            lesions[patient].append(LesionSpec(finding=finding, side=side, size=rng.uniform(0.15, 1), severity=rng.uniform(0.4, 1)))
+    specs: list[tuple[str, PhantomSpec]] = []
+    for patient, count in enumerate(films):
+        sex: Literal["M", "F"] = "M" if rng.random() < 0.54 else "F"
+        person = PhantomSpec(seed=int(rng.integers(2**31)), sex=sex, age_years=float(rng.integers(20, 90)))
+        for film in range(count):
+            view: Literal["PA", "AP"] = "AP" if rng.random() < 0.3 else "PA"
+            growth = film * rng.normal(0, 0.12)
+            seen = tuple(replace(lesion, size=min(1.0, max(0.0, lesion.size + growth))) for lesion in lesions[patient])
+            specs.append((f"phantom-{patient:05d}", replace(person, film=film, view=view, lesions=seen)))
+    return specs
+
+
+def _write_film(folder: Path, patient: str, spec: PhantomSpec, *, size: int) -> Study:
+    """Draw one film, write its picture and masks, and return its row."""
+    film = draw_phantom(spec, size=size)
+    name = f"{patient}-{spec.film}"
+    paths = {"image": f"images/{name}.png", "lung": f"masks/lung/{name}.png", "heart": f"masks/heart/{name}.png"}
+    paths |= {lesion.finding: f"masks/lesion/{name}-{lesion.finding}.png" for lesion in spec.lesions}
+    write_png(folder / paths["image"], film.image, provenance={"drawing": f"phantom seed {spec.seed} film {spec.film}"})
+    for mask, pixels in film.masks.items():
+        write_png(folder / paths[mask], pixels)
+    lesion_masks = {"lesion_mask": tuple(paths[lesion.finding] for lesion in spec.lesions)} if spec.lesions else {}
+    present = [lesion.finding for lesion in spec.lesions] or [NO_FINDING]
+    extra = {"lesion_side": "|".join("" if lesion.finding == "Cardiomegaly" else lesion.side for lesion in spec.lesions),
+             "lesion_size": "|".join(f"{lesion.size:.3f}" for lesion in spec.lesions),
+             "lesion_severity": "|".join(f"{lesion.severity:.3f}" for lesion in spec.lesions)}
+    return Study(
+        file_name=paths["image"], study_id=name, patient_id=patient, site="phantom", view=spec.view, sex=spec.sex,
+        age_years=spec.age_years, labels=dict.fromkeys(present, Stated.PRESENT), text=_describe(spec),
+        masks={"lung_mask": (paths["lung"],), "heart_mask": (paths["heart"],)} | lesion_masks,
+        lesion_label="|".join(lesion.finding for lesion in spec.lesions), extra=extra,
+    )
+
+
+def _describe(spec: PhantomSpec) -> str:
+    """The row's `text`, which says that this is a drawing."""
+    def phrase(lesion: LesionSpec) -> str:
+        extent = ("small", "moderate", "large")[min(2, int(3 * lesion.size))]
+        side = "" if lesion.finding == "Cardiomegaly" else f"{lesion.side} "
+        return f"{extent} {side}{lesion.finding.lower()}"
+
+    person = f"{spec.age_years:.0f}-year-old {'male' if spec.sex == 'M' else 'female'}"
+    return f"Drawn phantom, {spec.view} chest, {person}: {', '.join(map(phrase, spec.lesions)) or 'no finding'}."

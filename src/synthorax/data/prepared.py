@@ -1,0 +1,342 @@
+"""Prepared folders: films decoded once, checked, split by patient and cached as one array, with a reason for each reject.
+
+A prepared folder holds `images.npy` [N, S, S], `metadata.csv` (the accepted rows in the same order, `split` filled; its
+paths are inside the source), `rejects.csv`, `fingerprint.json` and `prepared.json` (settings and digests).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, write_table
+from synthorax.data.decode import Decoded, decode_films
+from synthorax.data.fingerprint import fingerprint
+from synthorax.data.pixels import MAX_PIXELS
+from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_patients
+from synthorax.data.tables import read_table, table_bytes
+from synthorax.data.vocabulary import label_matrix, parse_findings
+from synthorax.errors import InputError, UsageError
+from synthorax.types import Films, LabelPolicy, Study
+
+SCHEMA = "synthorax.prepared/1"
+SIZES_PX = (8, 2048)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A prepared folder whose digest was checked; pixels stay on disk until `films` asks for them."""
+
+    path: Path
+    size: int
+    """side of the square films in pixels"""
+    findings: tuple[str, ...]
+    policy: LabelPolicy
+    digest: str
+    """SHA-256 over pixels, table, findings and label policy"""
+    source: Path
+    """the dataset folder, where the masks named in the table are"""
+    studies: tuple[Study, ...] = field(repr=False)
+    fingerprint: Mapping[str, Any] = field(repr=False)
+    num_rejected: int
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prepared:
+        """Open a prepared folder; `InputError` where it is none, or where a file is damaged or was edited."""
+        path = Path(path)
+        facts = _read_facts(path)
+        settings = facts["settings"]
+        findings, policy = tuple(facts["findings"]), LabelPolicy(**settings["policy"])
+        if _digest(path, findings, policy) != facts["digest"]:
+            raise InputError("the prepared folder is damaged or was edited", file=path, remedy="delete it and prepare it again")
+        return cls(path=path, size=settings["size"], findings=findings, policy=policy, digest=facts["digest"],
+                   source=Path(facts["source"]), studies=_read_studies(path / TABLE_NAME, findings),
+                   fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"])
+
+    def films(self, split: str | None = None, *, size: int | None = None) -> Films:
+        """The films of one split, or of all, at `size` pixels (the prepared size by default).
+
+        Smaller sizes are means over square blocks, so they must divide the prepared size; else `InputError`.
+
+        >>> train = Prepared.load("prepared").films("train", size=64)  # doctest: +SKIP
+        """
+        if split is not None and split not in SPLITS:
+            raise UsageError(f"there is no split '{split}'; choose from: {', '.join(SPLITS)}")
+        size = size or self.size
+        if self.size % size:
+            sizes = ", ".join(str(self.size // part) for part in (1, 2, 4, 8) if self.size % part == 0)
+            raise InputError(f"films of {self.size} pixels cannot become {size}", file=self.path,
+                             remedy=f"use {sizes}, or prepare the dataset again with size {size}")
+        rows = [row for row, study in enumerate(self.studies) if split is None or study.split == split]
+        stored = np.load(self.path / "images.npy", mmap_mode="r")
+        images = _block_means(stored, rows, self.size // size)
+        return _films(images, [self.studies[row] for row in rows], self.findings, self.policy)
+
+    def summary(self) -> str:
+        """A few lines for people: films and patients by split, rejects, warnings."""
+        lines = [f"{self.path}: {len(self)} films of {self.size} x {self.size} pixels, {self.num_rejected} rejected"]
+        for split in SPLITS:
+            chosen = [study.patient_id for study in self.studies if study.split == split]
+            lines.append(f"  {split:<5} {len(chosen):>6} films of {len(set(chosen))} patients")
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.fingerprint["warnings"])])
+
+
+def prepare_dataset(
+    dataset: Dataset, out: str | Path, *, size: int = 256, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0,
+    films_per_patient: int = 5, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None, overwrite: bool = False,
+) -> Prepared:
+    """Decode, check, split by patient and cache `dataset` in the folder `out`, whole or not at all.
+
+    Rejected, each with its row, reason and remedy in `rejects.csv`: what cannot be decoded, films of one grey value, second
+    copies of a film (a copy under another patient would leak over the split), and training films beyond `films_per_patient`.
+    A folder that was made from the same table, files (by size and time of change) and arguments is used again; any other
+    existing folder is refused with `InputError`, unless `overwrite` and it is a prepared folder.
+    `progress` is called with the number of films done and in all.
+
+    >>> prepared = prepare_dataset(read_dataset("films"), "prepared", size=64)  # doctest: +SKIP
+    """
+    out, policy = Path(out), policy or LabelPolicy()
+    if not SIZES_PX[0] <= size <= SIZES_PX[1]:
+        raise UsageError(f"films are prepared at {SIZES_PX[0]} to {SIZES_PX[1]} pixels, not {size}")
+    settings = _Settings(size=size, fractions=tuple(fractions), seed=seed, films_per_patient=films_per_patient, policy=policy,
+                         max_pixels=max_pixels)
+    # Before the slow part, and with the row numbers of the whole table: a wrong split must not cost an hour of decoding.
+    settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
+    inputs = _inputs_digest(dataset, settings)
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if (out / "prepared.json").exists() and _read_facts(out)["inputs"] == inputs:
+            return Prepared.load(out)
+        if not overwrite or not (out / "prepared.json").exists():
+            raise InputError("the folder exists and was not made from these inputs", file=out, remedy="choose another one or delete it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _build(dataset, partial, settings, inputs=inputs, progress=progress)
+        _put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Prepared.load(out)
+
+
+def load_films(
+    dataset: Dataset, *, size: int, findings: Sequence[str] | None = None, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS
+) -> Films:
+    """Decode a whole dataset folder into memory, whatever its splits; `findings` default to those of the dataset.
+
+    Raises `InputError` at the first film that cannot be decoded.
+
+    >>> synthetic = load_films(read_dataset("synthetic"), size=64, findings=prepared.findings)  # doctest: +SKIP
+    """
+    images = np.zeros((len(dataset), size, size), dtype=np.uint16)
+    bits = 8
+    for row, film in enumerate(decode_films(_paths(dataset), size=size, max_pixels=max_pixels)):
+        if film.pixels is None:
+            raise InputError(f"'{dataset.studies[row].file_name}' {film.reason}", file=dataset.path / TABLE_NAME, row=row + 2,
+                             remedy=film.remedy)
+        images[row], bits = film.pixels, max(bits, film.bits)
+    return _films(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Settings:
+    """The arguments of `prepare_dataset` that decide what is in the folder."""
+
+    size: int
+    fractions: tuple[float, ...]
+    seed: int
+    films_per_patient: int
+    policy: LabelPolicy
+    max_pixels: int
+
+    def split(self, studies: Sequence[Study], *, file: Path | None = None) -> list[str]:
+        return split_patients(studies, fractions=self.fractions, seed=self.seed, label_policy=self.policy,
+                              films_per_patient=self.films_per_patient, file=file)
+
+
+def _build(
+    dataset: Dataset, partial: Path, settings: _Settings, *, inputs: str, progress: Callable[[int, int], None] | None
+) -> None:
+    """Fill the folder `partial`."""
+    decoded, scratch = _decode(dataset, partial, settings, progress=progress)
+    rejects = _rejects(dataset, decoded)
+    rows = [row for row in range(len(dataset)) if row not in rejects]
+    if not rows:
+        raise InputError("no film can be used", file=dataset.path, remedy=f"the first one {rejects[0][0]}: {rejects[0][1]}")
+    accepted = [dataset.studies[row] for row in rows]
+    splits = settings.split(accepted)
+    keep = cap_films(accepted, splits, films_per_patient=settings.films_per_patient, seed=settings.seed, label_policy=settings.policy)
+    too_many = (f"is beyond {settings.films_per_patient} training films of one patient", "raise films_per_patient to keep it")
+    rejects |= {row: too_many for row, kept in zip(rows, keep, strict=True) if not kept}
+    studies = [replace(study, split=split) for study, split, kept in zip(accepted, splits, keep, strict=True) if kept]
+    rows = [row for row, kept in zip(rows, keep, strict=True) if kept]
+
+    _write_images(partial, scratch, rows, bits=max(decoded[row].bits for row in rows))
+    write_table(partial, studies)
+    _write_rejects(partial, dataset, rejects)
+    facts = fingerprint(studies, dataset.findings, policy=settings.policy, image_sizes=[decoded[row].shape for row in rows],
+                        bit_depths=[decoded[row].bits for row in rows])
+    facts |= {"num_rejected": len(rejects), "notes": [asdict(note) for note in dataset.notes]}
+    _write_json(partial / "fingerprint.json", facts)
+    _write_json(partial / "prepared.json", {
+        "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
+        "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
+        "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs})
+
+
+def _films(
+    images: NDArray[np.uint8] | NDArray[np.uint16], studies: Sequence[Study], findings: tuple[str, ...], policy: LabelPolicy
+) -> Films:
+    labels = label_matrix(studies, findings, policy=policy)
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(labels.tobytes())
+    return Films(images=images, studies=tuple(studies), findings=findings, labels=labels, digest=digest.hexdigest())
+
+
+def _paths(dataset: Dataset) -> list[Path]:
+    return [dataset.path / study.file_name for study in dataset.studies]
+
+
+def _decode(
+    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
+) -> tuple[list[Decoded], NDArray[np.uint16]]:
+    """All films into one scratch array of 16 bits on disk, because only the last film tells whether 8 are enough."""
+    scratch = open_memmap(partial / "scratch.npy", mode="w+", dtype=np.uint16, shape=(len(dataset), settings.size, settings.size))
+    decoded = []
+    for row, film in enumerate(decode_films(_paths(dataset), size=settings.size, max_pixels=settings.max_pixels)):
+        if film.pixels is not None:
+            scratch[row] = film.pixels
+        decoded.append(replace(film, pixels=None))
+        if progress is not None:
+            progress(row + 1, len(dataset))
+    return decoded, scratch
+
+
+def _rejects(dataset: Dataset, decoded: Sequence[Decoded]) -> dict[int, tuple[str, str]]:
+    """Row index -> (reason, remedy) for films that cannot be decoded, have one grey value or are second copies."""
+    rejects: dict[int, tuple[str, str]] = {}
+    first: dict[str, int] = {}
+    for row, film in enumerate(decoded):
+        if film.reason:
+            rejects[row] = (film.reason, film.remedy)
+            continue
+        twin = first.setdefault(film.digest, row)
+        if twin != row:
+            same = dataset.studies[twin].patient_id == dataset.studies[row].patient_id
+            reason = f"has the same pixels as '{dataset.studies[twin].file_name}' in row {twin + 2}"
+            rejects[row] = (reason + ("" if same else ", which is said to be another patient"),
+                            "delete one of the two" if same else "find out whose film it is and delete the other")
+    return rejects
+
+
+def _narrow(images: NDArray[np.uint16], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """8-bit films were widened by 257, which is undone without loss."""
+    return (images // 257).astype(np.uint8) if bits == 8 else images
+
+
+def _write_images(partial: Path, scratch: NDArray[np.uint16], rows: Sequence[int], *, bits: int) -> None:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    images = open_memmap(partial / "images.npy", mode="w+", dtype=dtype, shape=(len(rows), *scratch.shape[1:]))
+    for position, row in enumerate(rows):
+        images[position] = _narrow(scratch[row], bits)
+    images.flush()
+    (partial / "scratch.npy").unlink()
+
+
+def _block_means(stored: NDArray[Any], rows: Sequence[int], factor: int) -> NDArray[Any]:
+    """The films at `rows`, each block of `factor` x `factor` pixels averaged and rounded, same dtype."""
+    side = stored.shape[1] // factor
+    images = np.empty((len(rows), side, side), dtype=stored.dtype)
+    for position, row in enumerate(rows):
+        film = stored[row]
+        images[position] = film if factor == 1 else np.rint(film.reshape(side, factor, side, factor).mean(axis=(1, 3)))
+    return images
+
+
+def _write_rejects(partial: Path, dataset: Dataset, rejects: Mapping[int, tuple[str, str]]) -> None:
+    rows = [{"file": dataset.studies[row].file_name, "row": str(row + 2), "reason": reason, "remedy": remedy}
+            for row, (reason, remedy) in sorted(rejects.items())]
+    (partial / "rejects.csv").write_bytes(table_bytes(("file", "row", "reason", "remedy"), rows))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Rename the finished folder to `out`; an older one steps aside first and is deleted after."""
+    partial.chmod(0o755)  # temporary folders are closed to other users
+    if out.exists():
+        older = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        out.rename(older)
+        partial.rename(out)
+        shutil.rmtree(older, ignore_errors=True)
+    else:
+        partial.rename(out)
+
+
+def _inputs_digest(dataset: Dataset, settings: _Settings) -> str:
+    """Of all that decides what a prepared folder contains; files by size and time of change, so that asking is quick."""
+    digest = hashlib.sha256(json.dumps([SCHEMA, str(dataset.path.resolve()), dataset.findings, asdict(settings)]).encode())
+    for study, path in zip(dataset.studies, _paths(dataset), strict=True):
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"cannot be opened ({error.strerror})", file=path, remedy="copy the file or delete its row") from None
+        digest.update(repr((study, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _digest(folder: Path, findings: Sequence[str], policy: LabelPolicy) -> str:
+    digest = hashlib.sha256(json.dumps([list(findings), asdict(policy)]).encode())
+    for name in ("images.npy", TABLE_NAME):
+        try:
+            with (folder / name).open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except FileNotFoundError:
+            raise InputError(f"{name} is missing", file=folder, remedy="delete the folder and prepare it again") from None
+    return digest.hexdigest()
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((path / "prepared.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("this is not a prepared folder", file=path, remedy="`synthorax prepare` makes one") from None
+    except ValueError:
+        raise InputError("prepared.json is damaged", file=path, remedy="delete the folder and prepare it again") from None
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise InputError(f"the folder is not of schema {SCHEMA}", file=path, remedy="delete it and prepare it again")
+    return facts
+
+
+def _read_studies(path: Path, findings: Sequence[str]) -> tuple[Study, ...]:
+    """The table of a prepared folder; its digest was checked, so only the types have to be restored."""
+    studies = []
+    for row in read_table(path).rows:
+        cells = dict(row.cells)
+        masks = {name: tuple(cells.pop(name).split("|")) for name in list(cells) if name.endswith(("_mask", "_masks")) and cells[name]}
+        plain = {name: cells.pop(name, "") for name in ("file_name", "study_id", "patient_id", "site", "view", "sex", "text",
+                                                        "lesion_label", "split", "origin")}
+        age, stated = cells.pop("age_years"), cells.pop("findings")
+        extra = {name: value for name, value in cells.items() if not name.endswith(("_mask", "_masks"))}
+        studies.append(Study(**plain, age_years=float(age) if age else math.nan, masks=masks, extra=extra,
+                             labels=parse_findings(stated, allow=findings, file=path, row=row.number)))
+    return tuple(studies)

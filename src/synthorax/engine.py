@@ -1,0 +1,145 @@
+"""Device, threads, precision and processes: the only file that knows the distributed engine (PyTorch DDP)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from synthorax.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """What one process computes on, and how it agrees with the others that `torchrun` started."""
+
+    device: torch.device
+    bf16: bool
+    """whether `autocast` uses bfloat16"""
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over all processes, or the module itself if there is one process only."""
+        if self.world_size == 1:
+            return module
+        # Each phase uses some of the players only, so unused parameters are looked for in every backward pass.
+        return DistributedDataParallel(module, find_unused_parameters=True)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average of a tensor over all processes."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def from_main(self, value: T) -> T:
+        """The main process's value, on every process; for decisions that depend on its clock or its files."""
+        if self.world_size == 1:
+            return value
+        box: list[T] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextlib.contextmanager
+def started(*, device: Device = "auto", threads: int | None = None, precision: Literal["auto", "bf16", "fp32"] = "auto",
+            seed: int = 0) -> Iterator[Engine]:
+    """Set threads and every random state, join the processes of `torchrun` if it started this one, and leave them at the end."""
+    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or available_cores())
+    seed_everything(seed)
+    where = _device(device)
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size > 1:
+        if where.type == "cuda":
+            where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(where)
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Engine(device=where, bf16=_bf16(where) if precision == "auto" else precision == "bf16",
+                     rank=dist.get_rank() if world_size > 1 else 0, world_size=world_size)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a question that work can ask at a safe moment; a second one interrupts at once."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Set the global random states of Python, NumPy and PyTorch; only dropout uses them, all else draws from `rng`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries may draw from it
+    torch.manual_seed(seed)
+
+
+def _device(wish: Device) -> torch.device:
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or see `synthorax doctor`")
+    return torch.device("cuda" if wish == "cuda" or (wish == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as handle:  # noqa: PTH123
+        return "amx_bf16" in handle.read()  # without AMX, bf16 on a CPU is no faster and loses digits
+    return False
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, cores, precision and devices, for `synthorax doctor`."""
+    device = _device("auto")
+    facts: dict[str, Any] = {"torch": torch.__version__, "cores": available_cores(), "device": str(device),
+                             "bf16": _bf16(device)}
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts

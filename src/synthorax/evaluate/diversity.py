@@ -1,0 +1,185 @@
+"""Whether synthetic films are as varied as real ones: precision, recall, density, coverage, and MS-SSIM of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+
+from synthorax.errors import InputError
+from synthorax.evaluate.sampling import FloorSets, Matrix, checked_features, normal_interval, real_floor, standard_error
+from synthorax.evaluate.structure import ms_ssim, to_intensity
+from synthorax.types import Score
+
+NeighbourMetric = Literal["precision", "recall", "density", "coverage"]
+JACKKNIFE_GROUPS = 20
+MAX_PAIRED_FILMS = 250
+PAIRS_PER_FILM = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbours:
+    """Four answers from nearest neighbours in feature space; a film's ball reaches to its k-th neighbour of its own set."""
+
+    precision: float
+    """share of synthetic films inside a ball of a real one: are they plausible? [0, 1]"""
+    recall: float
+    """share of real films inside a ball of a synthetic one: is all of the real set made? [0, 1]"""
+    density: float
+    """mean number of real balls around a synthetic film, divided by k: precision that outliers cannot lift; 1 is real"""
+    coverage: float
+    """share of real films with a synthetic film in their ball: recall that outliers cannot lift [0, 1]"""
+
+
+def neighbours(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, k: int = 5) -> Neighbours:
+    """Precision and recall (Kynkäänniemi et al. 2019, Eq. 1 and 2), density and coverage (Naeem et al. 2020, Eq. 3 and 4).
+
+    >>> neighbours(np.eye(9), np.eye(9)).coverage
+    1.0
+    """
+    values = _four(_Distances.between(real, synthetic, k=k), k=k)
+    return Neighbours(precision=float(values[0]), recall=float(values[1]), density=float(values[2]),
+                      coverage=float(values[3]))
+
+
+def neighbour_scores(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, floor_sets: FloorSets | None,
+                     features_name: str, seed: int, group: str = "all", k: int = 5,
+                     real_patients: NDArray[np.str_] | None = None) -> tuple[Score, ...]:
+    """The four as scores. Interval: delete-a-group jackknife over both sets, never narrower than Wilson's for shares.
+
+    Wilson alone would hold the other set fixed and come out up to three times too narrow.
+    """
+    distances = _Distances.between(real, synthetic, k=k)
+    values = _four(distances, k=k)
+    errors = _jackknife_errors(distances, real_patients, k=k, seed=seed)
+    floors, note = real_floor(lambda a, b: _four(_Distances.between(a, b, k=k), k=k), floor_sets,
+                              n_real=len(real), n_synthetic=len(synthetic), seed=seed)
+    num_judged = {"precision": len(synthetic), "recall": len(real), "coverage": len(real)}
+    scores = []
+    for column, metric in enumerate(get_args(NeighbourMetric)):
+        value = float(values[column])
+        low, high = normal_interval(value, float(errors[column]), lowest=0.0,
+                                    highest=1.0 if metric in num_judged else np.inf)
+        if metric in num_judged:
+            count = num_judged[metric]
+            share = scipy.stats.binomtest(round(value * count), count).proportion_ci(method="wilson")
+            low, high = min(low, share.low, value), max(high, share.high, value)
+        scores.append(Score(metric=metric, value=value, low=float(low), high=float(high), better="higher",
+                            n_real=len(real), n_synthetic=len(synthetic), group=group, features=features_name,
+                            floor=None if floors is None else float(floors[column]), note=note))
+    return tuple(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Distances:
+    real: Matrix  # [N, N]
+    synthetic: Matrix  # [M, M]
+    across: Matrix  # [N, M]
+
+    @classmethod
+    def between(cls, real: NDArray[np.floating], synthetic: NDArray[np.floating], *, k: int) -> _Distances:
+        real, synthetic = checked_features(real, synthetic, at_least=k + 1)
+        return cls(_squared_distances(real, real), _squared_distances(synthetic, synthetic),
+                   _squared_distances(real, synthetic))
+
+    def without(self, real: NDArray[np.bool_], synthetic: NDArray[np.bool_]) -> _Distances:
+        """The distances between the films that stay."""
+        return _Distances(self.real[np.ix_(real, real)], self.synthetic[np.ix_(synthetic, synthetic)],
+                          self.across[np.ix_(real, synthetic)])
+
+
+def _squared_distances(x: Matrix, y: Matrix) -> Matrix:
+    """[N, M]. The difference of large numbers leaves about 1e-14 of them between equal films; that is set to nought, so
+    that copies have balls of radius nought and a collapsed set scores as one."""
+    sizes = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)[None]
+    squared = sizes - 2 * x @ y.T
+    return np.where(squared < 1e-12 * sizes, 0.0, squared)
+
+
+def _four(distances: _Distances, *, k: int) -> Matrix:
+    """Precision, recall, density, coverage as [4]. A set's own distances hold each film itself, hence rank k, not k - 1."""
+    radius_real = np.partition(distances.real, k, axis=1)[:, k]
+    radius_synthetic = np.partition(distances.synthetic, k, axis=1)[:, k]
+    in_real_ball = distances.across < radius_real[:, None]
+    in_synthetic_ball = distances.across < radius_synthetic[None]
+    return np.array([in_real_ball.any(axis=0).mean(), in_synthetic_ball.any(axis=1).mean(),
+                     in_real_ball.sum(axis=0).mean() / k, in_real_ball.any(axis=1).mean()])
+
+
+def _jackknife_errors(distances: _Distances, real_patients: NDArray[np.str_] | None, *, k: int, seed: int) -> Matrix:
+    """Standard errors [4] by leaving out one group at a time, on each side; a patient's films leave together."""
+    rng = np.random.default_rng(seed)
+    n_real, n_synthetic = distances.across.shape
+    patient = np.arange(n_real) if real_patients is None else np.unique(real_patients, return_inverse=True)[1]
+    variance = np.zeros(4)
+    for on_real_side, unit in ((True, patient), (False, np.arange(n_synthetic))):
+        num_units = int(unit.max()) + 1
+        num_groups = min(JACKKNIFE_GROUPS, num_units, len(unit) // 2)
+        member = (rng.permutation(num_units) % num_groups)[unit]
+        kept = [member != g for g in range(num_groups)]
+        whole = np.ones(n_synthetic if on_real_side else n_real, dtype=np.bool_)
+        replicates = np.array([_four(distances.without(*((rows, whole) if on_real_side else (whole, rows))), k=k)
+                               for rows in kept if rows.sum() > k])
+        if len(replicates) > 1:
+            variance += (len(replicates) - 1) * replicates.var(axis=0)
+    return np.sqrt(variance)
+
+
+def ms_ssim_scores(real: NDArray[np.uint8] | NDArray[np.uint16], synthetic: NDArray[np.uint8] | NDArray[np.uint16], *,
+                   floor_sets: tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8] | NDArray[np.uint16]] | None,
+                   seed: int, group: str = "all") -> tuple[Score, ...]:
+    """MS-SSIM of random pairs of films [N, S, S]: within synthetic, within real, across, and the gap of the first two.
+
+    Odena et al. 2017 use the first to see collapse. Its aim is the value of real films, its floor: above it films are
+    too alike, below it they may be noise; so the gap is what to make small.
+    """
+    rng = np.random.default_rng(seed)
+    within_synthetic, error_synthetic = _pair_similarity(synthetic, synthetic, rng)
+    within_real, error_real = _pair_similarity(real, real, rng)
+    across, error_across = _pair_similarity(real, synthetic, rng)
+    gap, error_gap = abs(within_synthetic - within_real), float(np.hypot(error_synthetic, error_real))
+    floor_gap = floor_across = None
+    note = "no floor: no second set of real films"
+    if floor_sets is not None:
+        first, second = floor_sets
+        floor_gap = abs(_pair_similarity(first, first, rng)[0] - _pair_similarity(second, second, rng)[0])
+        floor_across = _pair_similarity(first, second, rng)[0]
+        note = ""
+
+    def score(metric: str, value: float, error: float, better: Literal["higher", "lower"], floor: float | None,
+              note: str, n_synthetic: int = len(synthetic)) -> Score:
+        low, high = normal_interval(value, error, lowest=0.0, highest=1.0)
+        return Score(metric=metric, value=value, low=low, high=high, better=better, n_real=len(real),
+                     n_synthetic=n_synthetic, group=group, floor=floor, note=note)
+
+    return (score("ms_ssim_gap", gap, error_gap, "lower", floor_gap, note),
+            score("ms_ssim_within_synthetic", within_synthetic, error_synthetic, "lower", within_real,
+                  "the aim is the floor: above it films are too alike, below it they may be noise"),
+            score("ms_ssim_within_real", within_real, error_real, "lower", None, "reference", 0),
+            score("ms_ssim_across", across, error_across, "higher", floor_across, note))
+
+
+def _pair_similarity(first: NDArray[np.uint8] | NDArray[np.uint16], second: NDArray[np.uint8] | NDArray[np.uint16],
+                     rng: np.random.Generator) -> tuple[float, float]:
+    """Mean MS-SSIM and its standard error over random pairs; within one set (`first is second`) no film meets itself.
+
+    Films are shuffled and film i meets the next few, so every film is in as many pairs as any other and the pairs that
+    share a film are known: the influence of film i is what its own pairs say.
+    """
+    if min(len(first), len(second)) < 3:
+        raise InputError("MS-SSIM of pairs needs at least 3 films a set")
+    within = first is second
+    a = to_intensity(first[rng.permutation(len(first))[:MAX_PAIRED_FILMS]])
+    b = a if within else to_intensity(second[rng.permutation(len(second))[:MAX_PAIRED_FILMS]])
+    num = min(len(a), len(b))
+    a, b = a[:num], b[:num]
+    shifts = range(1, 1 + min(PAIRS_PER_FILM, (num - 1) // 2))
+    pairs = np.stack([ms_ssim(a, b.roll(-shift, dims=0)).numpy() for shift in shifts])  # [shifts, num]
+    as_first = pairs.mean(axis=0)
+    as_second = np.mean([np.roll(row, shift) for row, shift in zip(pairs, shifts, strict=True)], axis=0)
+    if within:
+        return float(pairs.mean()), standard_error(as_first + as_second)
+    return float(pairs.mean()), float(np.hypot(standard_error(as_first), standard_error(as_second)))

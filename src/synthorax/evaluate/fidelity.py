@@ -1,0 +1,121 @@
+"""How close synthetic films are to real ones as a whole: FID and KID on the features of a judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from synthorax.evaluate.sampling import (
+    FloorSets,
+    Matrix,
+    checked_features,
+    normal_interval,
+    real_floor,
+    standard_error,
+)
+from synthorax.types import Score
+
+
+def fid(real: NDArray[np.floating], synthetic: NDArray[np.floating]) -> float:
+    """Fréchet distance between the Gaussians fitted to two sets of features, [N, F] and [M, F]; 0 and up.
+
+    Heusel et al. 2017, Eq. 6, with sample covariances. It is biased upwards, the more so the fewer films there are:
+    compare at equal sizes only.
+
+    >>> fid(np.eye(4), np.eye(4)) < 1e-12
+    True
+    """
+    return _fid_and_influences(*checked_features(real, synthetic))[0]
+
+
+def fid_from_statistics(mean_1: Matrix, covariance_1: Matrix, mean_2: Matrix, covariance_2: Matrix) -> float:
+    """The same distance from known means [F] and covariances [F, F].
+
+    tr (C1 C2)^1/2 is the sum of the singular values of C1^1/2 C2^1/2, which needs no root of a matrix that is not
+    symmetric and stays exact for singular covariances.
+
+    >>> fid_from_statistics(np.zeros(2), np.eye(2), np.ones(2), np.eye(2))
+    2.0
+    """
+    cross = scipy.linalg.svdvals(_symmetric_root(covariance_1) @ _symmetric_root(covariance_2)).sum()
+    distance = np.sum((mean_1 - mean_2) ** 2) + np.trace(covariance_1) + np.trace(covariance_2) - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def _symmetric_root(covariance: Matrix) -> Matrix:
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(values.clip(0))) @ vectors.T)
+
+
+def fid_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, floor_sets: FloorSets | None,
+              features_name: str, seed: int, group: str = "all", real_patients: NDArray[np.str_] | None = None) -> Score:
+    """FID with its interval (infinitesimal jackknife, no resampling: a bootstrap would inflate FID) and its floor."""
+    value, by_real, by_synthetic = _fid_and_influences(*checked_features(real, synthetic))
+    error = float(np.hypot(standard_error(by_real, real_patients), standard_error(by_synthetic)))
+    return _score("fid", value, error, len(real), len(synthetic), features_name, group, lowest=0.0,
+                  floor=real_floor(fid, floor_sets, n_real=len(real), n_synthetic=len(synthetic), seed=seed))
+
+
+def kid(real: NDArray[np.floating], synthetic: NDArray[np.floating]) -> float:
+    """Kernel distance: unbiased squared maximum mean discrepancy with the kernel (x.y / F + 1)^3.
+
+    Binkowski et al. 2018, Eq. 4, over all pairs instead of random blocks. Zero on average between sets of the same
+    kind, whatever their sizes, so small negative values are right.
+    """
+    return _kid_and_influences(*checked_features(real, synthetic))[0]
+
+
+def kid_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, floor_sets: FloorSets | None,
+              features_name: str, seed: int, group: str = "all", real_patients: NDArray[np.str_] | None = None) -> Score:
+    """KID with its interval (infinitesimal jackknife) and its floor; not multiplied by 1,000."""
+    value, by_real, by_synthetic = _kid_and_influences(*checked_features(real, synthetic))
+    error = float(np.hypot(standard_error(by_real, real_patients), standard_error(by_synthetic)))
+    return _score("kid", value, error, len(real), len(synthetic), features_name, group,
+                  floor=real_floor(kid, floor_sets, n_real=len(real), n_synthetic=len(synthetic), seed=seed))
+
+
+def _score(metric: str, value: float, error: float, n_real: int, n_synthetic: int, features_name: str, group: str, *,
+           floor: tuple[Matrix | None, str], lowest: float = -np.inf) -> Score:
+    low, high = normal_interval(value, error, lowest=lowest)
+    return Score(metric=metric, value=value, low=low, high=high, better="lower", n_real=n_real, n_synthetic=n_synthetic,
+                 group=group, features=features_name, floor=None if floor[0] is None else float(floor[0][0]), note=floor[1])
+
+
+def _fid_and_influences(real: Matrix, synthetic: Matrix) -> tuple[float, Matrix, Matrix]:
+    """FID, and the influence of every film on it, [N] and [M], from one singular value decomposition.
+
+    With B = centred features / sqrt(n - 1), a covariance is B'B and tr (C1 C2)^1/2 is the sum of the singular values of
+    B1 B2' = U S V'. So F x F matrices never appear where films are fewer than features. The derivative of that sum by
+    the weight of film i is (U S U')_ii / 2 (differentiate the nuclear norm: its gradient is U V').
+    """
+    gap = real.mean(axis=0) - synthetic.mean(axis=0)
+    scaled = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (real, synthetic)]
+    traces = [float(np.sum(b**2)) for b in scaled]
+    (q_real, r_real), (q_synthetic, r_synthetic) = (np.linalg.qr(b) for b in scaled)
+    u, singular, vt = np.linalg.svd(r_real @ r_synthetic.T, full_matrices=False)
+    value = max(float(gap @ gap + sum(traces) - 2 * singular.sum()), 0.0)
+    influences = []
+    for b, direction, trace, basis in ((scaled[0], gap, traces[0], q_real @ u),
+                                       (scaled[1], -gap, traces[1], q_synthetic @ vt.T)):
+        n = len(b)
+        mean_part = 2 * np.sqrt(n - 1) * (b @ direction)
+        trace_part = n * np.sum(b**2, axis=1) - trace
+        cross_part = n * (basis**2 @ singular) - singular.sum()
+        influences.append(mean_part + trace_part - cross_part)
+    return value, influences[0], influences[1]
+
+
+def _kid_and_influences(real: Matrix, synthetic: Matrix) -> tuple[float, Matrix, Matrix]:
+    """KID, and the influence of every film on it; a film is never paired with itself."""
+    within = []
+    for x in (real, synthetic):
+        kernel = _polynomial_kernel(x, x)
+        within.append((kernel.sum(axis=1) - kernel.diagonal()) / (len(x) - 1))
+    across = _polynomial_kernel(real, synthetic)
+    value = float(within[0].mean() + within[1].mean() - 2 * across.mean())
+    return value, 2 * (within[0] - across.mean(axis=1)), 2 * (within[1] - across.mean(axis=0))
+
+
+def _polynomial_kernel(x: Matrix, y: Matrix) -> Matrix:
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)

@@ -1,0 +1,122 @@
+"""The report as one page to read: numbers and verdicts in plain words, plots and sheets inside the file."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from synthorax.evaluate import plots
+
+if TYPE_CHECKING:
+    from synthorax.evaluate.report import Report
+
+Figure = bytes | str
+"""PNG bytes or SVG text"""
+
+
+def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
+    """A benefit entry in plain words: `headline` for everybody, `detail` with the numbers, `caution`, and `sizes`."""
+    delta, arms = entry.get("delta") or {}, {arm["arm"]: arm for arm in entry.get("arms", ())}
+    headline = {"helps": "adding synthetic films helps", "no evidence": "no evidence that adding synthetic films helps",
+                "hurts": "adding synthetic films hurts"}[entry["verdict"]]
+    detail = ""
+    if delta:
+        with_them, without = arms.get(delta["arm"], {}).get("auroc"), arms.get(delta["against"], {}).get("auroc")
+        areas = f" (from {show(without)} to {show(with_them)})" if with_them is not None and without is not None else ""
+        value, low, high = (show(delta[key], signed=True) for key in ("value", "low", "high"))
+        detail = (f"AUROC on real films of patients never seen in training: {value}{areas} for {delta['arm']} against "
+                  f"{delta['against']}; 95\u00a0% interval {low} to {high}; {probability(delta)}.")
+    sizes = [(entry.get("n_test_patients"), "test patients"),
+             (entry.get("n_test_positive"), "test films with the finding"),
+             (entry.get("n_real_positive_train"), "real training films with it"), (entry.get("seeds"), "seeds"),
+             (entry.get("updates"), "updates in every arm")]
+    caution = {"helps": "", "hurts": "Do not train on these films for this finding.",
+               "no evidence": "That is not proof that they make no difference: the test may be too small to show one."}
+    told = ", ".join(f"{number:,} {what}" for number, what in sizes if number is not None)
+    return {"headline": f"{entry['finding']}: {headline}.", "detail": detail, "caution": caution[entry["verdict"]],
+            "sizes": f"{told}." if told else ""}
+
+
+def probability(delta: Mapping[str, Any]) -> str:
+    """`p = 0.012 (DeLong)`, with the value after Holm's correction where the entry has it."""
+    def told(p: float) -> str:
+        return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    corrected = f", after Holm's correction p {told(delta['p_holm'])}" if delta.get("p_holm") is not None else ""
+    return f"p {told(delta['p'])} ({delta.get('test', 'test not named')}){corrected}"
+
+
+def show(value: float, *, signed: bool = False) -> str:
+    """A number as the page writes it: three decimals below 10, one below 1000, none above; three digits if small.
+
+    >>> show(0.03125, signed=True), show(61.27), show(-0.5), show(412), show(0.03125)
+    ('+0.031', '61.3', '−0.500', '412', '0.0312')
+    """
+    size = abs(value)
+    if isinstance(value, int) or size >= 1000:
+        text = f"{size:,.0f}"
+    elif 0 < size < 0.0005 or (size < 0.1 and not signed):
+        text = f"{size:.3g}"
+    else:
+        text = f"{size:.{3 if size < 10 else 1}f}"
+    return ("−" if value < 0 else "+" if signed and value > 0 else "") + text
+
+
+def render(report: Report, *, questions: Mapping[str, str]) -> str:
+    """The page as one HTML text that needs no script, no network and no other file; every text in it is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    source = importlib.resources.files("synthorax.evaluate").joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
+                                     trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(show=show, embedded=_embedded, words=_words)
+    namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
+    drawn = {name: Markup(svg.replace(namespace, "", 1)) for name, svg in _drawn(report).items()}
+    sheets: dict[str, dict[str, Figure]] = {}
+    for name, figure in report.figures.items():
+        side, _, finding = name.partition(": ")
+        if finding and side in ("real", "synthetic"):
+            sheets.setdefault(finding, {})[side] = figure
+    paired = {f"{side}: {finding}" for finding, sides in sheets.items() for side in sides}
+    return environment.from_string(source).render(
+        report=report, questions=questions, drawn=drawn, sheets=sheets, verdict=verdict, probability=probability,
+        others={name: figure for name, figure in report.figures.items() if name not in paired})
+
+
+def _words(name: str) -> str:
+    """A metric's or a key's name for reading: `fid` becomes `FID`, `near_copies` becomes `near copies`."""
+    short = {"fid", "kid", "auroc", "auprc", "ssim", "auc", "ms", "mmd"}
+    words = [word.upper() if word in short else word for word in name.replace("_", " ").split(" ")]
+    return " ".join(words).replace("MS SSIM", "MS-SSIM")
+
+
+def _drawn(report: Report) -> dict[str, str]:
+    """The plots that follow from the report's own numbers, by the name under which the page asks for them."""
+    drawn: dict[str, str] = {}
+    if rows := report.balance:
+        drawn["balance"] = plots.balance_bars([row.finding for row in rows], before=[row.before for row in rows],
+                                              after=[row.after for row in rows])
+    entries = report.dimensions["benefit"].findings
+    compared: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
+    for entry in entries:
+        if delta := entry.get("delta"):
+            compared.append((delta, entry["finding"], entry["verdict"]))
+        if best := entry.get("delta_best_conventional"):
+            compared.append((best, f"… against {best['against']}", ""))
+    if compared:
+        value, low, high = ([delta[key] for delta, _, _ in compared] for key in ("value", "low", "high"))
+        drawn["forest"] = plots.forest_plot([label for _, label, _ in compared], value=value, low=low, high=high,
+                                            verdicts=[said for _, _, said in compared])
+    for entry in entries:
+        if entry.get("roc"):
+            areas = {arm["arm"]: arm["auroc"] for arm in entry.get("arms", ()) if "auroc" in arm}
+            drawn[f"roc {entry['finding']}"] = plots.roc_curves(entry["roc"], aurocs=areas)
+    return drawn
+
+
+def _embedded(figure: Figure) -> str:
+    """A figure as a data address; an SVG shown as an image can neither run anything nor fetch anything."""
+    kind, content = ("png", figure) if isinstance(figure, bytes) else ("svg+xml", figure.encode())
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,75 @@
+"""S4's least-squares GAN: 6,402,880 parameters at 128 px (Kumar and Triana Martinez, Sec. 3; Mao et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.errors import UsageError
+from synthorax.losses.adversarial import least_squares
+from synthorax.nets.s4 import Discriminator, Generator
+from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S4GanConfig:
+    """Shape of the generator."""
+
+    image_size: int = 128
+    """side of the square films in pixels, a multiple of 64; the printed parameter counts hold at 128"""
+    latent_size: int = 100
+    """numbers in the latent code"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S4GanObjectiveConfig:
+    """S4 leaves nothing to choose here."""
+
+
+class S4GanModel(nn.Module):
+    """The generator, which is what ships."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, S4GanConfig(**spec.config)
+        if self.config.image_size % 64:
+            raise UsageError(f"model.image_size {self.config.image_size} is not a multiple of 64, which the discriminator needs")
+        self.generator = Generator(latent_size=self.config.latent_size, image_size=self.config.image_size)
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """One film a seed, [B, 1, S, S] in (-1, 1); the family is unconditional and ignores `condition`."""
+        code = Draws(seeds, device=next(self.parameters()).device).normal(self.config.latent_size)
+        with torch.inference_mode():
+            film: Tensor = self.generator(code).float()
+        return film
+
+
+class S4GanObjective(Objective):
+    """Generator towards score 1; discriminator towards 1 on real films and 0 on its own, averaged over its 2 x 2 score map."""
+
+    phases = (Phase(name="generator", updates=("generator",), repeats=3, sees_patients=False, betas=(0.5, 0.999)),
+              Phase(name="discriminator", updates=("discriminator",), betas=(0.5, 0.999)))
+
+    def __init__(self, model: nn.Module, config: S4GanObjectiveConfig) -> None:
+        super().__init__()
+        assert isinstance(model, S4GanModel)
+        self.latent_size = model.config.latent_size
+        self.players = nn.ModuleDict({"generator": model, "discriminator": Discriminator()})
+        self.model = model
+
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        assert isinstance(self.model, S4GanModel)
+        discriminator = self.players["discriminator"]
+        made = self.model.generator(batch.draws.normal(self.latent_size))
+        if phase == "generator":
+            return {"generator": least_squares(discriminator(made).float(), target=1)}
+        return {"real": least_squares(discriminator(batch.images).float(), target=1),
+                "made": least_squares(discriminator(made.detach()).float(), target=0)}
+
+
+FAMILY = Family(model_config=S4GanConfig, objective_config=S4GanObjectiveConfig, build_model=S4GanModel,
+                build_objective=S4GanObjective)

@@ -1,0 +1,67 @@
+"""Files that are whole or absent: written beside their place, flushed to disk, renamed, with a digest where it matters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from synthorax.errors import InputError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader or a crash never sees half of it; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_with_digest(path: Path, content: bytes) -> None:
+    """Write `path` and, before it, `path.sha256`: the rename of `path` is the moment at which both count."""
+    write_atomic(_digest_path(path), hashlib.sha256(content).hexdigest() + "\n")
+    write_atomic(path, content)
+
+
+def read_with_digest(path: Path) -> bytes:
+    """Read a file that `write_with_digest` wrote; InputError if it is missing or was changed since."""
+    try:
+        content, expected = path.read_bytes(), _digest_path(path).read_text().strip()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError("does not match the SHA-256 beside it", file=path, remedy="restore it or delete both files")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened for flushing
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,62 @@
+"""Judges that are asked only about patients whom they were not trained on, so that what they say can be trusted to hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
+from synthorax.rng import derive
+from synthorax.types import Films
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossFit:
+    """K classifiers, each trained on all patients but one part, and their opinions on that part."""
+
+    classifiers: tuple[Classifier, ...]
+    out_of_fold: NDArray[np.float64]
+    """[N, K] probabilities for the training films, each from the classifier that did not see its patient"""
+    findings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name under which reports list this judge."""
+        return f"{self.classifiers[0].name} cross-fitted x{len(self.classifiers)}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of its classifiers."""
+        return hashlib.sha256("".join(c.digest for c in self.classifiers).encode()).hexdigest()
+
+    def predict(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float64]:
+        """Mean probability over the classifiers, [N, S, S] -> [N, K], for films that none of them was trained on."""
+        return np.asarray(np.mean([classifier.predict(images) for classifier in self.classifiers], axis=0))
+
+
+def cross_fit(films: Films, *, config: ClassifierConfig, folds: int = 3, seed: int = 0,
+              progress: Callable[[int, int], None] | None = None) -> CrossFit:
+    """Train `folds` classifiers on patients of the others' parts (cross-fitting; Chernozhukov et al. 2018, Sec. 3)."""
+    part = patient_folds(films.patients(), folds=folds, seed=seed)
+    out_of_fold = np.zeros(films.labels.shape, dtype=np.float64)
+    classifiers = []
+    for fold in range(folds):
+        rest, own = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        classifier = train_classifier(films.images[rest], films.labels[rest], findings=films.findings, config=config,
+                                      seed=derive(seed, "cross-fit", fold))
+        out_of_fold[own] = classifier.predict(films.images[own])
+        classifiers.append(classifier)
+        if progress is not None:
+            progress(fold + 1, folds)
+    return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=films.findings)
+
+
+def patient_folds(patients: Sequence[str] | NDArray[np.str_], *, folds: int, seed: int) -> NDArray[np.intp]:
+    """Part of each film, [N] in 0..folds - 1; all films of a patient share one."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    order = np.random.default_rng(derive(seed, "folds")).permutation(len(names))
+    return np.asarray(order[index] % folds, dtype=np.intp)

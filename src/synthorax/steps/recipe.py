@@ -1,0 +1,112 @@
+"""Recipes: TOML files that name a family and hold every setting of its model, objective, training and sampling."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from torch import nn
+
+from synthorax.config import build
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.families import FAMILIES
+from synthorax.protocols import Family, ModelSpec, Objective, SampleSettings
+from synthorax.registry import lookup
+from synthorax.train.loop import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A resolved recipe: family name and the three config objects."""
+
+    name: str
+    family: str
+    model: Any
+    objective: Any
+    train: TrainConfig
+    sample: SampleSettings
+
+    def to_toml(self) -> str:
+        """The recipe as TOML that `load_recipe` reads back."""
+        tables = {"name": self.name, "family": self.family, "model": asdict(self.model), "objective": asdict(self.objective),
+                  "train": asdict(self.train), "sample": asdict(self.sample)}
+        return tomli_w.dumps(tables)
+
+    def with_train(self, **changes: Any) -> Recipe:
+        """The same recipe with other training settings."""
+        return replace(self, train=replace(self.train, **changes))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("synthorax.recipes")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or a TOML file by path, apply `key=value` overrides, check every key and type.
+
+    >>> load_recipe("edm-64", overrides=["train.steps=10"]).train.steps
+    10
+    """
+    tables, where = _read(str(name_or_path))
+    for override in overrides:
+        _apply(tables, override)
+    known = {"name", "family", "model", "objective", "train", "sample"}
+    for key in set(tables) - known:
+        raise InputError(f"unknown table '{key}'", file=where, remedy=nearest(key, known))
+    family: Family = lookup(FAMILIES, str(tables.get("family", "")), kind="family")
+    sample = build(SampleSettings, tables.get("sample", {}), where=where, prefix="sample")
+    return Recipe(name=str(tables.get("name", Path(where).stem)), family=str(tables["family"]),
+                  model=build(family.model_config, tables.get("model", {}), where=where, prefix="model"),
+                  objective=build(family.objective_config, tables.get("objective", {}), where=where, prefix="objective"),
+                  train=build(TrainConfig, tables.get("train", {}), where=where, prefix="train"), sample=sample)
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """The network that a spec describes, with fresh weights."""
+    family: Family = lookup(FAMILIES, spec.family, kind="family")
+    return family.build_model(spec)
+
+
+def build_objective(recipe: Recipe, *, findings: Sequence[str]) -> Objective:
+    """The objective of a recipe, with fresh weights, for films with these findings."""
+    family: Family = lookup(FAMILIES, recipe.family, kind="family")
+    spec = ModelSpec(family=recipe.family, image_size=recipe.model.image_size, findings=tuple(findings),
+                     conditions=family.conditions, config=asdict(recipe.model))
+    return family.build_objective(build_model(spec), recipe.objective)
+
+
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError("no such recipe file", file=path, remedy=f"shipped recipes: {', '.join(recipe_names())}")
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    elif name_or_path in recipe_names():
+        text = (resources.files("synthorax.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        where = f"{name_or_path}.toml"
+    else:
+        raise UsageError(f"unknown recipe '{name_or_path}'; {nearest(name_or_path, recipe_names())}")
+    try:
+        return tomllib.loads(text), where
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML ({error})", file=where) from error
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value`; the value is TOML, or a plain word."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) != 2:
+        raise UsageError(f"--set {override}: write it as table.key=value, for example train.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    tables.setdefault(parts[0], {})[parts[1]] = value

@@ -1,0 +1,172 @@
+"""Screen: drop synthetic films that copy a training film or do not show what was asked for, and say why."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.prepared import Prepared, load_films
+from synthorax.data.tables import table_bytes
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.errors import InputError
+from synthorax.evaluate.statistics import delong_interval
+from synthorax.files import write_atomic
+from synthorax.judges.classifier import ClassifierConfig
+from synthorax.judges.cross_fit import CrossFit, cross_fit
+from synthorax.privacy.copies import CopyDetector
+from synthorax.progress import Report, quiet
+from synthorax.steps.plan import STATED_ONLY
+from synthorax.types import Films
+
+SENSITIVITY = 0.8
+"""part of real films with a finding that the finding check lets pass"""
+SPECIFICITY = 0.95
+"""part of real films without a finding that pass as films without it"""
+FALSE_ALARM_RATE = 0.01
+"""part of real held-out films that the copy check may call copies"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FindingCheck:
+    """How one finding is checked, or why it is not."""
+
+    finding: str
+    auroc: float
+    low: float
+    high: float
+    present_above: float
+    """lowest judge's probability of a film that is to show the finding"""
+    absent_below: float
+    """highest judge's probability of a film that is to lack it"""
+    used: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Screened:
+    """What screening left and what it dropped."""
+
+    kept: Dataset
+    num_seen: int
+    reasons: dict[str, int]
+    checks: tuple[FindingCheck, ...]
+    copies: dict[str, Any]
+    judges: tuple[dict[str, str], ...]
+
+    def __str__(self) -> str:
+        why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) or "none dropped"
+        return f"kept {len(self.kept)} of {self.num_seen} synthetic films ({why})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts, thresholds and judges, JSON-ready."""
+        return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "copies": self.copies,
+                "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
+
+
+def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (), seed: int = 0,
+                 classifier: ClassifierConfig | None = None, report: Report = quiet) -> Screened:
+    """Write the films that pass to `out`, a dataset folder with dropped.csv beside its table.
+
+    Copies: nearest training film, threshold calibrated on real held-out films (`privacy.copies`). Findings: the requested ones,
+    or only `findings`, judged by classifiers cross-fitted on the real training films; a check is used only where these tell real
+    films with and without the finding apart, and its thresholds are quantiles of their scores on real films. Raises InputError
+    if `out` exists or nothing passes.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError("is not empty", file=out, remedy="choose another --out")
+    size = film_size(synthetic)
+    real, held_out = prepared.films("train", size=size), prepared.films("val", size=size)
+    films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
+    judge = cross_fit(real, config=classifier or ClassifierConfig(augment="classic"), seed=seed,
+                      progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
+    checks = finding_checks(real, judge, findings or _requested(films))
+    detector = CopyDetector.fit(real.images, held_out.images, false_alarm_rate=FALSE_ALARM_RATE)
+    copies = detector.check(films.images)
+    scores = judge.predict(films.images)
+    report(0.9, "writing")
+
+    rows, kept = [], []
+    for number, study in enumerate(films.studies):
+        reason, value, threshold = _why_dropped(number, films, scores, checks, judge, copies, detector)
+        if reason:
+            twin = real.studies[int(copies.nearest_index[number])].file_name if reason == "near copy" else ""
+            rows.append({"file_name": study.file_name, "plan_row": study.extra.get("plan_row", ""), "reason": reason,
+                         "value": f"{value:.4f}", "threshold": f"{threshold:.4f}", "training_film": twin})
+        else:
+            kept.append(replace(study, split="train"))
+    if not kept:
+        raise InputError(f"none of the {len(films)} synthetic films passed ({dict(Counter(row['reason'] for row in rows))})",
+                         file=synthetic.path, remedy="train the generator for longer")
+    judges = ({"name": judge.name, "digest": judge.digest},)
+    reasons = dict(Counter(row["reason"] for row in rows))
+    screening = {"seen": len(films), "kept": len(kept), "reasons": reasons}
+    _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
+    facts = {"threshold": detector.threshold, "false_alarms": detector.false_alarms, "num_held_out": detector.num_held_out}
+    return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks),
+                    copies=facts, judges=judges)
+
+
+def finding_checks(real: Films, judge: CrossFit, findings: Sequence[str]) -> list[FindingCheck]:
+    """One check a finding, with thresholds from the judge's out-of-fold scores on real films."""
+    checks = []
+    for finding in findings:
+        column = real.findings.index(finding)
+        labels, scores = real.labels[:, column], judge.out_of_fold[:, column]
+        stated = ~np.isnan(labels)
+        present, absent = scores[labels == 1], scores[labels == 0]
+        if len(present) < 5 or len(absent) < 5:
+            checks.append(FindingCheck(finding=finding, auroc=0.5, low=0, high=1, present_above=0, absent_below=1, used=False,
+                                       reason=f"only {len(present)} real films with it and {len(absent)} without"))
+            continue
+        auroc = delong_interval(labels[stated].astype(int), scores[stated])
+        used = auroc.low > 0.5
+        reason = "" if used else "the judge cannot tell real films with it from real films without it"
+        checks.append(FindingCheck(finding=finding, auroc=auroc.auc, low=auroc.low, high=auroc.high,
+                                   present_above=float(np.quantile(present, 1 - SENSITIVITY)),
+                                   absent_below=float(np.quantile(absent, SPECIFICITY)), used=used, reason=reason))
+    return checks
+
+
+def film_size(synthetic: Dataset) -> int:
+    """Side in pixels of the films of a set, read from the first one's header; sets have one size."""
+    with Image.open(synthetic.path / synthetic.studies[0].file_name) as image:
+        return max(image.size)
+
+
+def _requested(films: Films) -> list[str]:
+    return [name for name in films.findings if name != NO_FINDING and (films.column(name) == 1).any()]
+
+
+def _why_dropped(number: int, films: Films, scores: NDArray[np.float64], checks: Sequence[FindingCheck], judge: CrossFit,
+                 copies: Any, detector: CopyDetector) -> tuple[str, float, float]:
+    """Reason, value and threshold for one film; an empty reason if it passes."""
+    if copies.is_copy[number]:
+        return "near copy", float(copies.similarity[number]), detector.threshold
+    for check in checks:
+        asked, score = films.column(check.finding)[number], float(scores[number, judge.findings.index(check.finding)])
+        if check.used and asked == 1 and score < check.present_above:
+            return f"{check.finding} not visible", score, check.present_above
+        if check.used and asked == 0 and score > check.absent_below:
+            return f"{check.finding} visible, though not asked for", score, check.absent_below
+    return "", 0.0, 0.0
+
+
+def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, extra: dict[str, Any]) -> None:
+    for study in kept:
+        target = out / study.file_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(synthetic.path / study.file_name, target)
+    columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
+    write_atomic(out / "dropped.csv", table_bytes(columns, dropped))
+    write_table(out, kept)
+    inherited = {key: synthetic.facts[key] for key in ("model", "model_digest", "settings") if key in synthetic.facts}
+    write_facts(out, name=out.name, studies=kept, synthetic=True, extra={**inherited, **extra})

@@ -1,0 +1,88 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from synthorax.errors import InputError
+from synthorax.files import read_with_digest, write_with_digest
+
+KEEP = 2
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    batches: int = 0
+    films: int = 0
+    elapsed_seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, nn.Module],
+                    optimizers: Mapping[str, torch.optim.Optimizer]) -> Path:
+    """Write `checkpoint-<step>.safetensors` atomically with its SHA-256 beside it; all but the newest two are removed."""
+    tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
+    for name, module in modules.items():
+        tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{name}/{index}/{key}": value for key, value in state.items()}
+    path = folder / f"checkpoint-{progress.step:08d}.safetensors"
+    content = save({key: value.contiguous() for key, value in tensors.items()}, {"progress": json.dumps(asdict(progress))})
+    write_with_digest(path, content)
+    for old in _newest_first(folder)[KEEP:]:
+        old.unlink()
+        old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
+                    optimizers: Mapping[str, torch.optim.Optimizer]) -> tuple[Progress, list[str]]:
+    """Restore the newest checkpoint that is whole; a fresh `Progress` if there is none. Also says which were passed over."""
+    damaged: list[str] = []
+    for path in _newest_first(folder):
+        try:
+            content = read_with_digest(path)
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        _restore(load(content), modules=modules, optimizers=optimizers)
+        return Progress(**json.loads(_metadata(content)["progress"])), damaged
+    return Progress(), damaged
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", content[:8])  # safetensors: header length, then a JSON header
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    metadata: dict[str, Any] = header["__metadata__"]
+    return metadata
+
+
+def _restore(tensors: dict[str, Tensor], *, modules: Mapping[str, nn.Module],
+             optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    torch.set_rng_state(tensors["random_state"])
+    for name, module in modules.items():
+        prefix = f"module/{name}/"
+        module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer/{name}/"):
+                _, _, index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,225 @@
+"""The training loop: one for every family, because an objective lists its phases as data and returns named losses."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.engine import Engine, deferred_interrupt
+from synthorax.errors import TrainingError
+from synthorax.files import write_atomic
+from synthorax.progress import Report, format_seconds, quiet
+from synthorax.protocols import Objective, Phase
+from synthorax.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from synthorax.train.ema import Ema
+from synthorax.train.feed import Feed
+from synthorax.types import Films
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How any family is trained."""
+
+    steps: int = 20_000
+    """training steps; a budget may end training earlier"""
+    batch_size: int = 32
+    """films per process and step"""
+    learning_rate: float = 3e-4
+    """peak step size of Adam"""
+    warmup_steps: int = 100
+    """steps over which the learning rate rises from 0"""
+    cooldown: float = 0.3
+    """last part of the run over which the learning rate falls to 0"""
+    gradient_clip: float = 1.0
+    """largest allowed norm of a phase's gradient; 0 allows any"""
+    ema_halflife_films: int = 50_000
+    """half-life of the averaged weights that ship, in films seen; 0 ships the raw weights"""
+    ema_rampup: float = 0.1
+    """the half-life is at most this part of the films seen so far"""
+    balance: float = 0.5
+    """0 draws films as they come, 1 as if all findings were equally frequent; labels stay true either way"""
+    augment: bool = True
+    """slight rotation, zoom, shift and exposure of real films; never a flip"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto, bf16 or fp32"""
+    checkpoint_every: int = 500
+    """steps between checkpoints"""
+    sample_every: int = 2000
+    """steps between sample sheets; 0 makes none"""
+    log_every: int = 20
+    """steps between lines of metrics.jsonl"""
+    seed: int = 0
+    """all random states follow from it"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a training ended."""
+
+    model: nn.Module
+    """averaged weights, in evaluation mode"""
+    steps: int
+    films: int
+    elapsed_seconds: float
+
+
+def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
+          budget_seconds: float | None = None, report: Report = quiet,
+          sample: Callable[[nn.Module, int], None] | None = None) -> Outcome:
+    """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
+
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. On the
+    CPU, a run that is killed at any moment and continued ends bit for bit like one that was not (unless a budget ends it).
+    Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
+    """
+    loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
+    log = _Log(folder, step=loop.progress.step) if engine.is_main else None
+    start = time.monotonic() - loop.progress.elapsed_seconds
+    with deferred_interrupt() as interrupted:
+        while True:
+            loop.progress.elapsed_seconds, stop = engine.from_main((time.monotonic() - start, interrupted()))
+            done = loop.done(budget_seconds)
+            if done >= 1 or stop:
+                break
+            losses = loop.step(done)
+            if engine.is_main:
+                _write_down(loop, losses, log, done=done, report=report, sample=sample)
+        if engine.is_main:
+            loop.save()
+    if log is not None:
+        log.close()
+    if stop:
+        raise KeyboardInterrupt
+    return Outcome(model=loop.ema.model, steps=loop.progress.step, films=loop.progress.films,
+                   elapsed_seconds=loop.progress.elapsed_seconds)
+
+
+def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
+                sample: Callable[[nn.Module, int], None] | None) -> None:
+    """What the main process leaves on disk after a step, each thing at its own interval."""
+    config, step = loop.config, loop.progress.step
+    if log is not None and step % config.log_every == 0:
+        log.write(loop.progress, losses, report=report, done=done)
+    if step % config.checkpoint_every == 0:
+        loop.save()
+    if sample is not None and config.sample_every and step % config.sample_every == 0:
+        sample(loop.ema.model, step)
+
+
+class _Loop:
+    """State of one training: players, optimisers, averaged weights and how far it is."""
+
+    def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+        self.objective, self.config, self.engine = objective.train(), config, engine
+        self.checkpoints = folder / "checkpoints"
+        self.feed = Feed(films, batch_size=config.batch_size, balance=config.balance, augment=config.augment, seed=config.seed,
+                         engine=engine)
+        self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
+                           for phase in objective.phases}
+        self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
+        self.modules = {"players": objective.players, "ema": self.ema.model}
+        self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
+        self.wrapped = engine.wrap(objective)
+
+    def done(self, budget_seconds: float | None) -> float:
+        """Part of the run that is behind us, by steps or by time, whichever is further."""
+        part = self.progress.step / self.config.steps
+        return max(part, self.progress.elapsed_seconds / budget_seconds) if budget_seconds else part
+
+    def step(self, done: float) -> dict[str, Tensor]:
+        """All phases once; returns the mean of every loss term."""
+        terms: dict[str, Tensor] = {}
+        films_before = self.progress.films
+        for phase in self.objective.phases:
+            if self.progress.step % phase.every == 0:
+                for _ in range(phase.repeats):
+                    terms |= self._update(phase, learning_rate=self._learning_rate(done))
+        self.progress.step += 1
+        self.ema.update(self.objective.model, films_seen=self.progress.films,
+                        films_in_step=self.progress.films - films_before)
+        return terms
+
+    def save(self) -> None:
+        save_checkpoint(self.checkpoints, progress=self.progress, modules=self.modules, optimizers=self.optimizers)
+
+    def _update(self, phase: Phase, *, learning_rate: float) -> dict[str, Tensor]:
+        batch = self.feed.batch(self.progress.batches)
+        self.progress.batches += 1
+        self.progress.films += len(batch) * self.engine.world_size
+        for name, player in self.objective.players.items():
+            player.requires_grad_(name in phase.updates)
+        optimizer = self.optimizers[phase.name]
+        optimizer.zero_grad(set_to_none=True)
+        with self.engine.autocast():
+            losses: dict[str, Tensor] = self.wrapped(phase.name, batch)
+        terms = {name: loss.mean() for name, loss in losses.items()}
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters(phase), self.config.gradient_clip or math.inf)
+        if not math.isfinite(self.engine.mean(total + norm).item()):
+            self._stop(phase, terms, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        return {name: self.engine.mean(value.detach()) for name, value in terms.items()}
+
+    def _stop(self, phase: Phase, terms: dict[str, Tensor], norm: Tensor) -> None:
+        """Keep the weights if they are still good, and say why training ends."""
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.objective.players.parameters())
+        if finite and self.engine.is_main:
+            self.save()
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+        raise TrainingError(f"step {self.progress.step}, phase '{phase.name}': the loss or its gradient is not finite ({values}, "
+                            f"gradient norm {norm.item():.4g}); the last good weights are in {self.checkpoints}. Continue with a "
+                            f"lower train.learning_rate or train.precision=fp32")
+
+    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
+        return [parameter for name in phase.updates for parameter in self.objective.players[name].parameters()]
+
+    def _learning_rate(self, done: float) -> float:
+        """Linear warm-up, constant, linear cool-down to zero."""
+        config = self.config
+        warmup = min(1.0, (self.progress.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        cooldown = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
+        return config.learning_rate * warmup * cooldown
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard; lines after the step that training continues from are dropped."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.since, self.films = time.monotonic(), -1
+
+    def write(self, progress: Progress, losses: dict[str, Tensor], *, report: Report, done: float) -> None:
+        """One line on the losses, the speed and the time; `done` is the finished part of the run."""
+        now = time.monotonic()
+        speed = (progress.films - self.films) / (now - self.since) if self.films >= 0 else None
+        self.since, self.films = now, progress.films
+        values = {name: round(value.item(), 6) for name, value in losses.items()}
+        line = {"step": progress.step, "films": progress.films, "elapsed_seconds": round(progress.elapsed_seconds, 1),
+                "films_per_second": speed and round(speed, 1), **values}
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"loss/{name}", value, progress.step)
+        left = progress.elapsed_seconds * (1 - done) / done if done > 0 else 0.0
+        text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s, {format_seconds(left)} left")
+
+    def close(self) -> None:
+        self.board.close()

@@ -1,0 +1,116 @@
+"""The records that move between stages: films, their labels, scores and reports. No I/O, no torch."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test", ""]
+Status = Literal["measured", "not_applicable", "skipped", "failed"]
+
+
+class Stated(enum.Enum):
+    """What a label table says of a finding. A finding that it does not mention is simply not in the mapping."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelPolicy:
+    """How statements become the numbers 1, 0 and NaN that training and evaluation use."""
+
+    uncertain: Literal["ignore", "positive", "negative"] = "ignore"
+    """what `F?` counts as; `ignore` makes it NaN"""
+    unlisted: Literal["absent", "not stated"] = "absent"
+    """what a finding counts as that a row with at least one statement does not list; a row without any statement is always NaN"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """One film and what is known about it: one row of `metadata.csv`."""
+
+    file_name: str
+    """path of the image inside the dataset folder, with forward slashes"""
+    study_id: str = ""
+    patient_id: str = ""
+    site: str = ""
+    view: str = ""
+    """PA, AP, LATERAL or empty"""
+    sex: str = ""
+    """M, F or empty"""
+    age_years: float = math.nan
+    labels: Mapping[str, Stated] = field(default_factory=dict)
+    """canonical finding -> statement; `No Finding` PRESENT means stated normal"""
+    text: str = ""
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """column such as `lung_mask` or `lesion_mask` -> paths inside the dataset folder"""
+    lesion_label: str = ""
+    split: str = ""
+    """train, val, test or empty"""
+    origin: str = "real"
+    """real or synthetic"""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """every other column, unchanged, in file order"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Films:
+    """Decoded films of one size together with their table rows, ready for training or measuring."""
+
+    images: NDArray[np.uint8] | NDArray[np.uint16]
+    """[N, S, S], full range of its integer type, bone bright (MONOCHROME2)"""
+    studies: tuple[Study, ...]
+    findings: tuple[str, ...]
+    labels: NDArray[np.float32]
+    """[N, K] in {0, 1, NaN}; columns follow `findings`"""
+    digest: str
+    """SHA-256 over pixels and labels"""
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Films:
+        """The films at `rows`, in that order; the digest stays that of the whole."""
+        index = np.asarray(rows, dtype=np.intp)
+        return Films(images=self.images[index], studies=tuple(self.studies[i] for i in index), findings=self.findings,
+                     labels=self.labels[index], digest=self.digest)
+
+    def patients(self) -> NDArray[np.str_]:
+        """Patient of each film, [N]."""
+        return np.array([study.patient_id for study in self.studies], dtype=np.str_)
+
+    def column(self, finding: str) -> NDArray[np.float32]:
+        """Labels of one finding, [N] in {0, 1, NaN}."""
+        return self.labels[:, self.findings.index(finding)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One measured number with its 95 % interval, direction, sizes and, where it has one, its real-against-real floor."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    better: Literal["higher", "lower"]
+    n_real: int
+    n_synthetic: int
+    group: str = "all"
+    features: str = ""
+    """name of the feature space or judge, empty where none was used"""
+    floor: float | None = None
+    """the same metric between two sets of real films of the same sizes"""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON-ready dict; absent parts are left out."""
+        record = {name: getattr(self, name) for name in self.__slots__}
+        return {key: value for key, value in record.items() if value not in ("", None)}

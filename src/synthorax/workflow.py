@@ -1,0 +1,355 @@
+"""The verbs as functions: the only place, with `augment.py`, where names become objects and parts are wired together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.torch import load_file
+
+from synthorax import __version__
+from synthorax.config import parse_duration
+from synthorax.data.adapters import ADAPTERS, detect
+from synthorax.data.dataset import Dataset, read_dataset
+from synthorax.data.prepared import Prepared, load_films, prepare_dataset
+from synthorax.data.vocabulary import CHESTXRAY14, NO_FINDING, canonical
+from synthorax.engine import Device, Engine, started
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.evaluate.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluate.measure import RealFilms, evaluate_films
+from synthorax.evaluate.report import Dimension, Report
+from synthorax.evaluate.sheets import contact_sheet, save_png
+from synthorax.files import write_atomic, write_json
+from synthorax.judges.features import load_features
+from synthorax.progress import progress
+from synthorax.protocols import Model, SampleSettings, as_model
+from synthorax.registry import lookup
+from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
+from synthorax.steps.export import export_dataset
+from synthorax.steps.generate import Source, generate_films, preview
+from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, simple_plan
+from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe, recipe_names
+from synthorax.steps.screen import Screened, film_size, screen_films
+from synthorax.train import loop
+from synthorax.types import Films, LabelPolicy
+
+PathLike = str | Path
+MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
+
+
+def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
+           allow: Sequence[str] = (), patient_per_film: bool = False) -> Dataset:
+    """Turn films as they lie into a dataset folder; `adapter` is recognised from the files if empty.
+
+    Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError.
+    """
+    source = Path(source)
+    name = adapter or detect(source)
+    if name == "dataset":
+        return read_dataset(source, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+    out = Path(out) if out is not None else _cached("ingest", source, name, str(label_table), *allow, str(patient_per_film))
+    if (out / "dataset.json").exists() and out.is_relative_to(_cache()):
+        return read_dataset(out, allow=allow)
+    convert = lookup(ADAPTERS, name, kind="adapter")
+    table = Path(label_table) if label_table is not None else None
+    dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_film=patient_per_film)
+    return dataset
+
+
+def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | None = None,
+            split: tuple[float, float, float] = (0.7, 0.1, 0.2), films_per_patient: int = 5, seed: int = 0,
+            policy: LabelPolicy | None = None, allow: Sequence[str] = (), patient_per_film: bool = False) -> Prepared:
+    """Decode, check, split by patient and cache a dataset folder. Without `out` it is kept in the cache."""
+    if not isinstance(dataset, Dataset):
+        dataset = read_dataset(dataset, allow=allow, patient_per_film=patient_per_film)
+    policy = policy or LabelPolicy()
+    if out is None:
+        out = _cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy))
+    with progress("prepare") as report:
+        return prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, films_per_patient=films_per_patient,
+                               policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} films"))
+
+
+def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
+          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, seed: int | None = None,
+          device: Device = "auto", threads: int | None = None) -> Run:
+    """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
+
+    `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
+    intervals. `base` starts from the weights of another run of the same shape. Raises InputError if `out` holds another run.
+    """
+    prepared = _prepared(data)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    if seed is not None:
+        recipe = recipe.with_train(seed=seed)
+    run = Run(path=Path(out))
+    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
+        if engine.is_main:
+            with only_user(run.path):
+                _claim_run(run, recipe, prepared, base=base, resume=resume)
+                _train(run, recipe, prepared, engine=engine, seconds=seconds, base=base)
+        else:
+            _train(run, recipe, prepared, engine=engine, seconds=seconds, base=base)
+    return run
+
+
+def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
+         companions: float = 1.0, seed: int = 0, out: PathLike | None = None) -> Plan:
+    """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes."""
+    if not balance and not count:
+        raise UsageError("say what to balance (balance=...) or how many of which finding to make (count=...)")
+    prepared = _prepared(data)
+    names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
+    counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
+    made = balancing_plan(prepared.films("train"), balance=names, count=counts, companions=companions, seed=seed)
+    if out is not None:
+        made.write(Path(out))
+    return made
+
+
+def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
+             finding: Sequence[str] = (), without: Sequence[str] = (), view: str = "", sex: str = "", age: float = math.nan,
+             seed: int = 0, sampler: str | None = None, steps: int | None = None, guidance: float | None = None,
+             device: Device = "auto", threads: int | None = None) -> Dataset:
+    """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on."""
+    source, spec, settings = _source(model)
+    settings = SampleSettings(sampler=sampler or settings.sampler, steps=steps or settings.steps,
+                              guidance=settings.guidance if guidance is None else guidance)
+    if plan is None:
+        known = spec.findings
+        plan = simple_plan(num=num, present=[canonical(name, allow=known) for name in finding],
+                           absent=[canonical(name, allow=known) for name in without], view=view.upper(), sex=sex.upper(),
+                           age_years=age, seed=seed)
+    elif not isinstance(plan, Plan):
+        plan = read_plan(Path(plan), allow=spec.findings)
+    plan.condition(spec.findings)  # refuse unknown findings before anything is written
+    with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
+        _module(source.model).to(engine.device)
+        return generate_films(source, plan, out=Path(out), settings=settings, engine=engine, report=report)
+
+
+def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
+           seed: int = 0, device: Device = "auto", threads: int | None = None) -> Screened:
+    """Drop near copies and films that do not show what was asked for; see `steps.screen.screen_films`."""
+    made, prepared = _dataset(synthetic), _prepared(against)
+    names = [canonical(name, allow=prepared.findings) for name in findings]
+    with started(device=device, threads=threads, seed=seed), progress("screen") as report:
+        return screen_films(made, prepared, out=Path(out), findings=names, seed=seed, report=report)
+
+
+def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,
+             features: str = "efficientnet-lite0", seed: int = 0, device: Device = "auto", threads: int | None = None) -> Report:
+    """Measure a synthetic set, by any generator, against real films; writes report.json and report.html if `out` is given."""
+    prepared, made = _prepared(real), _dataset(synthetic)
+    sides, films = _sides(prepared, made)
+    with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
+        report = evaluate_films(sides, films, features=load_features(features), facts=made.facts, seed=seed, report=show)
+    return _written(report, out)
+
+
+def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
+            config: BenefitConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
+            into: Report | None = None) -> Report:
+    """Find out whether adding the synthetic films helps on real patients never seen; `into` is a report to complete."""
+    prepared, made = _prepared(real), _dataset(synthetic)
+    names = [canonical(name, allow=prepared.findings) for name in findings]
+    for name in names:
+        if name not in prepared.findings:
+            raise InputError(f"no film states '{name}'", file=prepared.path, remedy=nearest(name, prepared.findings))
+    sides, films = _sides(prepared, made)
+    with started(device=device, threads=threads, seed=seed), progress("benefit") as show:
+        dimension = measured_benefit(prepared, sides, films, names, config=config or BenefitConfig(), report=show)
+    if into is None:
+        real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
+        into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
+    return _written(into.with_dimension("benefit", dimension), out)
+
+
+def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
+    """Write a dataset folder's films as DICOM or PNG with their provenance."""
+    return export_dataset(_dataset(dataset), format=format, out=Path(out))
+
+
+def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
+    """The model of a finished run, of a model file, or a shipped one by name, ready to sample.
+
+    >>> load_model("runs/a").sample(None, seeds=[0, 1]).shape  # doctest: +SKIP
+    torch.Size([2, 1, 64, 64])
+    """
+    path = _weights(name_or_path)
+    spec, _ = read_spec(path)
+    model = build_model(spec)
+    model.load_state_dict(load_file(path))
+    return as_model(model.eval().requires_grad_(False).to(device))
+
+
+def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = None) -> int:
+    """Parameters that a recipe would train, all players together; a conditional family is counted for the 14 NIH findings.
+
+    >>> count_parameters("s4-gan")
+    6402880
+    """
+    objective = build_objective(load_recipe(recipe), findings=CHESTXRAY14 if findings is None else findings)
+    return sum(parameter.numel() for parameter in objective.players.parameters())
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Name, family, image size and number of parameters of every shipped recipe."""
+    found = [load_recipe(name) for name in recipe_names()]
+    return [{"recipe": recipe.name, "family": recipe.family, "image_size": recipe.model.image_size,
+             "parameters": count_parameters(recipe.name)} for recipe in found]
+
+
+def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,
+                     report: Callable[[float, str], None]) -> Dimension:
+    """The benefit dimension: measured on the test split alone, or skipped with the reason."""
+    size = synthetic.images.shape[1]
+    test = prepared.films("test", size=size)
+    val = prepared.films("val", size=size)
+    result = measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val,
+                             progress=lambda done, total, text: report(done / total, text))
+    return result.to_dimension()
+
+
+def _train(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, base: PathLike | None) -> None:
+    if engine.from_main(run.weights.exists()):
+        return
+    films = without_no_finding(prepared.films("train", size=recipe.model.image_size))
+    objective = build_objective(recipe, findings=films.findings)
+    if base is not None:
+        _adopt(objective.model, base)
+    with progress(f"train {recipe.name}") as report:
+        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
+                             sample=_sheet_writer(run, films, recipe, engine))
+    if engine.is_main:
+        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
+                 "sample": asdict(recipe.sample), "tool": f"synthorax {__version__}"}
+        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
+        save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
+
+
+def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
+    """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run."""
+    chosen = plan_like(films, num=32, seed=recipe.train.seed)
+
+    def write(model: Any, step: int) -> None:
+        made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
+        sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
+        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+
+    return write
+
+
+def _claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, base: PathLike | None, resume: bool) -> None:
+    """Note what is trained here; refuse to mix two trainings in one folder."""
+    config, data = run.path / "config.toml", run.path / "data.json"
+    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest,
+             "base_digest": weights_digest(_weights(base)) if base is not None else None}
+    if resume and not config.exists():
+        raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
+    if config.exists():
+        earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
+        allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
+        if earlier.with_train(**allowed) != recipe or earlier_facts["digest"] != facts["digest"]:
+            raise InputError("holds a run with another recipe or other data", file=run.path,
+                             remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
+        if resume and earlier != recipe and run.weights.exists():
+            run.weights.unlink()
+    write_json(data, facts)
+    write_atomic(config, recipe.to_toml())
+
+
+def _adopt(model: Any, base: PathLike) -> None:
+    if not hasattr(model, "adopt"):
+        raise UsageError(f"a model of family '{model.spec.family}' cannot start from another one")
+    model.adopt(_module(load_model(base)))
+
+
+def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
+    counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
+    return f"""# {recipe.name}
+
+Generator of {recipe.model.image_size} px chest radiographs, family `{recipe.family}`. For research; not a medical device. Its films are
+synthetic and belong to no patient.
+
+- Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
+  {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
+- Made with synthorax {__version__}.
+- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
+
+| finding | training films that show it |
+|---|---|
+{counts}
+"""
+
+
+def without_no_finding(films: Films) -> Films:
+    """The films without the column `No Finding`, which for a generator is said by every other column being absent."""
+    keep = [index for index, name in enumerate(films.findings) if name != NO_FINDING]
+    return replace(films, findings=tuple(films.findings[i] for i in keep), labels=np.ascontiguousarray(films.labels[:, keep]))
+
+
+def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
+    """Both sides at the size of the synthetic films; held-out films are those of the validation and the test split."""
+    size = film_size(synthetic)
+    films = load_films(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY)
+    held_out = prepared.films("val", size=size), prepared.films("test", size=size)
+    joined = Films(images=np.concatenate([part.images for part in held_out]), findings=prepared.findings,
+                   studies=(*held_out[0].studies, *held_out[1].studies), digest=prepared.digest,
+                   labels=np.concatenate([part.labels for part in held_out]))
+    return RealFilms(train=prepared.films("train", size=size), held_out=joined), films
+
+
+def _source(model: Run | PathLike) -> tuple[Source, Any, SampleSettings]:
+    where = model.path if isinstance(model, Run) else Path(model)
+    path = _weights(where)
+    spec, facts = read_spec(path)
+    name = f"{facts.get('recipe', spec.family)}"
+    return Source(model=load_model(where), name=name, digest=weights_digest(path)), spec, SampleSettings(**facts.get("sample", {}))
+
+
+def _weights(name_or_path: PathLike | Run) -> Path:
+    path = name_or_path.path if isinstance(name_or_path, Run) else Path(name_or_path)
+    found = path if path.is_file() else Run(path=path).weights
+    if not found.is_file():
+        remedy = "finish the training with the same command" if (path / "config.toml").exists() else "give a run folder or a model file"
+        raise InputError("no model found", file=path, remedy=remedy)
+    return found
+
+
+def _module(model: Model) -> Any:
+    return model
+
+
+def _written(report: Report, out: PathLike | None) -> Report:
+    if out is not None:
+        report.write(Path(out))
+    return report
+
+
+def _dataset(value: Dataset | PathLike) -> Dataset:
+    return value if isinstance(value, Dataset) else read_dataset(value)
+
+
+def _prepared(value: Prepared | PathLike) -> Prepared:
+    return value if isinstance(value, Prepared) else Prepared.load(Path(value))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SYNTHORAX_CACHE") or Path.home() / ".cache" / "synthorax")
+
+
+def _cached(kind: str, source: Path, *parts: str) -> Path:
+    """A folder in the cache that belongs to these arguments and to the source as it is now."""
+    files = sorted((str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns)
+                   for file in source.rglob("*") if file.is_file()) if source.is_dir() else []
+    key = json.dumps([str(source.resolve()), *parts, files])
+    return _cache() / kind / hashlib.sha256(key.encode()).hexdigest()[:24]
