@@ -1,6 +1,7 @@
 """The drawn thorax: what is asked for is what is on the film, and nothing else changes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_larger_lesions_contain_smaller_ones(finding, size):
     for seed in range(4):
         masks = [draw_phantom(_with(PhantomSpec(seed=seed), finding=finding, size=step), size=size).masks[finding] > 0 for step in STEPS]
         assert masks[0].any()
-        for smaller, larger in zip(masks, masks[1:], strict=False):
+        for smaller, larger in pairwise(masks):
             assert larger.sum() > smaller.sum() and (larger | ~smaller).all()
 
 

@@ -55,7 +55,7 @@ def test_all_states_are_read():
 
 @pytest.mark.parametrize("cell", ["No Finding|Mass", "Mass|!Mass", "Effusion|Pleural Effusion?"])
 def test_contradictions_are_refused_with_the_row(cell):
-    with pytest.raises(InputError, match="a.csv row 3: "):
+    with pytest.raises(InputError, match=r"a\.csv row 3: "):
         parse_findings(cell, file="a.csv", row=3)
 
 

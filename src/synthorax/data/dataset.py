@@ -216,6 +216,10 @@ def parse_study(
     rest = dict(cells)
     stated_view = rest.pop("view", "")
     view, view_note = parse_view(stated_view)
+    if stated_view != view:
+        rest["view_as_stated"] = stated_view  # `AP_SUPINE` says more than AP
+    elif not rest.get("view_as_stated", "?"):
+        del rest["view_as_stated"]
     age_years, age_note = parse_age_years(rest.pop("age_years", ""))
     origin = rest.pop("origin", "").lower() or origin
     if origin not in ("real", "synthetic"):
@@ -232,7 +236,7 @@ def parse_study(
         age_years=age_years, labels=parse_findings(rest.pop("findings", ""), allow=allow, file=file, row=row),
         text=rest.pop("text", ""), masks={column: paths for column, paths in masks.items() if paths},
         lesion_label=rest.pop("lesion_label", ""), split=split, origin=origin,
-        extra=rest if stated_view == view else {"view_as_stated": stated_view} | rest,
+        extra=rest,
     )
     return study, [note for note in (view_note, age_note) if note]
 

@@ -130,7 +130,8 @@ def _confounders(
                 continue
             table = _table_over_patients([study.patient_id or study.file_name for study in studies], usable, column, values, levels)
             share = table / table.sum(axis=1, keepdims=True)  # [with, without] by level
-            largest = int(np.argmax(np.abs(share[0] - share[1])))
+            difference = np.round(share[0] - share[1], 9)
+            largest = int(np.argmax(np.abs(difference) + 1e-9 * (difference > 0)))  # of two equal ones, the view that is favoured
             tests.append({"attribute": attribute, "finding": finding, "level": levels[largest],
                           "share_with": round(float(share[0, largest]), 4), "share_without": round(float(share[1, largest]), 4),
                           "p": _chi_square_p(table)})

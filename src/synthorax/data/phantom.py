@@ -10,13 +10,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from synthorax.data import phantom_anatomy as anatomy
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
@@ -172,9 +172,11 @@ def _patient_grid(matrix: NDArray[np.float64], size: int) -> tuple[Field, Field]
 
 def _shrink(field: Field, factor: int) -> Field:
     """Average blocks of `factor` x `factor` pixels."""
-    size = field.shape[0] // factor
-    means: Field = field.reshape(size, factor, size, factor).mean(axis=(1, 3))
-    return means
+    if factor == 1:
+        return field
+    rows: Field = sum(field[start::factor] for start in range(factor))  # type: ignore[assignment]  # far quicker than mean(axis)
+    total: Field = sum(rows[:, start::factor] for start in range(factor))  # type: ignore[assignment]
+    return total / factor**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,8 +258,7 @@ def write_phantom_dataset(
     try:
         for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
             (partial / folder).mkdir(parents=True)
-        with ThreadPoolExecutor(4) as pool:  # half of the time is waiting for the disk
-            studies = list(pool.map(lambda drawn: _write_film(partial, *drawn, size=size), specs))
+        studies = [_write_film(partial, patient, spec, size=size) for patient, spec in specs]
         write_table(partial, studies)
         write_facts(partial, name="phantom", studies=studies, synthetic=False,
                     extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
@@ -304,7 +305,7 @@ def _write_film(folder: Path, patient: str, spec: PhantomSpec, *, size: int) -> 
     paths |= {lesion.finding: f"masks/lesion/{name}-{lesion.finding}.png" for lesion in spec.lesions}
     write_png(folder / paths["image"], film.image, provenance={"drawing": f"phantom seed {spec.seed} film {spec.film}"})
     for mask, pixels in film.masks.items():
-        write_png(folder / paths[mask], pixels)
+        Image.fromarray(pixels).save(folder / paths[mask])  # not flushed one by one: the folder appears as a whole
     lesion_masks = {"lesion_mask": tuple(paths[lesion.finding] for lesion in spec.lesions)} if spec.lesions else {}
     present = [lesion.finding for lesion in spec.lesions] or [NO_FINDING]
     extra = {"lesion_side": "|".join("" if lesion.finding == "Cardiomegaly" else lesion.side for lesion in spec.lesions),

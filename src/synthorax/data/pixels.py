@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
 
 from synthorax.errors import InputError
+from synthorax.files import write_atomic
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 AnyPixels = TypeVar("AnyPixels", bound=NDArray[Any])
@@ -43,7 +44,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
                 return _read_with_pillow(path, kind=kind, max_pixels=max_pixels)
         for magic, kind in _REFUSED_MAGIC.items():
             if head.startswith(magic):
-                raise InputError(f"{kind} files are not read", file=path, remedy="save it as grey PNG (8 or 16 bit) or give the DICOM file")
+                raise InputError(f"{kind} files are not read", file=path, remedy="save it as grey PNG, 8 or 16 bit, or give the DICOM file")
     from synthorax.data.dicom_read import is_dicom, read_dicom  # keeps pydicom out of runs that have no DICOM
 
     if not is_dicom(path):
@@ -89,7 +90,7 @@ def _check_before_decoding(image: Image.Image, path: Path, max_pixels: int) -> N
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width} x {image.height}", max_pixels)
     if getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"has {getattr(image, 'n_frames', 1)} frames", file=path, remedy="save the one film that is meant as a still image")
+        raise InputError("has several frames", file=path, remedy="save the one film that is meant as a still image")
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> InputError:
@@ -158,8 +159,6 @@ def write_png(path: str | Path, image: Pixels, *, provenance: Mapping[str, str] 
 
     >>> write_png("/tmp/film.png", np.zeros((2, 2), np.uint16), provenance={"seed": "7"})
     """
-    import io
-
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as grey PNG", file=path)
     text = PngImagePlugin.PngInfo()
@@ -167,22 +166,7 @@ def write_png(path: str | Path, image: Pixels, *, provenance: Mapping[str, str] 
         text.add_itxt(key, value)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", pnginfo=text)
-    replace_file(path, buffer.getvalue())
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader, or a run after a power cut, sees the old file or the new one, never a part."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomic(Path(path), buffer.getvalue())
 
 
 def to_unit(images: Pixels) -> NDArray[np.float32]:
@@ -202,6 +186,6 @@ def from_unit(images: NDArray[np.floating[Any]], dtype: DTypeLike = np.uint8) ->
     [0, 128, 255]
     """
     if not np.isfinite(images).all():
-        raise InputError("the image contains values that are not numbers", remedy="the model or its settings are broken; use the last good weights")
+        raise InputError("the image has values that are not finite numbers", remedy="the model is broken: use earlier weights")
     top = np.iinfo(np.dtype(dtype)).max
-    return np.rint((np.clip(images, -1, 1).astype(np.float64) + 1) * (top / 2)).astype(dtype)
+    return np.asarray(np.rint((np.clip(images, -1, 1).astype(np.float64) + 1) * (top / 2)).astype(dtype))

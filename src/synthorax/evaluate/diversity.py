@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from synthorax.errors import InputError
 from synthorax.evaluate.sampling import FloorSets, Matrix, checked_features, normal_interval, real_floor, standard_error
-from synthorax.evaluate.structure import ms_ssim, to_intensity
+from synthorax.evaluate.structure import Pixels, ms_ssim, to_intensity
 from synthorax.types import Score
 
 NeighbourMetric = Literal["precision", "recall", "density", "coverage"]
@@ -22,20 +22,20 @@ PAIRS_PER_FILM = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbours:
-    """Four answers from nearest neighbours in feature space; a film's ball reaches to its k-th neighbour of its own set."""
+    """Four answers from nearest neighbours in feature space. A film's ball reaches to the k-th neighbour in its own set."""
 
     precision: float
     """share of synthetic films inside a ball of a real one: are they plausible? [0, 1]"""
     recall: float
     """share of real films inside a ball of a synthetic one: is all of the real set made? [0, 1]"""
     density: float
-    """mean number of real balls around a synthetic film, divided by k: precision that outliers cannot lift; 1 is real"""
+    """mean number of real balls around a synthetic film, over k: precision that outliers cannot lift; real films have 1"""
     coverage: float
     """share of real films with a synthetic film in their ball: recall that outliers cannot lift [0, 1]"""
 
 
 def neighbours(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, k: int = 5) -> Neighbours:
-    """Precision and recall (Kynkäänniemi et al. 2019, Eq. 1 and 2), density and coverage (Naeem et al. 2020, Eq. 3 and 4).
+    """Precision and recall (Kynkäänniemi et al. 2019, Eq. 1-2), density and coverage (Naeem et al. 2020, Eq. 3-4).
 
     >>> neighbours(np.eye(9), np.eye(9)).coverage
     1.0
@@ -100,7 +100,7 @@ def _squared_distances(x: Matrix, y: Matrix) -> Matrix:
 
 
 def _four(distances: _Distances, *, k: int) -> Matrix:
-    """Precision, recall, density, coverage as [4]. A set's own distances hold each film itself, hence rank k, not k - 1."""
+    """Precision, recall, density, coverage: [4]. A set's distances hold each film itself, hence rank k, not k - 1."""
     radius_real = np.partition(distances.real, k, axis=1)[:, k]
     radius_synthetic = np.partition(distances.synthetic, k, axis=1)[:, k]
     in_real_ball = distances.across < radius_real[:, None]
@@ -128,9 +128,8 @@ def _jackknife_errors(distances: _Distances, real_patients: NDArray[np.str_] | N
     return np.sqrt(variance)
 
 
-def ms_ssim_scores(real: NDArray[np.uint8] | NDArray[np.uint16], synthetic: NDArray[np.uint8] | NDArray[np.uint16], *,
-                   floor_sets: tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8] | NDArray[np.uint16]] | None,
-                   seed: int, group: str = "all") -> tuple[Score, ...]:
+def ms_ssim_scores(real: Pixels, synthetic: Pixels, *, floor_sets: tuple[Pixels, Pixels] | None, seed: int,
+                   group: str = "all") -> tuple[Score, ...]:
     """MS-SSIM of random pairs of films [N, S, S]: within synthetic, within real, across, and the gap of the first two.
 
     Odena et al. 2017 use the first to see collapse. Its aim is the value of real films, its floor: above it films are
@@ -162,8 +161,7 @@ def ms_ssim_scores(real: NDArray[np.uint8] | NDArray[np.uint16], synthetic: NDAr
             score("ms_ssim_across", across, error_across, "higher", floor_across, note))
 
 
-def _pair_similarity(first: NDArray[np.uint8] | NDArray[np.uint16], second: NDArray[np.uint8] | NDArray[np.uint16],
-                     rng: np.random.Generator) -> tuple[float, float]:
+def _pair_similarity(first: Pixels, second: Pixels, rng: np.random.Generator) -> tuple[float, float]:
     """Mean MS-SSIM and its standard error over random pairs; within one set (`first is second`) no film meets itself.
 
     Films are shuffled and film i meets the next few, so every film is in as many pairs as any other and the pairs that

@@ -49,7 +49,8 @@ def _symmetric_root(covariance: Matrix) -> Matrix:
 
 
 def fid_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, floor_sets: FloorSets | None,
-              features_name: str, seed: int, group: str = "all", real_patients: NDArray[np.str_] | None = None) -> Score:
+              features_name: str, seed: int, group: str = "all",
+              real_patients: NDArray[np.str_] | None = None) -> Score:
     """FID with its interval (infinitesimal jackknife, no resampling: a bootstrap would inflate FID) and its floor."""
     value, by_real, by_synthetic = _fid_and_influences(*checked_features(real, synthetic))
     error = float(np.hypot(standard_error(by_real, real_patients), standard_error(by_synthetic)))
@@ -67,7 +68,8 @@ def kid(real: NDArray[np.floating], synthetic: NDArray[np.floating]) -> float:
 
 
 def kid_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, floor_sets: FloorSets | None,
-              features_name: str, seed: int, group: str = "all", real_patients: NDArray[np.str_] | None = None) -> Score:
+              features_name: str, seed: int, group: str = "all",
+              real_patients: NDArray[np.str_] | None = None) -> Score:
     """KID with its interval (infinitesimal jackknife) and its floor; not multiplied by 1,000."""
     value, by_real, by_synthetic = _kid_and_influences(*checked_features(real, synthetic))
     error = float(np.hypot(standard_error(by_real, real_patients), standard_error(by_synthetic)))
@@ -79,7 +81,8 @@ def _score(metric: str, value: float, error: float, n_real: int, n_synthetic: in
            floor: tuple[Matrix | None, str], lowest: float = -np.inf) -> Score:
     low, high = normal_interval(value, error, lowest=lowest)
     return Score(metric=metric, value=value, low=low, high=high, better="lower", n_real=n_real, n_synthetic=n_synthetic,
-                 group=group, features=features_name, floor=None if floor[0] is None else float(floor[0][0]), note=floor[1])
+                 group=group, features=features_name, floor=None if floor[0] is None else float(floor[0][0]),
+                 note=floor[1])
 
 
 def _fid_and_influences(real: Matrix, synthetic: Matrix) -> tuple[float, Matrix, Matrix]:

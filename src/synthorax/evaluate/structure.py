@@ -10,12 +10,15 @@ from torch.nn import functional
 
 from synthorax.errors import InputError
 
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+"""films [N, H, W], full range of the type"""
+
 WINDOW_PX = 11
 WINDOW_SIGMA_PX = 1.5
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # beta_1 to beta_5, Wang, Simoncelli and Bovik 2003
 
 
-def to_intensity(images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
+def to_intensity(images: Pixels) -> Tensor:
     """Integer films [N, H, W] as float64 [N, 1, H, W] in [0, 1]: the range that these measures expect.
 
     SSIM compares mean brightness by ratio, so a range around nought, such as [-1, 1], would give another number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from synthorax.engine import describe_machine
 from synthorax.errors import TrainingError, UsageError
 
 FilmArray = NDArray[np.uint8] | NDArray[np.uint16]
@@ -37,8 +38,8 @@ class ClassifierConfig:
     """films larger than this (pixels a side) are averaged down to it"""
     augment: Literal["none", "classic"] = "none"
     """`classic`: small rotation, shift, scale, brightness, contrast and noise; never a left-right flip, which moves the heart"""
-    autocast: bool = False
-    """train in bfloat16, for processors that compute it natively; prediction is always float32"""
+    autocast: bool | None = None
+    """train in bfloat16; None: where this machine computes it natively. Prediction is always float32"""
     device: str = "cpu"
     """torch device of the training; every random number is drawn on the CPU"""
 
@@ -116,7 +117,7 @@ class Classifier:
         return self._run(images, lambda films: torch.sigmoid(self.network(films).double()))
 
     def features(self, images: FilmArray) -> NDArray[np.float64]:
-        """What the last layer sees of films [N, S, S]: [N, F]."""
+        """What the last layer sees of films [N, S, S]: activations [N, F]."""
         return self._run(images, lambda films: self.network.features(films).double())
 
     @torch.inference_mode()
@@ -126,7 +127,7 @@ class Classifier:
             raise UsageError(f"{self.name} was trained on films of {self.film_size} px and got {images.shape[1]} px; "
                              "prepare both at the same size")
         device = next(self.network.parameters()).device
-        chunks = np.array_split(images, max(1, -(-len(images) // 256)))
+        chunks = (images[start : start + 256] for start in range(0, len(images), 256))
         outputs = [function(_standardise(chunk, size=self.config.input_size).to(device)).cpu() for chunk in chunks]
         return torch.cat(outputs).numpy()
 
@@ -154,6 +155,8 @@ def train_classifier(
     _check_images(images)
     if labels.shape != (len(images), len(findings)):
         raise UsageError(f"labels have shape {labels.shape} for {len(images)} films and {len(findings)} findings")
+    if config.autocast is None:
+        config = replace(config, autocast=bool(describe_machine()["bf16"]))
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = ResidualNetwork(num_findings=len(findings), width=config.width, input_size=size)
@@ -168,7 +171,7 @@ def train_classifier(
         if config.augment == "classic":
             films = _augment(films, generator)
         films = films.to(device=config.device, memory_format=torch.channels_last)
-        with torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=config.autocast):
+        with torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=bool(config.autocast)):
             logits = network(films)
         loss = _masked_cross_entropy(logits.float(), targets[rows].to(config.device))
         losses.append(loss.item())

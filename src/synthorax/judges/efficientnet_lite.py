@@ -148,7 +148,8 @@ def load_efficientnet_lite0(weights: Path | None = None) -> EfficientNetLite0:
     stored = torch.load(path, map_location="cpu", weights_only=True)
     network = EfficientNetLite0()
     renamed: dict[str, Tensor] = {}
-    for ours, theirs in zip(network.state_dict(), [name for name in stored if not name.startswith("_fc.")], strict=True):
+    theirs_in_order = [name for name in stored if not name.startswith("_fc.")]
+    for ours, theirs in zip(network.state_dict(), theirs_in_order, strict=True):
         if ours.rpartition(".")[2] != theirs.rpartition(".")[2]:
             raise InputError(f"tensor '{theirs}' stands where '{ours}' belongs", file=path)
         renamed[ours] = stored[theirs]

@@ -14,8 +14,8 @@ class FeatureSpace(Protocol):
     """A frozen network that describes films; a score names it, and a report records its digest.
 
     Input contract: grey films [N, S, S], uint8 or uint16, full range of the type, bone bright; any S, which the space
-    resizes by itself. Same film, same features, whatever the batch (up to float32 rounding). Two sets may only be
-    compared through one space at one film size: a 64 px film is blurred to any network, and blur is what FID sees first.
+    resizes by itself. Same film, same features, whatever the batch (up to float32 rounding). Compare two sets through
+    one space and at one film size only: a 64 px film is blurred to any network, and blur is what FID sees first.
     """
 
     @property

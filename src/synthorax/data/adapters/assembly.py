@@ -144,7 +144,7 @@ def leaves(path: Path, source: Path) -> bool:
 
 def _write_notes(path: Path, notes: Iterable[Note]) -> None:
     rows = [{"row": str(note.row or ""), "file_name": note.file_name.encode("utf-8", "backslashreplace").decode(),
-             "reason": note.reason} for note in notes]
+             "reason": note.reason} for note in sorted(notes, key=lambda note: note.row)]
     write_atomic(path, table_bytes(("row", "file_name", "reason"), rows))
 
 

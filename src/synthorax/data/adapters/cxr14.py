@@ -57,8 +57,7 @@ def ingest(
             raise InputError(f"there is no column that is the NIH's for {needed}", file=path, row=1,
                              remedy="this adapter reads Data_Entry_2017.csv; `folder` reads other tables")
     boxes, notes = _boxes(source, allow)
-    images = {image.name: image for image in files_below(source)
-              if image.suffix.lower() in IMAGE_SUFFIXES and not leaves(image, source)}
+    images = _images(source)
     films: list[Source] = []
     rejects: list[Note] = []
     seen: dict[str, int] = {}
@@ -102,6 +101,18 @@ def _table(source: Path, pattern: str) -> Path:
         raise InputError(f"there are {len(found)} tables {pattern}", file=source,
                          remedy="name the one to read (label_table)")
     return found[0]
+
+
+def _images(source: Path) -> dict[str, Path]:
+    """File name -> image. Where there are folders `images` or `images_001`, only theirs: masks may share the names."""
+    found = [path for path in files_below(source) if path.suffix.lower() in IMAGE_SUFFIXES and not leaves(path, source)]
+    own = [path for path in found if any(part.startswith("images") for part in path.relative_to(source).parts[:-1])]
+    images: dict[str, Path] = {}
+    for path in own or found:
+        if images.setdefault(path.name, path) != path:
+            raise InputError(f"'{path.name}' is there twice", file=source,
+                             remedy=f"delete {images[path.name].relative_to(source)} or {path.relative_to(source)}")
+    return images
 
 
 def _boxes(source: Path, allow: Sequence[str]) -> tuple[dict[str, dict[str, list[Box]]], list[Note]]:

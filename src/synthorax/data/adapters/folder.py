@@ -25,6 +25,7 @@ from synthorax.errors import InputError
 from synthorax.progress import Report, quiet
 from synthorax.types import Study
 
+MASK_FOLDERS = frozenset({"mask", "masks"})
 SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
@@ -75,7 +76,7 @@ class _Found:
     images: dict[str, Path]
     """path inside the source, with forward slashes -> file"""
     by_end: dict[str, list[str]]
-    """file name, with and without suffix -> paths"""
+    """file name, with and without suffix -> paths, without those below a folder of masks, which share names with films"""
     rejects: list[Note]
 
     def locate(self, name: str, *, file: Path, row: int) -> str | None:
@@ -105,6 +106,8 @@ def _find_images(source: Path) -> _Found:
             rejects.append(Note(row=0, file_name=name, reason="is a link that leaves the folder"))
         else:
             images[name] = path
+            if MASK_FOLDERS & {part.lower() for part in path.relative_to(source).parts[:-1]}:
+                continue
             for end in {path.name, path.stem}:
                 by_end.setdefault(end, []).append(name)
     if not images:
