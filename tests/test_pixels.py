@@ -203,6 +203,6 @@ def test_real_originals_agree_with_their_small_copies() -> None:
     for line in (FILMS / "index.csv").read_text().splitlines()[1:]:
         original, copy = line.split(",")
         small = FILMS.parent / copy
-        if original.startswith(("nih", "kermany")) and small.exists():  # the others were cropped at their source
+        if original.startswith(("nih", "kermany")) and small.exists():  # one of the others was cropped at its source
             ours, theirs = letterbox(read_image(FILMS / original), 256), read_image(small)
             assert np.abs(ours.astype(int) - theirs).mean() < 1.0, original

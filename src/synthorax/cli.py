@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -298,7 +299,9 @@ def main() -> None:
 
 
 def _finish(result: Any, as_json: bool) -> None:
-    """Print what a verb returned: its own text, or one JSON object."""
+    """Print what a verb returned: its own text, or one JSON object; of several processes only the first one speaks."""
+    if int(os.environ.get("RANK", 0)):
+        return
     facts: Callable[[], dict[str, Any]] | None = getattr(result, "to_dict", None)
     if as_json:
         print(json_module.dumps(facts() if facts is not None else result, default=str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from synthorax import __version__
 from synthorax.config import parse_duration
 from synthorax.data.adapters import ADAPTERS, detect
-from synthorax.data.dataset import Dataset, read_dataset
+from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.vocabulary import CHESTXRAY14, NO_FINDING, canonical
 from synthorax.engine import Device, Engine, started
@@ -28,7 +29,7 @@ from synthorax.evaluate.report import Dimension, Report
 from synthorax.evaluate.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
-from synthorax.progress import progress
+from synthorax.progress import progress, quiet
 from synthorax.protocols import Model, SampleSettings, as_model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
@@ -36,9 +37,9 @@ from synthorax.steps.export import export_dataset
 from synthorax.steps.generate import Source, generate_films, preview
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, simple_plan
 from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe, recipe_names
-from synthorax.steps.screen import Screened, film_size, screen_films
+from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.train import loop
-from synthorax.types import Films, LabelPolicy
+from synthorax.types import Films, LabelPolicy, Study
 
 PathLike = str | Path
 MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
@@ -226,7 +227,7 @@ def _train(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seco
     objective = build_objective(recipe, findings=films.findings)
     if base is not None:
         _adopt(objective.model, base)
-    with progress(f"train {recipe.name}") as report:
+    with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
                              sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
@@ -298,8 +299,8 @@ def without_no_finding(films: Films) -> Films:
 
 
 def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
-    """Both sides at the size of the synthetic films; held-out films are those of the validation and the test split."""
-    size = film_size(synthetic)
+    """Both sides at one size; held-out films are those of the validation and the test split."""
+    size = common_size(synthetic, prepared)
     films = load_films(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY)
     held_out = prepared.films("val", size=size), prepared.films("test", size=size)
     joined = Films(images=np.concatenate([part.images for part in held_out]), findings=prepared.findings,
@@ -336,7 +337,17 @@ def _written(report: Report, out: PathLike | None) -> Report:
 
 
 def _dataset(value: Dataset | PathLike) -> Dataset:
-    return value if isinstance(value, Dataset) else read_dataset(value)
+    """A dataset folder, or a folder of nothing but images by any generator, which then state no findings."""
+    if isinstance(value, Dataset):
+        return value
+    folder = Path(value)
+    if (folder / TABLE_NAME).exists() or not folder.is_dir():
+        return read_dataset(folder)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not files:
+        raise InputError("holds neither metadata.csv nor images", file=folder, remedy="give a dataset folder or a folder of PNG files")
+    studies = tuple(Study(file_name=path.relative_to(folder).as_posix(), origin="synthetic") for path in files)
+    return Dataset(path=folder, name=folder.name, studies=studies, findings=(), facts={"synthetic": True})
 
 
 def _prepared(value: Prepared | PathLike) -> Prepared:

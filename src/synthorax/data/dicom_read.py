@@ -24,6 +24,7 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGLossless,
     JPEGLosslessSV1,
+    RLELossless,
 )
 
 from synthorax.data.attributes import parse_age_years, parse_view
@@ -33,6 +34,8 @@ from synthorax.errors import InputError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_DECODERS = {RLELossless: "pydicom", **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg")}
+"""where one decoder is preferred: pylibjpeg's for RLE panics on damaged data, Pillow's for JPEG 2000 may change deep values"""
 _COPY_AGAIN = "copy the file again from its source, or leave it out"
 
 
@@ -140,7 +143,7 @@ def _decode(film: FileDataset, path: Path) -> tuple[Pixels, str]:
             problem = f"says {film.Columns} x {film.Rows} pixels but its {syntax.name} stream has another size"
             raise InputError(problem, file=path, remedy=_COPY_AGAIN)
     try:
-        stored = pixel_array(film, decoding_plugin="pylibjpeg" if syntax in JPEG2000TransferSyntaxes else "")
+        stored = pixel_array(film, decoding_plugin=_DECODERS.get(syntax, ""))
     except (RuntimeError, NotImplementedError, ImportError) as error:
         raise _undecodable(syntax, path, error) from error
     if film.PhotometricInterpretation in _COLOUR:

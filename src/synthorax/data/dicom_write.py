@@ -95,7 +95,8 @@ def _identify(film: Dataset, study: Study, dataset_key: str) -> None:
         film.PatientAge = f"{min(999, max(0, int(study.age_years))):03d}Y"
     film.PatientIdentityRemoved = "YES"
     film.DeidentificationMethod = "synthetic: no source patient; made by Synthorax"
-    film.StudyID = film.AccessionNumber = film.ReferringPhysicianName = film.PatientOrientation = ""
+    film.AccessionNumber = film.ReferringPhysicianName = film.PatientOrientation = ""
+    film.StudyID = "1"
     film.SeriesNumber = film.InstanceNumber = 1
     film.Modality = "OT"  # no X-ray was taken
     film.BodyPartExamined = "CHEST"

@@ -208,10 +208,9 @@ def _privacy(real: RealFilms, synthetic: Films) -> Dimension:
     copies = int(detector.check(synthetic.images).is_copy.sum())
     low, high = wilson(copies, len(synthetic))
     score = Score(metric="near-copy rate", value=copies / len(synthetic), low=low, high=high, better="lower",
-                  n_real=len(real.train), n_synthetic=len(synthetic), floor=detector.false_alarms / detector.num_held_out,
+                  n_real=len(real.train), n_synthetic=len(synthetic), floor=detector.calibration.rate,
                   note="floor: real held-out films that the same threshold calls copies")
-    return Dimension("measured", scores=(score,), extra={"copy_threshold": detector.threshold,
-                                                        "not_measured": "membership inference and re-identification"})
+    return Dimension("measured", scores=(score,), extra={"copy_threshold": detector.threshold, "not_measured": "membership, re-identification"})
 
 
 def _describe(films: Films, *more: Films) -> dict[str, Any]:

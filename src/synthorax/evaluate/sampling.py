@@ -36,14 +36,12 @@ def standard_error(influences: Matrix, patients: NDArray[np.str_] | None = None)
     The influence is the derivative of the statistic by the film's weight, times N. With `patients` [N] the films of one
     person count as one draw, because they resemble one another.
     """
-    influences = influences - influences.mean()
-    if patients is not None:
-        influences = np.bincount(np.unique(patients, return_inverse=True)[1], weights=influences)
-    num_draws = len(influences)
-    num_films = len(influences) if patients is None else len(patients)
+    draw = np.arange(len(influences)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    num_draws = int(draw.max()) + 1
     if num_draws < 2:
         raise InputError("an interval needs films of at least two patients")
-    return float(np.sqrt(num_draws / (num_draws - 1) * np.sum(influences**2)) / num_films)
+    by_draw = np.bincount(draw, weights=influences - influences.mean())
+    return float(np.sqrt(num_draws / (num_draws - 1) * np.sum(by_draw**2)) / len(influences))
 
 
 def normal_interval(value: float, error: float, *, lowest: float = -np.inf, highest: float = np.inf,

@@ -37,7 +37,7 @@ class ClassifierConfig:
     input_size: int = 64
     """films larger than this (pixels a side) are averaged down to it"""
     augment: Literal["none", "classic"] = "none"
-    """`classic`: small rotation, shift, scale, brightness, contrast and noise; never a left-right flip, which moves the heart"""
+    """`classic`: small rotation, shift, scale, brightness, contrast, noise; never a left-right flip, which moves the heart"""
     autocast: bool | None = None
     """train in bfloat16; None: where this machine computes it natively. Prediction is always float32"""
     device: str = "cpu"
@@ -112,6 +112,11 @@ class Classifier:
     losses: tuple[float, ...] = field(repr=False)
     """training loss of every update"""
 
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers in the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     def predict(self, images: FilmArray) -> NDArray[np.float64]:
         """Probability of each finding, [N, K] in [0, 1], for films [N, S, S]."""
         return self._run(images, lambda films: torch.sigmoid(self.network(films).double()))
@@ -155,6 +160,8 @@ def train_classifier(
     _check_images(images)
     if labels.shape != (len(images), len(findings)):
         raise UsageError(f"labels have shape {labels.shape} for {len(images)} films and {len(findings)} findings")
+    if config.updates < 1 or config.batch_size < 2:
+        raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} films; at least 1 of 2 are needed")
     if config.autocast is None:
         config = replace(config, autocast=bool(describe_machine()["bf16"]))
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +201,7 @@ def _check_images(images: FilmArray) -> None:
 
 
 def _standardise(images: FilmArray, *, size: int) -> Tensor:
-    """Films [B, S, S] -> float32 [B, 1, size, size] with mean 0 and deviation 1 in every film, so that exposure matters less."""
+    """Films [B, S, S] -> float32 [B, 1, size, size], each with mean 0 and deviation 1, so that exposure matters less."""
     films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max
     if films.shape[-1] > size:
         films = F.interpolate(films, size=(size, size), mode="area")
@@ -222,7 +229,8 @@ def _batches(num_films: int, film_weights: NDArray[np.floating] | None, *, confi
              rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """Row numbers of each update's films. Every `num_films` draws hold each film as often as its weight says, give or take one.
 
-    Systematic resampling: with equal weights an epoch is a plain shuffle, so weighted and unweighted arms differ in nothing else.
+    Systematic resampling: with equal weights an epoch is a plain shuffle, so weighted and unweighted arms differ in nothing
+    else.
     """
     weights = np.ones(num_films) if film_weights is None else np.asarray(film_weights, dtype=np.float64)
     if weights.shape != (num_films,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:

@@ -79,7 +79,7 @@ class EfficientNetLite0Features:
             grey = functional.interpolate(grey, (self.input_px, self.input_px), mode="bicubic", antialias=True)
         grey = grey.clamp(0, 1)  # bicubic overshoots at sharp edges
         mean, std = (torch.tensor(rgb, device=self.device).view(1, 3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
-        return cast(Tensor, (grey - mean) / std)
+        return (grey - mean) / std
 
 
 class EfficientNetLite0(nn.Module):

@@ -25,7 +25,7 @@ MIN_HELD_OUT = 10
 CHUNK_FILMS = 512
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CopyCheck:
     """What the detector says of each film, row by row."""
 
@@ -47,7 +47,7 @@ class FalseAlarms:
     num_films: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CopyDetector:
     """Calls a film a copy where it resembles one training film more than films of unseen patients ever resemble any.
 
@@ -191,7 +191,8 @@ def _closeness(features: NDArray[np.float32], train_features: NDArray[np.float32
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.float32(1e-6))
+    length = np.sqrt(np.sum(features**2, axis=1, keepdims=True))
+    return np.asarray(features / np.maximum(length, np.float32(1e-6)), dtype=np.float32)
 
 
 def _false_alarms(called: NDArray[np.bool_]) -> FalseAlarms:

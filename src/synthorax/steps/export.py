@@ -43,6 +43,8 @@ def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Repor
     with only_user(out):
         digest = digest_of(dataset)
         _claim(out, format, digest)
+        for part in out.rglob(".*.tmp"):  # begun by an export that was killed
+            part.unlink()
         for number, (study, name) in enumerate(zip(dataset.studies, names, strict=True), start=1):
             if not (out / name).exists():
                 _write_film(dataset, study, out / name, key=digest)

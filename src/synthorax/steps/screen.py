@@ -22,7 +22,7 @@ from synthorax.evaluate.statistics import delong_interval
 from synthorax.files import write_atomic
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
-from synthorax.privacy.copies import CopyDetector
+from synthorax.privacy.copies import CopyCheck, CopyDetector
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
 from synthorax.types import Films
@@ -83,7 +83,7 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     """
     if out.exists() and any(out.iterdir()):
         raise InputError("is not empty", file=out, remedy="choose another --out")
-    size = film_size(synthetic)
+    size = common_size(synthetic, prepared)
     real, held_out = prepared.films("train", size=size), prepared.films("val", size=size)
     films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
     judge = cross_fit(real, config=classifier or ClassifierConfig(augment="classic"), seed=seed,
@@ -110,7 +110,8 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     reasons = dict(Counter(row["reason"] for row in rows))
     screening = {"seen": len(films), "kept": len(kept), "reasons": reasons}
     _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
-    facts = {"threshold": detector.threshold, "false_alarms": detector.false_alarms, "num_held_out": detector.num_held_out}
+    facts = {"threshold": detector.threshold, "held_out_films": detector.calibration.num_films,
+             "false_alarm_rate": detector.calibration.rate}
     return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks),
                     copies=facts, judges=judges)
 
@@ -136,10 +137,11 @@ def finding_checks(real: Films, judge: CrossFit, findings: Sequence[str]) -> lis
     return checks
 
 
-def film_size(synthetic: Dataset) -> int:
-    """Side in pixels of the films of a set, read from the first one's header; sets have one size."""
+def common_size(synthetic: Dataset, prepared: Prepared) -> int:
+    """Side in pixels at which both sets are compared: that of the synthetic films where the real ones can be reduced to it."""
     with Image.open(synthetic.path / synthetic.studies[0].file_name) as image:
-        return max(image.size)
+        side = max(image.size)
+    return side if prepared.size % side == 0 else prepared.size
 
 
 def _requested(films: Films) -> list[str]:
@@ -147,7 +149,7 @@ def _requested(films: Films) -> list[str]:
 
 
 def _why_dropped(number: int, films: Films, scores: NDArray[np.float64], checks: Sequence[FindingCheck], judge: CrossFit,
-                 copies: Any, detector: CopyDetector) -> tuple[str, float, float]:
+                 copies: CopyCheck, detector: CopyDetector) -> tuple[str, float, float]:
     """Reason, value and threshold for one film; an empty reason if it passes."""
     if copies.is_copy[number]:
         return "near copy", float(copies.similarity[number]), detector.threshold
