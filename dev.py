@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
         return 0 if command in ("-h", "--help") else 2
     try:
-        if sys.version_info < (3, 11):
+        if sys.version_info < (3, 11):  # noqa: UP036 - an older Python shall say so instead of failing somewhere
             raise SetupError(f"this is Python {sys.version.split()[0]}, and 3.11 or later is needed; try `python3.11 dev.py {command}`")
         return COMMANDS[command](rest)
     except SetupError as error:
@@ -88,7 +88,7 @@ def setup(rest: list[str] | None = None) -> int:
     _say("2/4 packages, each checked against its hash in requirements.lock")
     _pip("install", "--require-hashes", "--no-deps", "-r", str(LOCK))
     _say(f"3/4 {TORCH.replace('==', ' ')}, the largest download")
-    _pip("install", TORCH)
+    _pip("install", "--no-warn-conflicts", TORCH)
     _say("4/4 synthorax itself")
     _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     if _python("-c", "import torch, synthorax.cli") != 0:

@@ -76,10 +76,11 @@ def test_agrees_with_torchmetrics(features):
     image = oracle("torchmetrics.image")
     extractor = torch.nn.Identity()
     extractor.num_features = 24
-    for metric, ours in ((image.FrechetInceptionDistance(feature=extractor), fid),
-                         (image.KernelInceptionDistance(feature=extractor, subsets=1, subset_size=90), kid)):
+    for ours, kind, settings in ((fid, image.FrechetInceptionDistance, {}),
+                                 (kid, image.KernelInceptionDistance, {"subsets": 1, "subset_size": 90})):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # it warns of the memory that it needs
+            metric = kind(feature=extractor, **settings)
             metric.set_dtype(torch.float64)
             metric.update(torch.from_numpy(features[0]), real=True)
             metric.update(torch.from_numpy(features[1]), real=False)

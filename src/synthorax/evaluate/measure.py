@@ -16,6 +16,7 @@ from synthorax.evaluate.fidelity import fid_score, kid_score
 from synthorax.evaluate.report import BalanceRow, Dimension, Report
 from synthorax.evaluate.sheets import contact_sheet, png_bytes
 from synthorax.evaluate.statistics import delong_interval, wilson
+from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
 from synthorax.judges.probe import fit_probe
 from synthorax.privacy.copies import CopyDetector
@@ -105,9 +106,10 @@ def _refuse_reused_judge(features: FeatureSpace, facts: Mapping[str, Any]) -> No
 
 def _fidelity(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]], features: FeatureSpace, *,
               seed: int) -> tuple[Score, ...]:
-    floor = (vectors["held_out"], vectors["train"])
     scores: list[Score] = []
     for group, kept_real, kept_synthetic in _groups(real.held_out, synthetic):
+        train = np.arange(len(real.train)) if group == "all" else np.flatnonzero(real.train.column(group) == 1)
+        floor = (vectors["held_out"][kept_real], vectors["train"][train]) if len(train) >= FEWEST_IN_GROUP else None
         for measure in (fid_score, kid_score):
             scores.append(measure(vectors["held_out"][kept_real], vectors["synthetic"][kept_synthetic], floor_sets=floor,
                                   features_name=features.name, seed=seed, group=group,
@@ -129,7 +131,8 @@ def _groups(real: Films, synthetic: Films) -> list[tuple[str, NDArray[np.intp], 
     groups = [("all", np.arange(len(real)), np.arange(len(synthetic)))]
     for finding in real.findings:
         shown, asked = np.flatnonzero(real.column(finding) == 1), np.flatnonzero(synthetic.column(finding) == 1)
-        if finding != NO_FINDING and min(len(shown), len(asked)) >= FEWEST_IN_GROUP:
+        patients = len(set(real.patients()[shown]))
+        if finding != NO_FINDING and min(patients, len(asked)) >= FEWEST_IN_GROUP // 2 and len(shown) >= FEWEST_IN_GROUP:
             groups.append((finding, shown, asked))
     return groups
 
@@ -204,12 +207,15 @@ def _balance(before: Films, added: Films) -> Dimension:
 
 def _privacy(real: RealFilms, synthetic: Films) -> Dimension:
     """Rate of near copies of training films, beside the rate of false alarms on real films of other patients."""
-    detector = CopyDetector.fit(real.train.images, real.held_out.images)
+    half = patient_folds(real.held_out.patients(), folds=2, seed=0)  # one half sets the threshold, the other one tests it
+    detector = CopyDetector.fit(real.train.images, real.held_out.images[half == 0])
+    alarms = detector.false_alarms(real.held_out.images[half == 1])
     copies = int(detector.check(synthetic.images).is_copy.sum())
     low, high = wilson(copies, len(synthetic))
     score = Score(metric="near-copy rate", value=copies / len(synthetic), low=low, high=high, better="lower",
-                  n_real=len(real.train), n_synthetic=len(synthetic), floor=detector.calibration.rate,
-                  note="floor: real held-out films that the same threshold calls copies")
+                  n_real=len(real.train), n_synthetic=len(synthetic), floor=alarms.rate,
+                  note=f"floor: {alarms.num_films} real films of other patients by the same threshold "
+                       f"[{alarms.low:.3f}, {alarms.high:.3f}]")
     return Dimension("measured", scores=(score,), extra={"copy_threshold": detector.threshold, "not_measured": "membership, re-identification"})
 
 

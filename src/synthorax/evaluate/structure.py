@@ -41,6 +41,7 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0) -> Tensor:
     1.0
     """
     first, second = _checked(first, second)
+    scale_weights(min(first.shape[-2:]))  # refuses films smaller than the window
     return _luminance_and_structure(first, second, data_range)[0]
 
 
@@ -88,12 +89,22 @@ def _luminance_and_structure(first: Tensor, second: Tensor, data_range: float) -
 
 
 def _window_means(maps: Tensor) -> Tensor:
-    """Gaussian means of each channel, first down the columns, then along the rows: [B, C, H - 10, W - 10]."""
-    offsets = torch.arange(WINDOW_PX, dtype=torch.float64, device=maps.device) - WINDOW_PX // 2
+    """Gaussian means of [B, C, H, W] down the columns and along the rows: [B, C, H - 10, W - 10].
+
+    As two products with banded matrices: several times faster than a convolution in float64.
+    """
+    height, width = maps.shape[-2:]
+    return _window_matrix(height, maps.device) @ maps @ _window_matrix(width, maps.device).T
+
+
+def _window_matrix(size_px: int, device: torch.device) -> Tensor:
+    """Row i holds the Gaussian window over pixels i to i + 10: [size - 10, size]."""
+    offsets = torch.arange(WINDOW_PX, dtype=torch.float64, device=device) - WINDOW_PX // 2
     window = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA_PX**2))
-    window = (window / window.sum()).repeat(maps.shape[1], 1, 1)  # [C, 1, 11]
-    down = functional.conv2d(maps, window[..., None], groups=maps.shape[1])
-    return functional.conv2d(down, window[:, :, None], groups=maps.shape[1])
+    starts = torch.arange(size_px - WINDOW_PX + 1, device=device)[:, None]
+    matrix = torch.zeros(len(starts), size_px, dtype=torch.float64, device=device)
+    return matrix.scatter_(1, starts + torch.arange(WINDOW_PX, device=device),
+                           (window / window.sum()).expand(len(starts), -1))
 
 
 def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

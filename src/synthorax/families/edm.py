@@ -27,9 +27,9 @@ class EdmConfig:
 
     image_size: int = 64
     """side of the square films in pixels"""
-    channels: int = 64
+    channels: int = 32
     """feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
     """feature maps of each level, in units of `channels`"""
     blocks: int = 1
     """residual blocks a level"""

@@ -1,0 +1,244 @@
+"""The house: one direction of imports, a light command line, small documented files, and documents that say what is true."""
+
+import ast
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+from importlinter.cli import lint_imports
+
+import synthorax
+from synthorax.cli import app
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "synthorax"
+MODULES = sorted(SOURCE.rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DEV = runpy.run_path(str(ROOT / "dev.py"))
+
+
+def where(path):
+    return str(path.relative_to(ROOT))
+
+
+def tracked_texts():
+    """Path and text of every tracked file that is text; in an unpacked archive, of every file that an archive holds."""
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else [where(path) for path in [*MODULES, *PAGES]]
+    for name in names:
+        path = ROOT / name
+        if path.is_file():
+            content = path.read_bytes()
+            if b"\0" not in content:
+                yield name, content.decode("utf-8")
+
+
+# Imports
+
+
+def test_imports_run_one_way(capsys):
+    code = lint_imports(config_filename=str(ROOT / ".importlinter"), no_cache=True)
+    assert code == 0, capsys.readouterr().out
+
+
+BREACHES = {
+    "losses/breach.py": ("import synthorax.nets.unet", "Rooms import downwards only"),
+    "judges/breach.py": ("import synthorax.workflow", "Rooms import downwards only"),
+    "families/breach.py": ("import synthorax.data.pixels", "Families know neither data nor training nor evaluation"),
+    "evaluate/breach.py": ("import synthorax.families", "Training, evaluation and privacy know no family"),
+    "data/breach.py": ("from torch import nn", "Data needs neither torch nor matplotlib"),
+    "steps/breach.py": ("import pydicom", "Only data/dicom_* imports pydicom"),
+}
+
+
+def test_every_contract_notices_a_breach(tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "synthorax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (line, _) in BREACHES.items():
+        (tmp_path / "synthorax" / name).write_text(line + "\n")
+    program = ("import sys, importlib.util; sys.path.insert(0, sys.argv[1]); from importlinter.cli import lint_imports; "
+               "assert importlib.util.find_spec('synthorax').origin.startswith(sys.argv[1]); "
+               "sys.exit(lint_imports(config_filename=sys.argv[2], no_cache=True))")
+    result = subprocess.run([sys.executable, "-c", program, str(tmp_path), str(ROOT / ".importlinter")], cwd=tmp_path,
+                            capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    for name, (_, contract) in BREACHES.items():
+        assert f"{contract} BROKEN" in result.stdout
+        assert f"synthorax.{name.removesuffix('.py').replace('/', '.')} " in result.stdout
+
+
+def test_only_the_engine_knows_the_distributed_engine():
+    knowing = [where(path) for path in MODULES
+               if re.search(r"torch\.distributed|torch import distributed|DistributedDataParallel", path.read_text(encoding="utf-8"))]
+    assert knowing == ["src/synthorax/engine.py"]
+
+
+# The command line and the package
+
+
+def test_help_answers_in_half_a_second():
+    command = [sys.executable, "-m", "synthorax", "--help"]
+    fastest = float("inf")
+    for _ in range(8):  # other work on this machine may disturb some of them
+        start = time.perf_counter()
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        fastest = min(fastest, time.perf_counter() - start)
+        if fastest < 0.5:
+            break
+    assert "augment" in shown
+    assert fastest < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    program = ("import sys; from synthorax.cli import app; app(['--help'], standalone_mode=False); "
+               "print([name for name in ('torch', 'scipy', 'sklearn', 'pandas', 'matplotlib', 'PIL', 'pydicom') if name in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_is_cheap():
+    program = "import sys, synthorax; print(sorted({'torch', 'numpy', 'typer'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_every_public_name_resolves():
+    assert len(set(synthorax.__all__)) == len(synthorax.__all__)
+    for name in synthorax.__all__:
+        assert getattr(synthorax, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        synthorax.nothing_of_the_kind  # noqa: B018
+
+
+def test_every_verb_has_help_with_an_example():
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.help, name
+        assert f"Example: synthorax {name}" in (command.epilog or ""), name
+
+
+# Files
+
+
+@pytest.mark.parametrize("path", MODULES, ids=where)
+def test_every_module_says_what_it_is_for(path):
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)) or (path.name == "__init__.py" and not text.strip())
+
+
+def test_no_file_is_above_500_lines():
+    files = [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*"), ROOT / "dev.py"]
+    assert [where(path) for path in files if path.is_file() and len(path.read_bytes().splitlines()) > 500] == []
+
+
+# One letter in brackets each, so that this file does not find itself.
+UNWANTED = {
+    "package index": r"https?://\S*(p[y]pi|p[y]thonhosted|/s[i]mple\b|/w[h]l\b|a[n]aconda\.org)|--(extra-)?i[n]dex-url[ =]\S*/",
+    "path of one machine": r"(?<![\w.~$/}])/(w[o]rk|r[o]ot|h[o]me|U[s]ers)/|[A-Z]:\\U[s]ers\\",
+    "unfinished work": r"\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b|N[o]tImplementedError",
+    "merge conflict": r"(?m)^(<{7}|>{7}) ",
+    "private key": r"BEGIN [A-Z ]*PRI[V]ATE KEY",
+}
+
+
+@pytest.mark.parametrize("what", UNWANTED)
+def test_no_file_contains(what):
+    found = [f"{name}: {match[0]}" for name, text in tracked_texts() for match in re.finditer(UNWANTED[what], text)]
+    assert found == []
+
+
+def test_lock_is_hashed_and_leaves_torch_out():
+    entries = re.findall(r"(?m)^([\w.-]+)==\S+ \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", DEV["LOCK"].read_text())
+    names = {name for name, _ in entries}
+    assert len(entries) == len(re.findall(r"(?m)^[^#\s]", DEV["LOCK"].read_text())) == len(names)
+    assert {"numpy", "pytest", "setuptools", "filelock"} <= names
+    assert not any(DEV["NOT_LOCKED"].match(f"{name}==") for name in names)
+
+
+# Documents
+
+
+def commands_in(page):
+    """Lines of the page's shell blocks, continued lines joined."""
+    blocks = re.findall(r"(?ms)^```(?:sh|bash|console)\n(.*?)^```", page.read_text(encoding="utf-8"))
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_links_to_files_resolve(page):
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", link)]
+    assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_commands_in_documents_exist(page):
+    """Every `dev.py X` is a command of dev.py, and every `synthorax VERB --flag` in a shell block one of the command line."""
+    assert set(re.findall(r"python3 dev\.py (\w+)", page.read_text(encoding="utf-8"))) <= set(DEV["COMMANDS"])
+    verbs = typer.main.get_command(app).commands
+    for line in commands_in(page):
+        words = line.split(" #")[0].split()
+        if words and words[0].endswith("synthorax") and len(words) > 1 and not words[1].startswith("-"):
+            assert words[1] in verbs, line
+            flags = {flag for option in verbs[words[1]].params if isinstance(option, click.Option)
+                     for flag in (*option.opts, *option.secondary_opts)} | {"--help"}
+            assert {word.partition("=")[0] for word in words[2:] if word.startswith("--")} <= flags, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_python_in_documents_compiles(page):
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text(encoding="utf-8")):
+        compile(block, where(page), "exec")
+
+
+def test_readme_gives_the_two_commands():
+    assert {"python3 dev.py demo", "python3 dev.py test"} <= set(commands_in(ROOT / "README.md"))
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {(ROOT / "docs" / link).resolve() for link in re.findall(r"\]\(([^)\s#]+)", index)}
+    assert [where(page) for page in PAGES if page.is_relative_to(ROOT / "docs") and page.name != "index.md"
+            and page.resolve() not in listed] == []
+
+
+def test_version_is_the_same_everywhere():
+    version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text())[1]
+    assert synthorax.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# dev.py
+
+
+def dev(*arguments):
+    return subprocess.run([sys.executable, str(ROOT / "dev.py"), *arguments], capture_output=True, text=True)
+
+
+def test_dev_lists_its_commands_and_refuses_others():
+    shown, refused = dev("--help"), dev("nonsense")
+    assert (shown.returncode, refused.returncode) == (0, 2)
+    for name in DEV["COMMANDS"]:
+        assert f"dev.py {name}" in shown.stdout
+        assert f"dev.py {name}" in refused.stderr
+
+
+def test_dev_needs_the_standard_library_only():
+    imported = {alias.name.partition(".")[0] for node in ast.walk(ast.parse((ROOT / "dev.py").read_text()))
+                if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module.partition(".")[0] for node in ast.walk(ast.parse((ROOT / "dev.py").read_text()))
+                 if isinstance(node, ast.ImportFrom)}
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_dev_keeps_what_leads_pip_astray_out_of_the_environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.setenv("PIP_USER", "1")
+    environment = DEV["_environment"]()
+    assert "PYTHONPATH" not in environment
+    assert environment["PIP_USER"] == "0"
