@@ -116,7 +116,7 @@ def lock(rest: list[str]) -> int:
         if code != 0:
             raise SetupError("no versions fit together; pip-tools says above what is in the way")
         entries = re.split(r"\n(?=\S)", result.read_text(encoding="utf-8").strip())
-    kept = [entry for entry in entries if re.match(r"[\w.-]+==", entry) and not NOT_LOCKED.match(entry)]
+    kept = sorted(entry.strip() for entry in entries if re.match(r"[\w.-]+==", entry) and not NOT_LOCKED.match(entry))
     LOCK.write_text(LOCK_HEADER + "\n".join(kept) + "\n", encoding="utf-8")
     _say(f"{len(kept)} packages in {LOCK.name}")
     return 0

@@ -151,3 +151,11 @@ def test_no_folder_and_wrong_usage(run: Run, tmp_path: Path) -> None:
     assert run("prepare", films(tmp_path / "films"), "--split", "1,1,1", "--out", tmp_path / "p")[0] == 2
     assert run("train", "emd-64", "--data", tmp_path, "--out", tmp_path / "r")[0] in (2, 3)
     assert run("no-such-verb")[0] == 2
+
+
+def test_a_refused_augmentation_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    folder = films(tmp_path / "films", rows=[f"images/{n}.png,p{n},{'Mass' if n < 3 else 'No Finding'}" for n in range(12)])
+    assert run("augment", folder, "--finding", "Mass", "--out", tmp_path / "out")[0] == 3
+    assert run("augment", folder, "--finding", "Efusion", "--out", tmp_path / "out")[0] == 3
+    assert run("augment", tmp_path / "nowhere", "--finding", "Mass", "--out", tmp_path / "out")[0] == 3
+    assert not (tmp_path / "out").exists()

@@ -359,8 +359,8 @@ def test_a_caption_short_is_refused():
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = sheets.save_png(tmp_path / "sheet.png", Image.new("L", (4, 4), 7))
-    with pytest.raises(TypeError):
-        sheets.save_bytes(path, "not bytes")
+    with pytest.raises(AttributeError):
+        sheets.save_png(path, "not an image")
     assert np.asarray(Image.open(path)).tolist() == np.full((4, 4), 7).tolist()
     assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
 

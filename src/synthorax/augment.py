@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
-from synthorax.errors import InputError, nearest
+from synthorax.errors import InputError, SynthoraxError, nearest
 from synthorax.evaluate.benefit import BenefitConfig
 from synthorax.evaluate.report import Report
 from synthorax.files import write_json
@@ -32,9 +33,10 @@ from synthorax.types import Films
 
 SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
-STAGES = {"read": 0.01, "prepare": 0.02, "train": 0.67, "plan": 0.01, "generate": 0.13, "screen": 0.04, "evaluate": 0.04,
-          "benefit": 0.08}
-"""part of the budget that each stage gets; only training and generation are cut to it, the others take what they need"""
+FIXED_SECONDS = {"read": 5, "prepare": 10, "plan": 5, "screen": 60, "evaluate": 45, "benefit": 200}
+"""what the stages that cannot be shortened take for a thousand films on two cores, about"""
+TRAIN_SHARE = 0.83
+"""part of the remaining time that trains the generator; the rest generates"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,24 +80,24 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     settings = load_recipe(recipe).with_train(seed=seed)
     size = settings.model.image_size
 
-    stages.begin("read")
-    source = workflow.ingest(dataset, out=None, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
-    names = [canonical(name, allow=source.findings) for name in findings]
-    _claim(out, source=source, findings=names, num=num, recipe=recipe, base=base, seed=seed)
-
-    stages.begin("prepare")
-    prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
-    train = prepared.films("train")
-    _check_findings(prepared, train, names)
+    _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe, base=base, seed=seed)
+    with _nothing_left_if_refused(out):
+        stages.begin("read")
+        source = _read(Path(dataset), out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+        names = [canonical(name, allow=source.findings) for name in findings]
+        stages.begin("prepare")
+        prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
+        train = prepared.films("train")
+        _check_findings(prepared, train, names)
     for warning in prepared.fingerprint.get("warnings", ()):
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
-    run = workflow.train(settings, prepared, out=out / "run", budget=seconds * STAGES["train"], base=base, seed=seed, device=device,
+    run = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, seed=seed, device=device,
                          threads=threads)
 
     stages.begin("plan")
-    plan = _plan(prepared, names, run, out=out, num=num, seconds=seconds * STAGES["generate"], seed=seed, device=device,
+    plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
                  threads=threads)
     print(f"  {plan}", file=sys.stderr)
 
@@ -129,24 +131,51 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
 
 
 class _Stages:
-    """Says on stderr which stage begins and how long the rest will take."""
+    """Divides the budget among the stages, and says on stderr which one begins and how long the rest will take."""
 
     def __init__(self, budget_seconds: float) -> None:
-        self.budget, self.start, self.begun = budget_seconds, time.monotonic(), 0
+        flexible = max(budget_seconds - sum(FIXED_SECONDS.values()), budget_seconds / 2)
+        share = {"train": TRAIN_SHARE * flexible, "generate": (1 - TRAIN_SHARE) * flexible}
+        order = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
+        self.seconds = {name: share.get(name) or FIXED_SECONDS[name] for name in order}
+        self.start, self.begun = time.monotonic(), 0
 
     def begin(self, name: str) -> None:
-        rest = sum(list(STAGES.values())[self.begun :]) * self.budget
+        rest = sum(list(self.seconds.values())[self.begun :])
         self.begun += 1
-        print(f"[{self.begun}/{len(STAGES)}] {name}: about {format_seconds(rest)} left in all", file=sys.stderr, flush=True)
+        print(f"[{self.begun}/{len(self.seconds)}] {name}: about {format_seconds(rest)} left in all", file=sys.stderr, flush=True)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.start
 
 
-def _claim(out: Path, **facts: Any) -> None:
+def _read(source: Path, films: Path, *, label_table: str | Path | None, allow: Sequence[str], patient_per_film: bool) -> Dataset:
+    """The films as a dataset folder: `source` if it is one, else converted to `films`."""
+    if (films / "dataset.json").exists():
+        return read_dataset(films, allow=allow)
+    if not source.is_dir():
+        raise InputError("no such folder", file=source)
+    return workflow.ingest(source, out=films, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+
+
+@contextlib.contextmanager
+def _nothing_left_if_refused(out: Path) -> Iterator[None]:
+    """Remove what was begun in `out` if the films are refused before any training; a run that had got further is kept."""
+    try:
+        yield
+    except SynthoraxError:
+        if not (out / "run").exists():
+            for begun in (out / "films", out / "prepared"):
+                shutil.rmtree(begun, ignore_errors=True)
+            (out / "augment.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def _claim(out: Path, **arguments: Any) -> None:
     """Note what is made here, so that the same command goes on and another one is refused."""
-    source: Dataset = facts.pop("source")
-    facts = {"source": str(source.path.resolve()), **{key: value if value is None else str(value) for key, value in facts.items()}}
+    facts = {key: value if value is None else str(value) for key, value in arguments.items()}
     path = out / "augment.json"
     if path.exists():
         if json.loads(path.read_text()) != facts:

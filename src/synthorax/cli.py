@@ -293,9 +293,10 @@ def main() -> None:
     except SynthoraxError as error:
         print(f"synthorax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what Typer makes of Ctrl-C
+            print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _finish(result: Any, as_json: bool) -> None:

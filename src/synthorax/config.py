@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from synthorax.errors import InputError, UsageError, nearest
 
 C = TypeVar("C")
+AtLeastOne = Annotated[int, Field(ge=1)]
+WholeNotNegative = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Part = Annotated[float, Field(ge=0, le=1)]
 
 
 def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:

@@ -28,7 +28,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_with_digest(path: Path, content: bytes) -> None:
@@ -40,10 +40,10 @@ def write_with_digest(path: Path, content: bytes) -> None:
 def read_with_digest(path: Path) -> bytes:
     """Read a file that `write_with_digest` wrote; InputError if it is missing or was changed since."""
     try:
-        content, expected = path.read_bytes(), _digest_path(path).read_text().strip()
+        content, expected = path.read_bytes(), _digest_path(path).read_bytes().strip()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
-    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError(f"cannot be read ({error.strerror})", file=error.filename or path) from error
+    if hashlib.sha256(content).hexdigest().encode() != expected:
         raise InputError("does not match the SHA-256 beside it", file=path, remedy="restore it or delete both files")
     return content
 
@@ -52,6 +52,12 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what writes that were killed have left in `folder`; only for its one writer, outside of any write."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _digest_path(path: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -67,8 +67,11 @@ def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[
 def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     """Spec and facts of a saved model. InputError if the file is not one of ours or not whole."""
     read_with_digest(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get(METADATA_KEY)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+    except SafetensorError as error:
+        raise InputError(f"is not a safetensors file ({error})", file=path) from error
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
     facts = json.loads(metadata)

@@ -28,6 +28,7 @@ from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_pa
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError
+from synthorax.files import write_json
 from synthorax.types import Films, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
@@ -194,8 +195,8 @@ def _build(
     facts = fingerprint(studies, dataset.findings, policy=settings.policy, image_sizes=[decoded[row].shape for row in rows],
                         bit_depths=[decoded[row].bits for row in rows])
     facts |= {"num_rejected": len(rejects), "notes": [asdict(note) for note in dataset.notes]}
-    _write_json(partial / "fingerprint.json", facts)
-    _write_json(partial / "prepared.json", {
+    write_json(partial / "fingerprint.json", facts)
+    write_json(partial / "prepared.json", {
         "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
         "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
         "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs})
@@ -274,10 +275,6 @@ def _write_rejects(partial: Path, dataset: Dataset, rejects: Mapping[int, tuple[
     rows = [{"file": dataset.studies[row].file_name, "row": str(row + 2), "reason": reason, "remedy": remedy}
             for row, (reason, remedy) in sorted(rejects.items())]
     (partial / "rejects.csv").write_bytes(table_bytes(("file", "row", "reason", "remedy"), rows))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _put_in_place(partial: Path, out: Path) -> None:

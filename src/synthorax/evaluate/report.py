@@ -17,7 +17,7 @@ import numpy as np
 
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluate.report_page import Figure, render, show, verdict
-from synthorax.evaluate.sheets import save_bytes
+from synthorax.files import write_atomic
 from synthorax.types import Score, Status
 
 SCHEMA = "synthorax.report/1"
@@ -183,9 +183,10 @@ class Report:
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         page = render(self, questions=DIMENSIONS)
         for name, figure in self.figures.items():
-            save_bytes(out / _figure_file(name, figure), figure if isinstance(figure, bytes) else figure.encode())
-        save_bytes(out / "report.json", text.encode())
-        return save_bytes(out / "report.html", page.encode())
+            write_atomic(out / _figure_file(name, figure), figure)
+        write_atomic(out / "report.json", text)
+        write_atomic(out / "report.html", page)
+        return out / "report.html"
 
     @classmethod
     def load(cls, path: str | Path) -> Report:

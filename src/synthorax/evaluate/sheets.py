@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from synthorax.errors import UsageError
+from synthorax.files import write_atomic
 
 GAP_PX = 3
 BACKGROUND, CAPTION, TITLE = 20, 205, 245  # grey levels; a dark ground keeps the eye on the films
@@ -62,23 +62,8 @@ def png_bytes(image: Image.Image) -> bytes:
 
 def save_png(path: str | Path, image: Image.Image) -> Path:
     """Write the picture as a PNG file that is either whole or not there at all."""
-    return save_bytes(path, png_bytes(image))
-
-
-def save_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file atomically: under another name beside it, flushed to the disk, then renamed. Makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    write_atomic(Path(path), png_bytes(image))
+    return Path(path)
 
 
 def _refuse_unusable(images: NDArray[np.uint8] | NDArray[np.uint16], *, columns: int, captions: Sequence[str] | None,

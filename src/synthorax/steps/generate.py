@@ -15,7 +15,7 @@ from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_tab
 from synthorax.data.pixels import from_unit, write_png
 from synthorax.engine import Engine
 from synthorax.errors import InputError
-from synthorax.files import write_json
+from synthorax.files import remove_temporaries, write_json
 from synthorax.progress import Report, quiet
 from synthorax.protocols import Model, SampleSettings
 from synthorax.run import only_user
@@ -48,6 +48,7 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
         _claim(out, source, plan, settings, batch_size)
         folder = out / "images"
         folder.mkdir(exist_ok=True)
+        remove_temporaries(folder)
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from synthorax.data.attributes import MAX_AGE_YEARS, parse_sex
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import NO_FINDING, format_findings, label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError, nearest
@@ -44,7 +45,8 @@ class PlanRow:
         """The condition as JSON-ready dict: what the `condition` column of a synthetic film holds."""
         asked: dict[str, Any] = {}
         if self.labels:
-            asked["labels"] = {name: int(stated is Stated.PRESENT) for name, stated in self.labels.items()}
+            asked["labels"] = {name: int(stated is Stated.PRESENT) for name, stated in self.labels.items()
+                               if stated is not Stated.UNCERTAIN}
         cells = self.cells()
         return asked | {part: cells[part] for part in ("view", "sex", "age_years") if cells[part]}
 
@@ -109,23 +111,26 @@ def read_plan(path: Path, *, allow: Sequence[str] = ()) -> Plan:
             seed, age = int(cells["seed"]), float(cells.get("age_years") or "nan")
         except ValueError as error:
             raise InputError(f"not a number ({error})", file=path, row=row.number) from error
-        if seed < 0:
-            raise InputError(f"seed {seed} is negative", file=path, row=row.number)
+        if not 0 <= seed < 2**63:
+            raise InputError(f"seed {seed} is outside 0 to 2^63 - 1", file=path, row=row.number)
+        if not (math.isnan(age) or 0 <= age <= MAX_AGE_YEARS):
+            raise InputError(f"age {age:g} is outside 0 to {MAX_AGE_YEARS} years", file=path, row=row.number)
         labels = parse_findings(cells.get("findings", ""), allow=allow, file=path, row=row.number)
-        rows.append(PlanRow(seed=seed, labels=labels, view=view, sex=cells.get("sex", ""), age_years=age))
+        sex = parse_sex(cells.get("sex", ""), file=path, row=row.number)
+        rows.append(PlanRow(seed=seed, labels=labels, view=view, sex=sex, age_years=age))
     return Plan(rows=tuple(rows))
 
 
 def balancing_plan(train: Films, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
                    companions: float = 1.0, seed: int = 0) -> Plan:
-    """Ask for as many films of each finding in `balance` as the most frequent finding has, or for `count` more of each.
+    """Ask for as many films of each finding in `balance` as the most frequent finding has, and for `count` more of others.
 
     The labels of a row are those of a real training film that shows the finding, so that findings keep occurring together as
     they do; view, sex and age come from another such film. For every row, `companions` rows ask for a random training film's
     labels *without* the finding: otherwise "synthetic" and "positive" would be the same thing to a classifier.
     Raises InputError for a finding with fewer than five films.
     """
-    deficits = dict(count) if count else _deficits(train, balance)
+    deficits = _deficits(train, balance) | dict(count or {})
     for finding in deficits:
         _check_finding(train, finding)
     rng = np.random.default_rng(derive(seed, "plan"))
@@ -138,7 +143,8 @@ def balancing_plan(train: Films, *, balance: Sequence[str] = (), count: Mapping[
             chosen = _row(train, shows, seed=derive(seed, "image", len(rows)), rng=rng)
             totals.update(name for name, stated in chosen.labels.items() if stated is Stated.PRESENT)
             rows.append(chosen)
-            if len(lacks) and rng.random() < companions:
+            whole, part = divmod(companions, 1)
+            for _ in range(int(whole) + int(rng.random() < part) if len(lacks) else 0):
                 rows.append(_row(train, lacks, seed=derive(seed, "image", len(rows)), rng=rng))
     return Plan(rows=tuple(rows))
 

@@ -58,8 +58,11 @@ def load_recipe(name_or_path: str | Path, *, overrides: Sequence[str] = ()) -> R
     for override in overrides:
         _apply(tables, override)
     known = {"name", "family", "model", "objective", "train", "sample"}
-    for key in set(tables) - known:
-        raise InputError(f"unknown table '{key}'", file=where, remedy=nearest(key, known))
+    for key, value in tables.items():
+        if key not in known:
+            raise InputError(f"unknown table '{key}'", file=where, remedy=nearest(key, known))
+        if isinstance(value, dict) == (key in ("name", "family")):
+            raise InputError(f"'{key}' must be a {'word' if isinstance(value, dict) else 'table'}", file=where)
     family: Family = lookup(FAMILIES, str(tables.get("family", "")), kind="family")
     sample = build(SampleSettings, tables.get("sample", {}), where=where, prefix="sample")
     return Recipe(name=str(tables.get("name", Path(where).stem)), family=str(tables["family"]),
@@ -87,15 +90,15 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
         path = Path(name_or_path)
         if not path.is_file():
             raise InputError("no such recipe file", file=path, remedy=f"shipped recipes: {', '.join(recipe_names())}")
-        text, where = path.read_text(encoding="utf-8"), str(path)
+        content, where = path.read_bytes(), str(path)
     elif name_or_path in recipe_names():
-        text = (resources.files("synthorax.recipes") / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        content = (resources.files("synthorax.recipes") / f"{name_or_path}.toml").read_bytes()
         where = f"{name_or_path}.toml"
     else:
         raise UsageError(f"unknown recipe '{name_or_path}'; {nearest(name_or_path, recipe_names())}")
     try:
-        return tomllib.loads(text), where
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(content.decode()), where
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not valid TOML ({error})", file=where) from error
 
 
@@ -103,7 +106,7 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     """Set one `table.key=value`; the value is TOML, or a plain word."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or len(parts) != 2:
+    if not equals or len(parts) != 2 or not isinstance(tables.get(parts[0], {}), dict):
         raise UsageError(f"--set {override}: write it as table.key=value, for example train.steps=1000")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from synthorax.errors import InputError
-from synthorax.files import read_with_digest, write_with_digest
+from synthorax.files import read_with_digest, remove_temporaries, write_with_digest
 
 KEEP = 2
 
@@ -44,6 +44,7 @@ def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, n
     for old in _newest_first(folder)[KEEP:]:
         old.unlink()
         old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+    remove_temporaries(folder)
     return path
 
 

@@ -19,6 +19,7 @@ MAX_ROTATION_DEGREES = 3.0
 MAX_ZOOM = 0.05
 MAX_SHIFT = 0.03  # of the film's side
 MAX_EXPOSURE = 0.08  # of the grey range
+BLACK = -0.999  # interpolation leaves black borders a rounding error above -1
 
 
 class Feed:
@@ -75,4 +76,4 @@ def augmented(images: Tensor, draws: Draws) -> Tensor:
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     gain, offset = 1 + amount[:, 4] * MAX_EXPOSURE, amount[:, 5] * MAX_EXPOSURE
-    return ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > -1) - 1).clamp(-1, 1)
+    return ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > BLACK) - 1).clamp(-1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
 from synthorax.files import write_atomic
@@ -23,38 +25,40 @@ from synthorax.train.ema import Ema
 from synthorax.train.feed import Feed
 from synthorax.types import Films
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """How any family is trained."""
 
-    steps: int = 20_000
+    steps: AtLeastOne = 20_000
     """training steps; a budget may end training earlier"""
-    batch_size: int = 32
+    batch_size: AtLeastOne = 32
     """films per process and step"""
-    learning_rate: float = 3e-4
+    learning_rate: NotNegative = 3e-4
     """peak step size of Adam"""
-    warmup_steps: int = 100
+    warmup_steps: WholeNotNegative = 100
     """steps over which the learning rate rises from 0"""
-    cooldown: float = 0.3
+    cooldown: Part = 0.3
     """last part of the run over which the learning rate falls to 0"""
-    gradient_clip: float = 1.0
+    gradient_clip: NotNegative = 1.0
     """largest allowed norm of a phase's gradient; 0 allows any"""
-    ema_halflife_films: int = 50_000
+    ema_halflife_films: WholeNotNegative = 50_000
     """half-life of the averaged weights that ship, in films seen; 0 ships the raw weights"""
-    ema_rampup: float = 0.1
+    ema_rampup: NotNegative = 0.1
     """the half-life is at most this part of the films seen so far"""
-    balance: float = 0.5
+    balance: NotNegative = 0.5
     """0 draws films as they come, 1 as if all findings were equally frequent; labels stay true either way"""
     augment: bool = True
     """slight rotation, zoom, shift and exposure of real films; never a flip"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto, bf16 or fp32"""
-    checkpoint_every: int = 500
+    checkpoint_every: AtLeastOne = 500
     """steps between checkpoints"""
-    sample_every: int = 2000
+    sample_every: WholeNotNegative = 2000
     """steps between sample sheets; 0 makes none"""
-    log_every: int = 20
+    log_every: AtLeastOne = 20
     """steps between lines of metrics.jsonl"""
     seed: int = 0
     """all random states follow from it"""
@@ -82,6 +86,8 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
+    for damage in loop.damaged if engine.is_main else ():
+        _LOG.warning("a checkpoint was passed over: %s", damage)
     start = time.monotonic() - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
         while True:
@@ -172,13 +178,14 @@ class _Loop:
         return {name: self.engine.mean(value.detach()) for name, value in terms.items()}
 
     def _stop(self, phase: Phase, terms: dict[str, Tensor], norm: Tensor) -> None:
-        """Keep the weights if they are still good, and say why training ends."""
-        finite = all(bool(parameter.isfinite().all()) for parameter in self.objective.players.parameters())
-        if finite and self.engine.is_main:
+        """Keep the state if it is still good, batch statistics included, and say why training ends."""
+        good = all(bool(tensor.isfinite().all()) for tensor in self.objective.players.state_dict().values())
+        if good and self.engine.is_main:
             self.save()
+        kept = f"the last good weights are in {self.checkpoints}" if good or self.checkpoints.exists() else "no weights were kept yet"
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise TrainingError(f"step {self.progress.step}, phase '{phase.name}': the loss or its gradient is not finite ({values}, "
-                            f"gradient norm {norm.item():.4g}); the last good weights are in {self.checkpoints}. Continue with a "
+                            f"gradient norm {norm.item():.4g}); {kept}. Continue with a "
                             f"lower train.learning_rate or train.precision=fp32")
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:

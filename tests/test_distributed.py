@@ -1,0 +1,80 @@
+"""Two processes started by torchrun train like one process on the doubled batch. Run as a program, this file is what they do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from trainings import FINDINGS, made_up_films, smallest
+
+from synthorax.engine import started
+from synthorax.steps.recipe import build_objective
+from synthorax.train.loop import train
+
+LIMIT_SECONDS = 100
+STEPS = {"edm": 6, "s4-gan": 2, "s4-vae": 2}
+
+
+def train_all(folder: Path, families: list[str], *, batch_size: int) -> None:
+    """Train each family in turn and save the weights of every player, one file a process."""
+    with started(device="cpu", threads=1, precision="fp32", seed=0) as engine:
+        for family in families:
+            torch.manual_seed(0)
+            recipe = smallest(family, f"train.steps={STEPS[family]}", f"train.batch_size={batch_size}", "train.balance=0.5")
+            objective = build_objective(recipe, findings=FINDINGS)
+            place = folder / family
+            train(objective, made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=place)
+            weights = {name: weight.detach() for name, weight in objective.players.named_parameters()}
+            save_file(weights, place / f"rank-{engine.rank}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave that train each family with half the batch."""
+    folder = tmp_path_factory.mktemp("together")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}",
+               str(Path(__file__)), str(folder), *STEPS]
+    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LIMIT_SECONDS, check=False, text=True,
+                            capture_output=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def weights_of(folder: Path, family: str, rank: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / family / f"rank-{rank}.safetensors")
+
+
+@pytest.mark.parametrize("family", STEPS)
+def test_processes_agree_and_only_the_main_one_writes(together: Path, family: str) -> None:
+    first, second = (weights_of(together, family, rank) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (together / family / "metrics.jsonl").read_text().count("\n") == STEPS[family], "one line a step, by one process"
+
+
+def test_two_processes_are_one_process_with_the_doubled_batch(together: Path, tmp_path: Path) -> None:
+    """For the diffusion model without dropout; batch normalisation sees half the batch in each process, so GAN and VAE differ."""
+    train_all(tmp_path, ["edm"], batch_size=4)
+    one, two = weights_of(tmp_path, "edm", 0), weights_of(together, "edm", 0)
+    torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
+    before = build_objective(smallest("edm"), findings=FINDINGS).players.state_dict()
+    assert any((one[name] - before[name]).abs().max() > 1e-4 for name in one), "they moved at all"
+
+
+def test_averaged_weights_agree_too(together: Path, tmp_path: Path) -> None:
+    train_all(tmp_path, ["edm"], batch_size=4)
+    last = [load_file(max((folder / "edm/checkpoints").glob("*.safetensors"))) for folder in (tmp_path, together)]
+    averages = [{name: value for name, value in tensors.items() if name.startswith("module/ema/")} for tensors in last]
+    torch.testing.assert_close(averages[1], averages[0], atol=1e-5, rtol=0)
+
+
+if __name__ == "__main__":
+    train_all(Path(sys.argv[1]), sys.argv[2:], batch_size=2)

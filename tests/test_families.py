@@ -1,0 +1,289 @@
+"""The contract of a generative family, held to everything in the table at its smallest size, and S4's printed numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from trainings import FINDINGS, SMALLEST, fresh_objective, made_up_films, randomised, smallest
+
+from synthorax.engine import Engine
+from synthorax.errors import UsageError
+from synthorax.families import FAMILIES
+from synthorax.families.edm import EdmModel
+from synthorax.protocols import ATTRIBUTES, Batch, Condition, Model, ModelSpec, Objective, SampleSettings, as_model
+from synthorax.rng import Draws
+from synthorax.run import read_spec, save_model
+from synthorax.steps.recipe import build_model, build_objective, load_recipe
+from synthorax.train.feed import Feed
+
+FAST = SampleSettings(steps=3, guidance=2.0)
+SAME_FILM = 1e-4  # of the range [-1, 1]: another batch size may add numbers in another order; a grey level is 8e-3
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def test_every_family_has_its_smallest_size() -> None:
+    assert set(SMALLEST) == set(FAMILIES)
+
+
+def objective_of(family: str, *overrides: str) -> Objective:
+    return fresh_objective(smallest(family, *overrides))
+
+
+def model_of(family: str) -> Model:
+    """A model whose every weight is random, also those that start at zero, so that everything it hears has an effect."""
+    model = objective_of(family).model
+    if family == "edm":
+        randomised(model)
+    return as_model(model.eval())
+
+
+def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
+    films = made_up_films(as_model(objective.model).spec.image_size)
+    return Feed(films, batch_size=size, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
+
+
+def asking(*, labels: list[float], attributes: list[float] | None = None, size: int = 1) -> Condition:
+    stated = [math.nan] * len(ATTRIBUTES) if attributes is None else attributes
+    return Condition(labels=torch.tensor([labels] * size), attributes=torch.tensor([stated] * size))
+
+
+@families
+def test_films_have_the_promised_shape_and_range(family: str) -> None:
+    model = model_of(family)
+    size = model.spec.image_size
+    films = model.sample(asking(labels=[1.0, 0.0], size=3), [1, 2, 3], FAST)
+    assert films.shape == (3, 1, size, size) and films.dtype == torch.float32
+    assert bool(films.isfinite().all()) and films.abs().max() <= 1
+    assert films.std() > 0 and not torch.equal(films[0], films[1])
+    assert not films.requires_grad
+
+
+@families
+def test_a_film_depends_on_its_seed_and_condition_alone(family: str) -> None:
+    model = model_of(family)
+    condition = Condition(labels=torch.tensor([[1.0, 0.0], [math.nan, 1.0], [0.0, 0.0]]),
+                          attributes=asking(labels=[0, 0], size=3).attributes)
+    together = model.sample(condition, [4, 5, 6], FAST)
+    assert torch.equal(together, model.sample(condition, [4, 5, 6], FAST)), "same batch, same bits"
+    turned = model.sample(condition[torch.tensor([2, 0, 1])], [6, 4, 5], FAST)
+    torch.testing.assert_close(turned[[1, 2, 0]], together, atol=SAME_FILM, rtol=0)
+    for row, seed in enumerate((4, 5, 6)):
+        alone = model.sample(condition[row:row + 1], [seed], FAST)
+        torch.testing.assert_close(alone[0], together[row], atol=SAME_FILM, rtol=0)
+    torch.manual_seed(99)
+    assert torch.equal(together, model.sample(condition, [4, 5, 6], FAST)), "the global random state has no say"
+
+
+@families
+def test_a_saved_model_makes_the_same_films(family: str, tmp_path: Path) -> None:
+    model = objective_of(family).model
+    if family == "edm":
+        randomised(model)
+    save_model(tmp_path / "model.safetensors", model, spec=as_model(model).spec, facts={})
+    spec, _ = read_spec(tmp_path / "model.safetensors")
+    again = build_model(spec)
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    condition = asking(labels=[1.0, math.nan], size=2)
+    assert torch.equal(as_model(again.eval()).sample(condition, [1, 2], FAST), as_model(model.eval()).sample(condition, [1, 2], FAST))
+
+
+@families
+def test_what_is_declared_changes_the_film_and_the_rest_does_not(family: str) -> None:
+    model = model_of(family)
+    stated = {"labels": asking(labels=[1.0, 0.0]), "attributes": asking(labels=[math.nan] * 2, attributes=[0, 1, 0, 1, 0.7])}
+    nothing = model.sample(asking(labels=[math.nan] * 2), [7], FAST)
+    for part, condition in stated.items():
+        changed = not torch.equal(model.sample(condition, [7], FAST), nothing)
+        assert changed == (part in model.spec.conditions), part
+
+
+@families
+def test_every_single_statement_counts_and_not_stated_is_not_absent(family: str) -> None:
+    model = model_of(family)
+    parts = [("labels", column) for column in range(len(FINDINGS))] + [("attributes", column) for column in range(len(ATTRIBUTES))]
+    for part, column in parts:
+        if part not in model.spec.conditions:
+            continue
+        films = []
+        for value in (0.0, 1.0, math.nan):
+            condition = asking(labels=[math.nan] * len(FINDINGS))
+            getattr(condition, part)[0, column] = value
+            films.append(model.sample(condition, [7], FAST))
+        assert not any(torch.equal(films[a], films[b]) for a, b in ((0, 1), (1, 2), (0, 2))), (part, column)
+
+
+@families
+def test_asking_for_nothing_is_accepted(family: str) -> None:
+    model = model_of(family)
+    unstated = Condition.unstated(2, num_labels=len(FINDINGS))
+    nothing = model.sample(None, [1, 2], FAST)
+    torch.testing.assert_close(nothing, model.sample(unstated, [1, 2], FAST), atol=SAME_FILM, rtol=0)
+    assert bool(nothing.isfinite().all())
+    assert model.sample(None, [1], None).shape[0] == 1, "settings may be left out"
+
+
+@families
+def test_losses_are_one_number_a_film_and_reach_every_player(family: str, engine: Engine) -> None:
+    objective = objective_of(family).train()
+    batch = batch_of(objective, engine)
+    for phase in objective.phases:
+        assert set(phase.updates) <= set(objective.players)
+        losses = objective(phase.name, batch)
+        assert losses and all(term.shape == (4,) and bool(term.isfinite().all()) for term in losses.values())
+        objective.zero_grad()
+        torch.stack([term.sum() for term in losses.values()]).sum().backward()
+        for name in phase.updates:
+            assert any(bool((weight.grad != 0).any()) for weight in objective.players[name].parameters() if weight.grad is not None)
+
+
+@families
+def test_the_loss_of_a_film_does_not_depend_on_its_neighbours(family: str, engine: Engine) -> None:
+    """In evaluation mode, because batch statistics are the one thing that films of a training batch share."""
+    objective = objective_of(family).eval()
+    if family == "edm":
+        randomised(objective)
+    batch = batch_of(objective, engine)
+    for phase in objective.phases:
+        fresh = [Batch(images=images, condition=batch.condition, draws=Draws(range(4)))
+                 for images in (batch.images, torch.cat([batch.images[:3], -batch.images[3:]]))]
+        first, second = (objective(phase.name, one) for one in fresh)
+        for term in first:
+            torch.testing.assert_close(first[term][:3], second[term][:3], rtol=1e-5, atol=1e-6)
+        if phase.sees_patients:
+            assert any(not torch.isclose(first[term][3], second[term][3], rtol=1e-3) for term in first)
+        else:
+            assert all(torch.equal(first[term], second[term]) for term in first), "this phase says that it sees no patient"
+
+
+@families
+def test_the_model_that_ships_is_made_of_players(family: str) -> None:
+    objective = objective_of(family)
+    trained = {id(weight) for weight in objective.players.parameters()}
+    assert all(id(weight) in trained for weight in objective.model.parameters())
+    assert sum(len(list(player.parameters())) for player in objective.players.values()) == len(trained), "no weight has two players"
+
+
+# ---- the diffusion family
+
+
+def test_labels_of_a_base_model_are_adopted_by_name() -> None:
+    def edm(findings: tuple[str, ...]) -> EdmModel:
+        model = build_objective(smallest("edm"), findings=findings).model
+        assert isinstance(model, EdmModel)
+        return model
+
+    base, model = edm(("Effusion", "Mass")), edm(("Hernia", "Mass"))
+    randomised(base)
+    before = model.labels.linear.weight.clone()
+    model.adopt(base)
+    nan = math.nan
+    for ours, theirs in (([nan, 1.0], [nan, 1.0]), ([nan, 0.0], [nan, 0.0])):
+        films = [as_model(one.eval()).sample(asking(labels=labels), [3], FAST) for one, labels in ((model, ours), (base, theirs))]
+        assert torch.equal(*films)
+    assert torch.equal(model.labels.linear.weight[:, [0, 2]], before[:, [0, 2]]), "a new finding starts fresh"
+    other = build_objective(smallest("edm", "model.channels=12"), findings=FINDINGS).model
+    assert isinstance(other, EdmModel)
+    with pytest.raises(UsageError, match="another shape"):
+        other.adopt(base)
+
+
+def test_denoising_trusts_a_film_with_little_noise() -> None:
+    model = objective_of("edm").model
+    assert isinstance(model, EdmModel)
+    randomised(model)
+    film = torch.rand(2, 1, 8, 8) * 2 - 1
+    condition = asking(labels=[1.0, 0.0], size=2)
+    torch.testing.assert_close(model.denoise(film, torch.full((2,), 1e-5), condition), film, atol=1e-3, rtol=0)
+
+
+def test_withheld_parts_follow_their_probabilities() -> None:
+    """Conditions as the network hears them: rows withheld whole, single statements withheld, and nothing made up."""
+    objective = objective_of("edm", "objective.part_dropout=0.3", "objective.statement_dropout=0.2")
+    assert isinstance(objective.model, EdmModel)
+    size, heard = 2000, {}
+    for part in ("labels", "attributes"):
+        def listen(module: nn.Module, inputs: tuple[Tensor], part: str = part) -> None:
+            heard[part] = inputs[0]
+
+        objective.model.get_submodule(part).register_forward_pre_hook(listen)
+    condition = Condition(labels=torch.tensor([[1.0, 0.0]] * size), attributes=torch.full((size, len(ATTRIBUTES)), 0.5))
+    objective("denoise", Batch(images=torch.zeros(size, 1, 8, 8), condition=condition, draws=Draws(range(size))))
+    for asked, got in ((condition.labels, heard["labels"]), (condition.attributes, heard["attributes"])):
+        stated = ~got.isnan()
+        assert torch.equal(got[stated], asked[stated])
+        width = got.shape[1]
+        assert stated.float().mean().item() == pytest.approx(0.7 * 0.8, abs=0.03)
+        assert (~stated).all(1).float().mean().item() == pytest.approx(0.3 + 0.7 * 0.2**width, abs=0.03)
+    labels, attributes = (heard[part].isnan().all(1) for part in ("labels", "attributes"))
+    both = (labels & attributes).float().mean().item()
+    assert both == pytest.approx((0.3 + 0.7 * 0.04) * (0.3 + 0.7 * 0.2**5), abs=0.02), "the parts are withheld independently"
+
+
+# ---- S4
+
+
+def count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_parameters_are_those_that_s4_prints() -> None:
+    gan = build_objective(load_recipe("s4-gan"), findings=())
+    assert {name: count(player) for name, player in gan.players.items()} == {"generator": 3_606_976, "discriminator": 2_795_904}
+    assert count(gan.players) == 6_402_880
+    vae = build_objective(load_recipe("s4-vae"), findings=()).model
+    assert count(vae) == 32_674_945
+    parts = {name: count(part) for name, part in vae.named_children()}
+    assert parts == {"encoder": 4_711_648, "mean": 8_389_632, "log_variance": 8_389_632, "decoder": 11_184_033}
+
+
+def test_s4_gan_takes_three_generator_steps_to_one_of_the_discriminator() -> None:
+    assert [(phase.updates, phase.repeats, phase.every) for phase in objective_of("s4-gan").phases] == [
+        (("generator",), 3, 1), (("discriminator",), 1, 1)]
+
+
+def test_least_squares_losses_are_those_of_mao(engine: Engine) -> None:
+    """With a constant score s the generator pays (s - 1)^2 / 2, the discriminator (s - 1)^2 / 2 + s^2 / 2."""
+    objective = objective_of("s4-gan")
+    objective.players["discriminator"] = Constant(0.25)
+    batch = batch_of(objective, engine)
+    torch.testing.assert_close(objective("generator", batch), {"generator": torch.full((4,), 0.5 * 0.75**2)})
+    torch.testing.assert_close(objective("discriminator", batch),
+                               {"real": torch.full((4,), 0.5 * 0.75**2), "made": torch.full((4,), 0.5 * 0.25**2)})
+
+
+class Constant(nn.Module):
+    def __init__(self, score: float) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 1, 2, 2), self.score)
+
+
+def test_elbo_agrees_with_torch_distributions(engine: Engine) -> None:
+    objective = objective_of("s4-vae", "objective.beta=0.5").eval()
+    batch = batch_of(objective, engine)
+    model = copy.deepcopy(objective.model)
+    losses = objective("elbo", batch)
+    mean, log_variance = model.encode(batch.images)  # type: ignore[operator]
+    posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(losses["kl"], 0.5 * kl, rtol=1e-4, atol=1e-5)
+    noise = batch_of(objective, engine).draws  # the same streams again, moved on by the augmentation
+    code = mean + (0.5 * log_variance).exp() * noise.normal(4)
+    likelihood = torch.distributions.Normal(model.decode(code), 1.0).log_prob(batch.images).sum((1, 2, 3))  # type: ignore[operator]
+    constant = -0.5 * math.log(2 * math.pi) * 32**2
+    torch.testing.assert_close(losses["reconstruction"], 2 * (constant - likelihood), rtol=1e-4, atol=1e-3)
+
+
+def test_a_spec_names_what_a_model_hears() -> None:
+    specs: dict[str, ModelSpec] = {family: as_model(objective_of(family).model).spec for family in FAMILIES}
+    assert specs["edm"].conditions == ("labels", "attributes") and specs["edm"].findings == FINDINGS
+    assert specs["s4-gan"].conditions == specs["s4-vae"].conditions == ()

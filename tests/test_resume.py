@@ -1,0 +1,54 @@
+"""A training that is killed with SIGKILL and continued ends bit for bit like one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trainings import after, digests, during_write, finished, in_new_process, killed_when, train_to_weights
+
+from synthorax.run import WEIGHTS_NAME
+
+SETTINGS = {
+    "edm": ("train.steps=24", "train.checkpoint_every=5", "model.dropout=0.2"),  # dropout draws from the global random state
+    "s4-vae": ("train.steps=5", "train.checkpoint_every=2"),
+    "s4-gan": ("train.steps=5", "train.checkpoint_every=2"),
+}
+
+
+def reached(folder: Path, step: int) -> Callable[[], bool]:
+    """The moment after a step, by its line in metrics.jsonl."""
+    log = folder / "metrics.jsonl"
+    return lambda: log.exists() and log.read_bytes().count(b"\n") >= step
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finished(in_new_process(train_to_weights, family, SETTINGS[family], straight))
+    checkpoints = killed / "checkpoints"
+    moments = [after(0.3), reached(killed, 3), during_write(checkpoints, "*.safetensors.*")]
+    for moment in moments:
+        assert killed_when(in_new_process(train_to_weights, family, SETTINGS[family], killed), moment)
+    assert list(checkpoints.glob(".*.tmp")), "the last kill was inside a write"
+    assert not (killed / WEIGHTS_NAME).exists()
+    finished(in_new_process(train_to_weights, family, SETTINGS[family], killed))
+    assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)
+    assert not list(checkpoints.glob(".*.tmp")), "nothing half-written stays"
+    steps, losses = zip(*((line["step"], {name: value for name, value in line.items() if name not in ("elapsed_seconds", "films_per_second")})
+                          for line in map(json.loads, (killed / "metrics.jsonl").read_text().splitlines())), strict=True)
+    assert steps == tuple(range(1, len(steps) + 1)), "every step is told once"
+    unbroken = map(json.loads, (straight / "metrics.jsonl").read_text().splitlines())
+    assert all(line.items() <= told.items() for line, told in zip(losses, unbroken, strict=True))
+
+
+def test_killed_while_the_finished_weights_are_written(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    settings = ("train.steps=2", "train.checkpoint_every=2")
+    finished(in_new_process(train_to_weights, "s4-vae", settings, straight))
+    assert killed_when(in_new_process(train_to_weights, "s4-vae", settings, killed), during_write(killed, WEIGHTS_NAME + "*"))
+    assert not (killed / WEIGHTS_NAME).exists()
+    finished(in_new_process(train_to_weights, "s4-vae", settings, killed))
+    assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)

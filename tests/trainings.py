@@ -1,0 +1,152 @@
+"""Tiny trainings and generations on made-up films, for tests that need them in this process or in one that is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthorax.engine import started
+from synthorax.protocols import Objective, SampleSettings, as_model
+from synthorax.run import WEIGHTS_NAME, save_model
+from synthorax.steps.generate import Source, generate_films
+from synthorax.steps.plan import simple_plan
+from synthorax.steps.recipe import Recipe, build_objective, load_recipe
+from synthorax.train.loop import Outcome, train
+from synthorax.types import Films, Study
+
+FINDINGS = ("Effusion", "Mass")
+EDM = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
+       "model.image_size=8")
+SMALLEST = {
+    "edm": ("edm-32", *EDM),
+    "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
+    "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
+}
+"""family -> a shipped recipe and the settings that make it as small as it can be"""
+FEW = ("train.batch_size=2", "train.log_every=1", "train.sample_every=0", "train.precision=fp32", "train.warmup_steps=2")
+
+
+def smallest(family: str, *overrides: str) -> Recipe:
+    """The smallest recipe of a family; unknown families fail here, so that a new one is given its line above."""
+    name, *sizes = SMALLEST[family]
+    return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
+
+
+def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
+    """Noisy films; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num, len(FINDINGS))) < 0.4).astype(np.float32)
+    images = rng.integers(0, 80, (num, size, size), dtype=np.uint8)
+    images[labels[:, 0] == 1, -size // 3:] += 120
+    images[labels[:, 1] == 1, : size // 3, : size // 3] += 120
+    labels[::6] = math.nan
+    studies = tuple(Study(file_name=f"{number}.png", patient_id=f"p{number}", view=("PA", "AP", "")[number % 3],
+                          sex=("F", "M", "")[number % 3], age_years=20.0 + number) for number in range(num))
+    return Films(images=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up")
+
+
+def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
+    """The objective with weights that depend on `seed` alone."""
+    torch.manual_seed(seed)
+    return build_objective(recipe, findings=FINDINGS)
+
+
+def train_here(recipe: Recipe, folder: Path, **settings: Any) -> Outcome:
+    """Train in this process, on the CPU in float32."""
+    with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
+        objective = build_objective(recipe, findings=FINDINGS)
+        return train(objective, made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
+
+
+def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> None:
+    """Train or go on training, and write the finished weights; what a killed process was doing."""
+    recipe = smallest(family, *overrides)
+    outcome = train_here(recipe, folder)
+    save_model(folder / WEIGHTS_NAME, outcome.model, spec=as_model(outcome.model).spec, facts={"steps": outcome.steps})
+
+
+def untrained_source(*, seed: int = 0) -> Source:
+    """A small diffusion model with random weights everywhere, so that its films differ by seed and by condition."""
+    model = fresh_objective(smallest("edm"), seed=seed).model
+    randomised(model, seed=seed)
+    return Source(model=as_model(model.eval()), name="tiny", digest="0" * 64)
+
+
+def generate_to(folder: Path, num: int, batch_size: int = 2, steps: int = 2) -> None:
+    """Generate or go on generating `num` films."""
+    plan = simple_plan(num=num, present=["Mass"], seed=3)
+    with started(device="cpu", threads=1, precision="fp32") as engine:
+        generate_films(untrained_source(), plan, out=folder, settings=SampleSettings(steps=steps), engine=engine,
+                       batch_size=batch_size)
+
+
+def randomised(module: torch.nn.Module, *, seed: int = 0) -> None:
+    """Random numbers in every weight, also in layers that start at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+def in_new_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start `work` in a process of its own. A server imports torch once, and forks before torch has done anything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["synthorax.steps.recipe", "synthorax.steps.generate", "torch.utils.tensorboard", "torch._dynamo"])
+    process = context.Process(target=work, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def killed_when(process: BaseProcess, moment: Callable[[], bool], *, limit_seconds: float = 60.0) -> bool:
+    """SIGKILL the process as soon as `moment()` is true; False if it ended by itself before."""
+    end = time.monotonic() + limit_seconds
+    while process.is_alive() and not moment():
+        if time.monotonic() > end:
+            process.kill()
+            raise TimeoutError("the moment of the kill never came")
+    was_alive = process.is_alive()
+    process.kill()
+    process.join()
+    return was_alive and process.exitcode == -9
+
+
+def finished(process: BaseProcess, *, limit_seconds: float = 120.0) -> None:
+    """Wait until the process has done its work; anything but a clean end is an error."""
+    process.join(limit_seconds)
+    if process.exitcode != 0:
+        process.kill()
+        raise RuntimeError(f"the process ended with {process.exitcode}")
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """A moment some time from now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def during_write(folder: Path, pattern: str = "*") -> Callable[[], bool]:
+    """The moment at which a file that matches `pattern` is being written in `folder`."""
+    before = set(folder.glob(f".{pattern}.tmp"))
+    return lambda: bool(set(folder.glob(f".{pattern}.tmp")) - before)
+
+
+def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """Name and SHA-256 of the files of a folder that match `pattern`, without locks and half-written files."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob(pattern))
+            if path.is_file() and not path.name.startswith(".")}
+
+
+def random_moments(seed: int, *, longest_seconds: float) -> Callable[[], float]:
+    """Random waiting times, the same in every run of a test or bench."""
+    rng = random.Random(seed)
+    return lambda: rng.uniform(0, longest_seconds)
