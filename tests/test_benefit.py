@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluate import benefit
-from synthorax.evaluate.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation import benefit
+from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.types import Films, Study
 

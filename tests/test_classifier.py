@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from synthorax.errors import UsageError
-from synthorax.evaluate.statistics import auroc
+from synthorax.evaluation.statistics import auroc
 from synthorax.judges import classifier as judge
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trainings import FEW, FINDINGS, SMALLEST, smallest, train_here
 
 from synthorax.config import parse_duration
 from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.families import FAMILIES
 from synthorax.steps.recipe import build_objective, load_recipe, recipe_names
+from trainings import FEW, FINDINGS, SMALLEST, smallest, train_here
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trainings import FINDINGS, made_up_films, smallest
 
 from synthorax.engine import started
 from synthorax.steps.recipe import build_objective
-from synthorax.train.loop import train
+from synthorax.training.loop import train
+from trainings import FINDINGS, made_up_films, smallest
 
 LIMIT_SECONDS = 100
 STEPS = {"edm": 6, "s4-gan": 2, "s4-vae": 2}

@@ -8,7 +8,7 @@ import pytest
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluate.diversity import ms_ssim_scores, neighbour_scores, neighbours
+from synthorax.evaluation.diversity import ms_ssim_scores, neighbour_scores, neighbours
 
 
 def gaussian(seed, num, *, dims=8, mean=0.0, scale=1.0):

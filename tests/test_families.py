@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from trainings import FINDINGS, SMALLEST, fresh_objective, made_up_films, randomised, smallest
 
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
@@ -20,7 +19,8 @@ from synthorax.protocols import ATTRIBUTES, Batch, Condition, Model, ModelSpec, 
 from synthorax.rng import Draws
 from synthorax.run import read_spec, save_model
 from synthorax.steps.recipe import build_model, build_objective, load_recipe
-from synthorax.train.feed import Feed
+from synthorax.training.feed import Feed
+from trainings import FINDINGS, SMALLEST, fresh_objective, made_up_films, randomised, smallest
 
 FAST = SampleSettings(steps=3, guidance=2.0)
 SAME_FILM = 1e-4  # of the range [-1, 1]: another batch size may add numbers in another order; a grey level is 8e-3

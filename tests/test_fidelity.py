@@ -9,7 +9,7 @@ import torch
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluate.fidelity import fid, fid_from_statistics, fid_score, kid, kid_score
+from synthorax.evaluation.fidelity import fid, fid_from_statistics, fid_score, kid, kid_score
 
 DISTANCES = pytest.mark.parametrize("distance", [fid, kid])
 SCORES = pytest.mark.parametrize("score", [fid_score, kid_score])

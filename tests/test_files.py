@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
-from trainings import during_write, fresh_objective, in_new_process, killed_when, smallest
 
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import read_with_digest, remove_temporaries, write_atomic, write_json, write_with_digest
 from synthorax.protocols import as_model
 from synthorax.run import only_user, read_spec, save_model, weights_digest
+from trainings import during_write, fresh_objective, in_new_process, killed_when, smallest
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
@@ -71,7 +71,7 @@ def rewrite_for_ever(path: Path) -> None:
 
 def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "big"
-    for _ in range(5):
+    for _ in range(4):
         writer = in_new_process(rewrite_for_ever, path)
         while not path.exists():
             pass

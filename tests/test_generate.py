@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trainings import after, digests, during_write, finished, generate_to, in_new_process, killed_when, untrained_source
 
 from synthorax.data.dataset import Dataset
 from synthorax.engine import Engine
@@ -20,6 +19,7 @@ from synthorax.protocols import SampleSettings
 from synthorax.steps.generate import Source, generate_films, preview
 from synthorax.steps.plan import Plan, PlanRow, simple_plan
 from synthorax.types import Stated
+from trainings import after, digests, during_write, finished, generate_to, in_new_process, killed_when, untrained_source
 
 CHECKER = Path(__file__).parents[2] / "shared/acceptance/check_dataset_folder.py"
 SETTINGS = SampleSettings(steps=2, guidance=1.5)

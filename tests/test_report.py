@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluate import plots, report_page, sheets
-from synthorax.evaluate import report as report_module
-from synthorax.evaluate.report import DIMENSIONS, BalanceRow, Dimension, Report
+from synthorax.evaluation import plots, report_page, sheets
+from synthorax.evaluation import report as report_module
+from synthorax.evaluation.report import DIMENSIONS, BalanceRow, Dimension, Report
 from synthorax.types import Score
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ {{ 7*7 }} javascript:alert(3) --> ]]>"
@@ -285,7 +285,7 @@ def test_a_benefit_entry_without_curves_or_delta_still_makes_a_page():
 
 def test_opening_the_report_module_stays_cheap():
     heavy = {"torch", "matplotlib", "jinja2", "pandas"}
-    code = f"import sys, synthorax.evaluate.report; print({heavy} & set(sys.modules))"
+    code = f"import sys, synthorax.evaluation.report; print({heavy} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "set()"
 

@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluate.statistics import (
+from synthorax.evaluation.statistics import (
     auprc,
     auroc,
     delong,

@@ -8,7 +8,7 @@ import torch
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluate.structure import SCALE_WEIGHTS, ms_ssim, psnr, scale_weights, ssim, to_intensity
+from synthorax.evaluation.structure import SCALE_WEIGHTS, ms_ssim, psnr, scale_weights, ssim, to_intensity
 
 
 def pictures(seed, size, num=3):

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainings import digests, fresh_objective, made_up_films, randomised, smallest, train_here
 
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
@@ -22,10 +21,11 @@ from synthorax.families import FAMILIES
 from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
 from synthorax.steps.recipe import Recipe
-from synthorax.train.checkpoint import Progress, load_checkpoint, save_checkpoint
-from synthorax.train.ema import Ema
-from synthorax.train.feed import Feed, augmented, film_weights, unit_images
-from synthorax.train.loop import _Loop, train
+from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from synthorax.training.ema import Ema
+from synthorax.training.feed import Feed, augmented, film_weights, unit_images
+from synthorax.training.loop import _Loop, train
+from trainings import digests, fresh_objective, made_up_films, randomised, smallest, train_here
 
 
 def losses_of(folder: Path, name: str = "denoise") -> list[float]:

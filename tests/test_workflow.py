@@ -1,4 +1,4 @@
-"""The whole way at tiny size, through the public Python names: phantom, prepare, train, plan, generate, screen, evaluate, benefit, export."""
+"""The whole way at tiny size, through the public Python names, on a drawn phantom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError
-from synthorax.evaluate.benefit import BenefitConfig
+from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.run import Run
 
@@ -112,8 +112,9 @@ def test_screening_drops_planted_copies_and_says_which_film(synthetic: Dataset, 
 
 def test_report_and_benefit(synthetic: Dataset, prepared: Prepared, tmp_path: Path) -> None:
     report = sx.evaluate(real=prepared, synthetic=synthetic, out=tmp_path)
-    assert {name for name, part in report.dimensions.items() if part.status == "measured"} >= {"fidelity", "diversity", "balance", "privacy"}
-    config = BenefitConfig(updates=4, classifier=ClassifierConfig(width=4, input_size=32))
+    measured = {name for name, part in report.dimensions.items() if part.status == "measured"}
+    assert measured >= {"fidelity", "diversity", "balance", "privacy"}
+    config = BenefitConfig(classifier=ClassifierConfig(updates=4, width=4, input_size=32), resamples=100, probe=False)
     report = sx.benefit(real=prepared, synthetic=synthetic, findings=["Pneumothorax"], out=tmp_path, config=config, into=report)
     told = json.loads((tmp_path / "report.json").read_text())
     assert told["dimensions"]["benefit"]["findings"][0]["verdict"] in ("helps", "no evidence", "hurts")

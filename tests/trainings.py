@@ -21,7 +21,7 @@ from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import Source, generate_films
 from synthorax.steps.plan import simple_plan
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe
-from synthorax.train.loop import Outcome, train
+from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Study
 
 FINDINGS = ("Effusion", "Mass")

@@ -16,12 +16,12 @@ _VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate"
           "recipes")
 _PUBLIC = {
     **{name: f"synthorax.workflow:{name}" for name in _VERBS},
-    "augment": "synthorax.augment:augment",
-    "demo": "synthorax.augment:demo",
+    "augment": "synthorax.main_job:augment",
+    "demo": "synthorax.main_job:demo",
     "SynthoraxError": "synthorax.errors:SynthoraxError",
     "InputError": "synthorax.errors:InputError",
     "LabelPolicy": "synthorax.types:LabelPolicy",
-    "Report": "synthorax.evaluate.report:Report",
+    "Report": "synthorax.evaluation.report:Report",
     "SampleSettings": "synthorax.protocols:SampleSettings",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -61,7 +61,7 @@ def augment(
     json: Json = False,
 ) -> None:
     """The main job: learn from your films, make more of a rare finding, screen them, and prove whether they help."""
-    from synthorax.augment import augment as verb
+    from synthorax.main_job import augment as verb
 
     _finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, recipe=recipe, label_table=label_table,
                  allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value, threads=threads), json)
@@ -76,7 +76,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """The main job on drawn films of a phantom thorax: offline, in minutes on two cores."""
-    from synthorax.augment import demo as verb
+    from synthorax.main_job import demo as verb
 
     _finish(verb(out=out, seed=seed, device=device.value, threads=threads), json)
 
@@ -239,7 +239,7 @@ def benefit(
     json: Json = False,
 ) -> None:
     """Find out whether adding the films helps on real patients never seen."""
-    from synthorax.evaluate.benefit import BenefitConfig
+    from synthorax.evaluation.benefit import BenefitConfig
     from synthorax.workflow import benefit as verb
 
     _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds), seed=seed,
@@ -259,7 +259,7 @@ def export(
     _finish({"out": str(verb(dataset, format=format.value, out=out))}, json)
 
 
-@app.command()
+@app.command(epilog="Example: synthorax recipes --json")
 def recipes(json: Json = False) -> None:
     """List the recipes that ship with the package."""
     from synthorax.workflow import recipes as verb
@@ -267,7 +267,7 @@ def recipes(json: Json = False) -> None:
     _finish({"recipes": verb()}, json)
 
 
-@app.command()
+@app.command(epilog="Example: synthorax doctor")
 def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
     from synthorax.engine import describe_machine

@@ -1,4 +1,4 @@
-"""The verbs as functions: the only place, with `augment.py`, where names become objects and parts are wired together."""
+"""The verbs as functions: the only place, with `main_job.py`, where names become objects and parts are wired together."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.vocabulary import CHESTXRAY14, NO_FINDING, canonical
 from synthorax.engine import Device, Engine, started
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluate.benefit import BenefitConfig, measure_benefit
-from synthorax.evaluate.measure import RealFilms, evaluate_films
-from synthorax.evaluate.report import Dimension, Report
-from synthorax.evaluate.sheets import contact_sheet, save_png
+from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation.measure import RealFilms, evaluate_films
+from synthorax.evaluation.report import Dimension, Report
+from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.progress import progress, quiet
@@ -38,7 +38,7 @@ from synthorax.steps.generate import Source, generate_films, preview
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, simple_plan
 from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
-from synthorax.train import loop
+from synthorax.training import loop
 from synthorax.types import Films, LabelPolicy, Study
 
 PathLike = str | Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +127,6 @@ class Classifier:
         """What the last layer sees of films [N, S, S]: activations [N, F]."""
         return self._run(images, lambda films: self.network.features(films).double())
 
-    @torch.inference_mode()
     def _run(self, images: FilmArray, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         _check_images(images)
         if images.shape[1] != self.film_size:
@@ -134,7 +134,8 @@ class Classifier:
                              "prepare both at the same size")
         device = next(self.network.parameters()).device
         chunks = (images[start : start + 256] for start in range(0, len(images), 256))
-        outputs = [function(_standardise(chunk, size=self.config.input_size).to(device)).cpu() for chunk in chunks]
+        with one_thread(), torch.inference_mode():
+            outputs = [function(_standardise(chunk, size=self.config.input_size).to(device)).cpu() for chunk in chunks]
         return torch.cat(outputs).numpy()
 
 
@@ -151,7 +152,8 @@ def train_classifier(
     """Train on films [N, S, S] with labels [N, K] in {0, 1, NaN}; a NaN label takes no part in the loss.
 
     `film_weights` [N] are relative frequencies with which films are drawn (oversampling); None draws all equally often.
-    `progress(done, total)` is called after every update. On the CPU the same arguments give the same weights.
+    `progress(done, total)` is called after every update. On the CPU the same arguments give the same weights, and one thread is
+    used: to train several at a time, call this from several threads.
     Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
 
     >>> films, labels = np.zeros((8, 32, 32), np.uint8), np.tile([[0.0], [1.0]], (4, 1))
@@ -165,6 +167,27 @@ def train_classifier(
         raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} films; at least 1 of 2 are needed")
     if config.autocast is None:
         config = replace(config, autocast=bool(describe_machine()["bf16"]))
+    with one_thread():
+        return _train(images, labels, findings=tuple(findings), config=config, seed=seed, film_weights=film_weights,
+                      progress=progress)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread. Maps this small gain nothing from more, and on a busy machine waiting for them costs many times as much.
+
+    OpenMP keeps the number for each calling thread apart, so others are not slowed down.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(images: FilmArray, labels: NDArray[np.floating], *, findings: tuple[str, ...], config: ClassifierConfig, seed: int,
+           film_weights: NDArray[np.floating] | None, progress: Callable[[int, int], None] | None) -> Classifier:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = ResidualNetwork(num_findings=len(findings), width=config.width, input_size=size)
@@ -192,7 +215,7 @@ def train_classifier(
         if progress is not None:
             progress(len(losses), config.updates)
     network.eval()
-    return Classifier(name=f"residual-{size}px-w{config.width}", digest=_digest(network), findings=tuple(findings),
+    return Classifier(name=f"residual-{size}px-w{config.width}", digest=_digest(network), findings=findings,
                       film_size=images.shape[1], config=config, network=network, losses=tuple(losses))
 
 

@@ -17,7 +17,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES
 from synthorax.protocols import Family, ModelSpec, Objective, SampleSettings
 from synthorax.registry import lookup
-from synthorax.train.loop import TrainConfig
+from synthorax.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
-from synthorax.evaluate.statistics import delong_interval
+from synthorax.evaluation.statistics import delong_interval
 from synthorax.files import write_atomic
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit

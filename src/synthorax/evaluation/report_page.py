@@ -7,10 +7,10 @@ import importlib.resources
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from synthorax.evaluate import plots
+from synthorax.evaluation import plots
 
 if TYPE_CHECKING:
-    from synthorax.evaluate.report import Report
+    from synthorax.evaluation.report import Report
 
 Figure = bytes | str
 """PNG bytes or SVG text"""
@@ -68,7 +68,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    source = importlib.resources.files("synthorax.evaluate").joinpath("report.html").read_text(encoding="utf-8")
+    source = importlib.resources.files("synthorax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(show=show, embedded=_embedded, words=_words)

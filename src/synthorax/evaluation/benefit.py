@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluate.report import Dimension
-from synthorax.evaluate.statistics import (
+from synthorax.evaluation.report import Dimension
+from synthorax.evaluation.statistics import (
     auprc,
     auroc,
     delong,

@@ -21,8 +21,8 @@ from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, SynthoraxError, nearest
-from synthorax.evaluate.benefit import BenefitConfig
-from synthorax.evaluate.report import Report
+from synthorax.evaluation.benefit import BenefitConfig
+from synthorax.evaluation.report import Report
 from synthorax.files import write_json
 from synthorax.progress import format_seconds
 from synthorax.run import Run
@@ -54,7 +54,7 @@ class Augmented:
     def __str__(self) -> str:
         real = sum(study.origin == "real" for study in self.train.studies)
         return (f"{self.report}\n\ntraining set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic films)\n"
-                f"report        {self.out / 'report.html'}\ntime          {format_seconds(self.seconds)}")
+                f"time          {format_seconds(self.seconds)}\nreport        {(self.out / 'report.html').resolve()}")
 
     def to_dict(self) -> dict[str, Any]:
         """Paths, counts and verdicts, JSON-ready."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluate.report_page import Figure, render, show, verdict
+from synthorax.evaluation.report_page import Figure, render, show, verdict
 from synthorax.files import write_atomic
 from synthorax.types import Score, Status
 

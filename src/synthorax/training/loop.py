@@ -20,9 +20,9 @@ from synthorax.errors import TrainingError
 from synthorax.files import write_atomic
 from synthorax.progress import Report, format_seconds, quiet
 from synthorax.protocols import Objective, Phase
-from synthorax.train.checkpoint import Progress, load_checkpoint, save_checkpoint
-from synthorax.train.ema import Ema
-from synthorax.train.feed import Feed
+from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from synthorax.training.ema import Ema
+from synthorax.training.feed import Feed
 from synthorax.types import Films
 
 _LOG = logging.getLogger(__name__)

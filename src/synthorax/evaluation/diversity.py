@@ -10,8 +10,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
-from synthorax.evaluate.sampling import FloorSets, Matrix, checked_features, normal_interval, real_floor, standard_error
-from synthorax.evaluate.structure import Pixels, ms_ssim, to_intensity
+from synthorax.evaluation.sampling import FloorSets, Matrix, checked_features, normal_interval, real_floor, standard_error
+from synthorax.evaluation.structure import Pixels, ms_ssim, to_intensity
 from synthorax.types import Score
 
 NeighbourMetric = Literal["precision", "recall", "density", "coverage"]

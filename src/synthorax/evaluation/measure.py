@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
-from synthorax.evaluate.diversity import ms_ssim_scores, neighbour_scores
-from synthorax.evaluate.fidelity import fid_score, kid_score
-from synthorax.evaluate.report import BalanceRow, Dimension, Report
-from synthorax.evaluate.sheets import contact_sheet, png_bytes
-from synthorax.evaluate.statistics import delong_interval, wilson
+from synthorax.evaluation.diversity import ms_ssim_scores, neighbour_scores
+from synthorax.evaluation.fidelity import fid_score, kid_score
+from synthorax.evaluation.report import BalanceRow, Dimension, Report
+from synthorax.evaluation.sheets import contact_sheet, png_bytes
+from synthorax.evaluation.statistics import delong_interval, wilson
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
 from synthorax.judges.probe import fit_probe

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from synthorax.evaluate.sampling import (
+from synthorax.evaluation.sampling import (
     FloorSets,
     Matrix,
     checked_features,
