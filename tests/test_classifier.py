@@ -12,7 +12,7 @@ from synthorax.evaluation.statistics import auroc
 from synthorax.judges import classifier as judge
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 
-TINY = ClassifierConfig(updates=40, batch_size=16, width=8, autocast=False)
+TINY = ClassifierConfig(updates=40, batch_size=16, width=16, autocast=False)
 
 
 def discs(seed, *, n=96, size=32):
@@ -37,7 +37,7 @@ def trained():
 
 
 def test_learns_two_findings_at_once_and_keeps_their_sides_apart():
-    trained = train(*discs(0), updates=120)
+    trained = train(*discs(0), updates=160)
     films, labels = discs(1)
     probabilities = trained.predict(films)
     assert probabilities.shape == (96, 2) and probabilities.dtype == np.float64

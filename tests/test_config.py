@@ -35,8 +35,9 @@ def test_every_family_has_a_recipe() -> None:
 
 
 def test_overrides_are_toml_or_a_plain_word() -> None:
-    recipe = load_recipe("edm-64", overrides=["train.steps=1_000", "train.learning_rate=1e-3", "train.precision=fp32", "train.augment=false",
-                                              "model.multipliers=[1, 2, 2, 2]", "sample.sampler=heun", "train.steps = 7"])
+    overrides = ["train.steps=1_000", "train.learning_rate=1e-3", "train.precision=fp32", "train.augment=false",
+                 "model.multipliers=[1, 2, 2, 2]", "sample.sampler=heun", "train.steps = 7"]
+    recipe = load_recipe("edm-64", overrides=overrides)
     assert (recipe.train.steps, recipe.train.learning_rate, recipe.train.precision, recipe.train.augment) == (7, 1e-3, "fp32", False)
     assert recipe.model.multipliers == (1, 2, 2, 2) and recipe.sample.sampler == "heun"
     assert recipe.with_train(seed=5).train.seed == 5
@@ -90,7 +91,7 @@ def test_broken_recipes_are_refused(tmp_path: Path, content: bytes, message: str
 def test_unknown_recipes_name_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown recipe 'edm64'; did you mean 'edm-64'"):
         load_recipe("edm64")
-    with pytest.raises(InputError, match="no such recipe file; shipped recipes: .*edm-64"):
+    with pytest.raises(InputError, match=r"no such recipe file; shipped recipes: .*edm-64"):
         load_recipe(tmp_path / "none.toml")
 
 

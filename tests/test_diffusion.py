@@ -86,7 +86,8 @@ def test_two_kinds_of_data_keep_their_shares(name: str) -> None:
     middle, far = (shares * centres).sum().item(), 80.0
     start = torch.from_numpy(norm.ppf(quantiles.numpy())) * far + middle
     made = sampler_called(name)(mixture, start.reshape(-1, 1, 1, 1), karras_sigmas(200, sigma_max=far)).flatten()
-    reached = sum(share * torch.from_numpy(norm.cdf((made - centre).numpy() / spread)) for share, centre in zip(shares, centres, strict=True))
+    reached = sum(share * torch.from_numpy(norm.cdf((made - centre).numpy() / spread))
+                  for share, centre in zip(shares, centres, strict=True))
     torch.testing.assert_close(reached, quantiles, atol=0.02, rtol=0)
     assert (made < 0).double().mean().item() == pytest.approx(0.2, abs=0.011)
 

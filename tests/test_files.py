@@ -71,14 +71,13 @@ def rewrite_for_ever(path: Path) -> None:
 
 def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "big"
+    write_atomic(path, bytes(3_000_000))
     for _ in range(4):
-        writer = in_new_process(rewrite_for_ever, path)
-        while not path.exists():
-            pass
-        assert killed_when(writer, during_write(tmp_path))
+        moment = during_write(tmp_path)
+        assert killed_when(in_new_process(rewrite_for_ever, path), moment)
         content = path.read_bytes()
         assert len(content) == 3_000_000 and len(set(content)) == 1
-    remove_temporaries(tmp_path)
+        remove_temporaries(tmp_path)
     assert [left.name for left in tmp_path.iterdir()] == ["big"]
 
 

@@ -126,7 +126,7 @@ def test_another_generation_in_the_same_folder_is_refused(source: Source, engine
     before = digests(tmp_path / "a")
     for change in ({"plan": simple_plan(num=5)}, {"settings": replace(SETTINGS, guidance=2.0)}, {"batch_size": 4}):
         with pytest.raises(InputError, match=r"another plan, model or sampler setting; choose another --out"):
-            made(source, tmp_path / "a", engine, **change)  # type: ignore[arg-type]
+            made(source, tmp_path / "a", engine, **change)
     with pytest.raises(InputError, match="another plan, model"):
         made(replace(source, digest="1" * 64), tmp_path / "a", engine)
     assert digests(tmp_path / "a") == before

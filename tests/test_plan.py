@@ -21,8 +21,8 @@ def films_of(counts: dict[tuple[str, ...], int], *, findings: tuple[str, ...] = 
     """As many films of each combination of findings as asked for; every other finding is stated absent."""
     shown = [combination for combination, number in counts.items() for _ in range(number)]
     labels = np.array([[float(name in combination) for name in findings] for combination in shown], dtype=np.float32)
-    studies = tuple(Study(file_name=f"{number}.png", patient_id=f"p{number}", view="PA" if number % 2 else "AP", sex="F" if number % 3 else "M",
-                          age_years=30.0 + number % 40) for number in range(len(shown)))
+    studies = tuple(Study(file_name=f"{number}.png", patient_id=f"p{number}", view="PA" if number % 2 else "AP",
+                          sex="F" if number % 3 else "M", age_years=30.0 + number % 40) for number in range(len(shown)))
     return Films(images=np.zeros((len(shown), 2, 2), np.uint8), studies=studies, findings=findings, labels=labels, digest="")
 
 

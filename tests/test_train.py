@@ -318,7 +318,8 @@ def test_the_first_ctrl_c_waits_for_a_safe_moment_and_the_run_goes_on(tmp_path: 
 def checkpoint_in(folder: Path, *, step: int, value: float) -> None:
     module = nn.Linear(1, 1)
     nn.init.constant_(module.weight, value)
-    save_checkpoint(folder, progress=Progress(step=step, batches=2 * step, films=7, elapsed_seconds=1.5), modules={"m": module}, optimizers={})
+    progress = Progress(step=step, batches=2 * step, films=7, elapsed_seconds=1.5)
+    save_checkpoint(folder, progress=progress, modules={"m": module}, optimizers={})
 
 
 def loaded(folder: Path) -> tuple[Progress, float, list[str]]:

@@ -43,12 +43,14 @@ class Engine:
         """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all processes, or the module itself if there is one process only."""
+    def wrap(self, module: nn.Module, *, uses_all: bool) -> nn.Module:
+        """The module with gradients averaged over all processes, or the module itself if there is one process only.
+
+        `uses_all` says that every call uses every parameter; where it does not, unused ones are looked for in each backward pass.
+        """
         if self.world_size == 1:
             return module
-        # Each phase uses some of the players only, so unused parameters are looked for in every backward pass.
-        return DistributedDataParallel(module, find_unused_parameters=True)
+        return DistributedDataParallel(module, find_unused_parameters=not uses_all)
 
     def mean(self, value: Tensor) -> Tensor:
         """Average of a tensor over all processes."""

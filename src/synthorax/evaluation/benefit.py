@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError, UsageError, nearest
@@ -22,7 +25,7 @@ from synthorax.evaluation.statistics import (
     wilson,
     youden_threshold,
 )
-from synthorax.judges.classifier import ClassifierConfig, train_classifier
+from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
 from synthorax.rng import derive
 from synthorax.types import Films
 
@@ -187,42 +190,61 @@ class _Trained:
 
 def _train_arms(real_train: Films, real_test: Films, synthetic: Films, real_val: Films | None, targets: Sequence[str],
                 config: BenefitConfig, progress: Progress) -> _Trained:
-    arms, updates = config.arms(), config.classifier.updates
+    arms = config.arms()
     shuffled = synthetic.take(np.random.default_rng(derive(config.seed, "mix")).permutation(len(synthetic)))
-    oversampling = _oversampling(real_train, _first(shuffled, config.ratio, len(real_train)), targets)
-    jobs = [(run, name) for run in range(config.seeds) for name in arms]
-    test: dict[str, list[Scores]] = {name: [] for name in arms}
-    val: dict[str, list[Scores]] = {name: [] for name in arms}
-    ratios, described = {}, ""
-    for number, (run, name) in enumerate(jobs):
+    added = {name: _first(shuffled, arm.ratio, len(real_train)) for name, arm in arms.items()}
+    oversampling = _oversampling(real_train, added[DECLARED], targets)
+    jobs = [(name, run) for run in range(config.seeds) for name in arms]
+    counter = _Counter(progress=progress, total=len(jobs) * config.classifier.updates)
+
+    def train(name: str, run: int) -> Classifier:
         arm = arms[name]
-        parts = [real_train] if arm.real else []
-        parts += [_first(shuffled, arm.ratio, len(real_train))]
-        report = _Counter(progress, number * updates, len(jobs) * updates, f"{name}, training {run + 1} of {config.seeds}")
-        classifier = train_classifier(
+        parts = [real_train, added[name]] if arm.real else [added[name]]
+        return train_classifier(
             np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]),
             findings=real_train.findings, config=replace(config.classifier, augment=arm.augment),
-            seed=derive(config.seed, "training", run), film_weights=oversampling if arm.oversample else None, progress=report)
-        ratios[name] = len(parts[-1]) / len(real_train)
-        described = f"{classifier.name}, {classifier.num_parameters:,} parameters"
-        test[name].append(classifier.predict(real_test.images))
-        if real_val is not None:
-            val[name].append(classifier.predict(real_val.images))
-    return _Trained(test={name: np.stack(runs, axis=-1) for name, runs in test.items()}, ratios=ratios, classifier=described,
-                    val={name: np.stack(runs, axis=-1) for name, runs in val.items() if runs})
+            seed=derive(config.seed, "training", run), film_weights=oversampling if arm.oversample else None,
+            progress=lambda done, of: counter.count(f"{name}, training {run + 1} of {config.seeds}"))
+
+    classifiers = _in_parallel(train, jobs, counter)
+
+    def scores(films: Films) -> dict[str, Scores]:
+        return {name: np.stack([classifiers[name, run].predict(films.images) for run in range(config.seeds)], axis=-1)
+                for name in arms}
+
+    one = classifiers[jobs[0]]
+    return _Trained(test=scores(real_test), val=scores(real_val) if real_val is not None else {},
+                    ratios={name: len(films) / len(real_train) for name, films in added.items()},
+                    classifier=f"{one.name}, {one.num_parameters:,} parameters")
 
 
-@dataclass(frozen=True, slots=True)
+def _in_parallel(train: Callable[[str, int], Classifier], jobs: Sequence[tuple[str, int]],
+                 counter: _Counter) -> dict[tuple[str, int], Classifier]:
+    """Trainings side by side, one core each: as many as PyTorch was given threads. They share nothing, so order plays no part."""
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        futures = {job: pool.submit(train, *job) for job in jobs}
+        try:
+            return {job: future.result() for job, future in futures.items()}
+        except BaseException:  # Ctrl-C among them: end the running trainings at their next update
+            counter.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 class _Counter:
-    """Turns the updates of one training into the progress of all."""
+    """Updates of all trainings, counted together from several threads."""
 
-    progress: Progress
-    before: int
-    total: int
-    text: str
+    def __init__(self, *, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done, self._lock = progress, total, 0, threading.Lock()
+        self.stopped = False
 
-    def __call__(self, done: int, of: int) -> None:
-        self.progress(self.before + done, self.total, self.text)
+    def count(self, text: str) -> None:
+        """One more update is done."""
+        with self._lock:
+            if self.stopped:
+                raise CancelledError
+            self._done += 1
+            self._progress(self._done, self._total, text)
 
 
 def _say_nothing(done: int, total: int, text: str) -> None:

@@ -216,7 +216,8 @@ def _privacy(real: RealFilms, synthetic: Films) -> Dimension:
                   n_real=len(real.train), n_synthetic=len(synthetic), floor=alarms.rate,
                   note=f"floor: {alarms.num_films} real films of other patients by the same threshold "
                        f"[{alarms.low:.3f}, {alarms.high:.3f}]")
-    return Dimension("measured", scores=(score,), extra={"copy_threshold": detector.threshold, "not_measured": "membership, re-identification"})
+    extra = {"copy_threshold": detector.threshold, "not_measured": "membership, re-identification"}
+    return Dimension("measured", scores=(score,), extra=extra)
 
 
 def _describe(films: Films, *more: Films) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class EdmModel(nn.Module):
         for column, name in enumerate(self.spec.findings):
             if name in known:  # columns are [stated of each finding, value of each finding]
                 for half in range(2):
-                    own[:, column + half * len(self.spec.findings)] = weights["labels.linear.weight"][:, known.index(name) + half * len(known)]
+                    source = known.index(name) + half * len(known)
+                    own[:, column + half * len(self.spec.findings)] = weights["labels.linear.weight"][:, source]
         weights["labels.linear.weight"] = own
         try:
             self.load_state_dict(weights)

@@ -44,7 +44,7 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
-    folder = resources.files("synthorax.recipes")
+    folder = resources.files("synthorax") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -92,7 +92,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
             raise InputError("no such recipe file", file=path, remedy=f"shipped recipes: {', '.join(recipe_names())}")
         content, where = path.read_bytes(), str(path)
     elif name_or_path in recipe_names():
-        content = (resources.files("synthorax.recipes") / f"{name_or_path}.toml").read_bytes()
+        content = (resources.files("synthorax") / "recipes" / f"{name_or_path}.toml").read_bytes()
         where = f"{name_or_path}.toml"
     else:
         raise UsageError(f"unknown recipe '{name_or_path}'; {nearest(name_or_path, recipe_names())}")

@@ -133,7 +133,7 @@ class _Loop:
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
         self.modules = {"players": objective.players, "ema": self.ema.model}
         self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
-        self.wrapped = engine.wrap(objective)
+        self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
 
     def done(self, budget_seconds: float | None) -> float:
         """Part of the run that is behind us, by steps or by time, whichever is further."""
