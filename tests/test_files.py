@@ -69,14 +69,20 @@ def rewrite_for_ever(path: Path) -> None:
         write_atomic(path, bytes([number]) * 3_000_000)
 
 
-def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_file_is_whole_at_every_moment_and_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "big"
-    write_atomic(path, bytes(3_000_000))
-    for _ in range(4):
-        moment = during_write(tmp_path)
-        assert killed_when(in_new_process(rewrite_for_ever, path), moment)
+
+    def is_whole() -> bool:
         content = path.read_bytes()
-        assert len(content) == 3_000_000 and len(set(content)) == 1
+        return len(content) == 3_000_000 and content == content[:1] * 3_000_000
+
+    write_atomic(path, bytes(3_000_000))
+    for _ in range(3):
+        moment = during_write(tmp_path)
+        writer = in_new_process(rewrite_for_ever, path)
+        assert all(is_whole() for _ in range(150))
+        assert killed_when(writer, moment)
+        assert is_whole()
         remove_temporaries(tmp_path)
     assert [left.name for left in tmp_path.iterdir()] == ["big"]
 

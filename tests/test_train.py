@@ -166,6 +166,8 @@ def test_a_batch_depends_on_seed_and_number_alone(engine: Engine) -> None:
     assert torch.equal(a.draws.normal(3), b.draws.normal(3))
     assert not torch.equal(a.images, other.batch(8).images)
     assert not torch.equal(a.images, feed_of(engine, seed=1).batch(7).images)
+    still = feed_of(engine, augment=False)
+    assert not torch.equal(still.batch(7).images, still.batch(8).images), "other films, not only other movements"
 
 
 def test_processes_share_the_batch_that_one_process_would_see(engine: Engine) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-import random
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -145,9 +144,3 @@ def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """Name and SHA-256 of the files of a folder that match `pattern`, without locks and half-written files."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob(pattern))
             if path.is_file() and not path.name.startswith(".")}
-
-
-def random_moments(seed: int, *, longest_seconds: float) -> Callable[[], float]:
-    """Random waiting times, the same in every run of a test or bench."""
-    rng = random.Random(seed)
-    return lambda: rng.uniform(0, longest_seconds)

@@ -30,7 +30,7 @@ from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.progress import progress, quiet
-from synthorax.protocols import Model, SampleSettings, as_model
+from synthorax.protocols import VIEWS, Model, SampleSettings, as_model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
 from synthorax.steps.export import export_dataset
@@ -126,6 +126,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
                               guidance=settings.guidance if guidance is None else guidance)
     if plan is None:
         known = spec.findings
+        if view.upper() not in ("", *VIEWS) or sex.upper() not in ("", "M", "F"):
+            raise UsageError(f"unknown view '{view}' or sex '{sex}'; views are {', '.join(VIEWS)}, sexes M and F")
         plan = simple_plan(num=num, present=[canonical(name, allow=known) for name in finding],
                            absent=[canonical(name, allow=known) for name in without], view=view.upper(), sex=sex.upper(),
                            age_years=age, seed=seed)

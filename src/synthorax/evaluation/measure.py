@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace,
     return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic)},
                   judges=({"name": features.name, "digest": features.digest}, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures=sheets(real.train, synthetic), notes=_notes(real.train, synthetic))
+                  figures=sheets(real.train, synthetic), notes=_notes(real.train, facts))
 
 
 def balance_rows(before: Films, added: Films) -> tuple[BalanceRow, ...]:
@@ -231,11 +231,10 @@ def _describe(films: Films, *more: Films) -> dict[str, Any]:
     return facts
 
 
-def _notes(real: Films, synthetic: Films) -> tuple[str, ...]:
+def _notes(real: Films, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader must know before the numbers."""
     drawn = any(study.site == "phantom" for study in real.studies)
-    return ("These films are drawings of a phantom thorax, not radiographs of people.",) if drawn else ()
-
-
-def synthetic_findings(films: Films) -> Sequence[str]:
-    """Findings that at least one synthetic film was asked to show."""
-    return [name for name in films.findings if name != NO_FINDING and (films.column(name) == 1).any()]
+    notes = ["These films are drawings of a phantom thorax, not radiographs of people."] if drawn else []
+    unchecked = facts.get("screening", {}).get("not_checked", {})
+    notes += [f"Screening did not check whether {finding} is visible: {reason}." for finding, reason in unchecked.items()]
+    return tuple(notes)

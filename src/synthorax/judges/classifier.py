@@ -174,7 +174,7 @@ def train_classifier(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread. Maps this small gain nothing from more, and on a busy machine waiting for them costs many times as much.
+    """Compute on one thread: maps this small gain little from a second one, and on a busy machine waiting for it costs far more.
 
     OpenMP keeps the number for each calling thread apart, so others are not slowed down.
     """

@@ -64,7 +64,8 @@ class Screened:
 
     def __str__(self) -> str:
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) or "none dropped"
-        return f"kept {len(self.kept)} of {self.num_seen} synthetic films ({why})"
+        unchecked = [f"\n  {check.finding} was not checked: {check.reason}" for check in self.checks if not check.used]
+        return f"kept {len(self.kept)} of {self.num_seen} synthetic films ({why})" + "".join(unchecked)
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, thresholds and judges, JSON-ready."""
@@ -108,7 +109,8 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
                          file=synthetic.path, remedy="train the generator for longer")
     judges = ({"name": judge.name, "digest": judge.digest},)
     reasons = dict(Counter(row["reason"] for row in rows))
-    screening = {"seen": len(films), "kept": len(kept), "reasons": reasons}
+    screening = {"seen": len(films), "kept": len(kept), "reasons": reasons,
+                 "not_checked": {check.finding: check.reason for check in checks if not check.used}}
     _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
     facts = {"threshold": detector.threshold, "held_out_films": detector.calibration.num_films,
              "false_alarm_rate": detector.calibration.rate}

@@ -133,6 +133,7 @@ class _Loop:
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
         self.modules = {"players": objective.players, "ema": self.ema.model}
         self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
+        self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
 
     def done(self, budget_seconds: float | None) -> float:
@@ -154,6 +155,9 @@ class _Loop:
         return terms
 
     def save(self) -> None:
+        if self.saved_step == self.progress.step:
+            return
+        self.saved_step = self.progress.step
         save_checkpoint(self.checkpoints, progress=self.progress, modules=self.modules, optimizers=self.optimizers)
 
     def _update(self, phase: Phase, *, learning_rate: float) -> dict[str, Tensor]:
