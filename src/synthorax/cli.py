@@ -242,7 +242,7 @@ def benefit(
     from synthorax.evaluation.benefit import BenefitConfig
     from synthorax.workflow import benefit as verb
 
-    _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds), seed=seed,
+    _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds, seed=seed), seed=seed,
                  device=device.value, threads=threads), json)
 
 

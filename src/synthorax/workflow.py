@@ -169,7 +169,7 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
             raise InputError(f"no film states '{name}'", file=prepared.path, remedy=nearest(name, prepared.findings))
     sides, films = _sides(prepared, made)
     with started(device=device, threads=threads, seed=seed), progress("benefit") as show:
-        dimension = measured_benefit(prepared, sides, films, names, config=config or BenefitConfig(), report=show)
+        dimension = measured_benefit(prepared, sides, films, names, config=config or BenefitConfig(seed=seed), report=show)
     if into is None:
         real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
         into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})

@@ -214,7 +214,7 @@ def _train_arms(real_train: Films, real_test: Films, synthetic: Films, real_val:
 
     one = classifiers[jobs[0]]
     return _Trained(test=scores(real_test), val=scores(real_val) if real_val is not None else {},
-                    ratios={name: len(films) / len(real_train) for name, films in added.items()},
+                    ratios={name: round(len(films) / len(real_train), 3) for name, films in added.items()},
                     classifier=f"{one.name}, {one.num_parameters:,} parameters")
 
 
