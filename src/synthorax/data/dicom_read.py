@@ -154,7 +154,7 @@ def _decode(film: FileDataset, path: Path) -> tuple[Pixels, str]:
 def _undecodable(syntax: Any, path: Path, error: Exception) -> InputError:
     twelve_bit = "12-bit" in str(error)
     if twelve_bit or syntax in (JPEGLossless, JPEGLosslessSV1):
-        remedy = "unpack it with `dcmdjpeg IN OUT` of DCMTK" + ("" if twelve_bit else ", or `pip install python-gdcm`")
+        remedy = "unpack it with `dcmdjpeg IN OUT` of DCMTK" + ("" if twelve_bit else ", or `pip install 'synthorax[jpeg-lossless]'`")
         return InputError(f"is compressed as {syntax.name}, which no installed decoder reads", file=path, remedy=remedy)
     return InputError(f"has damaged or unsupported {syntax.name} pixel data", file=path, remedy=_COPY_AGAIN)
 
