@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +55,11 @@ def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace,
     controllability, judges = _controllability(real, synthetic, vectors, features)
     report(0.5, "controllability")
     dimensions = {
-        "fidelity": Dimension("measured", scores=_fidelity(real, synthetic, vectors, features, seed=seed)),
-        "diversity": Dimension("measured", scores=_diversity(real, synthetic, vectors, features, seed=seed)),
+        "fidelity": _or_skipped(lambda: Dimension("measured", scores=_fidelity(real, synthetic, vectors, features, seed=seed))),
+        "diversity": _or_skipped(lambda: Dimension("measured", scores=_diversity(real, synthetic, vectors, features, seed=seed))),
         "controllability": controllability,
         "balance": _balance(real.train, synthetic),
-        "privacy": _privacy(real, synthetic),
+        "privacy": _or_skipped(lambda: _privacy(real, synthetic)),
         **{name: Dimension("skipped", reason=reason) for name, reason in NOT_MEASURED.items()},
     }
     report(0.9, "report")
@@ -102,6 +102,14 @@ def _refuse_reused_judge(features: FeatureSpace, facts: Mapping[str, Any]) -> No
         if judge["digest"] == features.digest:
             raise InputError(f"the judge '{judge['name']}' chose these films and must not grade them",
                              remedy="evaluate with another feature space")
+
+
+def _or_skipped(measure: Callable[[], Dimension]) -> Dimension:
+    """The dimension, or why these films do not allow it, for instance because they are too few."""
+    try:
+        return measure()
+    except InputError as error:
+        return Dimension("skipped", reason=str(error))
 
 
 def _fidelity(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]], features: FeatureSpace, *,

@@ -85,12 +85,12 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     if out.exists() and any(out.iterdir()):
         raise InputError("is not empty", file=out, remedy="choose another --out")
     size = common_size(synthetic, prepared)
-    real, held_out = prepared.films("train", size=size), prepared.films("val", size=size)
+    real, held_out = prepared.films("train", size=size), _held_out(prepared, size=size)
     films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
     judge = cross_fit(real, config=classifier or ClassifierConfig(augment="classic"), seed=seed,
                       progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
     checks = finding_checks(real, judge, findings or _requested(films))
-    detector = CopyDetector.fit(real.images, held_out.images, false_alarm_rate=FALSE_ALARM_RATE)
+    detector = CopyDetector.fit(real.images, held_out, false_alarm_rate=FALSE_ALARM_RATE)
     copies = detector.check(films.images)
     scores = judge.predict(films.images)
     report(0.9, "writing")
@@ -144,6 +144,14 @@ def common_size(synthetic: Dataset, prepared: Prepared) -> int:
     with Image.open(synthetic.path / synthetic.studies[0].file_name) as image:
         side = max(image.size)
     return side if prepared.size % side == 0 else prepared.size
+
+
+def _held_out(prepared: Prepared, *, size: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Real films that set the copy threshold: validation, and where that is too small for 1 % also test, whose labels stay unseen."""
+    validation = prepared.films("val", size=size).images
+    if len(validation) >= 1 / FALSE_ALARM_RATE:
+        return validation
+    return np.concatenate([validation, prepared.films("test", size=size).images])
 
 
 def _requested(films: Films) -> list[str]:
