@@ -26,6 +26,7 @@ from synthorax.types import Films, Score
 
 FEWEST_IN_GROUP = 20
 SHEET_FILMS = 24
+SHEET_FINDINGS = 3
 NOT_MEASURED = {
     "lesion_preservation": "no lesion masks were requested of these films, so there is no region to compare",
     "clinical_acceptability": "no reader study was given",
@@ -82,11 +83,12 @@ def balance_rows(before: Films, added: Films) -> tuple[BalanceRow, ...]:
 
 
 def sheets(real: Films, synthetic: Films) -> dict[str, bytes]:
-    """Real and synthetic sheets, of all films and of each finding that was asked for, under the names that the page pairs up."""
+    """Real and synthetic sheets, of all films and of the findings asked for most, under the names that the page pairs up."""
     figures = {"real: all": _sheet(real, np.arange(len(real))), "synthetic: all": _sheet(synthetic, np.arange(len(synthetic)))}
-    for finding in synthetic.findings:
+    counts = {name: int((synthetic.column(name) == 1).sum()) for name in synthetic.findings if name != NO_FINDING}
+    for finding in sorted(counts, key=lambda name: -counts[name])[:SHEET_FINDINGS]:
         shown, asked = np.flatnonzero(real.column(finding) == 1), np.flatnonzero(synthetic.column(finding) == 1)
-        if finding != NO_FINDING and len(shown) and len(asked) >= FEWEST_IN_GROUP:
+        if len(shown) and len(asked) >= FEWEST_IN_GROUP:
             figures |= {f"real: {finding}": _sheet(real, shown), f"synthetic: {finding}": _sheet(synthetic, asked)}
     return figures
 
