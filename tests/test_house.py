@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import logging
 import os
 import re
 import runpy
@@ -43,6 +44,16 @@ def tracked_texts():
 
 
 # Imports
+
+
+@pytest.fixture(autouse=True)
+def loggers_stay_enabled():
+    """import-linter configures logging for the whole process, which disables the loggers that exist by then."""
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    disabled = [logger.disabled for logger in loggers]
+    yield
+    for logger, before in zip(loggers, disabled, strict=True):
+        logger.disabled = before
 
 
 def test_imports_run_one_way(capsys):
