@@ -37,12 +37,6 @@ class TrainingError(SynthoraxError):
     """Training cannot go on, for instance because the loss is not a number; the last good weights are kept."""
 
 
-class GateError(SynthoraxError):
-    """A gate that the user asked for said no (exit code 4)."""
-
-    exit_code = 4
-
-
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Say which of `choices` was probably meant, as the tail of an error message.
 

@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from safetensors.torch import load_file
+from torch import nn
 
 from synthorax import __version__
 from synthorax.config import parse_duration
@@ -328,8 +329,9 @@ def _weights(name_or_path: PathLike | Run) -> Path:
     return found
 
 
-def _module(model: Model) -> Any:
-    return model
+def _module(model: Model) -> nn.Module:
+    """The model seen as the network that it also is."""
+    return cast(nn.Module, model)
 
 
 def _written(report: Report, out: PathLike | None) -> Report:

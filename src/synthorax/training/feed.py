@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from synthorax.data.pixels import to_unit
 from synthorax.engine import Engine
 from synthorax.protocols import Batch, condition_of
 from synthorax.rng import Draws, derive
@@ -51,8 +52,7 @@ class Feed:
 
 def unit_images(images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
     """Integer films [N, S, S] as float32 [N, 1, S, S] in [-1, 1]."""
-    scale = 2.0 / np.iinfo(images.dtype).max
-    return torch.from_numpy(images.astype(np.float32))[:, None].mul_(scale).sub_(1)
+    return torch.from_numpy(to_unit(images))[:, None]
 
 
 def film_weights(labels: NDArray[np.float32], *, balance: float) -> NDArray[np.float64]:
