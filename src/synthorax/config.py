@@ -14,6 +14,7 @@ from synthorax.errors import InputError, UsageError, nearest
 C = TypeVar("C")
 AtLeastOne = Annotated[int, Field(ge=1)]
 WholeNotNegative = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Part = Annotated[float, Field(ge=0, le=1)]
 

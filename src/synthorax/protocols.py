@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -12,58 +12,111 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from synthorax.config import AtLeastOne, Finite, NotNegative, Part
 from synthorax.rng import Draws
 from synthorax.types import Study
 
 VIEWS = ("PA", "AP", "LATERAL")
 ATTRIBUTES = (*(f"view_{view}" for view in VIEWS), "sex_F", "age")
-"""Columns of `Condition.attributes`: view as one of three, sex, and age in centuries; NaN where not stated."""
+"""First columns of `Condition.attributes`: view as one of three, sex, and age in centuries; then one column a site."""
+LESION_PROPERTIES = ("left", "size", "severity", "x", "y")
+"""Last axis of `Condition.lesions`: 1 on the patient's left and 0 on the right, size and severity in [0, 1], and the centre in
+parts of the film's width and height; NaN where not stated."""
+UNCERTAIN = 0.5
+"""Label of a finding that a reader was not sure of."""
+EXACT, COARSE = 1.0, 0.5
+"""Values of `Condition.mask` on an outline, and inside a box that holds the lesion somewhere."""
+PARTS = ("attributes", "labels", "lesions", "mask", "text", "image")
+"""The parts of a condition, in the order in which guidance adds them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """What is asked of an image. NaN means "not stated" and differs from 0, which means "stated absent"."""
+    """What is asked of an image, in parts that are each stated or not. NaN means "not stated" and differs from 0, "stated absent"."""
 
     labels: Tensor
-    """[B, K] in {0, 1, NaN}"""
+    """[B, K] in {0, `UNCERTAIN`, 1, NaN}"""
     attributes: Tensor
-    """[B, A] in [0, 1] or NaN, columns as in `ATTRIBUTES`"""
+    """[B, A + number of sites] in [0, 1] or NaN, columns as in `ATTRIBUTES`"""
+    lesions: Tensor | None = None
+    """[B, K, P] in [0, 1] or NaN: place, size and severity of each finding, last axis as in `LESION_PROPERTIES`"""
+    mask: Tensor | None = None
+    """[B, M, H, W] in [0, 1]: one channel a mask class; a channel of NaN is not stated, one of 0 says that nothing is there"""
+    text: tuple[str, ...] | None = None
+    """B descriptions; the empty one states nothing"""
+    image: Tensor | None = None
+    """[B, C, H, W] in [-1, 1] or NaN: a film that the new one is to follow"""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        return Condition(labels=self.labels[rows], attributes=self.attributes[rows])
+        texts = None
+        if self.text is not None:
+            numbers = range(len(self))[rows] if isinstance(rows, slice) else torch.arange(len(self))[rows.cpu()].tolist()
+            texts = tuple(self.text[number] for number in numbers)
+        return replace(self._tensors(lambda part: part[rows]), text=texts)
 
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""
-        return Condition(labels=self.labels.to(device), attributes=self.attributes.to(device))
+        return self._tensors(lambda part: part.to(device))
+
+    def stated(self, part: str) -> Tensor:
+        """Rows that state anything in `part`, one of `PARTS`, [B] of bool."""
+        value = getattr(self, part)
+        device = self.labels.device
+        if value is None:
+            return torch.zeros(len(self), dtype=torch.bool, device=device)
+        if part == "text":
+            return torch.tensor([bool(text.strip()) for text in value], dtype=torch.bool, device=device)
+        return cast(Tensor, ~value.isnan().flatten(1).all(1))
+
+    def only(self, parts: Sequence[str]) -> Condition:
+        """The condition with every other part not stated."""
+        unstated: dict[str, Any] = {"labels": torch.full_like(self.labels, math.nan), "attributes": torch.full_like(self.attributes, math.nan)}
+        dropped: dict[str, Any] = {part: unstated.get(part) for part in PARTS if part not in parts}
+        return replace(self, **dropped)
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        parts = {part: getattr(self, part) for part in PARTS if part != "text"}
+        changed: dict[str, Any] = {part: None if value is None else change(value) for part, value in parts.items()}
+        return replace(self, **changed)
 
     @staticmethod
-    def unstated(size: int, *, num_labels: int, device: torch.device | str = "cpu") -> Condition:
-        """A condition that states nothing, for unconditional sampling: all NaN."""
+    def unstated(size: int, *, num_labels: int, num_sites: int = 0, device: torch.device | str = "cpu") -> Condition:
+        """A condition that states nothing, for unconditional sampling."""
         return Condition(labels=torch.full((size, num_labels), math.nan, device=device),
-                         attributes=torch.full((size, len(ATTRIBUTES)), math.nan, device=device))
+                         attributes=torch.full((size, len(ATTRIBUTES) + num_sites), math.nan, device=device))
 
     @staticmethod
     def join(first: Condition, second: Condition) -> Condition:
-        """Rows of both, first then second."""
-        return Condition(labels=torch.cat([first.labels, second.labels]),
-                         attributes=torch.cat([first.attributes, second.attributes]))
+        """Rows of both, first then second; a part that only one of them states is not stated in the other's rows."""
+        def joined(part: str) -> Any:
+            one, other = getattr(first, part), getattr(second, part)
+            if one is None and other is None:
+                return None
+            if part == "text":
+                return (one or ("",) * len(first)) + (other or ("",) * len(second))
+            shape = (other if one is None else one).shape[1:]
+            missing = [torch.full((len(half), *shape), math.nan, device=half.labels.device) for half in (first, second)]
+            return torch.cat([missing[0] if one is None else one, missing[1] if other is None else other])
+
+        return Condition(**{part: joined(part) for part in PARTS})
 
 
-def encode_attributes(study: Study) -> list[float]:
-    """View, sex and age of one film as the numbers of `ATTRIBUTES`; what is not stated is NaN."""
+def encode_attributes(study: Study, *, sites: Sequence[str] = ()) -> list[float]:
+    """View, sex, age and site of one film as the numbers of `Condition.attributes`; what is not stated is NaN."""
     views = [float(study.view == view) if study.view in VIEWS else math.nan for view in VIEWS]
     sex = {"F": 1.0, "M": 0.0}.get(study.sex, math.nan)
-    return [*views, sex, study.age_years / 100]
+    places = [float(study.site == site) if study.site in sites else math.nan for site in sites]
+    return [*views, sex, study.age_years / 100, *places]
 
 
-def condition_of(studies: Sequence[Study], labels: NDArray[np.float32]) -> Condition:
-    """The condition that describes real films; `labels` [N, K] as `data.vocabulary.label_matrix` makes them."""
-    attributes = torch.tensor([encode_attributes(study) for study in studies], dtype=torch.float32)
+def condition_of(studies: Sequence[Study], labels: NDArray[np.float32], *, sites: Sequence[str] = ()) -> Condition:
+    """Labels and attributes that describe films; `labels` [N, K] as `data.vocabulary.label_matrix` makes them."""
+    attributes = torch.tensor([encode_attributes(study, sites=sites) for study in studies], dtype=torch.float32)
     return Condition(labels=torch.from_numpy(np.array(labels, dtype=np.float32)),
-                     attributes=attributes.reshape(len(studies), len(ATTRIBUTES)))
+                     attributes=attributes.reshape(len(studies), len(ATTRIBUTES) + len(sites)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +127,8 @@ class Batch:
     """[B, 1, H, W] in [-1, 1]"""
     condition: Condition
     draws: Draws
+    lesion: Tensor | None = None
+    """[B, 1, H, W] in [0, 1]: where any lesion is, whatever the condition says of it; 0 where none is known"""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,21 +160,35 @@ class ModelSpec:
     findings: tuple[str, ...]
     """meaning of the columns of `Condition.labels`"""
     conditions: tuple[str, ...]
-    """parts of the condition that change the image, such as labels and attributes; empty for unconditional families"""
+    """those of `PARTS` that change the image; empty for unconditional families"""
+    sites: tuple[str, ...] = ()
+    """meaning of the last columns of `Condition.attributes`"""
+    masks: tuple[str, ...] = ()
+    """meaning of the channels of `Condition.mask`: organs such as lung, and findings"""
     config: Mapping[str, Any] = field(default_factory=dict)
     """fields of the family's model config"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSettings:
-    """How images are drawn from a model; families that have no sampler ignore it."""
+    """How images are drawn from a model; families that have no sampler refuse another `sampler` than the default."""
 
     sampler: str = "dpmpp-2m"
     """name in `diffusion.samplers.SAMPLERS`"""
-    steps: int = 24
+    steps: AtLeastOne = 24
     """noise levels visited"""
-    guidance: float = 1.5
-    """classifier-free guidance weight; 1 is none"""
+    schedule: str = "karras"
+    """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
+    eta: Part = 0.0
+    """fresh noise of the samplers that can be deterministic or not (ddim, euler-a): 0 adds none, 1 what the ancestral sampler adds"""
+    guidance: Finite = 1.5
+    """classifier-free guidance weight of every part that has none of its own; 1 is none"""
+    part_guidance: Mapping[str, Finite] = field(default_factory=dict)
+    """weights of single parts of the condition, by their names in `PARTS`"""
+    guidance_from: NotNegative = 0.0
+    """lowest noise level at which guidance acts"""
+    guidance_to: NotNegative = 1e6
+    """highest noise level at which guidance acts"""
 
 
 class Model(Protocol):
@@ -142,6 +211,9 @@ class Objective(nn.Module):
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of one phase, each [B] and already weighted."""
         raise TypeError(f"{type(self).__name__} does not define losses")
+
+    def prepare(self, images: Tensor) -> None:
+        """Measure on some training films [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
 
     def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         return self.losses(phase, batch)

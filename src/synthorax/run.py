@@ -75,8 +75,8 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
     facts = json.loads(metadata)
-    spec = facts.pop("spec")
-    return ModelSpec(**{**spec, "findings": tuple(spec["findings"]), "conditions": tuple(spec["conditions"])}), facts
+    spec: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.pop("spec").items()}
+    return ModelSpec(**spec), facts
 
 
 def weights_digest(path: Path) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,27 @@ class LabelPolicy:
     """what `F?` counts as; `ignore` makes it NaN"""
     unlisted: Literal["absent", "not stated"] = "absent"
     """what a finding counts as that a row with at least one statement does not list; a row without any statement is always NaN"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesion:
+    """One lesion of a film, or one that is asked for. NaN and empty mean not stated."""
+
+    finding: str
+    side: str = ""
+    """the patient's left or right"""
+    size: float = math.nan
+    """0 to 1: twice the square root of the part of the film that it covers, at most 1"""
+    severity: float = math.nan
+    """0 (hardly visible) to 1"""
+    x: float = math.nan
+    """centre in parts of the film's width, from the left edge of the image"""
+    y: float = math.nan
+    """centre in parts of the film's height, from the top"""
+    box: tuple[float, float, float, float] | None = None
+    """left, top, width, height in parts of the film"""
+    mask: str = ""
+    """path of its mask"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +83,21 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Masks:
+    """Masks of N films in M classes, stored once each: many films have none."""
+
+    names: tuple[str, ...]
+    """class of each column: organs such as lung, then findings"""
+    pixels: NDArray[np.uint8]
+    """[R, S, S], 255 inside an outline, 128 inside a box that holds the lesion somewhere, 0 outside"""
+    index: NDArray[np.int32]
+    """[N, M]: which of `pixels`, or `NOT_STATED`, or `NOTHING_THERE`"""
+
+    NOT_STATED: ClassVar[int] = -1
+    NOTHING_THERE: ClassVar[int] = -2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Films:
     """Decoded films of one size together with their table rows, ready for training or measuring."""
 
@@ -73,6 +109,9 @@ class Films:
     """[N, K] in {0, 1, NaN}; columns follow `findings`"""
     digest: str
     """SHA-256 over pixels and labels"""
+    masks: Masks | None = None
+    lesions: NDArray[np.float32] | None = None
+    """[N, K, P]: place, size and severity of each finding, last axis as in `protocols.LESION_PROPERTIES`; NaN where not stated"""
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -81,7 +120,9 @@ class Films:
         """The films at `rows`, in that order; the digest stays that of the whole."""
         index = np.asarray(rows, dtype=np.intp)
         return Films(images=self.images[index], studies=tuple(self.studies[i] for i in index), findings=self.findings,
-                     labels=self.labels[index], digest=self.digest)
+                     labels=self.labels[index], digest=self.digest,
+                     masks=None if self.masks is None else replace(self.masks, index=self.masks.index[index]),
+                     lesions=None if self.lesions is None else self.lesions[index])
 
     def patients(self) -> NDArray[np.str_]:
         """Patient of each film, [N]."""
