@@ -41,7 +41,7 @@ def main() -> int:
     """Run both parts and print what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="kills of each part")
-    parser.add_argument("--family", choices=sorted(SMALLEST), default="edm")
+    parser.add_argument("--family", choices=sorted(SMALLEST), default="diffusion")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--limit-minutes", type=float, default=10.0, help="stop killing after this long, for each part")
     options = parser.parse_args()
@@ -55,8 +55,8 @@ def main() -> int:
 
 def kill_training(folder: Path, options: argparse.Namespace, rng: random.Random) -> dict[str, object]:
     """The same training twice: in one go, and killed again and again. Dropout is on, so that random states matter."""
-    num_steps = options.kills * (12 if options.family == "edm" else 3)
-    dropout = ["model.dropout=0.1"] if options.family == "edm" else []
+    num_steps = options.kills * (12 if options.family == "diffusion" else 3)
+    dropout = ["model.dropout=0.1"] if options.family == "diffusion" else []
     settings = [f"train.steps={num_steps}", "train.checkpoint_every=2", *dropout]
 
     def start(place: Path) -> BaseProcess:

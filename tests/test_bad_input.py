@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import struct
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from synthorax import cli
+from synthorax.protocols import as_model
+from synthorax.run import save_model
+from synthorax.steps.support import Support
+from trainings import fresh_objective, made_up_films, smallest, untrained_source
 
 Run = Callable[..., tuple[int, str]]
 
@@ -159,3 +166,105 @@ def test_a_refused_augmentation_leaves_nothing(run: Run, tmp_path: Path) -> None
     assert run("augment", folder, "--finding", "Efusion", "--out", tmp_path / "out")[0] == 3
     assert run("augment", tmp_path / "nowhere", "--finding", "Mass", "--out", tmp_path / "out")[0] == 3
     assert not (tmp_path / "out").exists()
+
+
+# ---- generate
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that hears every part, with random weights."""
+    source = untrained_source()
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    facts = {"recipe": "tiny", "support": Support.of(made_up_films(8)).to_dict()}
+    save_model(path, cast(Any, source.model), spec=source.model.spec, facts=facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a family that hears nothing and has no sampler."""
+    objective = fresh_objective(smallest("s4-gan"))
+    path = tmp_path_factory.mktemp("gan") / "model.safetensors"
+    save_model(path, objective.model, spec=as_model(objective.model).spec, facts={})
+    return path
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["--sampler", "dpm-2m"], 2, "unknown sampler 'dpm-2m'; did you mean 'dpmpp-2m'?"),
+    (["--schedule", "karas"], 2, "unknown schedule 'karas'; did you mean 'karras'?"),
+    (["--steps", "0"], 2, "steps"),
+    (["--steps", "1001"], 2, "steps"),
+    (["--guidance", "nan"], 2, "guidance nan is not a finite number"),
+    (["--guidance", "inf"], 2, "guidance inf is not a finite number"),
+    (["--part-guidance", "lables=2"], 2, "unknown part 'lables'; did you mean 'labels'?"),
+    (["--part-guidance", "labels=much"], 2, "--part-guidance much: write PART=W"),
+    (["--part-guidance", "image=2"], 2, "guidance of 'image': the model does not hear it; it hears attributes, labels"),
+    (["--eta", "0.5"], 2, "sampler 'dpmpp-2m' has no eta"),
+    (["--guidance-from", "5", "--guidance-to", "1"], 2, "guidance from noise level 5.0 to 1.0"),
+    (["--site", "wst"], 2, "does not know the site 'wst'; did you mean 'west'?"),
+    (["--view", "PAA"], 2, "unknown view 'PAA'"),
+    (["--finding", "Masss"], 3, "unknown finding 'Masss'; did you mean 'Mass'?"),
+    (["--finding", "Hernia"], 2, "not trained on 'Hernia'"),
+    (["--finding", "Mass", "--without", "Mass"], 2, "'Mass' is asked for as present and as absent"),
+    (["--side", "left"], 2, "side needs exactly one finding"),
+    (["--finding", "Mass", "--finding", "Effusion", "--severity", "0.5"], 2, "severity needs exactly one finding"),
+    (["--finding", "Mass", "--side", "up"], 2, "side 'up' of Mass is not the patient's left or right"),
+    (["--finding", "Mass", "--size", "2"], 2, "size"),
+    (["--finding", "Mass", "--at", "0.5"], 2, "--at 0.5: write x,y"),
+    (["--finding", "Mass", "--at", "0.5,1.5"], 2, "y 1.5 of Mass is outside 0 to 1"),
+    (["--finding", "Mass", "--box", "0.1,0.2,0.3"], 2, "--box 0.1,0.2,0.3: write x,y,w,h"),
+    (["--finding", "Mass", "--box", "0.8,0.2,0.3,0.3"], 2, "the box 0.8,0.2,0.3,0.3 of Mass leaves the film"),
+    (["--box", "Effusion=0.1,0.1,0.3,0.3"], 2, "hears no masks of 'Effusion'"),
+    (["--mask", "lungs={folder}/mask.png"], 2, "hears no masks of 'lungs'; did you mean 'lung'?"),
+    (["--mask", "lung={folder}/nothing.png"], 3, "nothing.png: the mask is missing"),
+    (["--mask", "lung={folder}/wide.png"], 3, "wide.png: the mask is 16 x 8 pixels, not square"),
+    (["--mask", "lung={folder}/small.png"], 3, "small.png: the mask has 4 x 4 pixels, the model's films 8 x 8"),
+    (["--mask", "lung={folder}/film.png"], 3, "grey values, as a film has and no mask"),
+    (["--text", "kleiner Pleuraerguss links ohne Stauung"], 3, "are not known"),
+    (["--text", "effusion " * 10_000], 3, "the description has 10,000 words"),
+    (["--text", "mass NOT"], 3, "'NOT' stands without words behind it"),
+    (["--plan", "{folder}/plan.csv", "--finding", "Mass"], 2, "the plan says what to make, and so does finding"),
+    (["--plan", "{folder}/plan.csv"], 3, "plan.csv row 3: mask 'wide.png' is 16 x 8 pixels, not square"),
+])
+def test_what_cannot_be_generated_is_refused_before_anything_is_written(run: Run, model: Path, tmp_path: Path, arguments: list[str],
+                                                                        code: int, message: str) -> None:
+    shapes = {"mask": (16, 16), "wide": (8, 16), "small": (4, 4)}
+    for name, shape in shapes.items():
+        Image.fromarray(np.full(shape, 255, np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / "film.png")
+    (tmp_path / "plan.csv").write_text("seed,lung_mask\n1,mask.png\n2,wide.png\n")
+    filled = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    answer, text = run("generate", model, "--out", tmp_path / "made", "--num", 1, *filled)
+    assert answer == code
+    assert message in " ".join(text.split())
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_model_that_hears_nothing_says_so(run: Run, gan: Path, tmp_path: Path) -> None:
+    for arguments, message in ((["--text", "small mass"], "does not hear text, which a text asks for; it takes no conditions at all"),
+                               (["--sampler", "heun"], "a model of family 's4-gan' has no sampler, so 'sampler' cannot be chosen")):
+        code, text = run("generate", gan, "--out", tmp_path / "made", *arguments)
+        assert code == 2 and message in text
+    assert not (tmp_path / "made").exists()
+
+
+def test_every_option_of_generate_reaches_the_films(run: Run, model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(tmp_path / "mask.png")
+    code, text = run(
+        "generate", model, "--out", tmp_path / "made", "--num", 1, "--finding", "Mass", "--uncertain", "Effusion", "--view", "pa", "--sex", "F",
+        "--age", 40, "--site", "west", "--text", "small mass", "--mask", f"LUNG={tmp_path}/mask.png", "--box", "0.5,0.25,0.5,0.5",
+        "--side", "left", "--size", 0.5, "--severity", 0.4, "--at", "0.75,0.5", "--sampler", "ddim", "--steps", 2, "--schedule", "cosine",
+        "--eta", 0.5, "--guidance", 2, "--part-guidance", "labels=3", "--guidance-from", 0.1, "--guidance-to", 20)
+    assert code == 0, text
+    with (tmp_path / "made/metadata.csv").open(newline="") as table:
+        row = next(csv.DictReader(table))
+    asked = json.loads(row["condition"])
+    assert asked == {"labels": {"Mass": 1, "Effusion": 0.5}, "view": "PA", "sex": "F", "age_years": "40", "site": "west",
+                     "text": "small mass", "masks": {"lung": "masks/lung/synthetic-000000.png"},
+                     "lesions": [{"finding": "Mass", "side": "left", "size": 0.5, "severity": 0.4, "x": 0.75, "y": 0.5,
+                                  "box": [0.5, 0.25, 0.5, 0.5], "mask": "masks/lesion/synthetic-000000-Mass.png"}]}
+    settings = {"sampler": "ddim", "steps": "2", "schedule": "cosine", "eta": "0.5", "guidance": "2", "guidance_from": "0.1",
+                "guidance_to": "20", "part_guidance": '{"labels": 3.0}'}
+    assert {name: row[name] for name in settings} == settings
+    assert "Effusion uncertain: never seen in training" in row["extrapolation"]

@@ -16,7 +16,9 @@ from trainings import FEW, FINDINGS, SMALLEST, smallest, train_here
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     family = load_recipe(name).family
-    recipe = load_recipe(name, overrides=[*SMALLEST[family][1:], *FEW, "train.steps=2"])
+    trained = getattr(load_recipe(name).model, "compressor", "none") not in ("none", "wavelet")
+    compressor = ["model.image_size=32", "model.compressor_config={image_size=32, channels=4, multipliers=[1, 2]}"] if trained else []
+    recipe = load_recipe(name, overrides=[*SMALLEST[family][1:], *FEW, *compressor, "train.steps=2"])
     outcome = train_here(recipe, tmp_path)
     assert outcome.steps == 2
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
@@ -67,18 +69,18 @@ def test_wrong_settings_are_refused_by_name(override: str, message: str) -> None
     assert "edm-64.toml" in str(refusal.value)
 
 
-@pytest.mark.parametrize("override", ["train.steps", "steps=3", "a.b.c=3", "family.x=3", "=3"])
+@pytest.mark.parametrize("override", ["train.steps", "steps=3", "family.x=3", "=3"])
 def test_overrides_of_another_form_are_wrong_usage(override: str) -> None:
     with pytest.raises(UsageError, match=r"table\.key=value"):
         load_recipe("edm-64", overrides=[override])
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"family = 'edm'\n[trian]\nsteps = 1", "unknown table 'trian'; did you mean 'train'"),
-    (b"family = 'edm'\ntrain = 3", "'train' must be a table"),
-    (b"[family]\nname = 'edm'", "'family' must be a word"),
-    (b"family = 'emd'", "unknown family 'emd'; did you mean 'edm'"),
-    (b"name = 'x'", "unknown family ''; choose from: edm"),
+    (b"family = 'diffusion'\n[trian]\nsteps = 1", "unknown table 'trian'; did you mean 'train'"),
+    (b"family = 'diffusion'\ntrain = 3", "'train' must be a table"),
+    (b"[family]\nname = 'diffusion'", "'family' must be a word"),
+    (b"family = 'difusion'", "unknown family 'difusion'; did you mean 'diffusion'"),
+    (b"name = 'x'", "unknown family ''; choose from: diffusion"),
     (b"family = ", "not valid TOML"),
     (b"name = '\xff'", "not valid TOML"),
 ])
@@ -95,10 +97,10 @@ def test_unknown_recipes_name_the_nearest(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize(("override", "family"), [("model.image_size=20", "edm"), ("model.attention=[true]", "edm"),
+@pytest.mark.parametrize(("override", "family"), [("model.image_size=20", "diffusion"), ("model.attention=[true]", "diffusion"),
                                                   ("model.image_size=96", "s4-gan"), ("model.image_size=48", "s4-vae")])
 def test_sizes_that_a_network_cannot_have_are_wrong_usage(override: str, family: str) -> None:
-    sizes = ("model.multipliers=[1, 1, 1, 1]", "model.attention=[false, false, false, false]") if family == "edm" else ()
+    sizes = ("model.multipliers=[1, 1, 1, 1]", "model.attention=[false, false, false, false]") if family == "diffusion" else ()
     with pytest.raises(UsageError, match=override.partition("=")[0].replace(".", r"\.")):
         build_objective(smallest(family, *sizes, override), findings=FINDINGS)
 

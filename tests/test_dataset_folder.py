@@ -74,6 +74,8 @@ def test_utf16_is_read_and_an_unmarked_encoding_is_refused_with_its_row(folder):
     ("file_name,findings\nC:\\films\\a.png,Mass\n", "leaves the folder"),
     ("file_name,findings,lesion_mask\na.png,Mass,../m.png\n", "leaves the folder"),
     ("file_name,findings,lesion_mask\na.png,Mass,b.png|m.png\n", "row 2: lesion_mask 'm.png' is missing"),
+    ("file_name,lesion_label,lesion_mask\na.png,Mass,a.png|b.png\n", "row 2: lesion_mask has 2 items and lesion_label 1 name"),
+    ("file_name,lesion_label,lesion_size\na.png,Mass,0.5\nb.png,Mass,12 mm\n", "row 3: lesion_size '12 mm' cannot be; write a number"),
     ("file_name,findings\na.png,Mass,Edema\n", "row 2: 3 cells under 2 columns"),
     ("file_name,findings,text\na.png,Mass", "the last row has 2 of 3 cells and no line end"),
     ('file_name,findings\na.png,"Mass\n', "row 2: the row cannot be read"),
@@ -176,7 +178,7 @@ def test_films_without_a_patient_become_patients_only_when_told_so(folder):
 FULL = Study(
     file_name="a.png", study_id="s", patient_id="p", site="x", view="PA", sex="F", age_years=57.25, origin="synthetic",
     labels={"Mass": Stated.PRESENT, "Edema": Stated.UNCERTAIN, "Hernia": Stated.ABSENT}, text="=1+1 \"a\", 'b'\nzwei; drei",
-    masks={"lesion_mask": ("a.png", "b.png")}, lesion_label="Mass", split="train",
+    masks={"lesion_mask": ("a.png", "b.png")}, lesion_label="Mass|Mass", split="train",
     extra={"seed": "-7", "condition": '{"labels": {"Mass": 1}}', "remark": "'=quoted", "mail": "@home"},
 )
 
@@ -190,6 +192,15 @@ def test_everything_in_a_study_survives_writing_and_reading(folder):
     assert (dataset.name, dataset.facts["licence"], dataset.facts["num_images"]) == ("set", "CC0", 2)
     assert dataset.findings == ("Edema", "Hernia", "Mass", "Nodule")
     assert dataset.facts["digest"] == digest_of(dataset)
+
+
+def test_a_lesion_without_a_mask_keeps_the_others_in_their_place(folder):
+    studies = [Study(file_name="a.png", masks={"lesion_mask": ("", "b.png")}, lesion_label="Mass|Nodule", extra={"lesion_box": "0,0,1,1|"}),
+               Study(file_name="b.png", lesion_label="Ground_Glass_Opacities")]
+    write_table(folder, studies)
+    dataset = read_dataset(folder)
+    assert [replace(study, extra={}) for study in dataset.studies] == [replace(study, extra={}) for study in studies]
+    assert dataset.studies[0].extra == studies[0].extra and len(digest_of(dataset)) == 64
 
 
 def test_no_cell_runs_as_a_formula_and_numbers_stay_numbers(folder):

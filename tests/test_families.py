@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,29 @@ from torch import Tensor, nn
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
 from synthorax.families import FAMILIES
-from synthorax.families.edm import EdmModel
-from synthorax.protocols import ATTRIBUTES, Batch, Condition, Model, ModelSpec, Objective, SampleSettings, as_model
+from synthorax.families.diffusion import DiffusionModel
+from synthorax.families.diffusion_objective import DiffusionObjective
+from synthorax.protocols import (
+    ATTRIBUTES,
+    COARSE,
+    LESION_PROPERTIES,
+    UNCERTAIN,
+    Batch,
+    Condition,
+    Model,
+    ModelSpec,
+    Objective,
+    SampleSettings,
+    as_model,
+)
 from synthorax.rng import Draws
 from synthorax.run import read_spec, save_model
 from synthorax.steps.recipe import build_model, build_objective, load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, SMALLEST, fresh_objective, made_up_films, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_objective, made_up_films, randomised, smallest
 
 FAST = SampleSettings(steps=3, guidance=2.0)
+NUM_ATTRIBUTES = len(ATTRIBUTES) + len(SITES)
 SAME_FILM = 1e-4  # of the range [-1, 1]: another batch size may add numbers in another order; a grey level is 8e-3
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -39,19 +55,34 @@ def objective_of(family: str, *overrides: str) -> Objective:
 def model_of(family: str) -> Model:
     """A model whose every weight is random, also those that start at zero, so that everything it hears has an effect."""
     model = objective_of(family).model
-    if family == "edm":
+    if family == "diffusion":
         randomised(model)
     return as_model(model.eval())
 
 
 def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
     films = made_up_films(as_model(objective.model).spec.image_size)
-    return Feed(films, batch_size=size, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
+    spec = as_model(objective.model).spec
+    return Feed(films, spec=spec, batch_size=size, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
 
 
 def asking(*, labels: list[float], attributes: list[float] | None = None, size: int = 1) -> Condition:
-    stated = [math.nan] * len(ATTRIBUTES) if attributes is None else attributes
+    stated = [math.nan] * NUM_ATTRIBUTES if attributes is None else attributes
     return Condition(labels=torch.tensor([labels] * size), attributes=torch.tensor([stated] * size))
+
+
+def everything(model: Model) -> dict[str, Condition]:
+    """For each part of a condition, a request that states it and nothing else."""
+    nothing = asking(labels=[math.nan] * 2)
+    side = model.spec.image_size
+    lesions = torch.full((1, 2, len(LESION_PROPERTIES)), math.nan)
+    lesions[0, 1, LESION_PROPERTIES.index("x")] = 0.3
+    mask = torch.full((1, len(MASKS), side, side), math.nan)
+    mask[0, 1] = 0.0
+    mask[0, 1, : side // 2] = 1.0
+    return {"labels": asking(labels=[1.0, 0.0]), "attributes": asking(labels=[math.nan] * 2, attributes=[0, 1, 0, 1, 0.7, 1, 0]),
+            "lesions": replace(nothing, lesions=lesions), "mask": replace(nothing, mask=mask),
+            "text": replace(nothing, text=("a mass on the left",)), "image": replace(nothing, image=torch.zeros(1, 1, side, side))}
 
 
 @families
@@ -84,7 +115,7 @@ def test_a_film_depends_on_its_seed_and_condition_alone(family: str) -> None:
 @families
 def test_a_saved_model_makes_the_same_films(family: str, tmp_path: Path) -> None:
     model = objective_of(family).model
-    if family == "edm":
+    if family == "diffusion":
         randomised(model)
     save_model(tmp_path / "model.safetensors", model, spec=as_model(model).spec, facts={})
     spec, _ = read_spec(tmp_path / "model.safetensors")
@@ -97,9 +128,8 @@ def test_a_saved_model_makes_the_same_films(family: str, tmp_path: Path) -> None
 @families
 def test_what_is_declared_changes_the_film_and_the_rest_does_not(family: str) -> None:
     model = model_of(family)
-    stated = {"labels": asking(labels=[1.0, 0.0]), "attributes": asking(labels=[math.nan] * 2, attributes=[0, 1, 0, 1, 0.7])}
     nothing = model.sample(asking(labels=[math.nan] * 2), [7], FAST)
-    for part, condition in stated.items():
+    for part, condition in everything(model).items():
         changed = not torch.equal(model.sample(condition, [7], FAST), nothing)
         assert changed == (part in model.spec.conditions), part
 
@@ -107,22 +137,22 @@ def test_what_is_declared_changes_the_film_and_the_rest_does_not(family: str) ->
 @families
 def test_every_single_statement_counts_and_not_stated_is_not_absent(family: str) -> None:
     model = model_of(family)
-    parts = [("labels", column) for column in range(len(FINDINGS))] + [("attributes", column) for column in range(len(ATTRIBUTES))]
+    parts = [("labels", column) for column in range(len(FINDINGS))] + [("attributes", column) for column in range(NUM_ATTRIBUTES)]
     for part, column in parts:
         if part not in model.spec.conditions:
             continue
         films = []
-        for value in (0.0, 1.0, math.nan):
+        for value in (0.0, UNCERTAIN, 1.0, math.nan):
             condition = asking(labels=[math.nan] * len(FINDINGS))
             getattr(condition, part)[0, column] = value
             films.append(model.sample(condition, [7], FAST))
-        assert not any(torch.equal(films[a], films[b]) for a, b in ((0, 1), (1, 2), (0, 2))), (part, column)
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations(films, 2)), (part, column)
 
 
 @families
 def test_asking_for_nothing_is_accepted(family: str) -> None:
     model = model_of(family)
-    unstated = Condition.unstated(2, num_labels=len(FINDINGS))
+    unstated = Condition.unstated(2, num_labels=len(FINDINGS), num_sites=len(SITES))
     nothing = model.sample(None, [1, 2], FAST)
     torch.testing.assert_close(nothing, model.sample(unstated, [1, 2], FAST), atol=SAME_FILM, rtol=0)
     assert bool(nothing.isfinite().all())
@@ -147,7 +177,7 @@ def test_losses_are_one_number_a_film_and_reach_every_player(family: str, engine
 def test_the_loss_of_a_film_does_not_depend_on_its_neighbours(family: str, engine: Engine) -> None:
     """In evaluation mode, because batch statistics are the one thing that films of a training batch share."""
     objective = objective_of(family).eval()
-    if family == "edm":
+    if family == "diffusion":
         randomised(objective)
     batch = batch_of(objective, engine)
     for phase in objective.phases:
@@ -173,57 +203,92 @@ def test_the_model_that_ships_is_made_of_players(family: str) -> None:
 # ---- the diffusion family
 
 
-def test_labels_of_a_base_model_are_adopted_by_name() -> None:
-    def edm(findings: tuple[str, ...]) -> EdmModel:
-        model = build_objective(smallest("edm"), findings=findings).model
-        assert isinstance(model, EdmModel)
-        return model
+def test_findings_sites_and_masks_of_a_base_model_are_adopted_by_name() -> None:
+    def diffusion(findings: tuple[str, ...], sites: tuple[str, ...], masks: tuple[str, ...]) -> DiffusionModel:
+        model = build_objective(smallest("diffusion"), findings=findings, sites=sites, masks=masks).model
+        assert isinstance(model, DiffusionModel)
+        return model.eval()
 
-    base, model = edm(("Effusion", "Mass")), edm(("Hernia", "Mass"))
+    base = diffusion(("Effusion", "Mass"), ("east", "west"), ("lung", "Mass"))
+    model = diffusion(("Hernia", "Mass"), ("west",), ("Mass", "heart", "lung"))
     randomised(base)
-    before = model.labels.linear.weight.clone()
+    before = {key: weight.clone() for key, weight in model.state_dict().items()}
     model.adopt(base)
-    nan = math.nan
-    for ours, theirs in (([nan, 1.0], [nan, 1.0]), ([nan, 0.0], [nan, 0.0])):
-        films = [as_model(one.eval()).sample(asking(labels=labels), [3], FAST) for one, labels in ((model, ours), (base, theirs))]
-        assert torch.equal(*films)
-    assert torch.equal(model.labels.linear.weight[:, [0, 2]], before[:, [0, 2]]), "a new finding starts fresh"
-    other = build_objective(smallest("edm", "model.channels=12"), findings=FINDINGS).model
-    assert isinstance(other, EdmModel)
+    nan, side = math.nan, 8
+    outline = torch.linspace(0, 1, side * side).reshape(side, side)
+    unknown = torch.full((side, side), nan)
+    lesion = torch.tensor([0.0, 0.5, nan, 0.2, 0.9])
+    nowhere = torch.full((len(LESION_PROPERTIES),), nan)
+    for label in (0.0, 1.0, nan):
+        asked = Condition(labels=torch.tensor([[nan, label]]), attributes=torch.tensor([[1.0, 0, 0, 1, 0.4, nan, 1]]),
+                          lesions=torch.stack([nowhere, lesion])[None], mask=torch.stack([unknown, outline])[None], text=("a mass",))
+        same = replace(asked, attributes=torch.tensor([[1.0, 0, 0, 1, 0.4, 1]]),
+                       mask=torch.stack([outline, unknown, unknown])[None])
+        torch.testing.assert_close(model.sample(same, [3], FAST), base.sample(asked, [3], FAST), atol=SAME_FILM, rtol=0)
+    fresh = model.state_dict()["embeddings.labels.linear.weight"][:, [0, 2]]
+    assert torch.equal(fresh, before["embeddings.labels.linear.weight"][:, [0, 2]]), "a new finding starts fresh"
+    other = build_objective(smallest("diffusion", "model.channels=12"), findings=FINDINGS, sites=SITES, masks=MASKS).model
+    assert isinstance(other, DiffusionModel)
     with pytest.raises(UsageError, match="another shape"):
         other.adopt(base)
 
 
 def test_denoising_trusts_a_film_with_little_noise() -> None:
-    model = objective_of("edm").model
-    assert isinstance(model, EdmModel)
+    model = objective_of("diffusion").model
+    assert isinstance(model, DiffusionModel)
     randomised(model)
     film = torch.rand(2, 1, 8, 8) * 2 - 1
     condition = asking(labels=[1.0, 0.0], size=2)
     torch.testing.assert_close(model.denoise(film, torch.full((2,), 1e-5), condition), film, atol=1e-3, rtol=0)
 
 
-def test_withheld_parts_follow_their_probabilities() -> None:
-    """Conditions as the network hears them: rows withheld whole, single statements withheld, and nothing made up."""
-    objective = objective_of("edm", "objective.part_dropout=0.3", "objective.statement_dropout=0.2")
-    assert isinstance(objective.model, EdmModel)
-    size, heard = 2000, {}
-    for part in ("labels", "attributes"):
-        def listen(module: nn.Module, inputs: tuple[Tensor], part: str = part) -> None:
-            heard[part] = inputs[0]
+def withheld_from(condition: Condition, *overrides: str) -> Condition:
+    """The condition as the network hears it in training."""
+    objective = objective_of("diffusion", "objective.box=0.0", *overrides)
+    assert isinstance(objective, DiffusionObjective)
+    return objective.withheld(condition, Draws(range(len(condition))))
 
-        objective.model.get_submodule(part).register_forward_pre_hook(listen)
-    condition = Condition(labels=torch.tensor([[1.0, 0.0]] * size), attributes=torch.full((size, len(ATTRIBUTES)), 0.5))
-    objective("denoise", Batch(images=torch.zeros(size, 1, 8, 8), condition=condition, draws=Draws(range(size))))
-    for asked, got in ((condition.labels, heard["labels"]), (condition.attributes, heard["attributes"])):
+
+def test_withheld_parts_follow_their_probabilities() -> None:
+    """Parts withheld whole and independently, single statements withheld too, and nothing made up."""
+    size, mask = 2000, torch.rand(2000, 2, 4, 4)
+    condition = Condition(labels=torch.tensor([[1.0, 0.0]] * size), attributes=torch.full((size, NUM_ATTRIBUTES), 0.5),
+                          lesions=torch.full((size, 2, 5), 0.3), mask=mask, text=("a mass",) * size)
+    heard = withheld_from(condition, "objective.part_dropout=0.3", "objective.statement_dropout=0.2", "objective.dropout={text=0.6}")
+    whole = {}
+    for part in ("labels", "attributes", "lesions", "mask"):
+        asked, got = getattr(condition, part), getattr(heard, part)
         stated = ~got.isnan()
         assert torch.equal(got[stated], asked[stated])
-        width = got.shape[1]
+        if part == "mask":
+            assert torch.equal(stated.flatten(2).any(2), stated.flatten(2).all(2)), "a mask class is withheld as a whole"
+            stated = stated[:, :, 0, 0]
+        stated = stated.flatten(1)
         assert stated.float().mean().item() == pytest.approx(0.7 * 0.8, abs=0.03)
-        assert (~stated).all(1).float().mean().item() == pytest.approx(0.3 + 0.7 * 0.2**width, abs=0.03)
-    labels, attributes = (heard[part].isnan().all(1) for part in ("labels", "attributes"))
-    both = (labels & attributes).float().mean().item()
-    assert both == pytest.approx((0.3 + 0.7 * 0.04) * (0.3 + 0.7 * 0.2**5), abs=0.02), "the parts are withheld independently"
+        whole[part] = (~stated).all(1)
+        assert whole[part].float().mean().item() == pytest.approx(0.3 + 0.7 * 0.2 ** stated.shape[1], abs=0.03)
+    assert heard.text is not None
+    whole["text"] = torch.tensor([not text for text in heard.text])
+    assert whole["text"].float().mean().item() == pytest.approx(0.6, abs=0.03)
+    for one, other in itertools.combinations(whole, 2):
+        both = (whole[one] & whole[other]).float().mean().item()
+        assert both == pytest.approx(whole[one].float().mean().item() * whole[other].float().mean().item(), abs=0.03), (one, other)
+
+
+def test_a_box_holds_the_lesion_and_organs_keep_their_outlines() -> None:
+    mask = torch.zeros(300, 2, 8, 8)
+    mask[:, 0, 1:5, 2:4] = 1.0
+    mask[:, 1, 2:4, 3] = mask[:, 1, 3, 3:6] = 1.0
+    mask[0, 1] = math.nan
+    condition = replace(asking(labels=[math.nan] * 2, size=300), mask=mask)
+    heard = withheld_from(condition, "objective.part_dropout=0.0", "objective.statement_dropout=0.0", "objective.box=0.4").mask
+    assert heard is not None and torch.equal(heard[:, 0], mask[:, 0]) and bool(heard[0, 1].isnan().all())
+    boxed = (heard[1:, 1] == COARSE).flatten(1).any(1)
+    assert boxed.float().mean().item() == pytest.approx(0.4, abs=0.08)
+    box = torch.zeros(8, 8)
+    box[2:4, 3:6] = COARSE
+    for outline, changed in zip(heard[1:, 1], boxed, strict=True):
+        assert torch.equal(outline, box if changed else mask[1, 1])
 
 
 # ---- S4
@@ -285,5 +350,6 @@ def test_elbo_agrees_with_torch_distributions(engine: Engine) -> None:
 
 def test_a_spec_names_what_a_model_hears() -> None:
     specs: dict[str, ModelSpec] = {family: as_model(objective_of(family).model).spec for family in FAMILIES}
-    assert specs["edm"].conditions == ("labels", "attributes") and specs["edm"].findings == FINDINGS
+    assert specs["diffusion"].conditions == ("attributes", "labels", "lesions", "mask", "text")
+    assert (specs["diffusion"].findings, specs["diffusion"].sites, specs["diffusion"].masks) == (FINDINGS, SITES, MASKS)
     assert specs["s4-gan"].conditions == specs["s4-vae"].conditions == ()

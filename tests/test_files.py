@@ -89,12 +89,12 @@ def test_a_file_is_whole_at_every_moment_and_after_a_kill(tmp_path: Path) -> Non
 
 def test_a_saved_model_is_read_back_and_refused_when_changed(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model = fresh_objective(smallest("edm")).model
+    model = fresh_objective(smallest("diffusion")).model
     spec = as_model(model).spec
     save_model(path, model, spec=spec, facts={"steps": 3})
     found, facts = read_spec(path)
     assert (found.family, found.image_size, found.findings, found.conditions) == (
-        "edm", 8, ("Effusion", "Mass"), ("labels", "attributes"))
+        "diffusion", 8, ("Effusion", "Mass"), ("attributes", "labels", "lesions", "mask", "text"))
     assert facts == {"steps": 3}
     digest = weights_digest(path)
     save_model(path, model, spec=spec, facts={"steps": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -13,13 +14,29 @@ import pytest
 from PIL import Image
 
 from synthorax.data.dataset import Dataset
+from synthorax.data.lesions import lesions_of
+from synthorax.data.masks import mask_stack
+from synthorax.data.prepared import load_films
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
-from synthorax.protocols import SampleSettings
+from synthorax.protocols import SampleSettings, as_model
 from synthorax.steps.generate import Source, generate_films, preview
-from synthorax.steps.plan import Plan, PlanRow, simple_plan
-from synthorax.types import Stated
-from trainings import after, digests, during_write, finished, generate_to, in_new_process, killed_when, untrained_source
+from synthorax.steps.plan import STATED_ONLY, Plan, PlanRow, simple_plan
+from synthorax.steps.support import Support
+from synthorax.types import Lesion, Stated
+from trainings import (
+    after,
+    digests,
+    during_write,
+    finished,
+    fresh_objective,
+    generate_to,
+    in_new_process,
+    killed_when,
+    made_up_films,
+    smallest,
+    untrained_source,
+)
 
 CHECKER = Path(__file__).parents[2] / "shared/acceptance/check_dataset_folder.py"
 SETTINGS = SampleSettings(steps=2, guidance=1.5)
@@ -137,9 +154,143 @@ def test_what_cannot_be_generated_leaves_nothing(source: Source, engine: Engine,
         made(source, tmp_path / "a", engine, plan=Plan(rows=()))
     with pytest.raises(UsageError, match="not trained on 'Hernia'"):
         made(source, tmp_path / "b", engine, plan=simple_plan(num=2, present=["Hernia"]))
+    with pytest.raises(InputError, match="is missing"):
+        made(source, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
     (tmp_path / "c").mkdir()
     (tmp_path / "c/metadata.csv").write_text("file_name\n")
     with pytest.raises(InputError, match="is a dataset folder already"):
         made(source, tmp_path / "c", engine)
     for folder in ("a", "b", "c"):
         assert not list((tmp_path / folder).rglob("*.png"))
+
+
+# ---- masks, lesions, text, settings
+
+
+def mask_file(path: Path, *, rows: slice = slice(0, 8)) -> str:
+    """A 32 x 32 mask of the left half of some rows."""
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[rows, :16] = 255
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def plan_of_everything(folder: Path) -> Plan:
+    lesions = (Lesion(finding="Mass", severity=0.5, mask=mask_file(folder / "m.png")), Lesion(finding="Mass", box=(0.5, 0.5, 0.5, 0.25)))
+    full = PlanRow(seed=1, labels={"Effusion": Stated.UNCERTAIN}, site="west", text="small mass on the right NOT effusion", lesions=lesions,
+                   masks={"lung": mask_file(folder / "l.png", rows=slice(0, 32))})
+    return Plan(rows=(full, PlanRow(seed=1), PlanRow(seed=2, lesions=(Lesion(finding="Effusion", side="left"),))))
+
+
+def test_a_film_keeps_what_was_asked_of_it(source: Source, engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of_everything(tmp_path)
+    dataset = made(source, tmp_path / "a", engine, plan=plan)
+    first, second, third = dataset.studies
+    assert (first.site, first.text) == ("west", "small mass on the right NOT effusion")
+    assert first.labels == {"Effusion": Stated.UNCERTAIN, "Mass": Stated.PRESENT} and third.labels == {"Effusion": Stated.PRESENT}
+    mass, box = lesions_of(first)
+    assert (mass.finding, mass.severity, mass.mask) == ("Mass", 0.5, "masks/lesion/synthetic-000000-Mass.png")
+    assert (box.box, box.mask, first.extra["lesion_kind"]) == ((0.5, 0.5, 0.5, 0.25), "masks/lesion/synthetic-000000-Mass-2.png", "|box")
+    assert first.masks["lung_mask"] == ("masks/lung/synthetic-000000.png",)
+    assert not second.masks and not second.lesion_label and lesions_of(third) == (Lesion(finding="Effusion", side="left"),)
+    asked = json.loads(first.extra["condition"])
+    assert asked["masks"] == {"lung": "masks/lung/synthetic-000000.png"} and asked["labels"] == {"Effusion": 0.5, "Mass": 1}
+    assert [lesion["mask"] for lesion in asked["lesions"]] == [mass.mask, box.mask]
+    assert str(tmp_path) not in (tmp_path / "a/metadata.csv").read_text(), "no path of this machine leaves it"
+
+
+def test_kept_masks_are_those_that_the_model_heard(source: Source, engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of_everything(tmp_path)
+    spec = source.model.spec
+    films = load_films(made(source, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
+                       policy=STATED_ONLY)
+    heard = plan.condition(spec).mask
+    assert films.masks is not None and heard is not None
+    assert np.array_equal(mask_stack(films.masks, [0, 1, 2]), heard.numpy(), equal_nan=True)
+
+
+def test_neighbours_with_other_parts_do_not_matter(source: Source, engine: Engine, tmp_path: Path) -> None:
+    rows = plan_of_everything(tmp_path).rows
+    made(source, tmp_path / "a", engine, plan=Plan(rows=(rows[0], rows[1], rows[2], rows[0])))
+    made(source, tmp_path / "b", engine, plan=Plan(rows=(rows[0], rows[2], rows[1], rows[1])))
+    first, second = pixels(tmp_path / "a").astype(int), pixels(tmp_path / "b").astype(int)
+    assert np.abs(first[[0, 1, 2, 3]] - second[[0, 2, 1, 0]]).max() <= 1
+
+
+def test_films_differ_by_every_part_alone(source: Source, engine: Engine, tmp_path: Path) -> None:
+    """One seed; each part alone changes the film, so none of them is lost on the way to the model."""
+    rows = (PlanRow(seed=5), PlanRow(seed=5, labels={"Mass": Stated.UNCERTAIN}), PlanRow(seed=5, labels={"Mass": Stated.PRESENT}),
+            PlanRow(seed=5, site="east"), PlanRow(seed=5, text="large effusion"),
+            PlanRow(seed=5, lesions=(Lesion(finding="Mass", box=(0.0, 0.0, 0.5, 0.5)),)),
+            PlanRow(seed=5, lesions=(Lesion(finding="Mass", side="left"),)), PlanRow(seed=5, masks={"lung": mask_file(tmp_path / "l.png")}))
+    made(source, tmp_path / "a", engine, plan=Plan(rows=rows), settings=SampleSettings(steps=4))
+    assert len({film.tobytes() for film in pixels(tmp_path / "a")}) == len(rows)
+
+
+def test_a_generation_with_masks_goes_on_where_it_stopped(source: Source, engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of_everything(tmp_path)
+    made(source, tmp_path / "a", engine, plan=plan)
+    whole = digests(tmp_path / "a")
+    for name in ("metadata.csv", "masks/lung/synthetic-000000.png", "images/synthetic-000002.png"):
+        (tmp_path / "a" / name).unlink()
+    made(source, tmp_path / "a", engine, plan=plan)
+    assert digests(tmp_path / "a") == whole
+    moved = mask_file(tmp_path / "the same under another name.png", rows=slice(0, 32))
+    renamed = Plan(rows=(replace(plan.rows[0], masks={"lung": moved}), *plan.rows[1:]))
+    made(source, tmp_path / "a", engine, plan=renamed)
+    mask_file(tmp_path / "l.png", rows=slice(0, 24))
+    with pytest.raises(InputError, match="another plan, model or sampler setting"):
+        made(source, tmp_path / "a", engine, plan=plan)
+    assert digests(tmp_path / "a") == whole
+
+
+def test_settings_beyond_the_usual_have_their_columns(source: Source, engine: Engine, tmp_path: Path) -> None:
+    settings = SampleSettings(steps=2, sampler="ddim", eta=0.5, schedule="cosine", part_guidance={"mask": 3.0}, guidance_to=50.0)
+    extra = made(source, tmp_path / "a", engine, settings=settings).studies[0].extra
+    assert {name: extra[name] for name in ("sampler", "schedule", "eta", "part_guidance", "guidance_to")} == {
+        "sampler": "ddim", "schedule": "cosine", "eta": "0.5", "part_guidance": '{"mask": 3.0}', "guidance_to": "50"}
+    assert "guidance_from" not in extra
+
+
+def test_rows_beyond_training_are_marked(source: Source, engine: Engine, tmp_path: Path) -> None:
+    seen = replace(source, support=Support.of(made_up_films(8, num=60)))
+    rows = (PlanRow(seed=1, labels={"Mass": Stated.PRESENT}, age_years=40), PlanRow(seed=2, labels={"Mass": Stated.PRESENT}, age_years=1),
+            PlanRow(seed=3, lesions=(Lesion(finding="Mass", box=(0.7, 0.7, 0.2, 0.2)),)))
+    told = [study.extra["extrapolation"] for study in made(seen, tmp_path / "a", engine, plan=Plan(rows=rows)).studies]
+    assert told[0] == "" and told[1].startswith("age 1: training films are")
+    assert "Mass on the left: never seen in training" in told[2] and "Mass x 0.8: training films are" in told[2], "measured in its box"
+    with Image.open(tmp_path / "a/images/synthetic-000001.png") as film:
+        assert film.text["extrapolation"] == told[1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (SampleSettings(sampler="dpm-2m"), "unknown sampler 'dpm-2m'; did you mean 'dpmpp-2m'"),
+    (SampleSettings(schedule="kosine"), "unknown schedule 'kosine'; did you mean 'cosine'"),
+    (SampleSettings(steps=0), "0 steps: choose from 1 to 1000"),
+    (SampleSettings(steps=1001), "1001 steps"),
+    (SampleSettings(eta=0.5), "sampler 'dpmpp-2m' has no eta; those that have one: ddim, euler-a"),
+    (SampleSettings(sampler="ddim", eta=1.5), "eta 1.5 is outside 0 to 1"),
+    (SampleSettings(guidance=math.nan), "guidance nan is not a finite number"),
+    (SampleSettings(part_guidance={"labels": math.inf}), "guidance inf is not a finite number"),
+    (SampleSettings(part_guidance={"label": 2.0}), "unknown part 'label'; did you mean 'labels'"),
+    (SampleSettings(part_guidance={"image": 2.0}), "guidance of 'image': the model does not hear it; it hears attributes, labels"),
+    (SampleSettings(guidance_from=5.0, guidance_to=1.0), "guidance from noise level 5.0 to 1.0"),
+    (SampleSettings(guidance_from=math.nan), "guidance from noise level nan"),
+])
+def test_settings_that_cannot_be_followed_leave_nothing(source: Source, engine: Engine, tmp_path: Path, settings: SampleSettings,
+                                                         message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(source, tmp_path / "a", engine, settings=settings)
+    assert not (tmp_path / "a").exists()
+
+
+def test_families_without_a_sampler_refuse_its_settings(engine: Engine, tmp_path: Path) -> None:
+    gan = Source(model=as_model(fresh_objective(smallest("s4-gan")).model.eval()), name="gan", digest="2" * 64)
+    for settings in (SampleSettings(steps=2), SampleSettings(sampler="heun"), SampleSettings(schedule="cosine")):
+        with pytest.raises(UsageError, match="family 's4-gan' has no sampler"):
+            made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=settings)
+    with pytest.raises(UsageError, match="does not hear labels, which a finding asks for; it takes no conditions at all"):
+        made(gan, tmp_path / "a", engine, plan=simple_plan(num=1, present=["Mass"]), settings=SampleSettings())
+    assert not (tmp_path / "a").exists()
+    assert len(made(gan, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings())) == 1
+    assert preview(gan.model, simple_plan(num=3, present=["Mass"]), settings=SETTINGS, engine=engine).shape == (3, 64, 64)

@@ -117,7 +117,38 @@ def test_pneumothorax_has_no_vessels_and_a_bright_pleural_line():
     assert np.percentile(difference[inner_rim], 50) > 8
 
 
-@pytest.mark.parametrize("wrong", [{"finding": "Efusion"}, {"finding": "Nodule", "side": "middle"}, {"finding": "Nodule", "size": 1.5},
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_nodule_can_be_put_anywhere_in_the_lung_field(side):
+    middle = {}
+    for seed, view in ((1, "PA"), (2, "AP")):
+        spec = PhantomSpec(seed=seed, view=view, sex="MF"[seed % 2])
+        without = draw_phantom(spec, size=128)
+        field = np.maximum(without.masks["lung"], without.masks["heart"]) > 0  # the left lung goes on behind the heart
+        for across, along in np.stack(np.meshgrid(STEPS, STEPS), axis=-1).reshape(-1, 2).tolist():
+            film = draw_phantom(_with(spec, finding="Nodule", side=side, size=0.0, place=(across, along)), size=128)
+            nodule = film.masks["Nodule"] > 0
+            assert (nodule & field).sum() > 0.8 * nodule.sum() > 0 and (film.image != without.image).any()
+            row, column = ndimage.center_of_mass(nodule)
+            middle[seed, across, along] = (column if side == "left" else 127 - column, row)
+    for (seed, across, along), (outward, down) in middle.items():
+        if across < 1:
+            assert middle[seed, across + 0.25, along][0] > outward + 0.5
+        if along < 1:
+            assert middle[seed, across, along + 0.25][1] > down + 5
+
+
+def test_the_place_of_a_nodule_does_not_change_its_size_or_the_rest():
+    spec = PhantomSpec(seed=6)
+    films = [draw_phantom(_with(spec, finding="Nodule", size=0.5, place=place), size=128) for place in ((0.2, 0.3), (0.8, 0.9))]
+    areas = [(film.masks["Nodule"] > 0).sum() for film in films]
+    assert abs(areas[0] - areas[1]) < 0.05 * areas[0]
+    near = ndimage.binary_dilation(np.maximum(*(film.masks["Nodule"] for film in films)) > 0, iterations=6)
+    assert not ((films[0].image != films[1].image) & ~near).any()
+
+
+@pytest.mark.parametrize("wrong", [{"finding": "Efusion"}, {"finding": "Effusion", "place": (0.5, 0.5)},
+                                   {"finding": "Nodule", "place": (0.5, 1.5)}, {"finding": "Nodule", "side": "middle"},
+                                   {"finding": "Nodule", "size": 1.5},
                                    {"finding": "Nodule", "severity": float("nan")}])
 def test_what_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(UsageError):
@@ -169,3 +200,15 @@ def test_dataset_is_reproducible_and_never_overwrites(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     with pytest.raises(UsageError, match="Hernia"):
         write_phantom_dataset(tmp_path / "c", prevalence={"Hernia": 0.1})
+
+
+def test_places_move_the_nodules_and_nothing_else(tmp_path):
+    there, anywhere = (write_phantom_dataset(tmp_path / str(places), num=30, size=32, seed=2, places=places) for places in (False, True))
+    assert there.studies == anywhere.studies
+    moved = 0
+    for study in there.studies:
+        for path in (study.file_name, *(path for paths in study.masks.values() for path in paths)):
+            same = (there.path / path).read_bytes() == (anywhere.path / path).read_bytes()
+            assert same is not (("Nodule" in study.labels and path == study.file_name) or "Nodule" in path)
+            moved += not same
+    assert moved >= 6

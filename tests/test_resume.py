@@ -12,7 +12,7 @@ from synthorax.run import WEIGHTS_NAME
 from trainings import digests, during_write, finished, in_new_process, killed_when, train_to_weights
 
 SETTINGS = {
-    "edm": ("train.steps=24", "train.checkpoint_every=2", "model.dropout=0.2"),  # dropout draws from the global random state
+    "diffusion": ("train.steps=24", "train.checkpoint_every=2", "model.dropout=0.2"),  # dropout draws from the global random state
     "s4-vae": ("train.steps=4", "train.checkpoint_every=2"),
     "s4-gan": ("train.steps=4", "train.checkpoint_every=2"),
 }
@@ -37,7 +37,7 @@ def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path
     checkpoints = killed / "checkpoints"
     for moment in (reached(killed, 3), during_write(checkpoints, "*.safetensors.*")):
         assert killed_when(in_new_process(train_to_weights, family, SETTINGS[family], killed), moment)
-    assert list(checkpoints.glob(".*.tmp")) or family == "edm", "the last kill was inside a write, unless that took a millisecond only"
+    assert list(checkpoints.glob(".*.tmp")) or family == "diffusion", "the last kill was inside a write, unless that took a millisecond"
     assert not (killed / WEIGHTS_NAME).exists()
     finished(in_new_process(train_to_weights, family, SETTINGS[family], killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)
@@ -48,8 +48,8 @@ def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path
 def test_killed_while_the_finished_weights_are_written(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     settings = ("train.steps=1", "model.channels=96")
-    finished(in_new_process(train_to_weights, "edm", settings, straight))
-    assert killed_when(in_new_process(train_to_weights, "edm", settings, killed), during_write(killed, WEIGHTS_NAME + "*"))
+    finished(in_new_process(train_to_weights, "diffusion", settings, straight))
+    assert killed_when(in_new_process(train_to_weights, "diffusion", settings, killed), during_write(killed, WEIGHTS_NAME + "*"))
     assert not (killed / WEIGHTS_NAME).exists()
-    finished(in_new_process(train_to_weights, "edm", settings, killed))
+    finished(in_new_process(train_to_weights, "diffusion", settings, killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)

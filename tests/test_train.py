@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
 from synthorax.families import FAMILIES
-from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
+from synthorax.protocols import ATTRIBUTES, UNCERTAIN, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
 from synthorax.steps.recipe import Recipe
 from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
-from synthorax.training.feed import Feed, augmented, film_weights, unit_images
+from synthorax.training.feed import Feed, augmented, film_weights, uncertain_kept, unit_images
 from synthorax.training.loop import _Loop, train
-from trainings import digests, fresh_objective, made_up_films, randomised, smallest, train_here
+from synthorax.types import Stated
+from trainings import SITES, digests, fresh_objective, made_up_films, randomised, smallest, train_here
 
 
 def losses_of(folder: Path, name: str = "denoise") -> list[float]:
@@ -41,13 +42,14 @@ def lines_of(folder: Path) -> list[dict[str, float]]:
 
 def test_the_loss_falls_and_the_labels_are_learned(tmp_path: Path) -> None:
     """A film asked to have a mass is brighter at the upper left than one asked to have none, without guidance."""
-    recipe = smallest("edm", "train.steps=200", "train.batch_size=8", "train.learning_rate=5e-3", "train.augment=false")
+    recipe = smallest("diffusion", "train.steps=200", "train.batch_size=8", "train.learning_rate=5e-3", "train.augment=false")
     model = as_model(train_here(recipe, tmp_path).model)
     losses = losses_of(tmp_path)
     assert np.mean(losses[-40:]) < 0.75 * np.mean(losses[:40])
     corner = {}
     for value in (0.0, 1.0):
-        condition = Condition(labels=torch.tensor([[math.nan, value]] * 32), attributes=torch.full((32, len(ATTRIBUTES)), math.nan))
+        nothing = Condition.unstated(32, num_labels=2, num_sites=len(SITES))
+        condition = replace(nothing, labels=torch.tensor([[math.nan, value]] * 32))
         films = model.sample(condition, range(32), SampleSettings(steps=8, guidance=1.0))
         corner[value] = films[:, 0, :2, :2].mean().item()
     assert corner[1.0] > corner[0.0] + 0.3
@@ -73,7 +75,7 @@ def test_s4_gan_sees_four_batches_a_step(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_stays_and_falls(engine: Engine, tmp_path: Path) -> None:
-    recipe = smallest("edm", "train.steps=100", "train.warmup_steps=10", "train.cooldown=0.2", "train.learning_rate=1.0")
+    recipe = smallest("diffusion", "train.steps=100", "train.warmup_steps=10", "train.cooldown=0.2", "train.learning_rate=1.0")
     loop = _Loop(fresh_objective(recipe), made_up_films(8), recipe.train, engine=engine, folder=tmp_path)
     rates = []
     for loop.progress.step in range(100):
@@ -87,7 +89,7 @@ def test_the_learning_rate_rises_stays_and_falls(engine: Engine, tmp_path: Path)
 
 def test_gradients_are_clipped(engine: Engine, tmp_path: Path) -> None:
     for clip in (1e-3, 0.0):
-        recipe = smallest("edm", f"train.gradient_clip={clip}")
+        recipe = smallest("diffusion", f"train.gradient_clip={clip}")
         objective = fresh_objective(recipe)
         loop = _Loop(objective, made_up_films(8), recipe.train, engine=engine, folder=tmp_path / str(clip))
         loop._update(objective.phases[0], learning_rate=1e-3)
@@ -96,7 +98,7 @@ def test_gradients_are_clipped(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    runs = [train_here(smallest("edm", "train.steps=4", f"train.seed={seed}"), tmp_path / str(number)).model.state_dict()
+    runs = [train_here(smallest("diffusion", "train.steps=4", f"train.seed={seed}"), tmp_path / str(number)).model.state_dict()
             for number, seed in enumerate((0, 0, 1))]
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
     assert not all(torch.equal(runs[0][key], runs[2][key]) for key in runs[0])
@@ -109,16 +111,16 @@ def test_samples_are_asked_for_at_their_interval(tmp_path: Path) -> None:
         assert not model.training
         asked.append(step)
 
-    train_here(smallest("edm", "train.steps=7", "train.sample_every=3"), tmp_path, sample=sample)
+    train_here(smallest("diffusion", "train.steps=7", "train.sample_every=3"), tmp_path, sample=sample)
     assert asked == [3, 6]
 
 
 def test_a_budget_ends_training_in_time_after_a_cool_down(tmp_path: Path) -> None:
     start = time.monotonic()
-    outcome = train_here(smallest("edm", "train.steps=1_000_000"), tmp_path, budget_seconds=1.5)
+    outcome = train_here(smallest("diffusion", "train.steps=1_000_000"), tmp_path, budget_seconds=1.5)
     assert 1.5 <= outcome.elapsed_seconds < 2.5 and time.monotonic() - start < 6
     assert 0 < outcome.steps < 1_000_000
-    assert load_folder(smallest("edm"), tmp_path / "checkpoints").step == outcome.steps
+    assert load_folder(smallest("diffusion"), tmp_path / "checkpoints").step == outcome.steps
 
 
 # ---- averaged weights
@@ -153,8 +155,11 @@ def test_averaging_without_a_half_life_is_a_copy_and_buffers_are_copied() -> Non
 # ---- what is drawn
 
 
+SPEC = as_model(fresh_objective(smallest("diffusion")).model).spec
+
+
 def feed_of(engine: Engine, *, batch_size: int = 6, balance: float = 0.5, augment: bool = True, seed: int = 0) -> Feed:
-    return Feed(made_up_films(16), batch_size=batch_size, balance=balance, augment=augment, seed=seed, engine=engine)
+    return Feed(made_up_films(16), spec=SPEC, batch_size=batch_size, balance=balance, augment=augment, seed=seed, engine=engine)
 
 
 def test_a_batch_depends_on_seed_and_number_alone(engine: Engine) -> None:
@@ -183,7 +188,7 @@ def test_films_keep_their_own_labels(engine: Engine) -> None:
     for image, labels, attributes in zip(batch.images, batch.condition.labels, batch.condition.attributes, strict=True):
         row = next(i for i in range(len(films)) if torch.equal(unit_images(films.images[i:i + 1])[0], image))
         np.testing.assert_array_equal(labels.numpy(), films.labels[row])
-        assert attributes[-1].item() == pytest.approx((20 + row) / 100)
+        assert attributes[ATTRIBUTES.index("age")].item() == pytest.approx((20 + row) / 100)
 
 
 def test_balance_weights_follow_the_closed_form() -> None:
@@ -206,11 +211,15 @@ def test_films_are_drawn_as_their_weights_say(engine: Engine) -> None:
     assert shares.min() > (feed.films.labels == 1).mean(0).min(), "the rarer finding is seen more often than it occurs"
 
 
+def moved_films(images: Tensor) -> Tensor:
+    return augmented(images, Condition.unstated(len(images), num_labels=2), None, Draws(range(len(images))))[0]
+
+
 def test_augmentation_never_swaps_sides() -> None:
     """A marker at the upper left stays there, whatever is drawn, and the heart side stays the heart side."""
     images = torch.full((200, 1, 32, 32), -1.0)
     images[:, :, 4:10, 4:10] = 1.0
-    moved = augmented(images, Draws(range(200)))
+    moved = moved_films(images)
     light = moved[:, 0] + 1
     assert bool((light[:, :, :14].sum((1, 2)) > 0.95 * light.sum((1, 2))).all()), "left stays left"
     assert bool((light[:, :14].sum((1, 2)) > 0.95 * light.sum((1, 2))).all()), "up stays up"
@@ -221,7 +230,7 @@ def test_augmentation_never_swaps_sides() -> None:
 def test_augmentation_stays_small() -> None:
     films = unit_images(made_up_films(32, num=24).images)
     films = nn.functional.avg_pool2d(films, 5, stride=1, padding=2, count_include_pad=False)
-    moved = augmented(films, Draws(range(24)))
+    moved = moved_films(films)
     pairs = torch.corrcoef(torch.cat([films, moved]).flatten(1))
     assert torch.equal(pairs[24:, :24].argmax(1), torch.arange(24)), "each film is most like itself"
 
@@ -229,7 +238,60 @@ def test_augmentation_stays_small() -> None:
 def test_black_borders_stay_black() -> None:
     images = torch.full((50, 1, 32, 32), -1.0)
     images[:, :, :, 8:24] = 0.2
-    assert bool((augmented(images, Draws(range(50)))[:, :, :, :4] < -0.999).all())
+    assert bool((moved_films(images)[:, :, :, :4] < -0.999).all())
+
+
+def test_masks_and_places_move_with_the_film(engine: Engine) -> None:
+    """A bright disc, its mask and its stated centre and size stay together, whatever is drawn."""
+    side, num = 64, 40
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    disc = ((rows - 20) ** 2 + (columns - 44) ** 2 <= 64).float().expand(num, 1, side, side).clone()
+    size = 2 * disc[0].mean().sqrt().item()
+    stated = torch.tensor([1.0, size, math.nan, 44.5 / side, 20.5 / side])
+    mask = torch.cat([disc, torch.full_like(disc, math.nan)], dim=1)
+    condition = replace(Condition.unstated(num, num_labels=1), lesions=stated.expand(num, 1, 5), mask=mask)
+    films, moved, lesion = augmented(disc * 1.4 - 0.9, condition, disc, Draws(range(num)))
+    assert lesion is not None and moved.mask is not None and moved.lesions is not None
+    torch.testing.assert_close(moved.mask[:, :1], lesion)
+    assert bool(moved.mask[:, 1].isnan().all()) and bool(moved.lesions[:, 0, 2].isnan().all()), "what is not stated stays so"
+    for film, outline, found in zip(films, lesion[:, 0], moved.lesions[:, 0], strict=True):
+        assert torch.corrcoef(torch.stack([film.flatten(), outline.flatten()]))[0, 1] > 0.99
+        total = outline.sum()
+        assert found[3].item() == pytest.approx(((outline * (columns + 0.5)).sum() / total / side).item(), abs=0.004)
+        assert found[4].item() == pytest.approx(((outline * (rows + 0.5)).sum() / total / side).item(), abs=0.004)
+        assert found[1].item() == pytest.approx(2 * outline.mean().sqrt().item(), rel=0.02)
+        assert found[0] == 1.0, "no lesion changes sides"
+    assert moved.lesions[:, 0, 3].std() > 0.01, "the films did move"
+
+
+def test_a_model_is_told_what_it_hears_and_no_more(engine: Engine) -> None:
+    films = made_up_films(16)
+    heard = feed_of(engine, batch_size=20, augment=False).batch(0)
+    condition = heard.condition
+    assert condition.lesions is not None and condition.mask is not None and condition.text is not None and heard.lesion is not None
+    for row in range(20):
+        place = next(i for i in range(len(films)) if torch.equal(unit_images(films.images[i:i + 1])[0], heard.images[row]))
+        study, shows_mass = films.studies[place], films.labels[place, 1] == 1
+        assert condition.attributes[row, -2:].nan_to_num(9).tolist() == {
+            "east": [1, 0], "west": [0, 1], "": [9, 9]}[study.site]
+        assert bool(heard.lesion[row].any()) == shows_mass
+        assert condition.mask[row, 0].isnan().all() == (place % 2 == 0)
+        if shows_mass:
+            assert condition.lesions[row, 1, 0] == 0.0 and "left" not in condition.text[row].split()
+    deaf = Feed(films, spec=replace(SPEC, conditions=("labels",)), batch_size=4, balance=0.0, augment=True, seed=0, engine=engine)
+    condition = deaf.batch(0).condition
+    assert condition.lesions is condition.mask is condition.text is None
+
+
+def test_uncertain_findings_are_not_unknown_ones(engine: Engine) -> None:
+    films = made_up_films(16)
+    labels = films.labels.copy()
+    labels[3, 0] = math.nan
+    studies = (*films.studies[:3], replace(films.studies[3], labels={"Effusion": Stated.UNCERTAIN}), *films.studies[4:])
+    kept = uncertain_kept(replace(films, labels=labels, studies=studies))
+    assert kept[3, 0] == UNCERTAIN
+    kept[3, 0] = math.nan
+    np.testing.assert_array_equal(kept, labels)
 
 
 def test_integer_films_cover_the_whole_range() -> None:
@@ -270,14 +332,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(family:
     with pytest.raises(TrainingError, match=r"step 3, phase '.*not finite.*last good weights.*learning_rate"):
         train(objective, films, recipe.train, engine=engine, folder=tmp_path)
     assert load_folder(recipe, tmp_path / "checkpoints").step in (2, 3)
-    if family == "edm":
+    if family == "diffusion":
         outcome = train_here(recipe, tmp_path)
         assert outcome.steps == 6, "without the spoilt film the run goes on"
         assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_weights_that_are_spoilt_are_not_kept(engine: Engine, tmp_path: Path) -> None:
-    recipe = smallest("edm")
+    recipe = smallest("diffusion")
     objective = fresh_objective(recipe)
     nn.init.constant_(next(objective.parameters()), math.nan)
     with pytest.raises(TrainingError, match="no weights were kept yet"):
@@ -286,7 +348,7 @@ def test_weights_that_are_spoilt_are_not_kept(engine: Engine, tmp_path: Path) ->
 
 
 def test_a_gradient_that_is_not_finite_stops_as_well(engine: Engine, tmp_path: Path) -> None:
-    recipe = smallest("edm")
+    recipe = smallest("diffusion")
     objective = fresh_objective(recipe)
     weight = next(objective.parameters())
     weight.register_hook(lambda gradient: gradient * math.inf)
@@ -298,7 +360,7 @@ def test_a_gradient_that_is_not_finite_stops_as_well(engine: Engine, tmp_path: P
 
 
 def test_the_first_ctrl_c_waits_for_a_safe_moment_and_the_run_goes_on(tmp_path: Path) -> None:
-    recipe = smallest("edm", "train.steps=6", "train.checkpoint_every=100")
+    recipe = smallest("diffusion", "train.steps=6", "train.checkpoint_every=100")
 
     def interrupt(model: nn.Module, step: int) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -356,7 +418,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, damage: s
 
 
 def test_training_passes_over_a_damaged_checkpoint_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    recipe = smallest("edm", "train.steps=6", "train.checkpoint_every=2")
+    recipe = smallest("diffusion", "train.steps=6", "train.checkpoint_every=2")
     straight = train_here(recipe, tmp_path).model.state_dict()
     newest = max((tmp_path / "checkpoints").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-3])
@@ -368,7 +430,7 @@ def test_training_passes_over_a_damaged_checkpoint_and_says_so(tmp_path: Path, c
 
 
 def test_no_step_appears_twice_after_going_on(tmp_path: Path) -> None:
-    recipe = smallest("edm", "train.steps=4", "train.checkpoint_every=2")
+    recipe = smallest("diffusion", "train.steps=4", "train.checkpoint_every=2")
     train_here(recipe, tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 5, "denoise": 1.0}\n{"step": 6, "denoise": 1.0}\n{"step": 7, "den')
@@ -388,7 +450,7 @@ def test_all_random_states_come_back(tmp_path: Path) -> None:
 
 
 def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path) -> None:
-    recipe = smallest("edm", "train.steps=3")
+    recipe = smallest("diffusion", "train.steps=3")
     first = train_here(recipe, tmp_path).model.state_dict()
     before = digests(tmp_path, "metrics.jsonl")
     again = train_here(recipe, tmp_path)

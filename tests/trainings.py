@@ -15,21 +15,28 @@ import numpy as np
 import torch
 
 from synthorax.engine import started
-from synthorax.protocols import Objective, SampleSettings, as_model
+from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import Source, generate_films
 from synthorax.steps.plan import simple_plan
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe
 from synthorax.training.loop import Outcome, train
-from synthorax.types import Films, Study
+from synthorax.types import Films, Masks, Study
 
 FINDINGS = ("Effusion", "Mass")
+SITES = ("east", "west")
+MASKS = ("lung", "Mass")
 EDM = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
-       "model.image_size=8")
+       "model.image_size=8", "model.text_width=8", "model.text_depth=1", "objective.dropout={}",
+       'model.parts=["attributes", "labels", "lesions", "mask", "text"]')
+COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=2", "objective.critic_channels=2",
+              "objective.critic_layers=1", "objective.adversarial=0.5", "objective.adversarial_after=0")
 SMALLEST = {
-    "edm": ("edm-32", *EDM),
+    "diffusion": ("controlled-64", *EDM),
+    "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
+    "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
 }
 """family -> a shipped recipe and the settings that make it as small as it can be"""
 FEW = ("train.batch_size=2", "train.log_every=1", "train.sample_every=0", "train.precision=fp32", "train.warmup_steps=2")
@@ -42,7 +49,10 @@ def smallest(family: str, *overrides: str) -> Recipe:
 
 
 def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
-    """Noisy films; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing."""
+    """Noisy films; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing.
+
+    Half of the films have a lung mask, and those with a mass have its mask and place.
+    """
     rng = np.random.default_rng(seed)
     labels = (rng.random((num, len(FINDINGS))) < 0.4).astype(np.float32)
     images = rng.integers(0, 80, (num, size, size), dtype=np.uint8)
@@ -50,20 +60,28 @@ def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
     images[labels[:, 1] == 1, : size // 3, : size // 3] += 120
     labels[::6] = math.nan
     studies = tuple(Study(file_name=f"{number}.png", patient_id=f"p{number}", view=("PA", "AP", "")[number % 3],
-                          sex=("F", "M", "")[number % 3], age_years=20.0 + number) for number in range(num))
-    return Films(images=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up")
+                          sex=("F", "M", "")[number % 3], age_years=20.0 + number, site=("east", "west", "")[number % 3])
+                    for number in range(num))
+    outlines = np.zeros((2, size, size), dtype=np.uint8)
+    outlines[0, :, size // 4: -size // 4] = outlines[1, : size // 3, : size // 3] = 255
+    lung = np.where(np.arange(num) % 2, 0, Masks.NOT_STATED)
+    mass = np.where(labels[:, 1] == 1, 1, np.where(labels[:, 1] == 0, Masks.NOTHING_THERE, Masks.NOT_STATED))
+    lesions = np.full((num, len(FINDINGS), len(LESION_PROPERTIES)), math.nan, dtype=np.float32)
+    lesions[labels[:, 1] == 1, 1] = (0.0, 0.7, math.nan, 0.2, 0.2)
+    masks = Masks(names=MASKS, pixels=outlines, index=np.stack([lung, mass], axis=1).astype(np.int32))
+    return Films(images=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up", masks=masks, lesions=lesions)
 
 
 def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
     """The objective with weights that depend on `seed` alone."""
     torch.manual_seed(seed)
-    return build_objective(recipe, findings=FINDINGS)
+    return build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
 
 
 def train_here(recipe: Recipe, folder: Path, **settings: Any) -> Outcome:
     """Train in this process, on the CPU in float32."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
-        objective = build_objective(recipe, findings=FINDINGS)
+        objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
         return train(objective, made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
@@ -76,7 +94,7 @@ def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> Non
 
 def untrained_source(*, seed: int = 0) -> Source:
     """A small diffusion model with random weights everywhere, so that its films differ by seed and by condition."""
-    model = fresh_objective(smallest("edm"), seed=seed).model
+    model = fresh_objective(smallest("diffusion"), seed=seed).model
     randomised(model, seed=seed)
     return Source(model=as_model(model.eval()), name="tiny", digest="0" * 64)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 __version__ = version("synthorax")
 
-_VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "export", "load_model", "count_parameters",
-          "recipes")
+_VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "lesion_noise", "export", "load_model",
+          "count_parameters", "recipes")
 _PUBLIC = {
     **{name: f"synthorax.workflow:{name}" for name in _VERBS},
     "augment": "synthorax.main_job:augment",

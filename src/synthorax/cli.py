@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ def train(
     budget: Budget = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
     base: Annotated[Path | None, typer.Option(help="Run or model file whose weights to start from.")] = None,
+    compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
     seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -141,8 +143,8 @@ def train(
     """Train a generator. Under `torchrun` the same command uses several processes."""
     from synthorax.workflow import train as verb
 
-    _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base, seed=seed,
-                 device=device.value, threads=threads), json)
+    _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base,
+                 compressor=compressor, seed=seed, device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax plan prepared/ --balance Pneumothorax --out plan.csv")
@@ -170,25 +172,46 @@ def generate(
     num: Annotated[int, typer.Option(min=1, help="Number of images, if there is no plan.")] = 16,
     finding: Annotated[list[str] | None, typer.Option(help="Finding to show; repeat for more.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Finding to be absent; repeat for more.")] = None,
+    uncertain: Annotated[list[str] | None, typer.Option(help="Finding that a reader would not be sure of; repeat for more.")] = None,
     view: Annotated[str, typer.Option(help="PA, AP or LATERAL.")] = "",
     sex: Annotated[str, typer.Option(help="M or F.")] = "",
     age: Annotated[float | None, typer.Option(min=0, max=120, help="Age in years.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="dpmpp-2m, heun or euler; the recipe's by default.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Noise levels visited; the recipe's by default.")] = None,
+    site: Annotated[str, typer.Option(help="Place whose films it is to look like, if the model knows several.")] = "",
+    text: Annotated[str, typer.Option(help="Description in English; NOT and AND in capitals take parts away and join them.")] = "",
+    mask: Annotated[list[str] | None, typer.Option(help="CLASS=M.png, an organ's or a finding's; or M.png of the one --finding.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="FINDING=x,y,w,h in parts of the film, from the top left; or x,y,w,h of the one "
+                                                       "--finding.")] = None,
+    side: Annotated[str, typer.Option(help="left or right of the patient, where the one --finding is.")] = "",
+    size: Annotated[float | None, typer.Option(min=0, max=1, help="How large the one --finding is.")] = None,
+    severity: Annotated[float | None, typer.Option(min=0, max=1, help="How plain the one --finding is.")] = None,
+    at: Annotated[str | None, typer.Option(help="x,y: where the one --finding has its centre, in parts of the film.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Noise levels visited; this and what follows are the recipe's by "
+                                                                    "default.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="How noise falls: karras, linear, cosine, flow or exponential.")] = None,
+    eta: Annotated[float | None, typer.Option(min=0, max=1, help="Fresh noise of ddim and euler-a.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of the condition; 1 is none.")] = None,
+    part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,
+    guidance_from: Annotated[float | None, typer.Option(min=0, help="Lowest noise level at which guidance acts.")] = None,
+    guidance_to: Annotated[float | None, typer.Option(min=0, help="Highest noise level at which guidance acts.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Make synthetic films from a plan or from one condition."""
-    import math
+    numbers = {"age": age, "size": size, "severity": severity}
+    asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    boxes = [(name, _numbers("box", place, count=4)) for name, place in map(_named, box or ())]
+    centre = None if at is None else _numbers("at", at, count=2)
+    weights = {part: _numbers("part-guidance", weight, count=1)[0] for part, weight in map(_named, part_guidance or ())}
 
     from synthorax.workflow import generate as verb
 
-    dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), view=view, sex=sex,
-                   age=math.nan if age is None else age, sampler=sampler, steps=steps, guidance=guidance, seed=seed,
-                   device=device.value, threads=threads)
+    dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
+                   sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
+                   sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
+                   guidance_from=guidance_from, guidance_to=guidance_to, seed=seed, device=device.value, threads=threads, **asked)
     _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 
@@ -244,6 +267,21 @@ def benefit(
 
     _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds, seed=seed), seed=seed,
                  device=device.value, threads=threads), json)
+
+
+@app.command(name="lesion-noise", epilog="Example: synthorax lesion-noise prepared/ --size 64 --out noise/")
+def lesion_noise(
+    prepared: Annotated[Path, typer.Argument(help="Prepared folder of films with lesion masks or boxes.")],
+    out: Annotated[Path, typer.Option(help="Folder for lesion_noise.json, .md and .svg.")],
+    size: Annotated[int | None, typer.Option(help="Film size that will be trained; the prepared one by default.")] = None,
+    quantile: Annotated[float, typer.Option(help="Part of the lesions that may be lost.")] = 0.25,
+    part: Annotated[float, typer.Option(help="Part of the noise levels at which the others shall be visible.")] = 0.5,
+    json: Json = False,
+) -> None:
+    """Find up to which noise level lesions can be seen, and which noise levels keep small ones."""
+    from synthorax.workflow import lesion_noise as verb
+
+    _finish(verb(prepared, size=size, quantile=quantile, part=part, out=out), json)
 
 
 @app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")
@@ -326,6 +364,26 @@ def _fractions(text: str) -> tuple[float, float, float]:
     if min(train, test) <= 0 or val < 0 or abs(train + val + test - 1) > 1e-6:
         raise UsageError(f"--split {text}: three parts above zero that add up to 1")
     return train, val, test
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`, or a value alone with an empty name."""
+    name, equals, value = text.partition("=")
+    return (name.strip(), value.strip()) if equals else ("", text.strip())
+
+
+def _numbers(option: str, text: str, *, count: int) -> Any:
+    """As many numbers as asked for, as a tuple."""
+    from synthorax.errors import UsageError
+
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+        form = {1: "PART=W, such as labels=2", 2: "x,y, such as 0.7,0.4", 4: "x,y,w,h, such as 0.6,0.3,0.2,0.2"}[count]
+        raise UsageError(f"--{option} {text}: write {form}")
+    return numbers
 
 
 def _counts(texts: Sequence[str]) -> dict[str, int]:

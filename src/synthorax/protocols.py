@@ -73,7 +73,8 @@ class Condition:
 
     def only(self, parts: Sequence[str]) -> Condition:
         """The condition with every other part not stated."""
-        unstated: dict[str, Any] = {"labels": torch.full_like(self.labels, math.nan), "attributes": torch.full_like(self.attributes, math.nan)}
+        unstated: dict[str, Any] = {"labels": torch.full_like(self.labels, math.nan),
+                                    "attributes": torch.full_like(self.attributes, math.nan)}
         dropped: dict[str, Any] = {part: unstated.get(part) for part in PARTS if part not in parts}
         return replace(self, **dropped)
 
@@ -179,8 +180,8 @@ class SampleSettings:
     """noise levels visited"""
     schedule: str = "karras"
     """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
-    eta: Part = 0.0
-    """fresh noise of the samplers that can be deterministic or not (ddim, euler-a): 0 adds none, 1 what the ancestral sampler adds"""
+    eta: Part | None = None
+    """fresh noise of samplers that can do with or without (ddim, euler-a), in parts of what the ancestral sampler adds; None: as usual"""
     guidance: Finite = 1.5
     """classifier-free guidance weight of every part that has none of its own; 1 is none"""
     part_guidance: Mapping[str, Finite] = field(default_factory=dict)
@@ -227,7 +228,8 @@ class Family:
     objective_config: type[Any]
     build_model: Callable[[ModelSpec], nn.Module]
     build_objective: Callable[[nn.Module, Any], Objective]
-    conditions: tuple[str, ...] = ()
+    conditions: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    """the parts of `PARTS` that a model of this config hears"""
 
 
 def as_model(module: nn.Module) -> Model:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,24 +25,30 @@ from synthorax.data.vocabulary import CHESTXRAY14, NO_FINDING, canonical
 from synthorax.engine import Device, Engine, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import RealFilms, evaluate_films
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.progress import progress, quiet
-from synthorax.protocols import VIEWS, Model, SampleSettings, as_model
+from synthorax.protocols import Model, SampleSettings, as_model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
+from synthorax.steps.ask import Ask, Box
 from synthorax.steps.export import export_dataset
-from synthorax.steps.generate import Source, generate_films, preview
-from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, simple_plan
-from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe, recipe_names
+from synthorax.steps.generate import Source, check_settings, generate_films, preview
+from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, repeated
+from synthorax.steps.recipe import Recipe, build_model, build_objective, conditions_of, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
+from synthorax.steps.support import Support
 from synthorax.training import loop
+from synthorax.training.feed import unit_images
 from synthorax.types import Films, LabelPolicy, Study
 
 PathLike = str | Path
+MEASURED_FILMS = 256  # enough for the scale of a compressor's latents
 MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
 
 
@@ -80,15 +86,19 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
-          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, seed: int | None = None,
-          device: Device = "auto", threads: int | None = None) -> Run:
+          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, compressor: PathLike | None = None,
+          seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of another run of the same shape. Raises InputError if `out` holds another run.
+    intervals. `base` starts from the weights of another run of the same shape; `compressor` is the run of the autoencoder whose
+    latents are diffused. Raises InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    if compressor is not None:
+        recipe = _with_compressor(recipe, compressor)
+    beginning = _Beginning(base=base, compressor=compressor)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
@@ -96,10 +106,10 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
-                _claim_run(run, recipe, prepared, base=base, resume=resume)
-                _train(run, recipe, prepared, engine=engine, seconds=seconds, base=base)
+                _claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
+                _train(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
         else:
-            _train(run, recipe, prepared, engine=engine, seconds=seconds, base=base)
+            _train(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
     return run
 
 
@@ -118,23 +128,35 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
 
 
 def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
-             finding: Sequence[str] = (), without: Sequence[str] = (), view: str = "", sex: str = "", age: float = math.nan,
-             seed: int = 0, sampler: str | None = None, steps: int | None = None, guidance: float | None = None,
+             finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
+             age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
+             box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
+             at: tuple[float, float] | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
+             schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
+             part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
              device: Device = "auto", threads: int | None = None) -> Dataset:
-    """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on."""
+    """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
+
+    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe.
+    Everything is checked before anything is written: UsageError, or InputError with file and row for a plan that is a table.
+
+    >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
+    """
     source, spec, settings = _source(model)
-    settings = SampleSettings(sampler=sampler or settings.sampler, steps=steps or settings.steps,
-                              guidance=settings.guidance if guidance is None else guidance)
+    chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
+              "guidance_from": guidance_from, "guidance_to": guidance_to}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    settings = replace(settings, **given)
+    asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
+                box=box, side=side, size=size, severity=severity, at=at)
     if plan is None:
-        known = spec.findings
-        if view.upper() not in ("", *VIEWS) or sex.upper() not in ("", "M", "F"):
-            raise UsageError(f"unknown view '{view}' or sex '{sex}'; views are {', '.join(VIEWS)}, sexes M and F")
-        plan = simple_plan(num=num, present=[canonical(name, allow=known) for name in finding],
-                           absent=[canonical(name, allow=known) for name in without], view=view.upper(), sex=sex.upper(),
-                           age_years=age, seed=seed)
+        plan = repeated(asked.row(spec), num=num, seed=seed)
+    elif asked.stated():
+        raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
-    plan.condition(spec.findings)  # refuse unknown findings before anything is written
+    check_settings(source.model, settings)
+    plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
         _module(source.model).to(engine.device)
         return generate_films(source, plan, out=Path(out), settings=settings, engine=engine, report=report)
@@ -182,12 +204,29 @@ def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out:
     return export_dataset(_dataset(dataset), format=format, out=Path(out))
 
 
+def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile: float = 0.25, part: float = 0.5,
+                 out: PathLike | None = None) -> LesionNoiseReport:
+    """Find up to which noise level the lesions of the training films can be seen, and which noise levels keep small ones.
+
+    `size` is the film size that will be trained; `out` gets lesion_noise.json, .md and .svg. Raises InputError without lesion masks.
+    """
+    prepared = _prepared(data)
+    report = report_lesion_noise(prepared.films("train", size=size, masks=True), quantile=quantile, part=part)
+    if out is not None:
+        write_json(Path(out) / "lesion_noise.json", report.to_dict())
+        write_atomic(Path(out) / "lesion_noise.md", lesion_noise_table(report))
+        write_atomic(Path(out) / "lesion_noise.svg", lesion_noise_plot(report))
+    return report
+
+
 def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
-    """The model of a finished run, of a model file, or a shipped one by name, ready to sample.
+    """The model of a finished run, of a model file, or of a folder saved by diffusers, ready to sample.
 
     >>> load_model("runs/a").sample(None, seeds=[0, 1]).shape  # doctest: +SKIP
     torch.Size([2, 1, 64, 64])
     """
+    if is_diffusers_folder(name_or_path):
+        return as_model(load_diffusers(Path(name_or_path)).to(device))
     path = _weights(name_or_path)
     spec, _ = read_spec(path)
     model = build_model(spec)
@@ -223,21 +262,49 @@ def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, fin
     return result.to_dimension()
 
 
-def _train(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, base: PathLike | None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Beginning:
+    """Trained models that a training starts from."""
+
+    base: PathLike | None
+    compressor: PathLike | None
+
+    def digests(self) -> dict[str, str | None]:
+        return {f"{name}_digest": weights_digest(_weights(path)) if path is not None else None
+                for name, path in (("base", self.base), ("compressor", self.compressor))}
+
+
+def _train(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: _Beginning) -> None:
     if engine.from_main(run.weights.exists()):
         return
-    films = without_no_finding(prepared.films("train", size=recipe.model.image_size))
-    objective = build_objective(recipe, findings=films.findings)
-    if base is not None:
-        _adopt(objective.model, base)
+    films = _training_films(prepared, recipe)
+    objective = build_objective(recipe, findings=films.findings, sites=_sites(films), masks=films.masks.names if films.masks else ())
+    if beginning.compressor is not None:
+        cast(Any, objective.model).compressor.adopt(load_file(_weights(beginning.compressor)))
+    objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
+    if beginning.base is not None:
+        _adopt(objective.model, beginning.base)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
                              sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
         facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-                 "sample": asdict(recipe.sample), "tool": f"synthorax {__version__}"}
+                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
         write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
         save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
+
+
+def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
+    """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
+    lesion = getattr(recipe.objective, "lesion", None)
+    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
+    return without_no_finding(prepared.films("train", size=recipe.model.image_size, masks=masks))
+
+
+def _sites(films: Films) -> tuple[str, ...]:
+    """The sites that the films come from; none where there is only one, which then says nothing."""
+    sites = sorted({study.site for study in films.studies if study.site})
+    return tuple(sites) if len(sites) > 1 else ()
 
 
 def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
@@ -252,11 +319,10 @@ def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Cal
     return write
 
 
-def _claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, base: PathLike | None, resume: bool) -> None:
+def _claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: _Beginning, resume: bool) -> None:
     """Note what is trained here; refuse to mix two trainings in one folder."""
     config, data = run.path / "config.toml", run.path / "data.json"
-    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest,
-             "base_digest": weights_digest(_weights(base)) if base is not None else None}
+    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
     if resume and not config.exists():
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
     if config.exists():
@@ -269,6 +335,15 @@ def _claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, base: PathLike |
             run.weights.unlink()
     write_json(data, facts)
     write_atomic(config, recipe.to_toml())
+
+
+def _with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
+    """The recipe with the shape of its compressor filled in from the run."""
+    spec, _ = read_spec(_weights(compressor))
+    wanted = getattr(recipe.model, "compressor", "none")
+    if spec.family != wanted:
+        raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
+    return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
 
 
 def _adopt(model: Any, base: PathLike) -> None:
@@ -298,7 +373,8 @@ synthetic and belong to no patient.
 def without_no_finding(films: Films) -> Films:
     """The films without the column `No Finding`, which for a generator is said by every other column being absent."""
     keep = [index for index, name in enumerate(films.findings) if name != NO_FINDING]
-    return replace(films, findings=tuple(films.findings[i] for i in keep), labels=np.ascontiguousarray(films.labels[:, keep]))
+    return replace(films, findings=tuple(films.findings[i] for i in keep), labels=np.ascontiguousarray(films.labels[:, keep]),
+                   lesions=None if films.lesions is None else np.ascontiguousarray(films.lesions[:, keep]))
 
 
 def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
@@ -314,10 +390,16 @@ def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
 
 def _source(model: Run | PathLike) -> tuple[Source, Any, SampleSettings]:
     where = model.path if isinstance(model, Run) else Path(model)
+    if is_diffusers_folder(where):
+        foreign = load_diffusers(where)
+        return (Source(model=as_model(foreign), name=where.resolve().name, digest=folder_digest(where)), foreign.spec,
+                foreign.usual_settings)
     path = _weights(where)
     spec, facts = read_spec(path)
     name = f"{facts.get('recipe', spec.family)}"
-    return Source(model=load_model(where), name=name, digest=weights_digest(path)), spec, SampleSettings(**facts.get("sample", {}))
+    support = Support.from_dict(facts["support"]) if "support" in facts else None
+    source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support)
+    return source, spec, SampleSettings(**facts.get("sample", {}))
 
 
 def _weights(name_or_path: PathLike | Run) -> Path:

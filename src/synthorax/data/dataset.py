@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
+from synthorax.data.lesions import MASK_COLUMNS, lesions_of
 from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings
 from synthorax.errors import InputError
@@ -81,6 +82,7 @@ def read_dataset(
     for row in table.rows:
         study, reasons = parse_study(row.cells, allow=allow, file=table.path, row=row.number, origin=origin)
         study = _with_checked_paths(study, folder, table.path, row.number)
+        lesions_of(study, file=table.path, row=row.number)
         studies.append(with_own_patient(study) if patient_per_film else study)
         notes += [Note(row=row.number, file_name=study.file_name, reason=reason) for reason in reasons]
     _check_together(table, studies)
@@ -138,7 +140,7 @@ def digest_of(dataset: Dataset) -> str:
 def _digest(folder: Path, studies: Sequence[Study]) -> str:
     digest = hashlib.sha256(_table_of(studies))
     for study in studies:
-        for name in (study.file_name, *(mask for masks in study.masks.values() for mask in masks)):
+        for name in (study.file_name, *(mask for masks in study.masks.values() for mask in masks if mask)):
             digest.update(bytes.fromhex(sha256(folder / name)))
     return digest.hexdigest()
 
@@ -228,13 +230,14 @@ def parse_study(
     if origin == "synthetic" and split in ("val", "test"):
         raise InputError(f"a synthetic image is in the split '{split}'", file=file, row=row,
                          remedy="synthetic images may only be in train")
-    masks = {column: tuple(part.strip() for part in rest.pop(column).split("|") if part.strip())
+    # An empty item of `lesion_mask` is a lesion without a mask: it keeps the others at the place of their labels.
+    masks = {column: tuple(part.strip() for part in rest.pop(column).split("|") if part.strip() or column in MASK_COLUMNS)
              for column in cells if column.endswith(("_mask", "_masks"))}
     study = Study(
         file_name=rest.pop("file_name", ""), study_id=rest.pop("study_id", ""), patient_id=rest.pop("patient_id", ""),
         site=rest.pop("site", ""), view=view, sex=parse_sex(rest.pop("sex", ""), file=file, row=row),
         age_years=age_years, labels=parse_findings(rest.pop("findings", ""), allow=allow, file=file, row=row),
-        text=rest.pop("text", ""), masks={column: paths for column, paths in masks.items() if paths},
+        text=rest.pop("text", ""), masks={column: paths for column, paths in masks.items() if any(paths)},
         lesion_label=rest.pop("lesion_label", ""), split=split, origin=origin,
         extra=rest,
     )
@@ -242,7 +245,7 @@ def parse_study(
 
 
 def _with_checked_paths(study: Study, folder: Path, file: Path, row: int) -> Study:
-    masks = {column: tuple(file_inside(name, folder, what=column, file=file, row=row) for name in names)
+    masks = {column: tuple(name and file_inside(name, folder, what=column, file=file, row=row) for name in names)
              for column, names in study.masks.items()}
     return replace(study, file_name=file_inside(study.file_name, folder, what="image", file=file, row=row), masks=masks)
 

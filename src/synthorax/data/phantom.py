@@ -42,6 +42,9 @@ class LesionSpec:
     """0 (smallest) to 1 (largest)"""
     severity: float = 0.7
     """0 (hardly visible) to 1 (full contrast)"""
+    place: tuple[float, float] | None = None
+    """centre of a nodule in the lung field of its side: from the midline (0) to the chest wall (1), and from the apex (0) to the
+    diaphragm (1); None is where this patient has nodules on this side"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn with a UsageError."""
@@ -51,6 +54,8 @@ class LesionSpec:
             raise UsageError(f"side is 'left' or 'right', not '{self.side}'")
         if not (0 <= self.size <= 1 and 0 <= self.severity <= 1):
             raise UsageError(f"size and severity lie between 0 and 1, not {self.size} and {self.severity}")
+        if self.place is not None and (self.finding != "Nodule" or not all(0 <= part <= 1 for part in self.place)):
+            raise UsageError(f"only a nodule can be given a place, two numbers between 0 and 1, not {self.finding} {self.place}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,9 +218,11 @@ def _effusion(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) ->
 
 
 def _nodule(lesion: LesionSpec, body: Body, lung: Lung, u: Field, v: Field) -> _Change:
-    """A round soft opacity; its place belongs to the patient and the side, not to its size."""
+    """A round soft opacity; unless it is given, its place belongs to the patient and the side, not to its size."""
     rng = np.random.default_rng([body.texture_seed, 6, lesion.side == "left"])
     centre_a, centre_v = body.lung_width * rng.uniform(0.52, 0.78), rng.uniform(-0.42, 0.12)
+    if lesion.place is not None:
+        centre_a, centre_v = anatomy.place_in_lung(body, lesion.place, side=lesion.side)
     radius = 0.07 + 0.10 * lesion.size
     distance = ((lung.a - centre_a) ** 2 + (v - centre_v) ** 2) / radius**2
     zero = np.zeros_like(u)
@@ -238,12 +245,13 @@ DEFAULT_PREVALENCE = {"Effusion": 0.20, "Cardiomegaly": 0.16, "Nodule": 0.14, "P
 
 
 def write_phantom_dataset(
-    out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None
+    out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None, places: bool = False
 ) -> Dataset:
     """Write a dataset folder of `num` drawn films; one patient in four has two or three, with the findings a little changed.
 
     The number of patients with each finding is `prevalence` (share of patients) rounded, not drawn. Masks, side, size and
-    severity of every lesion are in the table, in the order of `lesion_label`. Raises `InputError` if `out` exists.
+    severity of every lesion are in the table, in the order of `lesion_label`. With `places`, each patient's nodule is anywhere in the
+    lung field, and all else is the same. Raises `InputError` if `out` exists.
 
     >>> dataset = write_phantom_dataset("drawn", num=40)  # doctest: +SKIP
     >>> dataset.facts["drawing"]  # doctest: +SKIP
@@ -252,7 +260,7 @@ def write_phantom_dataset(
     out = Path(out)
     if out.exists():
         raise InputError("the folder exists", file=out, remedy="choose another name or delete it")
-    specs = _draw_population(num, seed, dict(DEFAULT_PREVALENCE if prevalence is None else prevalence))
+    specs = _draw_population(num, seed, dict(DEFAULT_PREVALENCE if prevalence is None else prevalence), places=places)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -271,7 +279,7 @@ def write_phantom_dataset(
     return read_dataset(out)
 
 
-def _draw_population(num: int, seed: int, prevalence: Mapping[str, float]) -> list[tuple[str, PhantomSpec]]:
+def _draw_population(num: int, seed: int, prevalence: Mapping[str, float], *, places: bool) -> list[tuple[str, PhantomSpec]]:
     """Patients with their films, as (patient_id, spec)."""
     for finding, share in prevalence.items():
         if finding not in FINDINGS or not 0 <= share <= 1:
@@ -285,6 +293,11 @@ def _draw_population(num: int, seed: int, prevalence: Mapping[str, float]) -> li
         for patient in rng.permutation(len(films))[:round(prevalence.get(finding, 0.0) * len(films))].tolist():
             side: Literal["left", "right"] = "left" if rng.random() < 0.5 else "right"
             lesions[patient].append(LesionSpec(finding=finding, side=side, size=rng.uniform(0.15, 1), severity=rng.uniform(0.4, 1)))
+    if places:  # from a stream of their own, so that everything else is drawn as without
+        place_rng = np.random.default_rng([seed, 8])
+        centres: list[tuple[float, float]] = [(float(across), float(along)) for across, along in place_rng.uniform(size=(len(films), 2))]
+        lesions = [[replace(lesion, place=centre) if lesion.finding == "Nodule" else lesion for lesion in own]
+                   for own, centre in zip(lesions, centres, strict=True)]
     specs: list[tuple[str, PhantomSpec]] = []
     for patient, count in enumerate(films):
         sex: Literal["M", "F"] = "M" if rng.random() < 0.54 else "F"

@@ -103,13 +103,7 @@ def draw_lung(body: Body, u: Field, v: Field, *, side: str) -> Lung:
     """The lung of one side of the patient."""
     a = SIGN[side] * (u - body.middle)
     dome_v = body.dome_v[side]
-    t = np.clip((v - body.apex_v) / (dome_v + 0.25 - body.apex_v), 0, 1.1)
-    apex_a = 0.46 * body.lung_width
-    # Square roots and products in place of other powers make the drawing twice as quick.
-    above_base = 1 - np.clip(t / 0.8, 0, 1)
-    bulge = 1 - above_base**2 * above_base**0.5
-    lateral = apex_a + (body.lung_width - apex_a) * (0.6 * bulge**0.5 + 0.4 * bulge)
-    medial = apex_a - (apex_a - 0.075) * (1 - (1 - np.clip(t / 0.32, 0, 1)) ** 2) ** 0.5
+    t, medial, lateral = _lung_edges(body, v, side=side)
     outward = np.clip((a - 0.30) / (body.lung_width - 0.30), 0, 1.2)
     dome = dome_v + 0.20 * outward**2 * outward**0.5 + 0.07 * np.clip((0.30 - a) / 0.30, 0, 1.3) ** 2
     sides = _edge(lateral - a, 0.015) * _edge(a - medial, 0.035) * _edge(v - body.apex_v, 0.02)
@@ -123,6 +117,30 @@ def draw_lung(body: Body, u: Field, v: Field, *, side: str) -> Lung:
     wall = beside * above / (beside**2 + above**2) ** 0.5
     recess = sides * _edge(dome + 0.03 - v, 0.06)
     return Lung(a=a, inside=inside, depth=0.92 * depth, wall_distance=wall, recess=recess)
+
+
+def _lung_edges(body: Body, v: Field, *, side: str) -> tuple[Field, Field, Field]:
+    """How far down the lung each height `v` is, from 0 at the apex, and its borders there, towards the midline and the chest wall."""
+    t = np.clip((v - body.apex_v) / (body.dome_v[side] + 0.25 - body.apex_v), 0, 1.1)
+    apex_a = 0.46 * body.lung_width
+    # Square roots and products in place of other powers make the drawing twice as quick.
+    above_base = 1 - np.clip(t / 0.8, 0, 1)
+    bulge = 1 - above_base**2 * above_base**0.5
+    lateral = apex_a + (body.lung_width - apex_a) * (0.6 * bulge**0.5 + 0.4 * bulge)
+    medial = apex_a - (apex_a - 0.075) * (1 - (1 - np.clip(t / 0.32, 0, 1)) ** 2) ** 0.5
+    return t, medial, lateral
+
+
+def place_in_lung(body: Body, place: tuple[float, float], *, side: str, margin: float = 0.08) -> tuple[float, float]:
+    """The point of one side's lung field at `place`, as (distance from the midline, v).
+
+    `place` is (across, along), each 0 to 1: from the midline to the chest wall, and from the apex to the diaphragm. All such points are
+    in the lung, `margin` or more from its borders across and along; some of the left lung's are behind the heart.
+    """
+    across, along = place
+    v = body.apex_v + margin + along * (body.dome_v[side] - body.apex_v - 2 * margin)
+    _, medial, lateral = _lung_edges(body, np.array(v), side=side)
+    return float(medial + margin + across * (lateral - medial - 2 * margin)), v
 
 
 def draw_heart(body: Body, u: Field, v: Field, *, scale: float = 1.0) -> Field:

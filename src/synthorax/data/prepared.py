@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, write_table
 from synthorax.data.decode import Decoded, decode_films
 from synthorax.data.fingerprint import fingerprint
+from synthorax.data.lesions import lesion_matrix
+from synthorax.data.masks import load_lesions, mask_classes
 from synthorax.data.pixels import MAX_PIXELS
 from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_patients
 from synthorax.data.tables import read_table, table_bytes
@@ -71,10 +73,11 @@ class Prepared:
                    source=Path(facts["source"]), studies=_read_studies(path / TABLE_NAME, findings),
                    fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"])
 
-    def films(self, split: str | None = None, *, size: int | None = None) -> Films:
+    def films(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> Films:
         """The films of one split, or of all, at `size` pixels (the prepared size by default).
 
-        Smaller sizes are means over square blocks, so they must divide the prepared size; else `InputError`.
+        Smaller sizes are means over square blocks, so they must divide the prepared size; else `InputError`. With `masks`, the
+        masks and the lesions of the films are read from the source, in `mask_classes`; `InputError` where a file does not fit.
 
         >>> train = Prepared.load("prepared").films("train", size=64)  # doctest: +SKIP
         """
@@ -88,7 +91,15 @@ class Prepared:
         rows = [row for row, study in enumerate(self.studies) if split is None or study.split == split]
         stored = np.load(self.path / "images.npy", mmap_mode="r")
         images = _block_means(stored, rows, self.size // size)
-        return _films(images, [self.studies[row] for row in rows], self.findings, self.policy)
+        films = _films(images, [self.studies[row] for row in rows], self.findings, self.policy)
+        if not masks:
+            return films
+        return _with_masks(films, self.source, classes=self.mask_classes(), table=self.path / TABLE_NAME, rows=[row + 2 for row in rows],
+                           blocks=self.size // size)
+
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the masks of `films`: those that training films have, whatever split is asked for."""
+        return mask_classes([study for study in self.studies if study.split == "train"], self.findings)
 
     def summary(self) -> str:
         """A few lines for people: films and patients by split, rejects, warnings."""
@@ -138,11 +149,13 @@ def prepare_dataset(
 
 
 def load_films(
-    dataset: Dataset, *, size: int, findings: Sequence[str] | None = None, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS
+    dataset: Dataset, *, size: int, findings: Sequence[str] | None = None, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
+    masks: bool = False, classes: Sequence[str] | None = None,
 ) -> Films:
     """Decode a whole dataset folder into memory, whatever its splits; `findings` default to those of the dataset.
 
-    Raises `InputError` at the first film that cannot be decoded.
+    With `masks`, also its masks and lesions; `classes` are their names, by default all that the dataset has.
+    Raises `InputError` at the first film or mask that cannot be decoded.
 
     >>> synthetic = load_films(read_dataset("synthetic"), size=64, findings=prepared.findings)  # doctest: +SKIP
     """
@@ -153,7 +166,11 @@ def load_films(
             raise InputError(f"'{dataset.studies[row].file_name}' {film.reason}", file=dataset.path / TABLE_NAME, row=row + 2,
                              remedy=film.remedy)
         images[row], bits = film.pixels, max(bits, film.bits)
-    return _films(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
+    films = _films(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
+    if not masks:
+        return films
+    classes = mask_classes(films.studies, films.findings) if classes is None else classes
+    return _with_masks(films, dataset.path, classes=classes, table=dataset.path / TABLE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +226,14 @@ def _films(
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(labels.tobytes())
     return Films(images=images, studies=tuple(studies), findings=findings, labels=labels, digest=digest.hexdigest())
+
+
+def _with_masks(
+    films: Films, folder: Path, *, classes: Sequence[str], table: Path, rows: Sequence[int] | None = None, blocks: int = 1
+) -> Films:
+    masks, lesions = load_lesions(films.studies, folder, size=films.images.shape[1], classes=classes, labels=films.labels,
+                                  findings=films.findings, table=table, rows=rows, blocks=blocks)
+    return replace(films, masks=masks, lesions=lesion_matrix(lesions, films.findings))
 
 
 def _paths(dataset: Dataset) -> list[Path]:

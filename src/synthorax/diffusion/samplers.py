@@ -1,28 +1,122 @@
 """Samplers: plain functions that walk from noise to an image with nothing but `denoise(x, sigma)`.
 
-`denoise` takes x [B, C, H, W] and sigma [B] and returns the expected clean image. All of them solve
-dx/dsigma = (x - D(x; sigma)) / sigma (Eq. 1, Karras et al. 2022) over the falling levels `sigmas` [N + 1], which end in 0.
+`denoise` takes x [B, C, *S] and sigma [B] and returns the expected clean image, so every sampler serves every parameterisation. They
+walk over the falling levels `sigmas` [N + 1], which end in 0, and x starts as noise of standard deviation `sigmas[0]`. The deterministic
+ones solve dx/dsigma = (x - D(x; sigma)) / sigma (Eq. 1, Karras et al. 2022). The last step gives D(x; sigma), without noise.
+
+| name | calls of `denoise` | order | fresh noise |
+|---|---|---|---|
+| ddpm | N | 1 | always |
+| ddim | N | 1 | eta, usually 0 |
+| euler | N | 1 | none |
+| euler-a | N | 1 | eta, usually 1 |
+| heun | 2 N - 1 | 2 | none |
+| dpmpp-2m | N | 2 | none |
+| dpmpp-2m-sde | N | 2 without its noise | always |
+| unipc | N | 3 | none |
+
+In these coordinates ddim is euler-a with another usual eta, ddim with eta 0 is euler, and with eta 1 both are ddpm. They keep their
+names because papers and other programs use them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor
 
+from synthorax.diffusion.variance import posterior_mean, variance_between
+from synthorax.errors import UsageError
+from synthorax.registry import lookup
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
-Sampler = Callable[[Denoise, Tensor, Tensor], Tensor]
+DenoiseWithVariance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Noise = Callable[[], Tensor]
+"""Fresh standard normal numbers like x, one stream an image; called once a step that adds noise."""
 
 SAMPLERS: dict[str, str] = {
+    "ddpm": "synthorax.diffusion.samplers:ddpm",
+    "ddim": "synthorax.diffusion.samplers:ddim",
     "euler": "synthorax.diffusion.samplers:euler",
+    "euler-a": "synthorax.diffusion.samplers:euler_ancestral",
     "heun": "synthorax.diffusion.samplers:heun",
     "dpmpp-2m": "synthorax.diffusion.samplers:dpmpp_2m",
+    "dpmpp-2m-sde": "synthorax.diffusion.samplers:dpmpp_2m_sde",
+    "unipc": "synthorax.diffusion.samplers:unipc",
 }
+USUAL_ETA = {"ddim": 0.0, "euler-a": 1.0}
+"""Samplers whose share of fresh noise can be chosen in [0, 1], and what it usually is."""
+ALWAYS_NOISY = ("ddpm", "dpmpp-2m-sde")
+"""Samplers that add fresh noise whatever is asked."""
+
+
+def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: Noise | None = None, eta: float | None = None) -> Tensor:
+    """Walk from noise x [B, C, *S] of standard deviation `sigmas[0]` to films with the sampler of that name; the one entry point.
+
+    `eta` in [0, 1] is the fresh noise in parts of what ddpm adds, for the samplers of `USUAL_ETA`; None takes what is usual.
+
+    >>> import torch
+    >>> solve(lambda x, sigma: x * 0, torch.ones(1, 1, 2, 2), torch.tensor([1.0, 0.5, 0.0]), sampler="euler").sum().item()
+    0.0
+    """
+    method = lookup(SAMPLERS, sampler, kind="sampler")
+    if len(sigmas) < 2 or not bool(sigmas.isfinite().all()) or bool((sigmas.diff() >= 0).any()) or sigmas[-1] < 0:
+        raise UsageError("noise levels of sampling must be at least two, finite, falling and not below 0")
+    if eta is not None and sampler not in USUAL_ETA:
+        raise UsageError(f"sampler '{sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UsageError(f"eta {eta} is not in [0, 1]")
+    if sampler in USUAL_ETA:
+        eta = USUAL_ETA[sampler] if eta is None else eta
+    if noise is None and (eta or sampler in ALWAYS_NOISY):
+        raise UsageError(f"sampler '{sampler}' adds fresh noise, and no source of noise was given")
+    films: Tensor
+    if eta is not None:
+        films = method(denoise, x, sigmas, noise=noise, eta=eta)
+    elif sampler in ALWAYS_NOISY:
+        films = method(denoise, x, sigmas, noise=noise)
+    else:
+        films = method(denoise, x, sigmas)
+    return films
+
+
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Tensor:
+    """Ancestral sampling with the lower variance, beta-tilde (Algorithm 2 and Eq. 7, Ho et al. 2020), over any levels."""
+    return euler_ancestral(denoise, x, sigmas, noise=noise, eta=1.0)
+
+
+def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, eta: float = 0.0) -> Tensor:
+    """DDIM (Eq. 12 and 16, Song et al. 2021a), over any levels; eta 0 is deterministic and can be inverted."""
+    return euler_ancestral(denoise, x, sigmas, noise=noise, eta=eta)
+
+
+def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, eta: float = 1.0) -> Tensor:
+    """An Euler step to below the next level, then fresh noise up to it; `eta` is that noise in parts of ddpm's."""
+    for sigma, following in _pairs(sigmas):
+        x = _ancestral_step(x, denoise(x, _level(sigma, x)), sigma, following, noise=noise, eta=eta)
+    return x
+
+
+def ddpm_learned(denoise_with_variance: DenoiseWithVariance, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Tensor:
+    """Ancestral sampling with a learned variance (Eq. 15, Nichol and Dhariwal 2021); N calls.
+
+    `denoise_with_variance` returns the expected clean image and the exponent in [0, 1] that lies between the two bounds of the variance,
+    both like x.
+    """
+    for sigma, following in _pairs(sigmas):
+        level, below = _level(sigma, x), _level(following, x)
+        clean, fraction = denoise_with_variance(x, level)
+        if following == 0:
+            return clean
+        mean = posterior_mean(x, clean, sigma=level, following=below)
+        x = mean + variance_between(fraction, sigma=level, following=below).sqrt() * noise().to(x)
+    return x
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """First-order steps; one call of `denoise` a level. `x` is noise of standard deviation `sigmas[0]`."""
+    """First-order steps."""
     for sigma, following in _pairs(sigmas):
         slope = (x - denoise(x, _level(sigma, x))) / sigma
         x = x + (following - sigma) * slope
@@ -30,7 +124,7 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Second-order steps, deterministic (Algorithm 1, Karras et al. 2022); two calls a level except the last."""
+    """Second-order steps (Algorithm 1, Karras et al. 2022); two calls a level except the last."""
     for sigma, following in _pairs(sigmas):
         slope = (x - denoise(x, _level(sigma, x))) / sigma
         proposal = x + (following - sigma) * slope
@@ -42,29 +136,84 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """DPM-Solver++(2M), deterministic multistep (Algorithm 2, Lu et al. 2022, "DPM-Solver++"); one call a level.
+    """DPM-Solver++(2M), multistep (Algorithm 2, Lu et al. 2022, "DPM-Solver++").
 
     In the sigma parameterisation alpha is 1 and lambda = -ln sigma. The last step goes to sigma 0 and is first order.
     """
+    return _multistep(denoise, x, sigmas, noise=None, eta=0.0)
+
+
+def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Tensor:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++"): ddpm's step with the estimate of `dpmpp_2m`."""
+    return _multistep(denoise, x, sigmas, noise=noise, eta=1.0)
+
+
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    """UniPC of order 2 in data prediction, B(h) = e^h - 1 (Zhao et al. 2023): the steps of `dpmpp_2m`, each corrected afterwards.
+
+    The estimate at the end of a step, which the next step needs anyway, first improves that step: UniC-2, third order, for no further call.
+    """
+    base = x
+    estimates: list[Tensor] = []  # at the last three levels, newest last
+    widths: list[float] = []  # of the steps in lambda = -ln sigma
+    for index, (sigma, following) in enumerate(_pairs(sigmas)):
+        estimates = [*estimates[-2:], denoise(x, _level(sigma, x))]
+        if following == 0:
+            return estimates[-1]
+        if index:
+            kept = math.exp(-widths[-1])  # of x in the step just made
+            x = kept * base + (1 - kept) * _corrected(estimates, widths)
+        base, ahead = x, estimates[-1]
+        widths = [*widths[-1:], math.log(sigma / following)]
+        if index:
+            ahead = ahead + (estimates[-1] - estimates[-2]) * widths[-1] / (2 * widths[-2])
+        x = (following / sigma) * x + (1 - following / sigma) * ahead
+    return x
+
+
+def _corrected(estimates: list[Tensor], widths: list[float]) -> Tensor:
+    """The mean estimate over a step, given those before, at its start and at its end (UniC, Sec. 3, Zhao et al. 2023)."""
+    *_, start, end = estimates
+    if len(estimates) == 2:
+        return (start + end) / 2
+    before, width = widths
+    # Weights of the two differences are exact where the estimate is a quadratic of lambda.
+    first = (1 - width - math.exp(-width)) / (-width * (1 - math.exp(-width)))
+    second = 2 * (first / -width + 1 / (2 * (1 - math.exp(-width))))
+    ratio = -before / width
+    share = (first - second) / (1 - ratio)
+    return start + share * (estimates[0] - start) / ratio + (first - share) * (end - start)
+
+
+def _multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None, eta: float) -> Tensor:
+    """Ancestral steps with the estimate extrapolated to the middle of the step, in lambda = -ln sigma."""
     previous: Tensor | None = None
-    previous_h = 0.0
+    previous_width = 0.0
     for sigma, following in _pairs(sigmas):
         clean = denoise(x, _level(sigma, x))
         if following == 0:
             return clean
-        h = float((sigma / following).log())
-        ahead = clean
-        if previous is not None:
-            ratio = previous_h / h
-            ahead = clean + (clean - previous) / (2 * ratio)
-        x = (following / sigma) * x + (1 - following / sigma) * ahead
-        previous, previous_h = clean, h
+        width = math.log(sigma / following)
+        ahead = clean if previous is None else clean + (clean - previous) * width / (2 * previous_width)
+        x = _ancestral_step(x, ahead, sigma, following, noise=noise, eta=eta)
+        previous, previous_width = clean, width
     return x
 
 
-def _pairs(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(pairwise(sigmas))
+def _ancestral_step(x: Tensor, clean: Tensor, sigma: float, following: float, *, noise: Noise | None, eta: float) -> Tensor:
+    """From level `sigma` to `following`: the deviation from `clean` shrinks to `down`, and fresh noise fills `up`."""
+    up = eta * following * math.sqrt(1 - (following / sigma) ** 2)  # Eq. 16, Song et al. 2021a, with alpha = 1
+    down = math.sqrt(following**2 - up**2)
+    x = clean + (down / sigma) * (x - clean)
+    if up == 0:
+        return x
+    assert noise is not None
+    return x + up * noise().to(x)
 
 
-def _level(sigma: Tensor, x: Tensor) -> Tensor:
-    return sigma.to(x).expand(len(x))
+def _pairs(sigmas: Tensor) -> list[tuple[float, float]]:
+    return list(pairwise(sigmas.double().tolist()))
+
+
+def _level(sigma: float, x: Tensor) -> Tensor:
+    return x.new_full((len(x),), sigma)

@@ -1,7 +1,9 @@
 """Generative families. A new one is a file here and a line in this table."""
 
 FAMILIES: dict[str, str] = {
-    "edm": "synthorax.families.edm:FAMILY",
+    "diffusion": "synthorax.families.diffusion_objective:FAMILY",
+    "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }

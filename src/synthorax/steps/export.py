@@ -115,7 +115,7 @@ def _created(dataset: Dataset) -> datetime | None:
 def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
     studies = [replace(study, file_name=name) for study, name in zip(dataset.studies, names, strict=True)]
     for row, study in enumerate(studies, start=2):
-        for mask in (mask for masks in study.masks.values() for mask in masks):
+        for mask in (mask for masks in study.masks.values() for mask in masks if mask):
             target = relative_path(mask, file=dataset.path / "metadata.csv", row=row)
             if not (out / target).exists():
                 write_atomic(out / target, (dataset.path / mask).read_bytes())

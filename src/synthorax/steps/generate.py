@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,14 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.masks import IN_BOX, INSIDE
 from synthorax.data.pixels import from_unit, write_png
+from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
+from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
-from synthorax.errors import InputError
-from synthorax.files import remove_temporaries, write_json
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.files import remove_temporaries, sha256, write_json
 from synthorax.progress import Report, quiet
-from synthorax.protocols import Model, SampleSettings
+from synthorax.protocols import PARTS, Model, SampleSettings
 from synthorax.run import only_user
 from synthorax.steps.plan import Plan, PlanRow
+from synthorax.steps.plan_condition import Drawn, drawn, measured_lesions
+from synthorax.steps.support import Support
 from synthorax.types import Study
 
 BATCH_SIZE = 16
@@ -32,6 +40,8 @@ class Source:
     model: Model
     name: str
     digest: str
+    support: Support | None = None
+    """what the model was trained on, if that is known: rows that go beyond it are marked"""
 
 
 def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
@@ -44,20 +54,22 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
     """
     if not plan.rows:
         raise InputError("the plan has no rows, so there is nothing to generate")
+    check_settings(source.model, settings)
+    plan.check(source.model.spec)
     with only_user(out):
         _claim(out, source, plan, settings, batch_size)
         folder = out / "images"
-        folder.mkdir(exist_ok=True)
-        remove_temporaries(folder)
+        for place in (folder, *(out / "masks" / kind for kind in _mask_kinds(plan))):
+            place.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(place)
+        studies = [_study(source, plan, number, settings, out=out) for number in range(len(plan))]
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
                 films = _sample(source.model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
                 for number in missing:
-                    study = _study(source, plan.rows[number], number, settings)
-                    write_png(out / study.file_name, films[number - numbers[0]], provenance=_provenance(study))
+                    write_png(out / studies[number].file_name, films[number - numbers[0]], provenance=_provenance(studies[number]))
             report((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} films")
-        studies = [_study(source, row, number, settings) for number, row in enumerate(plan.rows)]
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=True,
                     extra={"labels": source.model.spec.findings, "model": source.name, "model_digest": source.digest,
@@ -65,8 +77,37 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
     return read_dataset(out)
 
 
+def check_settings(model: Model, settings: SampleSettings) -> None:
+    """Refuse with a UsageError, before anything is written, settings that no model or not this one can follow."""
+    usual = SampleSettings()
+    if not hasattr(model, "denoise"):
+        changed = [name for name in ("sampler", "steps", "schedule", "eta") if getattr(settings, name) != getattr(usual, name)]
+        if changed:
+            raise UsageError(f"a model of family '{model.spec.family}' has no sampler, so '{changed[0]}' cannot be chosen; leave it out")
+    for name, kind, table in ((settings.sampler, "sampler", SAMPLERS), (settings.schedule, "schedule", SCHEDULES)):
+        if name not in table:
+            raise UsageError(f"unknown {kind} '{name}'; {nearest(name, table)}")
+    if not 1 <= settings.steps <= TRAINED_STEPS:
+        raise UsageError(f"{settings.steps} steps: choose from 1 to {TRAINED_STEPS}")
+    if settings.eta is not None and settings.sampler not in USUAL_ETA:
+        raise UsageError(f"sampler '{settings.sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
+    if settings.eta is not None and not 0 <= settings.eta <= 1:
+        raise UsageError(f"eta {settings.eta} is outside 0 to 1")
+    for part, weight in {"": settings.guidance, **settings.part_guidance}.items():
+        if part and part not in PARTS:
+            raise UsageError(f"guidance of an unknown part '{part}'; {nearest(part, PARTS)}")
+        if part and part not in model.spec.conditions:
+            raise UsageError(f"guidance of '{part}': the model does not hear it; it hears {', '.join(model.spec.conditions) or 'nothing'}")
+        if not math.isfinite(weight):
+            raise UsageError(f"guidance {weight} is not a finite number; 1 is none, and 1 to 4 is usual")
+    if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
+        raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
+                         "and not above the second, and both finite")
+
+
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:
-    """The plan's films in memory, [N, S, S], for sample sheets."""
+    """The plan's films in memory, [N, S, S], for sample sheets; what the model does not hear is left out of the plan."""
+    plan = plan.heard_by(model.spec)
     return np.concatenate([_sample(model, plan, numbers, settings=settings, engine=engine, batch_size=BATCH_SIZE)
                            for numbers in _chunks(len(plan), BATCH_SIZE)])
 
@@ -81,7 +122,7 @@ def _sample(model: Model, plan: Plan, numbers: range, *, settings: SampleSetting
     """Films of some rows, [n, S, S]; the batch is filled up to its full size so that every film meets the same arithmetic."""
     rows = [plan.rows[number] for number in numbers]
     filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-    condition = Plan(rows=tuple(filled)).condition(model.spec.findings)
+    condition = replace(plan, rows=tuple(filled)).condition(model.spec)
     with engine.autocast():
         films = model.sample(condition, [row.seed for row in filled], settings)
     return np.asarray(from_unit(films[: len(rows), 0].float().cpu().numpy()))
@@ -91,21 +132,72 @@ def _file_name(number: int) -> str:
     return f"synthetic-{number:06d}.png"
 
 
-def _study(source: Source, row: PlanRow, number: int, settings: SampleSettings) -> Study:
+def _study(source: Source, plan: Plan, number: int, settings: SampleSettings, *, out: Path) -> Study:
+    """The film's row in the table; its masks are copied to `out` first."""
+    row = plan.rows[number]
+    masks = drawn(row, size=source.model.spec.image_size, file=plan.file)
+    own = _with_own_masks(row, masks, number, out)
     extra = {"model": source.name, "model_digest": source.digest, "seed": str(row.seed), "plan_row": str(number),
              "sampler": settings.sampler, "steps": str(settings.steps), "guidance": f"{settings.guidance:g}",
-             "condition": json.dumps(row.requested(), sort_keys=True)}
-    return replace(row.study(f"images/{_file_name(number)}"), study_id=f"synthetic-{source.digest[:8]}-{number:06d}", extra=extra)
+             **_unusual(settings), "condition": json.dumps(own.requested(), sort_keys=True)}
+    if source.support is not None:
+        extra["extrapolation"] = "; ".join(source.support.beyond(replace(row, lesions=measured_lesions(row, masks))))
+    study = own.study(f"images/{_file_name(number)}")
+    kinds = ["box" if mask is not None and mask.max() == IN_BOX else "" for mask in masks.lesions]
+    lesion_kind = {"lesion_kind": "|".join(kinds)} if any(kinds) else {}
+    return replace(study, study_id=f"synthetic-{source.digest[:8]}-{number:06d}", extra={**study.extra, **lesion_kind, **extra})
+
+
+def _unusual(settings: SampleSettings) -> dict[str, str]:
+    """Columns of settings that most generations leave as they are."""
+    usual = SampleSettings()
+    weights = json.dumps(dict(settings.part_guidance), sort_keys=True)
+    cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
+             "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}"}
+    return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
+
+
+def _mask_kinds(plan: Plan) -> list[str]:
+    """Folders of masks that the plan needs: one an organ, and one for all lesions."""
+    marked = any(lesion.mask or lesion.box is not None for row in plan.rows for lesion in row.lesions)
+    return [*dict.fromkeys(organ for row in plan.rows for organ in row.masks), *(["lesion"] if marked else [])]
+
+
+def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
+    """The row with masks that lie in `out`, on the grid of its film, written there unless they are there already."""
+    stem = Path(_file_name(number)).stem
+
+    def placed(mask: NDArray[np.uint8], name: str) -> str:
+        path = out / "masks" / name
+        if not path.exists():
+            write_png(path, _black_and_white(mask))
+        return path.relative_to(out).as_posix()
+
+    lesions, seen = [], Counter[str]()
+    for lesion, mask in zip(row.lesions, masks.lesions, strict=True):
+        seen[lesion.finding] += 1
+        again = f"-{seen[lesion.finding]}" if seen[lesion.finding] > 1 else ""
+        name = f"lesion/{stem}-{lesion.finding.replace(' ', '_')}{again}.png"
+        lesions.append(lesion if mask is None else replace(lesion, mask=placed(mask, name)))
+    return replace(row, lesions=tuple(lesions), masks={organ: placed(mask, f"{organ}/{stem}.png") for organ, mask in masks.organs.items()})
+
+
+def _black_and_white(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask [S, S] with edges at half of a pixel, as files have them; what is smaller than a pixel keeps its most covered one."""
+    least = min(IN_BOX, max(1, int(mask.max())))
+    return np.where(mask == IN_BOX, np.uint8(IN_BOX), np.where(mask >= least, np.uint8(INSIDE), np.uint8(0)))
 
 
 def _provenance(study: Study) -> dict[str, str]:
     """What every file says of itself."""
-    return {"Synthorax": "synthetic radiograph, of no patient; for research", **study.extra}
+    return {"Synthorax": "synthetic radiograph, of no patient; for research",
+            **{name: cell for name, cell in study.extra.items() if cell}}
 
 
 def _claim(out: Path, source: Source, plan: Plan, settings: SampleSettings, batch_size: int) -> None:
     """Note what is being made in `out`; refuse to mix two generations in one folder."""
-    content = json.dumps([row.cells() for row in plan.rows], sort_keys=True)
+    digests = functools.cache(lambda path: sha256(Path(path)))  # not the place of a mask counts, but what is in it
+    content = json.dumps([row.with_paths(digests).cells() for row in plan.rows], sort_keys=True)
     claim = {"plan_digest": hashlib.sha256(content.encode()).hexdigest(), "model_digest": source.digest,
              "settings": asdict(settings), "batch_size": batch_size}
     path = out / "generation.json"

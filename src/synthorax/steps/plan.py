@@ -5,55 +5,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synthorax.data.attributes import MAX_AGE_YEARS, parse_sex
-from synthorax.data.tables import read_table, table_bytes
-from synthorax.data.vocabulary import NO_FINDING, format_findings, label_matrix, parse_findings
+from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.files import write_atomic
-from synthorax.protocols import VIEWS, Condition, condition_of
+from synthorax.protocols import Condition, ModelSpec
 from synthorax.rng import derive
-from synthorax.types import Films, LabelPolicy, Stated, Study
+from synthorax.steps.plan_condition import STATED_ONLY, check_row, condition_of_rows, drawn, heard_by
+from synthorax.steps.plan_row import PlanRow
+from synthorax.steps.plan_table import columns_of, read_rows, write_rows
+from synthorax.types import Films, Stated
 
-COLUMNS = ("seed", "findings", "view", "sex", "age_years")
+__all__ = ["FEWEST_FILMS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "plan_like", "read_plan", "repeated", "simple_plan"]
+
 FEWEST_FILMS = 5
-STATED_ONLY = LabelPolicy(unlisted="not stated")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRow:
-    """One image to be made: its seed and its condition. What is empty is not asked for."""
-
-    seed: int
-    labels: Mapping[str, Stated] = field(default_factory=dict)
-    view: str = ""
-    sex: str = ""
-    age_years: float = math.nan
-
-    def cells(self) -> dict[str, str]:
-        """The row as table cells."""
-        age = "" if math.isnan(self.age_years) else f"{self.age_years:g}"
-        return {"seed": str(self.seed), "findings": format_findings(self.labels), "view": self.view, "sex": self.sex,
-                "age_years": age}
-
-    def requested(self) -> dict[str, Any]:
-        """The condition as JSON-ready dict: what the `condition` column of a synthetic film holds."""
-        asked: dict[str, Any] = {}
-        if self.labels:
-            asked["labels"] = {name: int(stated is Stated.PRESENT) for name, stated in self.labels.items()
-                               if stated is not Stated.UNCERTAIN}
-        cells = self.cells()
-        return asked | {part: cells[part] for part in ("view", "sex", "age_years") if cells[part]}
-
-    def study(self, file_name: str) -> Study:
-        """The row as a film that shows what was asked for."""
-        return Study(file_name=file_name, labels=dict(self.labels), view=self.view, sex=self.sex, age_years=self.age_years,
-                     origin="synthetic")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +30,8 @@ class Plan:
     """Rows to generate, in order."""
 
     rows: tuple[PlanRow, ...]
+    file: Path | None = field(default=None, compare=False)
+    """the table that it was read from"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,44 +52,38 @@ class Plan:
         """The plan as a pandas table (needs the extra `tables`)."""
         import pandas
 
-        return pandas.DataFrame([row.cells() for row in self.rows], columns=list(COLUMNS))
+        return pandas.DataFrame([row.cells() for row in self.rows], columns=list(columns_of(self.rows)))
 
     def write(self, path: Path) -> None:
         """Write plan.csv, whole or not at all."""
-        write_atomic(path, table_bytes(COLUMNS, [row.cells() for row in self.rows]))
+        write_rows(path, self.rows)
 
-    def condition(self, findings: Sequence[str]) -> Condition:
-        """The rows as the condition of a model that knows `findings`; what a row does not state is NaN."""
-        unknown = sorted({name for row in self.rows for name in row.labels} - set(findings) - {NO_FINDING})
-        if unknown:
-            raise UsageError(f"the model was not trained on '{unknown[0]}'; {nearest(unknown[0], findings)}")
-        studies = [row.study("") for row in self.rows]
-        return condition_of(studies, label_matrix(studies, findings, policy=STATED_ONLY))
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse what cannot be or what the model does not hear; reads every mask, one row at a time.
+
+        Raises UsageError, or InputError with file and row for a plan that was read from a table.
+        """
+        for row in self.rows:
+            check_row(row, spec, file=self.file)
+            drawn(row, size=spec.image_size, file=self.file)
+
+    def condition(self, spec: ModelSpec) -> Condition:
+        """The rows as the condition of a model; what a row does not state is NaN or empty, and parts that no row states are None.
+
+        Raises the errors of `check`.
+        """
+        for row in self.rows:
+            check_row(row, spec, file=self.file)
+        return condition_of_rows(self.rows, spec, file=self.file)
+
+    def heard_by(self, spec: ModelSpec) -> Plan:
+        """The plan without the parts that the model does not hear: what a sheet of any family can show of real films' statements."""
+        return replace(self, rows=tuple(heard_by(row, spec) for row in self.rows))
 
 
 def read_plan(path: Path, *, allow: Sequence[str] = ()) -> Plan:
     """Read plan.csv; every bad cell is an InputError with its row."""
-    table = read_table(path)
-    if "seed" not in table.columns:
-        raise InputError("has no column 'seed'", file=path, row=1, remedy=f"columns are {', '.join(COLUMNS)}")
-    rows = []
-    for row in table.rows:
-        cells = row.cells
-        view = cells.get("view", "").upper()
-        if view not in ("", *VIEWS):
-            raise InputError(f"unknown view '{view}'", file=path, row=row.number, remedy=nearest(view, VIEWS))
-        try:
-            seed, age = int(cells["seed"]), float(cells.get("age_years") or "nan")
-        except ValueError as error:
-            raise InputError(f"not a number ({error})", file=path, row=row.number) from error
-        if not 0 <= seed < 2**63:
-            raise InputError(f"seed {seed} is outside 0 to 2^63 - 1", file=path, row=row.number)
-        if not (math.isnan(age) or 0 <= age <= MAX_AGE_YEARS):
-            raise InputError(f"age {age:g} is outside 0 to {MAX_AGE_YEARS} years", file=path, row=row.number)
-        labels = parse_findings(cells.get("findings", ""), allow=allow, file=path, row=row.number)
-        sex = parse_sex(cells.get("sex", ""), file=path, row=row.number)
-        rows.append(PlanRow(seed=seed, labels=labels, view=view, sex=sex, age_years=age))
-    return Plan(rows=tuple(rows))
+    return Plan(rows=read_rows(path, allow=allow), file=path)
 
 
 def balancing_plan(train: Films, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
@@ -191,5 +156,9 @@ def simple_plan(*, num: int, present: Sequence[str] = (), absent: Sequence[str] 
                 age_years: float = math.nan, seed: int = 0) -> Plan:
     """`num` rows that all ask for the same and differ by their seeds."""
     labels = dict.fromkeys(present, Stated.PRESENT) | dict.fromkeys(absent, Stated.ABSENT)
-    return Plan(rows=tuple(PlanRow(seed=derive(seed, "image", number), labels=labels, view=view, sex=sex, age_years=age_years)
-                           for number in range(num)))
+    return repeated(PlanRow(seed=seed, labels=labels, view=view, sex=sex, age_years=age_years), num=num, seed=seed)
+
+
+def repeated(row: PlanRow, *, num: int, seed: int = 0) -> Plan:
+    """`num` times the same request, each with a seed of its own."""
+    return Plan(rows=tuple(replace(row, seed=derive(seed, "image", number)) for number in range(num)))

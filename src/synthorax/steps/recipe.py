@@ -35,11 +35,16 @@ class Recipe:
         """The recipe as TOML that `load_recipe` reads back."""
         tables = {"name": self.name, "family": self.family, "model": asdict(self.model), "objective": asdict(self.objective),
                   "train": asdict(self.train), "sample": asdict(self.sample)}
-        return tomli_w.dumps(tables)
+        return tomli_w.dumps(_without_none(tables))
 
     def with_train(self, **changes: Any) -> Recipe:
         """The same recipe with other training settings."""
         return replace(self, train=replace(self.train, **changes))
+
+
+def _without_none(tables: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no word for None, and leaving the key out means the same here."""
+    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in tables.items() if value is not None}
 
 
 def recipe_names() -> list[str]:
@@ -77,11 +82,17 @@ def build_model(spec: ModelSpec) -> nn.Module:
     return family.build_model(spec)
 
 
-def build_objective(recipe: Recipe, *, findings: Sequence[str]) -> Objective:
-    """The objective of a recipe, with fresh weights, for films with these findings."""
+def conditions_of(recipe: Recipe) -> tuple[str, ...]:
+    """The parts of a condition that models of this recipe hear."""
     family: Family = lookup(FAMILIES, recipe.family, kind="family")
-    spec = ModelSpec(family=recipe.family, image_size=recipe.model.image_size, findings=tuple(findings),
-                     conditions=family.conditions, config=asdict(recipe.model))
+    return family.conditions(recipe.model)
+
+
+def build_objective(recipe: Recipe, *, findings: Sequence[str], sites: Sequence[str] = (), masks: Sequence[str] = ()) -> Objective:
+    """The objective of a recipe, with fresh weights, for films with these findings, sites and mask classes."""
+    family: Family = lookup(FAMILIES, recipe.family, kind="family")
+    spec = ModelSpec(family=recipe.family, image_size=recipe.model.image_size, findings=tuple(findings), sites=tuple(sites),
+                     masks=tuple(masks), conditions=conditions_of(recipe), config=asdict(recipe.model))
     return family.build_objective(build_model(spec), recipe.objective)
 
 
@@ -103,13 +114,15 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:
-    """Set one `table.key=value`; the value is TOML, or a plain word."""
+    """Set one `table.key=value`, or `table.key.key=value` where a table lies in a table; the value is TOML, or a plain word."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) != 2 or not isinstance(tables.get(parts[0], {}), dict):
+    *path, name = key.strip().split(".")
+    for part in path:
+        tables = tables.setdefault(part, {}) if isinstance(tables, dict) else tables
+    if not equals or not path or not isinstance(tables, dict):
         raise UsageError(f"--set {override}: write it as table.key=value, for example train.steps=1000")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    tables.setdefault(parts[0], {})[parts[1]] = value
+    tables[name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,30 +11,35 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from synthorax.data.describe import describe
+from synthorax.data.masks import lesion_union, mask_stack
 from synthorax.data.pixels import to_unit
 from synthorax.engine import Engine
-from synthorax.protocols import Batch, condition_of
+from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
-from synthorax.types import Films
+from synthorax.types import Films, Lesion, Stated
 
 MAX_ROTATION_DEGREES = 3.0
 MAX_ZOOM = 0.05
 MAX_SHIFT = 0.03  # of the film's side
 MAX_EXPOSURE = 0.08  # of the grey range
 BLACK = -0.999  # interpolation leaves black borders a rounding error above -1
+OWN_TEXT = 0.5  # how often a film that has a text of its own is described by it
 
 
 class Feed:
     """Draws films with replacement, weighted by `balance`, and augments them slightly.
 
     With `balance` b a film's weight is the largest (1 / prevalence)^b of the findings that it shows. Weighting by labels leaves
-    the distribution of films given their labels unchanged, which is what a conditional model learns.
+    the distribution of films given their labels unchanged, which is what a conditional model learns. The condition has the parts
+    that `spec` says the model hears: labels and attributes always, the others where they are among `spec.conditions`.
     """
 
-    def __init__(self, films: Films, *, batch_size: int, balance: float, augment: bool, seed: int, engine: Engine) -> None:
-        self.films, self.augment, self.seed, self.engine = films, augment, seed, engine
+    def __init__(self, films: Films, *, spec: ModelSpec, batch_size: int, balance: float, augment: bool, seed: int,
+                 engine: Engine) -> None:
+        self.films, self.spec, self.augment, self.seed, self.engine = films, spec, augment, seed, engine
         self.batch_size = batch_size  # of one process
-        self.condition = condition_of(films.studies, films.labels)
+        self.condition = condition_of(films.studies, uncertain_kept(films), sites=spec.sites)
         self.weights = torch.from_numpy(film_weights(films.labels, balance=balance))
 
     def batch(self, number: int) -> Batch:
@@ -43,11 +49,65 @@ class Feed:
         rows = torch.multinomial(self.weights, total, replacement=True, generator=generator)
         mine = range(self.engine.rank * self.batch_size, (self.engine.rank + 1) * self.batch_size)
         rows = rows[list(mine)]
-        draws = Draws([derive(self.seed, "draw", number, position) for position in mine], device=self.engine.device)
-        images = unit_images(self.films.images[rows.numpy()]).to(self.engine.device)
+        seeds = [derive(self.seed, "draw", number, position) for position in mine]
+        draws = Draws(seeds, device=self.engine.device)
+        device = self.engine.device
+        images = unit_images(self.films.images[rows.numpy()]).to(device)
+        condition = self._condition(rows, seeds).to(device)
+        lesion = None
+        if self.films.masks is not None:
+            lesion = torch.from_numpy(lesion_union(self.films.masks, rows.numpy())).to(device)
         if self.augment:
-            images = augmented(images, draws)
-        return Batch(images=images, condition=self.condition[rows].to(self.engine.device), draws=draws)
+            images, condition, lesion = augmented(images, condition, lesion, draws)
+        return Batch(images=images, condition=condition, draws=draws, lesion=lesion)
+
+    def _condition(self, rows: Tensor, seeds: Sequence[int]) -> Condition:
+        films, heard, numbers = self.films, self.spec.conditions, rows.numpy()
+        known = self.condition[rows]
+        lesions = torch.from_numpy(films.lesions[numbers]) if "lesions" in heard and films.lesions is not None else None
+        mask = torch.from_numpy(mask_stack(films.masks, numbers)) if "mask" in heard and films.masks is not None else None
+        text = None
+        if "text" in heard:
+            text = tuple(self._text(row, seed) for row, seed in zip(numbers.tolist(), seeds, strict=True))
+        return Condition(labels=known.labels, attributes=known.attributes, lesions=lesions, mask=mask, text=text)
+
+    def _text(self, row: int, seed: int) -> str:
+        """The film's own text, or a description of what is known of it in words that vary."""
+        study = self.films.studies[row]
+        rng = np.random.default_rng(derive(seed, "text"))
+        if study.text and rng.random() < OWN_TEXT:
+            return study.text
+        labels = {name: stated for name, value in zip(self.films.findings, self.condition.labels[row].tolist(), strict=True)
+                  if (stated := STATEMENTS.get(value)) is not None}
+        return describe(labels, lesions=lesions_from(self.films, row), view=study.view, sex=study.sex, age_years=study.age_years,
+                        choose=lambda choices: int(rng.integers(choices)))
+
+
+STATEMENTS = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT, UNCERTAIN: Stated.UNCERTAIN}
+
+
+def uncertain_kept(films: Films) -> NDArray[np.float32]:
+    """Labels [N, K] in which findings that a reader was not sure of are `UNCERTAIN` where the label policy ignores them."""
+    labels = films.labels.copy()
+    for row, study in enumerate(films.studies):
+        for column, name in enumerate(films.findings):
+            if study.labels.get(name) is Stated.UNCERTAIN and math.isnan(labels[row, column]):
+                labels[row, column] = UNCERTAIN
+    return labels
+
+
+def lesions_from(films: Films, row: int) -> tuple[Lesion, ...]:
+    """Side, size, severity and place of the findings of one film as far as they are known, one lesion a finding."""
+    if films.lesions is None:
+        return ()
+    found = []
+    for name, values in zip(films.findings, films.lesions[row].tolist(), strict=True):
+        known = dict(zip(LESION_PROPERTIES, values, strict=True))
+        if not all(math.isnan(value) for value in values):
+            left = known.pop("left")
+            side = "" if math.isnan(left) else "left" if left > 0.5 else "right"
+            found.append(Lesion(finding=name, side=side, **known))
+    return tuple(found)
 
 
 def unit_images(images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
@@ -65,8 +125,11 @@ def film_weights(labels: NDArray[np.float32], *, balance: float) -> NDArray[np.f
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def augmented(images: Tensor, draws: Draws) -> Tensor:
-    """Rotate, zoom, shift and expose each film a little, [B, 1, S, S] in [-1, 1]; never a flip, which would move the heart."""
+def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws: Draws) -> tuple[Tensor, Condition, Tensor | None]:
+    """Rotate, zoom, shift and expose each film a little, [B, 1, S, S] in [-1, 1]; never a flip, which would move the heart.
+
+    Masks and the stated place and size of lesions move along.
+    """
     amount = draws.uniform(6) * 2 - 1  # [B, 6] in [-1, 1)
     angle = amount[:, 0] * math.radians(MAX_ROTATION_DEGREES)
     zoom = 1 + amount[:, 1] * MAX_ZOOM
@@ -76,4 +139,24 @@ def augmented(images: Tensor, draws: Draws) -> Tensor:
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     gain, offset = 1 + amount[:, 4] * MAX_EXPOSURE, amount[:, 5] * MAX_EXPOSURE
-    return ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > BLACK) - 1).clamp(-1, 1)
+    exposed = ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > BLACK) - 1).clamp(-1, 1)
+
+    def carried(masks: Tensor | None) -> Tensor | None:
+        if masks is None:
+            return None
+        unstated = masks[:, :, :1, :1].isnan()
+        return F.grid_sample(masks.nan_to_num(), grid, mode="bilinear", align_corners=False).masked_fill(unstated, math.nan)
+
+    parts = Condition(labels=condition.labels, attributes=condition.attributes, mask=carried(condition.mask), text=condition.text,
+                      lesions=None if condition.lesions is None else _moved_lesions(condition.lesions, matrix, zoom))
+    return exposed, parts, carried(lesion)
+
+
+def _moved_lesions(lesions: Tensor, matrix: Tensor, zoom: Tensor) -> Tensor:
+    """Stated lesions [B, K, P] after the film was sampled at `matrix` [B, 2, 3] times its own grid."""
+    size, place = LESION_PROPERTIES.index("size"), [LESION_PROPERTIES.index("x"), LESION_PROPERTIES.index("y")]
+    moved = lesions.clone()
+    centred = lesions[:, :, place] * 2 - 1 - matrix[:, None, :, 2]
+    moved[:, :, place] = torch.linalg.solve(matrix[:, None, :, :2], centred[..., None])[..., 0].add(1).div(2).clamp(0, 1)
+    moved[:, :, size] = (lesions[:, :, size] / zoom[:, None]).clamp(0, 1)
+    return moved

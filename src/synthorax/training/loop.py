@@ -19,7 +19,7 @@ from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
 from synthorax.files import write_atomic
 from synthorax.progress import Report, format_seconds, quiet
-from synthorax.protocols import Objective, Phase
+from synthorax.protocols import Objective, Phase, as_model
 from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
@@ -126,8 +126,8 @@ class _Loop:
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.checkpoints = folder / "checkpoints"
-        self.feed = Feed(films, batch_size=config.batch_size, balance=config.balance, augment=config.augment, seed=config.seed,
-                         engine=engine)
+        self.feed = Feed(films, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
+                         augment=config.augment, seed=config.seed, engine=engine)
         self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
                            for phase in objective.phases}
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)

@@ -55,7 +55,7 @@ def ingest(
 
     def place(film: Source, folder: Path) -> Study:
         name = PurePosixPath(film.study.file_name).with_suffix("").as_posix().removeprefix("images/")
-        masks = {column: tuple(place_mask(source / path, folder, column=column, name=_stem(path)) for path in paths)
+        masks = {column: tuple(place_mask(source / path, folder, column=column, name=_stem(path)) if path else "" for path in paths)
                  for column, paths in film.study.masks.items()}
         return replace(film.study, file_name=place_image(film.path, folder, name=name), masks=masks)
 
@@ -144,7 +144,7 @@ def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -
 def _located_masks(study: Study, found: _Found, file: Path, row: int) -> dict[str, tuple[str, ...]]:
     located: dict[str, tuple[str, ...]] = {}
     for column, paths in study.masks.items():
-        names = [found.locate(name, file=file, row=row) for name in paths]
+        names = [found.locate(name, file=file, row=row) if name else "" for name in paths]
         if None in names:
             raise InputError(f"{column} '{paths[names.index(None)]}' is missing", file=file, row=row,
                              remedy="copy it into the folder, or empty the cell")

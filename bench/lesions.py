@@ -1,0 +1,235 @@
+"""Does the lesion-preserving loss keep lesions of real films? The same training with and without it, at equal time, on patients not seen.
+
+  python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --budget 15m --seeds 0 1
+
+Trains the recipe `controlled-64` once per arm and seed on films of all sources, then asks each model for the held-out films with
+lesion outlines: regenerated from a noise level on, and made from nothing but the mask and what is stated. Differences are on minus off,
+averaged over seeds, with intervals over patients. Every training is kept in --out, so a killed bench goes on; `--train ARM SEED`
+does one training only, for machines on which several can run side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import synthorax as sx
+from synthorax.data.dataset import read_dataset, write_facts, write_table
+from synthorax.data.masks import lesion_union, mask_stack
+from synthorax.data.pixels import from_unit
+from synthorax.data.prepared import Prepared
+from synthorax.diffusion.guidance import guided
+from synthorax.diffusion.noise import karras_sigmas
+from synthorax.diffusion.samplers import solve
+from synthorax.evaluation.sampling import normal_interval, standard_error
+from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.families.diffusion import DiffusionModel
+from synthorax.files import write_atomic, write_json
+from synthorax.losses.lesion import lesion_ssim_loss, masked_error
+from synthorax.protocols import Condition, SampleSettings, condition_of
+from synthorax.rng import Draws, derive
+from synthorax.run import WEIGHTS_NAME
+from synthorax.training.feed import unit_images
+from synthorax.types import Films
+from synthorax.workflow import without_no_finding
+
+SIZE_PX = 64
+OFF = ("objective.lesion.mask_weight=0.0",)
+ON = ("objective.lesion.mask_weight=0.3", "objective.lesion.ssim_weight=0.1", "objective.lesion.perceptual_weight=0.1")
+ARMS = {"off": OFF, "on": ON}
+LEVELS = (0.25, 0.5, 1.0, 2.0)
+"""noise levels from which films are regenerated"""
+STEPS, NOISES = 12, 2
+Vector = NDArray[np.float64]
+
+
+def main() -> int:
+    """Train what is missing, measure, and write lesions.json, lesions.md and a sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", default="15m", help="of each training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--train", nargs=2, metavar=("ARM", "SEED"), help="do this one training and stop")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args()
+    prepared = prepare(options.sources, options.out)
+    if options.train:
+        train(options.train[0], int(options.train[1]), prepared, options)
+        return 0
+    runs = {arm: [train(arm, seed, prepared, options) for seed in options.seeds] for arm in ARMS}
+    report = measure(runs, prepared, options.out)
+    write_json(options.out / "lesions.json", report)
+    write_atomic(options.out / "lesions.md", table(report))
+    print(table(report))
+    return 0
+
+
+def prepare(sources: Sequence[Path], out: Path) -> Prepared:
+    """All films of the sources as one data set, a third of the patients held out."""
+    merged = out / "films"
+    if not (merged / "dataset.json").exists():
+        shutil.rmtree(merged, ignore_errors=True)
+        studies = []
+        for source in sources:
+            for study in read_dataset(source).studies:
+                masks = {column: tuple(f"{source.name}/{path}" if path else "" for path in paths) for column, paths in study.masks.items()}
+                studies.append(replace(study, file_name=f"{source.name}/{study.file_name}", masks=masks, site=study.site or source.name,
+                                       patient_id=f"{source.name}-{study.patient_id}", split=""))
+            for folder in ("images", "masks"):
+                if (source / folder).is_dir():
+                    shutil.copytree(source / folder, merged / source.name / folder)
+        write_table(merged, studies)
+        names = {name for study in studies for name in study.labels}
+        write_facts(merged, name="lesions", studies=studies, synthetic=False, extra={"labels": sorted(names)})
+    return sx.prepare(merged, size=SIZE_PX, out=out / "prepared", split=(0.6, 0.05, 0.35))
+
+
+def train(arm: str, seed: int, prepared: Prepared, options: argparse.Namespace) -> Path:
+    """One training of one arm; the time is the same for both, and the lesion terms have to pay for themselves."""
+    run = options.out / f"{arm}-{seed}"
+    if not (run / WEIGHTS_NAME).exists():
+        sx.train("controlled-64", prepared, out=run, budget=options.budget, seed=seed, threads=options.threads,
+                 overrides=[*ARMS[arm], "train.batch_size=32", "train.learning_rate=7e-4", "train.sample_every=0"])
+    return run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """Held-out films with a lesion, and everything that is stated of them."""
+
+    films: Films
+    images: Tensor
+    """[N, 1, S, S] in [-1, 1]"""
+    lesion: Tensor
+    """[N, 1, S, S] in [0, 1]"""
+    condition: Condition
+
+    def patients(self) -> NDArray[np.str_]:
+        """[N]"""
+        return self.films.patients()
+
+
+def held_out(prepared: Prepared, model: DiffusionModel) -> HeldOut:
+    """Test films with a lesion mask, in the words of the model; text is left out because it may say where the lesion is."""
+    films = without_no_finding(prepared.films("test", masks=True))
+    assert films.masks is not None and films.masks.names == model.spec.masks
+    rows = np.arange(len(films))
+    lesion = lesion_union(films.masks, rows)
+    chosen = np.flatnonzero((lesion > 0).any(axis=(1, 2, 3)))
+    films = films.take(chosen)
+    assert films.masks is not None and films.lesions is not None
+    condition = condition_of(films.studies, films.labels, sites=model.spec.sites)
+    mask = torch.from_numpy(mask_stack(films.masks, np.arange(len(films))))
+    return HeldOut(films=films, images=unit_images(films.images), lesion=torch.from_numpy(lesion[chosen]),
+                   condition=replace(condition, mask=mask, lesions=torch.from_numpy(films.lesions)))
+
+
+def measure(runs: dict[str, list[Path]], prepared: Prepared, out: Path) -> dict[str, object]:
+    """Every measure of both arms, [seeds, films], and the paired differences."""
+    values: dict[str, dict[str, list[Vector]]] = {}
+    shown: dict[str, Tensor] = {}
+    for arm, folders in runs.items():
+        for folder in folders:
+            model = sx.load_model(folder)
+            assert isinstance(model, DiffusionModel)
+            told = held_out(prepared, model)
+            found, made = measure_model(model, told)
+            shown.setdefault(arm, made)
+            for name, each in found.items():
+                values.setdefault(name, {}).setdefault(arm, []).append(each)
+    sheet(told, shown, out / "lesions.png")
+    rows = [row(name, group, np.mean(arms["off"], axis=0)[chosen], np.mean(arms["on"], axis=0)[chosen], told.patients()[chosen])
+            for name, arms in values.items() for group, chosen in groups(told).items()]
+    return {"films": len(told.images), "patients": len(set(told.patients())), "seeds": len(runs["on"]), "rows": rows}
+
+
+def measure_model(model: DiffusionModel, told: HeldOut) -> tuple[dict[str, Vector], Tensor]:
+    """One number a film for each measure, and the films made from nothing but the condition."""
+    found: dict[str, Vector] = {}
+    with torch.inference_mode():
+        for level in LEVELS:
+            parts = [regenerated(model, told, level, number) for number in range(NOISES)]
+            ssim = [1 - lesion_ssim_loss(made, told.images, told.lesion) for made in parts]
+            error = [masked_error(made, told.images, told.lesion).sqrt() for made in parts]
+            outside = [masked_error(made, told.images, 1 - told.lesion).sqrt() for made in parts]
+            for name, each in (("lesion SSIM", ssim), ("error in the lesion", error), ("error outside", outside)):
+                found[f"{name}, from sigma {level:g}"] = torch.stack(each).mean(0).double().numpy()
+    settings = SampleSettings(steps=24, guidance=1.5)
+    seeds = [derive(0, "film", number) for number in range(len(told.images))]
+    made = torch.cat([model.sample(told.condition[rows], [seeds[i] for i in rows.tolist()], settings)
+                      for rows in torch.arange(len(seeds)).split(32)])
+    real, own = contrast(told.images, told.lesion), contrast(made, told.lesion)
+    found["contrast of the lesion: distance from the real film's"] = np.abs(own - real)
+    found["contrast of the lesion: same sign as the real film's"] = (np.sign(own) == np.sign(real)).astype(np.float64)
+    return found, made
+
+
+def regenerated(model: DiffusionModel, told: HeldOut, level: float, number: int) -> Tensor:
+    """Each film with noise of this level, sampled down again under its own condition, without guidance."""
+    parts = []
+    for rows in torch.arange(len(told.images)).split(32):
+        noise = Draws([derive(number, "noise", row) for row in rows.tolist()]).normal(*model.latent_shape)
+        start = model.compressor.encode(told.images[rows]) + level * noise
+        denoise = guided(model.denoise, told.condition[rows], SampleSettings(guidance=1.0))
+        sigmas = karras_sigmas(STEPS, sigma_min=model.config.sigma_min, sigma_max=level)
+        parts.append(model.compressor.decode(solve(denoise, start, sigmas, sampler="dpmpp-2m")).clamp(-1, 1))
+    return torch.cat(parts)
+
+
+def contrast(images: Tensor, mask: Tensor) -> Vector:
+    """Mean inside the mask less mean within five pixels around it, [N]."""
+    inside = (mask > 0).float()
+    around = torch.nn.functional.max_pool2d(inside, 11, stride=1, padding=5) - inside
+
+    def mean(where: Tensor) -> Tensor:
+        return (images * where).flatten(1).sum(1) / where.flatten(1).sum(1).clamp(min=1)
+
+    return (mean(inside) - mean(around)).double().numpy()
+
+
+def groups(told: HeldOut) -> dict[str, NDArray[np.bool_]]:
+    """All films, and those of each source."""
+    source = np.array([study.file_name.split("/")[0] for study in told.films.studies])
+    return {"all": np.ones(len(source), dtype=bool), **{str(name): source == name for name in np.unique(source)}}
+
+
+def row(name: str, group: str, off: Vector, on: Vector, patients: NDArray[np.str_]) -> dict[str, object]:
+    """Both arms and the paired difference with its interval over patients."""
+    difference = on - off
+    low, high = normal_interval(float(difference.mean()), standard_error(difference - difference.mean(), patients))
+    return {"measure": name, "group": group, "n": len(on), "off": float(off.mean()), "on": float(on.mean()),
+            "difference": float(difference.mean()), "low": low, "high": high}
+
+
+def table(report: dict[str, object]) -> str:
+    """The report as Markdown."""
+    lines = [f"{report['films']} held-out films of {report['patients']} patients, {report['seeds']} trainings an arm.", "",
+             "| measure | films | off | on | on - off |", "|---|---|---|---|---|"]
+    rows = report["rows"]
+    assert isinstance(rows, list)
+    lines += [f"| {r['measure']} | {r['group']} ({r['n']}) | {r['off']:.3f} | {r['on']:.3f} | "
+              f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}] |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def sheet(told: HeldOut, shown: dict[str, Tensor], path: Path) -> None:
+    """Rows of real film, outline, and what each arm made from the mask."""
+    films = [told.images, told.lesion * 2 - 1, *shown.values()]
+    chosen = torch.arange(0, len(told.images), max(1, len(told.images) // 12))[:12]
+    stacked = torch.cat([part[chosen, 0] for part in films])
+    pictures = np.asarray(from_unit(stacked.numpy()))
+    save_png(path, contact_sheet(pictures, columns=len(chosen), tile_px=128, title=f"real, outline, {', '.join(shown)}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Train compressors on a prepared folder and measure what they keep of films that they never saw.
+
+  python bench/reconstruction.py --data prepared/nih-256 --lesions sets/jsrt sets/cohen --budget 30m --out runs/reconstruction
+
+Every recipe is trained into its own folder under --out, or taken from there if it is finished. Measured are PSNR and MS-SSIM on the
+test films, and SSIM averaged inside lesion masks on the test films and on all films of the sets under --lesions, which train nothing.
+Reconstructions are rounded to 8 bits first. Intervals are bootstrapped over patients. Writes reconstruction.json, reconstruction.md
+and sheet.png (films above their reconstructions; it shows real films, so keep it where the films may lie).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from synthorax.data.masks import lesion_union
+from synthorax.data.pixels import from_unit
+from synthorax.data.prepared import Prepared, load_films
+from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.evaluation.structure import ms_ssim, psnr, to_intensity
+from synthorax.families.vq_gan import VqGanModel
+from synthorax.files import write_atomic, write_json
+from synthorax.losses.lesion import lesion_ssim_loss
+from synthorax.nets.wavelet import WaveletPacking
+from synthorax.run import Run, read_spec
+from synthorax.training.feed import unit_images
+from synthorax.types import Films
+from synthorax.workflow import ingest, load_model, train
+
+BATCH = 8
+DRAWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A way to store a film in fewer or other numbers."""
+
+    name: str
+    numbers: int
+    """of a film in its latents"""
+    back_and_forth: Callable[[Tensor], Tensor]
+    """films [B, 1, S, S] in [-1, 1] to their reconstructions"""
+    facts: dict[str, object]
+
+
+class BlockMeans(nn.Module):
+    """Means over blocks, enlarged by cubic interpolation: what a trained compressor with as many numbers must beat."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.channels, self.factor = 1, factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, self.factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, scale_factor=self.factor, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def main() -> int:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="prepared folder: its training films train, its test films measure")
+    parser.add_argument("--lesions", type=Path, nargs="*", default=[], help="further sets with lesion masks, for measuring only")
+    parser.add_argument("--recipes", nargs="*", default=["kl-autoencoder-256", "vq-gan-256"])
+    parser.add_argument("--budget", default="30m", help="of each training")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every recipe")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    prepared = Prepared.load(options.data)
+    runs = [Run(path=options.out / recipe) for recipe in options.recipes]
+    for recipe, run in zip(options.recipes, runs, strict=True):
+        if not run.weights.exists():
+            train(recipe, prepared, out=run.path, budget=options.budget, overrides=options.set, threads=options.threads)
+
+    films = prepared.films("test", masks=True)
+    sets = {prepared.path.name: films}
+    for folder in options.lesions:
+        sets[folder.name] = load_films(ingest(folder), size=prepared.size, masks=True)
+    contenders = [of_module("wavelet packing, 2 levels", WaveletPacking(2), prepared.size),
+                  of_module("means of 4 x 4 pixels, enlarged", BlockMeans(4), prepared.size), *(of_run(run, prepared.size) for run in runs)]
+    results = [measured(contender, films, sets) for contender in contenders]
+    write_json(options.out / "reconstruction.json", {"data_digest": prepared.digest, "test_films": len(films),
+                                                     "test_patients": len(set(films.patients())), "contenders": results})
+    table = as_table(results)
+    write_atomic(options.out / "reconstruction.md", table)
+    save_png(options.out / "sheet.png", sheet(contenders, sets))
+    print(table)
+    print(json.dumps(results))
+    return 0
+
+
+def of_module(name: str, module: nn.Module, size: int, facts: dict[str, object] | None = None) -> Contender:
+    """A compressor as a contender."""
+    return Contender(name=name, numbers=module.channels * (size // module.factor) ** 2, facts=facts or {},
+                     back_and_forth=lambda images: module.decode(module.encode(images)))
+
+
+def of_run(run: Run, size: int) -> Contender:
+    """The compressor of a finished run."""
+    model = load_model(run)
+    _, facts = read_spec(run.weights)
+    seconds = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])["elapsed_seconds"]
+    known = {"steps": facts["steps"], "films_seen": facts["films_seen"], "training_seconds": round(seconds)}
+    if isinstance(model, VqGanModel):
+        known |= {"codes": len(model.quantizer.codes), "code_perplexity": round(model.quantizer.perplexity(), 1)}
+    assert isinstance(model, nn.Module)
+    return of_module(facts["recipe"], model, size, known)
+
+
+def measured(contender: Contender, films: Films, sets: dict[str, Films]) -> dict[str, object]:
+    """All numbers of one contender, each as value, low and high of its 95 % interval over patients."""
+    made = reconstructed(contender, films.images)
+    first, second = to_intensity(films.images), to_intensity(made)
+    result: dict[str, object] = {"name": contender.name, "numbers": contender.numbers, **contender.facts,
+                                 "exact": bool(np.array_equal(made, films.images))}
+    if not result["exact"]:
+        result["psnr_db"] = over_patients(in_parts(psnr, first, second), films.patients())
+    result["ms_ssim"] = over_patients(in_parts(ms_ssim, first, second), films.patients())
+    result["lesion_ssim"] = {}
+    for name, these in sets.items():
+        assert these.masks is not None
+        mask = lesion_union(these.masks, range(len(these)), these.findings)
+        marked = np.nonzero(mask.any(axis=(1, 2, 3)))[0]
+        if len(marked):
+            chosen = these.take(marked)
+            inside = lesion_ssim(chosen.images, reconstructed(contender, chosen.images), mask[marked])
+            result["lesion_ssim"][name] = {"films": len(marked), **over_patients(inside, chosen.patients())}  # type: ignore[index]
+    return result
+
+
+def reconstructed(contender: Contender, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Films [N, S, S] compressed and back, in 8 bits."""
+    with torch.inference_mode():
+        parts = [contender.back_and_forth(part) for part in unit_images(images).split(BATCH)]
+    return from_unit(torch.cat(parts)[:, 0].numpy(), np.uint8)
+
+
+def lesion_ssim(films: NDArray[np.uint8], made: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.float64]:
+    """SSIM of each film averaged inside its lesions, [N]."""
+    inputs = (unit_images(made), unit_images(films), torch.from_numpy(mask))
+    parts = zip(*(tensor.double().split(BATCH) for tensor in inputs), strict=True)
+    return torch.cat([1 - lesion_ssim_loss(*part) for part in parts]).numpy()
+
+
+def in_parts(metric: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    return torch.cat([metric(a, b) for a, b in zip(first.split(BATCH), second.split(BATCH), strict=True)]).numpy()
+
+
+def over_patients(values: NDArray[np.float64], patients: NDArray[np.str_]) -> dict[str, float]:
+    """Mean over films and its percentile interval over patients drawn with replacement, all films of a patient together."""
+    names, owner = np.unique(patients, return_inverse=True)
+    sums, counts = np.bincount(owner, values), np.bincount(owner)
+    drawn = np.random.default_rng(0).integers(len(names), size=(DRAWS, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"value": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def as_table(results: Sequence[dict]) -> str:
+    """The results in Markdown."""
+    names = list(results[0]["lesion_ssim"])
+    heads = [f"lesion SSIM, {name} ({results[0]['lesion_ssim'][name]['films']} films)" for name in names]
+    lines = ["| compressor | numbers a film | PSNR, dB | MS-SSIM | " + " | ".join(heads) + " |", "|---" * (4 + len(names)) + "|"]
+    for one in results:
+        quality = "exact" if one["exact"] else shown(one["psnr_db"], 1)
+        lesions = [shown(one["lesion_ssim"][name], 3) for name in names]
+        lines.append("| " + " | ".join([one["name"], f"{one['numbers']:,}", quality, shown(one["ms_ssim"], 3), *lesions]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(score: dict[str, float], digits: int) -> str:
+    return f"{score['value']:.{digits}f} ({score['low']:.{digits}f} to {score['high']:.{digits}f})"
+
+
+def sheet(contenders: Sequence[Contender], sets: dict[str, Films]):
+    """Two marked films of each set in the first row, each contender's reconstructions below."""
+    rows = []
+    for films in sets.values():
+        assert films.masks is not None
+        marked = np.nonzero(lesion_union(films.masks, range(len(films)), films.findings).any(axis=(1, 2, 3)))[0]
+        rows.append(films.images[marked[:: max(1, len(marked) // 2)][:2]])
+    real = np.concatenate(rows)
+    shown_films = [real, *(reconstructed(contender, real) for contender in contenders)]
+    captions = [name for name in ("film", *(contender.name for contender in contenders)) for _ in real]
+    return contact_sheet(np.concatenate(shown_films), columns=len(real), captions=captions, tile_px=256)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

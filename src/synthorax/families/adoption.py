@@ -1,0 +1,45 @@
+"""Starting from a base model: weights whose columns mean findings, sites or mask classes are matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from synthorax.errors import UsageError
+
+Names = tuple[int, Sequence[str]]
+"""an axis, and what each of its entries means"""
+
+
+def adopted(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],
+            base_names: Mapping[str, Names]) -> dict[str, Tensor]:
+    """A state dict with the base's weights; entries along named axes that the base does not know keep their own values.
+
+    Raises UsageError where a weight is missing or has another shape.
+    """
+    result: dict[str, Tensor] = {}
+    for key, weight in own.items():
+        if key not in base:
+            raise UsageError(f"the base model has another shape (it has no weight '{key}')")
+        if key not in own_names:
+            if base[key].shape != weight.shape:
+                raise UsageError(f"the base model has another shape ('{key}' is {tuple(base[key].shape)} there, "
+                                 f"{tuple(weight.shape)} here)")
+            result[key] = base[key].clone()
+            continue
+        axis, names = own_names[key]
+        result[key] = _matched(weight, base[key], axis=axis, own=list(names), base=list(base_names[key][1]), key=key)
+    return result
+
+
+def _matched(weight: Tensor, theirs: Tensor, *, axis: int, own: list[str], base: list[str], key: str) -> Tensor:
+    if weight.shape[axis] != len(own) or theirs.shape[axis] != len(base) or \
+            weight.select(axis, 0).shape != theirs.select(axis, 0).shape:
+        raise UsageError(f"the base model has another shape ('{key}')")
+    result = weight.clone()
+    for column, name in enumerate(own):
+        if name in base:
+            result.select(axis, column).copy_(theirs.select(axis, base.index(name)))
+    return result
+

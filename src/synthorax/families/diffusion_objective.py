@@ -1,0 +1,135 @@
+"""What trains a diffusion model: denoising at random noise levels, parts of the condition withheld, lesions weighted on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.config import NotNegative, Part
+from synthorax.diffusion.noise import TRAINING_LEVELS
+from synthorax.diffusion.precondition import output_weight
+from synthorax.diffusion.variance import vlb_terms
+from synthorax.errors import UsageError, nearest
+from synthorax.families.diffusion import DiffusionConfig, DiffusionModel
+from synthorax.losses.lesion import LesionLossConfig, lesion_terms
+from synthorax.losses.perceptual import perceptual_features
+from synthorax.protocols import COARSE, PARTS, Batch, Condition, Family, Objective, Phase
+from synthorax.registry import lookup
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionObjectiveConfig:
+    """Which noise levels are trained, how often parts of the condition are withheld, and how much lesions count."""
+
+    levels: str = "lognormal"
+    """how training noise levels are drawn: lognormal, linear, cosine, flow-uniform or flow-logit-normal"""
+    sigma_mean: float = -0.8
+    """mean of ln sigma in training; higher than Karras's -1.2 because films of one body part share so much at low noise"""
+    sigma_std: NotNegative = 1.4
+    """standard deviation of ln sigma in training"""
+    part_dropout: Part = 0.15
+    """probability of withholding each part of the condition as a whole, independently: what classifier-free guidance needs"""
+    dropout: Mapping[str, Part] = field(default_factory=dict)
+    """other probabilities for single parts, such as mask = 0.5"""
+    statement_dropout: Part = 0.2
+    """probability of withholding each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
+    box: Part = 0.25
+    """probability of showing a lesion's box in place of its mask"""
+    vlb_weight: NotNegative = 1e-3
+    """weight of the variational bound, which trains a learned variance"""
+    lesion: LesionLossConfig = field(default_factory=LesionLossConfig)
+    """the terms that keep lesions; all weights 0 is the plain loss"""
+
+
+class DiffusionObjective(Objective):
+    """Weighted denoising error (Ho et al. 2020; Karras et al. 2022) with the lesion terms of Papadopoulos and Georgiou 2024."""
+
+    phases = (Phase(name="denoise", updates=("model",)),)
+
+    def __init__(self, model: nn.Module, config: DiffusionObjectiveConfig) -> None:
+        super().__init__()
+        assert isinstance(model, DiffusionModel)
+        self.config = config
+        self.players = nn.ModuleDict({"model": model})
+        self.model: DiffusionModel = model
+        self.draw_levels: Callable[..., Tensor] = lookup(TRAINING_LEVELS, config.levels, kind="way to draw noise levels")
+        for part in config.dropout:
+            if part not in PARTS:
+                raise UsageError(f"objective.dropout: unknown part '{part}'; {nearest(part, PARTS)}")
+        self.features: Any = perceptual_features(config.lesion.perceptual) if config.lesion.perceptual_weight else None
+
+    def prepare(self, images: Tensor) -> None:
+        """Measure the scale of the latents."""
+        self.model.compressor.fit(images)
+
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        model, config, draws = self.model, self.config, batch.draws
+        clean = model.compressor.encode(batch.images)
+        sigma = self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std,
+                                 sigma_min=model.config.sigma_min, sigma_max=model.config.sigma_max)
+        noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
+        condition = self.withheld(batch.condition.only(model.config.parts), draws)
+        if "image" in model.config.parts:
+            condition = replace(condition, image=self._reduced(batch.images, draws))
+        estimate, fraction = model.estimate(noisy, sigma, condition)
+        weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
+        terms = {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
+        if fraction is not None:
+            terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction)
+        if config.lesion.active and batch.lesion is not None:
+            terms |= lesion_terms(model.compressor.decode(estimate), batch.images, batch.lesion, sigma, error_weight=weight,
+                                  config=config.lesion, features=self.features)
+        return terms
+
+    def withheld(self, condition: Condition, draws: Draws) -> Condition:
+        """The condition with parts, single statements and outlines taken out at random."""
+        config = self.config
+        parts: dict[str, Any] = {}
+        for part in PARTS:
+            value = getattr(condition, part)
+            if value is None or part == "image":
+                continue
+            whole = draws.uniform(1) < config.dropout.get(part, config.part_dropout)  # [B, 1]
+            if part == "text":
+                parts[part] = tuple("" if gone else text for text, gone in zip(value, whole[:, 0].tolist(), strict=True))
+                continue
+            if part == "mask":
+                value = self._boxed(value, draws)
+            axes = value.shape[1:2] if part == "mask" else value.shape[1:]
+            gone = draws.uniform(*axes) < config.statement_dropout
+            gone = gone | whole.reshape(-1, *[1] * len(axes))
+            parts[part] = value.masked_fill(gone[..., None, None] if part == "mask" else gone, float("nan"))
+        return replace(condition, **parts)
+
+    def _boxed(self, mask: Tensor, draws: Draws) -> Tensor:
+        """Some lesion channels of [B, M, H, W] replaced by the box around them; organs keep their outlines."""
+        lesions = torch.tensor([name in self.model.spec.findings for name in self.model.spec.masks], device=mask.device)
+        chosen = (draws.uniform(mask.shape[1]) < self.config.box) & lesions & mask.isfinite().flatten(2).all(2)
+        inside = mask.nan_to_num(0.0) > 0
+        rows, columns = inside.any(3), inside.any(2)  # [B, M, H], [B, M, W]
+        box = COARSE * (_span(rows)[..., :, None] & _span(columns)[..., None, :])
+        return torch.where(chosen[..., None, None], box.to(mask), mask)
+
+    def _reduced(self, images: Tensor, draws: Draws) -> Tensor:
+        """The film at low resolution with a little noise (Ho et al. 2022, "Cascaded diffusion models"), enlarged again; some rows NaN."""
+        small = F.avg_pool2d(images, self.model.config.reduction)
+        small = small + 0.1 * draws.uniform(1)[:, :, None, None] * draws.normal(*small.shape[1:])
+        gone = draws.uniform(1) < self.config.dropout.get("image", self.config.part_dropout)
+        large = F.interpolate(small, scale_factor=self.model.config.reduction, mode="bilinear")
+        return large.masked_fill(gone[:, :, None, None], float("nan"))
+
+
+def _span(inside: Tensor) -> Tensor:
+    """From the first true position to the last along the last axis, of bool."""
+    forward, backward = inside.cumsum(-1) > 0, inside.flip(-1).cumsum(-1).flip(-1) > 0
+    return forward & backward
+
+
+FAMILY = Family(model_config=DiffusionConfig, objective_config=DiffusionObjectiveConfig, build_model=DiffusionModel,
+                build_objective=DiffusionObjective, conditions=lambda config: tuple(config.parts))

@@ -1,0 +1,70 @@
+"""What the trained compressors share: the loss of a reconstruction, and a critic that is heard after some steps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
+from synthorax.losses.perceptual import perceptual_distance, perceptual_features
+from synthorax.nets.patchgan import PatchDiscriminator
+from synthorax.protocols import Phase
+
+AUTOENCODE = Phase(name="autoencode", updates=("model",))
+DISCRIMINATE = Phase(name="discriminate", updates=("critic",), betas=(0.5, 0.9))
+
+
+class Reconstruction(nn.Module):
+    """How far a reconstruction is from its film, pixel by pixel and as it looks; [B, 1, S, S] twice -> terms of [B]."""
+
+    def __init__(self, *, absolute: float, squared: float, perceptual: float, features: str) -> None:
+        super().__init__()
+        self.absolute, self.squared, self.perceptual = absolute, squared, perceptual
+        self.features = perceptual_features(features) if perceptual else None
+
+    def forward(self, made: Tensor, films: Tensor) -> dict[str, Tensor]:  # noqa: D102
+        made = made.float()
+        terms = {"absolute": self.absolute * F.l1_loss(made, films, reduction="none").flatten(1).mean(1),
+                 "squared": self.squared * F.mse_loss(made, films, reduction="none").flatten(1).mean(1)}
+        if self.features is not None:
+            terms["perceptual"] = self.perceptual * perceptual_distance(made, films, features=self.features)
+        return {name: term for name, term in terms.items() if name == "perceptual" or getattr(self, name)}
+
+
+class Critic(nn.Module):
+    """A patch discriminator that learns from the first step and is heard from step `after` on.
+
+    Its voice is scaled so that it moves the last layer as much as the reconstruction does, times `weight`.
+    """
+
+    steps: Tensor
+    balance: Tensor
+
+    def __init__(self, *, weight: float, after: int, channels: int, layers: int) -> None:
+        super().__init__()
+        self.weight, self.after = weight, after
+        self.patches = PatchDiscriminator(channels=channels, layers=layers)
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("balance", torch.tensor(1.0))
+
+    def term(self, made: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
+        """What the compressor pays for films that do not convince, [B, 1, S, S] -> [B]; `reconstruction` is its loss, [B],
+        and `last` the weights of its last layer.
+
+        The balance is measured on the training batch (Eq. 7, Esser et al. 2021). In evaluation mode the last one holds, so that
+        no film's loss depends on others.
+        """
+        if self.training:
+            self.steps += 1
+        if self.steps <= self.after:
+            return torch.zeros_like(reconstruction)
+        term = hinge_maker(self.patches(made).float())
+        if self.training:
+            wanted, heard = (torch.autograd.grad(loss.mean(), last, retain_graph=True)[0].norm() for loss in (reconstruction, term))
+            self.balance.copy_((wanted / (heard + 1e-6)).clamp(0, 1e4))
+        return self.weight * self.balance * term
+
+    def losses(self, films: Tensor, made: Tensor) -> dict[str, Tensor]:
+        """What the critic pays for taking real films and reconstructions for each other, [B, 1, S, S] twice -> two of [B]."""
+        return {"real": hinge_real(self.patches(films).float()), "made": hinge_made(self.patches(made.detach()).float())}

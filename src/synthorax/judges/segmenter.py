@@ -1,0 +1,395 @@
+"""A small U-Net that outlines organs and lesions: the judge of where a finding is, trained on films that no generator has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from synthorax.engine import describe_machine
+from synthorax.errors import InputError, TrainingError, UsageError
+from synthorax.files import read_with_digest, write_with_digest
+from synthorax.judges.classifier import FilmArray, one_thread
+
+MaskArray = NDArray[np.bool_] | NDArray[np.uint8]
+
+CUTS = tuple(round(0.05 * step, 2) for step in range(2, 19))
+"""thresholds that are tried on the held-out training films"""
+METADATA_KEY = "synthorax-segmenter"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmenterConfig:
+    """How a segmenter is built and trained. The number of updates is fixed; held-out films choose the thresholds and nothing else."""
+
+    updates: int = 600
+    """number of optimiser steps"""
+    batch_size: int = 32
+    """films in one step"""
+    learning_rate: float = 4e-3
+    """peak of the one-cycle schedule"""
+    weight_decay: float = 0.01
+    """decoupled weight decay of AdamW, on convolution weights only"""
+    width: int = 24
+    """channels at half resolution, where the U-Net begins; each later level doubles them"""
+    input_size: int = 64
+    """films larger than this (pixels a side) are averaged down to it; probabilities are interpolated back"""
+    rarity: float = 0.5
+    """films are drawn as often as the rarest mask on them asks for: its prevalence to the power of minus this"""
+    holdout: float = 0.1
+    """share of the patients (films, where no patients are given) that train nothing and choose the thresholds"""
+    augment: bool = True
+    """small rotation, shift, scale, contrast and noise; never a left-right flip, which moves the heart"""
+    autocast: bool | None = None
+    """train in bfloat16; None: where this machine computes it natively. Prediction is always float32"""
+    device: str = "cpu"
+    """torch device of the training; every random number is drawn on the CPU"""
+
+
+class SegmentationNetwork(nn.Module):
+    """A U-Net (Ronneberger et al. 2015) at half resolution with added skips; the last step returns to full resolution beside the film.
+
+    Most of a small film's cost lies at full resolution, so four pixels enter as four channels and leave as four sub-pixels.
+    """
+
+    def __init__(self, *, num_classes: int, width: int, input_size: int) -> None:
+        super().__init__()
+        num_levels = max(1, min(4, (input_size // 8).bit_length()))  # 64 px: maps of 32, 16, 8 and 4
+        widths = [width * 2**level for level in range(num_levels)]
+        self.stem = _conv(4, width)
+        self.down = nn.ModuleList(_Block(before, after) for before, after in itertools.pairwise([width, *widths]))
+        self.narrow = nn.ModuleList(_conv(after, before, kernel=1) for before, after in itertools.pairwise(widths))
+        self.up = nn.ModuleList(_Block(width, width) for width in widths[:-1])
+        self.fine = nn.Sequential(_conv(width // 4 + 1, 16), nn.BatchNorm2d(16), nn.ReLU(), _conv(16, 16), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Conv2d(16, num_classes, 1)
+
+    def forward(self, films: Tensor) -> Tensor:
+        """`films` [B, 1, S, S], standardised -> logits [B, M, S, S]."""
+        side = films.shape[-1]
+        even = F.pad(films, (0, side % 2, 0, side % 2))
+        x = self.stem(F.pixel_unshuffle(even, 2))  # [B, 1, S, S] -> [B, 4, S/2, S/2]
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.avg_pool2d(x, 2, ceil_mode=True))
+            skips.append(x)
+        for level in reversed(range(len(self.up))):
+            wider = F.interpolate(self.narrow[level](x), size=skips[level].shape[-2:], mode="bilinear", align_corners=False)
+            x = self.up[level](wider + skips[level])
+        fine = F.pixel_shuffle(x, 2)  # [B, 4 C, S/2, S/2] -> [B, C, S, S]
+        logits: Tensor = self.head(self.fine(torch.cat([fine, even], dim=1)))
+        return logits[..., :side, :side]
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(before, after), nn.BatchNorm2d(after)
+        self.conv2, self.norm2 = _conv(after, after), nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if before == after else _conv(before, after, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(residual + self.shortcut(x))
+
+
+def _conv(before: int, after: int, *, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segmenter:
+    """A trained segmenter: a judge with a name, the digest of its weights, and the outlines that its channels mean."""
+
+    name: str
+    digest: str
+    """SHA-256 over all weights, running statistics and thresholds"""
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    """probability from which on a pixel belongs to the outline, of each class"""
+    film_size: int
+    """pixels a side of the films that it accepts"""
+    config: SegmenterConfig
+    network: SegmentationNetwork = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False, default=())
+    """training loss of every update"""
+
+    def __call__(self, images: FilmArray) -> NDArray[np.float32]:
+        """Probability that each pixel belongs to each class, [N, M, S, S] in [0, 1], for films [N, S, S], bone bright."""
+        _check_images(images)
+        if images.shape[1] != self.film_size:
+            raise UsageError(f"{self.name} was trained on films of {self.film_size} px and got {images.shape[1]} px; "
+                             "prepare both at the same size")
+        return _probabilities(self.network, images, size=min(self.film_size, self.config.input_size))
+
+    def outline(self, images: FilmArray) -> NDArray[np.bool_]:
+        """Where each class is seen, [N, M, S, S]: probabilities from `thresholds` on."""
+        return self.cut(self(images))
+
+    def cut(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Outlines of probabilities [N, M, S, S] that are there already."""
+        seen: NDArray[np.bool_] = probabilities >= np.array(self.thresholds, dtype=np.float32)[:, None, None]
+        return seen
+
+
+def train_segmenter(
+    images: FilmArray,
+    masks: MaskArray,
+    *,
+    classes: Sequence[str],
+    config: SegmenterConfig,
+    seed: int,
+    stated: NDArray[np.bool_] | None = None,
+    patients: Sequence[str] | NDArray[np.str_] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Segmenter:
+    """Train on films [N, S, S] with outlines [N, M, S, S] (anything above 0 is inside).
+
+    `stated` [N, M] says which outlines are known: one that is not takes no part in the loss, and is not "nothing there". None: all
+    are. `patients` [N] keeps the films of a patient together when some are held out. On the CPU the same arguments give the same
+    weights, on one thread. Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
+
+    >>> films, discs = np.zeros((8, 32, 32), np.uint8), np.zeros((8, 1, 32, 32), bool)
+    >>> train_segmenter(films, discs, classes=["Nodule"], config=SegmenterConfig(updates=1), seed=0)(films).shape
+    (8, 1, 32, 32)
+    """
+    _check_images(images)
+    stated = np.ones(masks.shape[:2], dtype=np.bool_) if stated is None else stated
+    if masks.shape != (len(images), len(classes), *images.shape[1:]) or stated.shape != masks.shape[:2]:
+        raise UsageError(f"masks {list(masks.shape)} and stated {list(stated.shape)} do not fit films {list(images.shape)} "
+                         f"and {len(classes)} classes")
+    if config.updates < 1 or config.batch_size < 2:
+        raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} films; at least 1 of 2 are needed")
+    held_out = _held_out(len(images), patients, share=config.holdout, seed=seed)
+    if held_out.all() or not stated[~held_out].any(axis=0).all():
+        raise UsageError("a class has no stated outline among the training films; leave it out, or hold out fewer films")
+    if config.autocast is None:
+        config = replace(config, autocast=bool(describe_machine()["bf16"]))
+    with one_thread():
+        network, losses = _train(images, masks, stated, np.flatnonzero(~held_out), config=config, seed=seed, progress=progress)
+    thresholds = _thresholds(network, images[held_out], masks[held_out], stated[held_out], config=config)
+    return _judge(network, classes=tuple(classes), thresholds=thresholds, film_size=images.shape[1], config=config, losses=losses)
+
+
+def save_segmenter(path: str | Path, segmenter: Segmenter) -> None:
+    """Write weights, thresholds and config as one safetensors file, its SHA-256 beside it."""
+    facts = {"classes": segmenter.classes, "thresholds": segmenter.thresholds, "film_size": segmenter.film_size,
+             "config": asdict(segmenter.config)}
+    tensors = {key: value.cpu().contiguous() for key, value in segmenter.network.state_dict().items()}
+    write_with_digest(Path(path), save(tensors, {METADATA_KEY: json.dumps(facts, sort_keys=True)}))
+
+
+def load_segmenter(path: str | Path) -> Segmenter:
+    """Read what `save_segmenter` wrote; InputError where the file is another's or damaged."""
+    content = read_with_digest(Path(path))
+    with safe_open(path, framework="pt") as file:
+        metadata = (file.metadata() or {}).get(METADATA_KEY)
+    if metadata is None:
+        raise InputError("is not the file of a segmenter", file=Path(path))
+    facts = json.loads(metadata)
+    config = SegmenterConfig(**facts["config"])
+    classes, film_size = tuple(facts["classes"]), int(facts["film_size"])
+    network = SegmentationNetwork(num_classes=len(classes), width=config.width, input_size=min(film_size, config.input_size))
+    network.load_state_dict(load(content))
+    return _judge(network, classes=classes, thresholds=tuple(facts["thresholds"]), film_size=film_size, config=config, losses=())
+
+
+def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Shared part of two outlines: intersection over union, [...] for outlines [..., S, S].
+
+    NaN where both are empty: nothing was asked for and nothing seen, which is right but is no outline. Whoever averages leaves such
+    pairs out and says how many they were. One empty outline against a full one is 0.
+    """
+    both, either = (first & second).sum(axis=(-2, -1)), (first | second).sum(axis=(-2, -1))
+    return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+
+
+def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Twice the intersection over the sum of both areas (Dice 1945), [...]; NaN and 0 for empty outlines as in `iou`."""
+    both, sizes = (first & second).sum(axis=(-2, -1)), first.sum(axis=(-2, -1)) + second.sum(axis=(-2, -1))
+    return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), np.nan)
+
+
+def _judge(network: SegmentationNetwork, *, classes: tuple[str, ...], thresholds: tuple[float, ...], film_size: int,
+           config: SegmenterConfig, losses: tuple[float, ...]) -> Segmenter:
+    network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # as in training, so that every sum is the same
+    digest = hashlib.sha256(repr((classes, thresholds)).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return Segmenter(name=f"unet-{min(film_size, config.input_size)}px-w{config.width}", digest=digest.hexdigest(), classes=classes,
+                     thresholds=thresholds, film_size=film_size, config=config, network=network, losses=losses)
+
+
+def _train(images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], rows: NDArray[np.intp], *, config: SegmenterConfig, seed: int,
+           progress: Callable[[int, int], None] | None) -> tuple[SegmentationNetwork, tuple[float, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    size = min(images.shape[1], config.input_size)
+    network = SegmentationNetwork(num_classes=masks.shape[1], width=config.width, input_size=size)
+    _initialise(network, generator)
+    network.to(device=config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
+                                  lr=config.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=config.learning_rate, total_steps=config.updates + 1)
+    drawn = masks[rows].any(axis=(2, 3)) & stated[rows]
+    weights = _rarity(drawn, stated[rows], power=config.rarity)
+    emphasis = _emphasis(masks[rows], stated[rows]).to(config.device)
+    losses: list[float] = []
+    for batch in _batches(len(rows), weights, config=config, rng=np.random.default_rng(seed)):
+        chosen = rows[batch]
+        films, targets = _standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
+        if config.augment:
+            films, targets = _augment(films, targets, generator)
+        films, targets = films.to(config.device, memory_format=torch.channels_last), targets.to(config.device)
+        with torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=bool(config.autocast)):
+            logits = network(films)
+        loss = _loss(logits.float(), targets, torch.from_numpy(stated[chosen]).to(config.device), emphasis)
+        losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise TrainingError(f"the segmenter's loss is {losses[-1]} at update {len(losses)}; lower learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if progress is not None:
+            progress(len(losses), config.updates)
+    return network.eval(), tuple(losses)
+
+
+def _initialise(network: SegmentationNetwork, generator: torch.Generator) -> None:
+    """Weights from `generator` alone; each block starts as its shortcut, and every pixel as improbable."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, _Block):
+            nn.init.zeros_(module.norm2.weight)
+    nn.init.normal_(network.head.weight, std=0.01, generator=generator)
+    nn.init.constant_(network.head.bias, -2.0)  # type: ignore[arg-type]
+
+
+def _loss(logits: Tensor, targets: Tensor, stated: Tensor, emphasis: Tensor) -> Tensor:
+    """Cross-entropy and soft Dice (Milletari et al. 2016), both over the stated outlines; a mean over classes.
+
+    Dice is taken over the batch, so that a class without a pixel on one film is no special case.
+    """
+    known = stated[:, :, None, None].float()  # [B, M, 1, 1]
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=emphasis[:, None, None], reduction="none")
+    per_class = (entropy * known).mean(dim=(2, 3)).sum(0) / stated.sum(0).clamp_min(1)
+    seen = torch.sigmoid(logits) * known
+    shared, total = (seen * targets).sum(dim=(0, 2, 3)), (seen + targets * known).sum(dim=(0, 2, 3))
+    overlap = (2 * shared + 1) / (total + 1)
+    return (per_class + 1 - overlap).mean()
+
+
+def _emphasis(masks: MaskArray, stated: NDArray[np.bool_]) -> Tensor:
+    """How much more a pixel inside counts than one outside, [M]: the root of their ratio, from 1 to 8."""
+    inside = np.array([masks[stated[:, k], k].astype(bool).mean() if stated[:, k].any() else 0.5 for k in range(masks.shape[1])])
+    return torch.from_numpy(np.clip(np.sqrt((1 - inside) / np.maximum(inside, 1e-6)), 1, 8).astype(np.float32))
+
+
+def _rarity(drawn: NDArray[np.bool_], stated: NDArray[np.bool_], *, power: float) -> NDArray[np.float64]:
+    """Relative frequency of each film, [N]: that of the rarest class which is on it; 1 for films with none."""
+    prevalence = drawn.sum(axis=0) / np.maximum(stated.sum(axis=0), 1)
+    return np.asarray(np.where(drawn, np.maximum(prevalence, 1e-3) ** -power, 1.0).max(axis=1), dtype=np.float64)
+
+
+def _batches(num_films: int, weights: NDArray[np.float64], *, config: SegmenterConfig,
+             rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Films of each update: systematic resampling, so that every `num_films` draws hold each film as often as its weight says."""
+    edges = np.cumsum(weights) / weights.sum()
+    waiting = np.empty(0, dtype=np.intp)
+    for _ in range(config.updates):
+        while len(waiting) < config.batch_size:
+            drawn = np.searchsorted(edges, (np.arange(num_films) + rng.random()) / num_films, side="right")
+            waiting = np.concatenate([waiting, rng.permutation(np.minimum(drawn, num_films - 1))])
+        batch, waiting = waiting[: config.batch_size], waiting[config.batch_size :]
+        yield batch
+
+
+def _held_out(num_films: int, patients: Sequence[str] | NDArray[np.str_] | None, *, share: float, seed: int) -> NDArray[np.bool_]:
+    """Films of the patients that train nothing, [N]; at least one patient, so that there is a threshold."""
+    _, owner = np.unique(np.arange(num_films) if patients is None else np.asarray(patients), return_inverse=True)
+    if owner.shape != (num_films,):
+        raise UsageError(f"{len(owner)} patients for {num_films} films")
+    num_patients = int(owner.max()) + 1
+    chosen = np.random.default_rng([seed, 1]).permutation(num_patients)[:max(1, round(share * num_patients))]
+    return np.asarray(np.isin(owner, chosen))
+
+
+def _thresholds(network: SegmentationNetwork, images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], *,
+                config: SegmenterConfig) -> tuple[float, ...]:
+    """Per class the cut with the largest Dice over all held-out pixels; 0.5 where the held-out films show none of it.
+
+    All films are pooled, so an outline drawn on a film that has none costs as much as one that is missed.
+    """
+    probabilities = _probabilities(network, images, size=min(images.shape[1], config.input_size))
+    cuts = []
+    for k in range(masks.shape[1]):
+        known = stated[:, k]
+        truth, seen = masks[known, k].astype(bool), probabilities[known, k]
+        scores = [2 * float((truth & (seen >= cut)).sum()) / max(1, int(truth.sum()) + int((seen >= cut).sum())) for cut in CUTS]
+        best = [cut for cut, score in zip(CUTS, scores, strict=True) if score == max(scores)]
+        cuts.append(best[len(best) // 2] if truth.any() and max(scores) > 0 else 0.5)
+    return tuple(cuts)
+
+
+def _probabilities(network: SegmentationNetwork, images: FilmArray, *, size: int) -> NDArray[np.float32]:
+    device = next(network.parameters()).device
+    parts = []
+    with one_thread(), torch.inference_mode():
+        for start in range(0, len(images), 64):
+            seen = torch.sigmoid(network(_standardise(images[start : start + 64], size=size).to(device)).float())
+            if images.shape[1] != size:
+                seen = F.interpolate(seen, size=images.shape[1:], mode="bilinear", align_corners=False)
+            parts.append(seen.cpu())
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def _check_images(images: FilmArray) -> None:
+    if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype not in (np.uint8, np.uint16) or len(images) == 0:
+        raise UsageError(f"films must be uint8 or uint16 [N, S, S] with N > 0, not {images.dtype} {list(images.shape)}")
+
+
+def _standardise(images: FilmArray, *, size: int) -> Tensor:
+    """Films [B, S, S] -> float32 [B, 1, size, size], each with mean 0 and deviation 1, so that exposure matters less."""
+    films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max
+    if films.shape[-1] > size:
+        films = F.interpolate(films, size=(size, size), mode="area")
+    centre, spread = films.mean(dim=(1, 2, 3), keepdim=True), films.std(dim=(1, 2, 3), keepdim=True)
+    return (films - centre) / spread.clamp_min(1e-3)
+
+
+def _targets(masks: MaskArray, *, size: int) -> Tensor:
+    """Outlines [B, M, S, S] -> share of each pixel that is inside, float32 [B, M, size, size]."""
+    inside = torch.from_numpy((masks > 0).astype(np.float32))
+    return F.interpolate(inside, size=(size, size), mode="area") if inside.shape[-1] > size else inside
+
+
+def _augment(films: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Move each film and its outlines together, and change contrast, brightness and noise of the film alone."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(films), generator=generator)
+
+    angle, scale = torch.deg2rad(uniform(-3, 3)), uniform(0.95, 1.05)
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    matrix = torch.stack([cosine, -sine, uniform(-0.05, 0.05), sine, cosine, uniform(-0.05, 0.05)], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(films.shape), align_corners=False)
+    films = F.grid_sample(films, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    targets = F.grid_sample(targets, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    contrast, brightness = uniform(0.85, 1.15).view(-1, 1, 1, 1), uniform(-0.15, 0.15).view(-1, 1, 1, 1)
+    return films * contrast + brightness + 0.02 * torch.randn(films.shape, generator=generator), targets

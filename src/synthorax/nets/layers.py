@@ -1,0 +1,90 @@
+"""Layers that work on images [B, C, H, W] and on volumes [B, C, D, H, W] alike."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.errors import UsageError
+
+L = TypeVar("L", bound=nn.Conv2d | nn.Conv3d | nn.Linear)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, *, dims: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
+    """Convolution of images (2) or volumes (3) that keeps the sides, or divides them by `stride`; `kernel` is odd."""
+    if dims not in (2, 3):
+        raise UsageError(f"a network works in 2 or 3 dimensions, not in {dims}")
+    layer = nn.Conv2d if dims == 2 else VolumeConvolution
+    return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+
+class VolumeConvolution(nn.Conv3d):
+    """A convolution of volumes that leaves bfloat16 where the processor's kernels are wrong.
+
+    oneDNN, as PyTorch 2.13 uses it, leaves weight gradients of bfloat16 convolutions uninitialised, often NaN, where volumes have one
+    slice fewer than the kernel. Such volumes are small, so float32 costs little.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        if input.device.type != "cpu" or input.shape[2] >= self.kernel_size[0]:
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
+def normalisation(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups of at least 4 channels."""
+    groups = next(groups for groups in range(min(32, max(1, channels // 4)), 0, -1) if channels % groups == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def zeroed(layer: L) -> L:
+    """Start at zero, so that the branch which ends in this layer adds nothing at first."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def halved(x: Tensor) -> Tensor:
+    """Mean of 2 x 2 or 2 x 2 x 2 neighbours, [B, C, *S] -> [B, C, *(S / 2)]."""
+    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
+
+
+def patches_to_channels(x: Tensor, patch: int) -> Tensor:
+    """[B, C, *S] -> [B, C patch^dims, *(S / patch)], the channels in the order of `torch.nn.functional.pixel_unshuffle`."""
+    batch, channels, *sides = x.shape
+    dims = len(sides)
+    split = x.reshape(batch, channels, *(size for side in sides for size in (side // patch, patch)))  # [B, C, H / p, p, W / p, p]
+    ordered = split.permute(0, 1, *range(3, 2 * dims + 2, 2), *range(2, 2 * dims + 2, 2))  # [B, C, p, p, H / p, W / p]
+    return ordered.reshape(batch, channels * patch**dims, *(side // patch for side in sides))
+
+
+def channels_to_patches(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `patches_to_channels`, [B, C patch^dims, *S] -> [B, C, *(S patch)]."""
+    batch, folded, *sides = x.shape
+    dims = len(sides)
+    split = x.reshape(batch, folded // patch**dims, *[patch] * dims, *sides)  # [B, C, p, p, H, W]
+    ordered = split.permute(0, 1, *(axis for pair in zip(range(2 + dims, 2 + 2 * dims), range(2, 2 + dims), strict=True) for axis in pair))
+    return ordered.reshape(batch, folded // patch**dims, *(side * patch for side in sides))  # from [B, C, H, p, W, p]
+
+
+def coordinates_like(x: Tensor) -> Tensor:
+    """Where each pixel of x [B, C, *S] is, x first: [B, dims, *S], from -1 at the left (top, front) edge to 1 at the other.
+
+    These are centres of pixels, so that a place means the same at every resolution: x = 2 * (part of the width) - 1.
+    """
+    sides = x.shape[2:]
+    axes = [(torch.arange(side, device=x.device, dtype=torch.float32) * 2 + 1) / side - 1 for side in sides]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1]).to(x)  # [dims, *S]
+    return grid.expand(x.shape[0], *grid.shape)
+
+
+def require_sides(x: Tensor, *, dims: int, multiple: int) -> None:
+    """Refuse an image that the network cannot halve or cut into patches."""
+    sides = tuple(x.shape[2:])
+    if len(sides) != dims or any(side % multiple for side in sides):
+        raise UsageError(f"this network needs {dims} sides that are multiples of {multiple}, not {' x '.join(map(str, sides))}")
