@@ -1,6 +1,6 @@
 """Does a model do what it is asked? Sweeps, masks, strategies and texts on drawn thoraces, judged by a segmenter trained on others.
 
-  python bench/control.py --model runs/controlled --out bench-control [--films 2000] [--seed 0]
+  python bench/control.py --model runs/controlled --out bench-control [--films 2500] [--seed 0]
 
 Writes control.json, control.md (the tables of docs/control.md) and sheets of films to look at into --out. Every piece is kept there, so
 a killed bench goes on where it stopped. About 1,500 films are sampled; --seeds makes it shorter.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from control_tables import tables
+from control_pages import outlined, sheet, tables
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -40,11 +40,11 @@ from synthorax.evaluation.control import (
     natural_spread,
     see,
     share_inside,
+    share_score,
     side_agreement,
     sweep_response,
     usual_region,
 )
-from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.evaluation.statistics import delong_interval
 from synthorax.files import sha256, write_atomic, write_json
 from synthorax.judges.segmenter import Segmenter, SegmenterConfig, iou, load_segmenter, save_segmenter, train_segmenter
@@ -80,8 +80,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run folder or model file")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--films", type=int, default=2000, help="drawn films that train the judge")
-    parser.add_argument("--updates", type=int, default=600, help="of the judge's training")
+    parser.add_argument("--films", type=int, default=2500, help="drawn films that train the judge")
+    parser.add_argument("--updates", type=int, default=700, help="of the judge's training")
+    parser.add_argument("--judge", type=Path, help="judge.safetensors of an earlier bench, to judge two models alike")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=8, help="of each value of a sweep; the other pieces grow with it")
     parser.add_argument("--steps", type=int, default=SampleSettings().steps)
@@ -90,10 +91,9 @@ def main() -> int:
     weights = Path(options.model) / WEIGHTS_NAME if Path(options.model).is_dir() else Path(options.model)
     settings = SampleSettings(steps=options.steps, guidance=options.guidance)
     digest = sha256(weights) if weights.is_file() else options.model
-    bench = prepare(sx.load_model(options.model), digest, out=options.out, settings=settings, num_films=options.films,
-                    judge_config=SegmenterConfig(updates=options.updates), seed=options.seed, num_seeds=options.seeds)
-    record = measure(bench)
-    print(tables(record))
+    bench = prepare(sx.load_model(options.model), digest, out=options.out, settings=settings, num_films=options.films, seed=options.seed,
+                    judge_config=SegmenterConfig(updates=options.updates), num_seeds=options.seeds, judge_file=options.judge)
+    print(tables(measure(bench)))
     return 0
 
 
@@ -167,20 +167,20 @@ class Look:
 
 
 def prepare(model: Model, digest: str, *, out: Path, settings: SampleSettings, num_films: int, judge_config: SegmenterConfig, seed: int,
-            num_seeds: int, num_test: int = 400) -> Bench:
-    """Draw films, train the judge or read it back, and refuse to mix two benches in one folder."""
+            num_seeds: int, num_test: int = 400, judge_file: Path | None = None) -> Bench:
+    """Draw films, train the judge or read it from `judge_file`, and refuse to mix two benches in one folder."""
     size = model.spec.image_size
     claim = {"model": digest, "settings": asdict(settings), "seed": seed, "seeds": num_seeds, "films": num_films, "size": size,
-             "judge": asdict(judge_config), "test": num_test}
+             "judge": str(judge_file) if judge_file else asdict(judge_config), "test": num_test}
     path = out / "claim.json"
     if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(claim)):
         raise SystemExit(f"{out} holds a bench of another model or other options; choose another --out")
     write_json(path, claim)
-    train, test = (_drawn(out / f"drawn-{name}", num, size=size, seed=derive(seed, "control", name) % 2**31)
-                   for name, num in (("judge", num_films), ("unseen", num_test)))
-    kept = out / "judge.safetensors"
+    test = _drawn(out / "drawn-unseen", num_test, size=size, seed=derive(seed, "control", "unseen") % 2**31)
+    kept = judge_file or out / "judge.safetensors"
     if not kept.exists():
         start = time.monotonic()
+        train = _drawn(out / "drawn-judge", num_films, size=size, seed=derive(seed, "control", "judge") % 2**31)
         outlines, stated = _outlines(train)
         save_segmenter(kept, train_segmenter(train.images, outlines, stated=stated, classes=MASKS, config=judge_config, seed=seed,
                                              patients=train.patients()))
@@ -310,7 +310,7 @@ def sweep(bench: Bench, finding: str, factor: str) -> dict[str, Any]:
     seeds = bench.seeds(bench.num_seeds, "sweep")
     wanted = held | {factor: np.repeat(values, len(seeds))}
     films = bench.sample(ask(bench, NUM_VALUES * len(seeds), present=[finding], lesions={finding: wanted}), seeds * NUM_VALUES)
-    _sheet(bench, f"sweep-{finding}-{factor}", _by_seed(films, len(seeds)), columns=NUM_VALUES,
+    sheet(bench.out, f"sweep-{finding}-{factor}", _by_seed(films, len(seeds)), columns=NUM_VALUES,
            title=f"{finding}: {factor}, one row a seed", captions=[f"{value:.2f}" for _ in seeds for value in values])
     return _response(bench, films, finding, factor, values) | {"held": held}
 
@@ -343,11 +343,11 @@ def swap_sides(bench: Bench, finding: str) -> dict[str, Any]:
     held = {name: float(np.nanmedian(_stated(bench.drawn, finding, name)[rows])) for name in ("size", "severity")}
     left = np.repeat([1.0, 0.0], len(seeds))
     films = bench.sample(ask(bench, len(left), present=[finding], lesions={finding: held | {"left": left}}), seeds * 2)
-    _sheet(bench, f"side-{finding}", films, columns=len(seeds), title=f"{finding}: above asked for on the left (right of the image)")
+    sheet(bench.out, f"side-{finding}", films, columns=len(seeds), title=f"{finding}: above asked for on the left (right of the image)")
     seen = Look(bench, films).see(finding)
     right = (seen.left == left).reshape(2, -1).all(axis=0)
     return {"finding": finding, "held": held, "agreement": side_agreement(left, seen, group=finding, judge=bench.judge.name).to_dict(),
-            "both": mean_score(right.astype(float), metric="centroid moves to the other side", group=finding).to_dict()}
+            "both": share_score(right, metric="centroid moves to the other side", group=finding).to_dict()}
 
 
 def _targets(bench: Bench, finding: str, count: int, *, side: str = "") -> NDArray[np.intp]:
@@ -385,8 +385,8 @@ def from_masks(bench: Bench, *, alone: bool) -> dict[str, Any]:
                                    patients=bench.drawn.patients()[rows].tolist())
             scores.append(score.to_dict() | {"ceiling": float(np.nanmean(iou(asked, drawn)))})
         k = bench.judge.classes.index(finding)
-        _sheet(bench, f"masks-{'alone' if alone else 'organs'}-{finding}", _outlined(films, wanted[:, k]), columns=8,
-               title=f"{finding}: masks of unseen patients, requested outline in white")
+        sheet(bench.out, f"masks-{'alone' if alone else 'organs'}-{finding}", outlined(films, wanted[:, k]), columns=8,
+               title=f"{finding}: plain, then with the requested outline")
     return {"scores": scores}
 
 
@@ -403,7 +403,7 @@ def from_boxes(bench: Bench) -> dict[str, Any]:
         condition = ask(bench, len(rows), present=[finding], masks=_model_masks(bench, boxes, keep=[finding], value=COARSE),
                         parts=("labels", "attributes", "mask"))
         films = bench.sample(condition, bench.seeds(len(rows), "boxes", finding))
-        _sheet(bench, f"boxes-{finding}", _outlined(films, boxes[:, k]), columns=8, title=f"{finding}: requested box in white")
+        sheet(bench.out, f"boxes-{finding}", outlined(films, boxes[:, k]), columns=8, title=f"{finding}: plain, then with the box")
         scores.append(mean_score(share_inside(boxes[:, k], Look(bench, films).outline(finding)), metric="found lesion inside the box",
                                  group=finding, judge=bench.judge.name).to_dict())
     return {"scores": scores}
@@ -424,7 +424,7 @@ def two_lesions(bench: Bench) -> dict[str, Any]:
         look, ceiling = Look(bench, films), Look(bench, np.stack([film.image for film in drawn]))
         names = list(dict.fromkeys(finding for finding, _ in pair))
         channels = [bench.judge.classes.index(name) for name in names]
-        _sheet(bench, f"two-{group.replace(' ', '-').replace(',', '')}", _outlined(films, wanted[:, channels].any(axis=1)), columns=8,
+        sheet(bench.out, f"two-{group.replace(' ', '-').replace(',', '')}", outlined(films, wanted[:, channels].any(axis=1)), columns=8,
                title=group)
         for name, k in zip(names, channels, strict=True):
             each = lesion_agreement(wanted[:, k], look.outline(name))
@@ -465,8 +465,8 @@ def strategies(bench: Bench) -> dict[str, Any]:
         if "mask" in sources:
             record["iou"] = mask_agreement(asked[:, k], look.outline(finding), group=name, judge=bench.judge.name).to_dict()
             record["lung iou"] = mask_agreement(asked[:, bench.judge.classes.index("lung")], look.outline("lung"), group=name).to_dict()
-        shown = films[:16] if "mask" not in sources else _outlined(films[:16], asked[:16, k])
-        _sheet(bench, f"strategy-{name.replace(' + ', '-').replace(' ', '-')}", shown, columns=8, title=f"effusion on the left by {name}")
+        shown = films[:16] if "mask" not in sources else outlined(films[:16], asked[:16, k])
+        sheet(bench.out, f"strategy-{name.replace(' + ', '-').replace(' ', '-')}", shown, columns=8, title=f"left effusion by {name}")
         records.append(record)
     return {"finding": finding, "strategies": records}
 
@@ -478,7 +478,7 @@ def texts(bench: Bench) -> dict[str, Any]:
     records = []
     for number, (text, finding, side) in enumerate(TEXTS):
         films = bench.sample(ask(bench, len(seeds), text=[text] * len(seeds), parts=("text",)), seeds)
-        _sheet(bench, f"text-{number + 1:02d}", films[:16], columns=8, title=text)
+        sheet(bench.out, f"text-{number + 1:02d}", films[:16], columns=8, title=text)
         seen[text] = Look(bench, films).see(finding)
         record = {"text": text, "finding": finding, "found": float(seen[text].found.mean()), "score": float(seen[text].score.mean())}
         if side:
@@ -486,26 +486,14 @@ def texts(bench: Bench) -> dict[str, Any]:
         records.append(record)
     aurocs = [_auroc(np.concatenate([seen["Effusion."].score, seen[text].score]), np.repeat([True, False], len(seeds)))
               | {"group": f"Effusion. / {text}"} for text in ("No effusion.", "Without pleural effusion.")]
-    swaps = [mean_score(((seen[f"Left {name.lower()}."].left == 1) & (seen[f"Right {name.lower()}."].left == 0)).astype(float),
-                        metric="swapped words move the centroid", group=name).to_dict() for name in SIDED]
+    swaps = [share_score((seen[f"Left {name.lower()}."].left == 1) & (seen[f"Right {name.lower()}."].left == 0),
+                         metric="swapped words move the centroid", group=name).to_dict() for name in SIDED]
     return {"texts": records, "aurocs": aurocs, "swaps": swaps}
 
 
 def _auroc(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> dict[str, Any]:
     area = delong_interval(positive, scores)
     return {"value": area.auc, "low": area.low, "high": area.high, "with": int(positive.sum()), "without": int((~positive).sum())}
-
-
-def _outlined(films: NDArray[np.uint8], outlines: NDArray[np.bool_], *, zoom: int = 3) -> NDArray[np.uint8]:
-    """Films [N, S, S] larger, with the border of an outline in white."""
-    large = films.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    wide = outlines.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    edge = wide & ~ndimage.binary_erosion(wide, structure=np.ones((1, 3, 3)))
-    return np.where(edge, np.uint8(255), large)
-
-
-def _sheet(bench: Bench, name: str, films: NDArray[np.uint8], *, columns: int, title: str, captions: Sequence[str] | None = None) -> None:
-    save_png(bench.out / "sheets" / f"{name}.png", contact_sheet(films, columns=columns, title=title, captions=captions, tile_px=112))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from synthorax.workflow import without_no_finding
 
 SIZE_PX = 64
 OFF = ("objective.lesion.mask_weight=0.0",)
-ON = ("objective.lesion.mask_weight=0.3", "objective.lesion.ssim_weight=0.1", "objective.lesion.perceptual_weight=0.1")
+ON = ("objective.lesion.mask_weight=0.1", "objective.lesion.ssim_weight=0.02", "objective.lesion.perceptual_weight=0.02")
 ARMS = {"off": OFF, "on": ON}
 LEVELS = (0.25, 0.5, 1.0, 2.0)
 """noise levels from which films are regenerated"""

@@ -252,10 +252,11 @@ def test_a_model_that_hears_nothing_says_so(run: Run, gan: Path, tmp_path: Path)
 def test_every_option_of_generate_reaches_the_films(run: Run, model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save(tmp_path / "mask.png")
     code, text = run(
-        "generate", model, "--out", tmp_path / "made", "--num", 1, "--finding", "Mass", "--uncertain", "Effusion", "--view", "pa", "--sex", "F",
-        "--age", 40, "--site", "west", "--text", "small mass", "--mask", f"LUNG={tmp_path}/mask.png", "--box", "0.5,0.25,0.5,0.5",
-        "--side", "left", "--size", 0.5, "--severity", 0.4, "--at", "0.75,0.5", "--sampler", "ddim", "--steps", 2, "--schedule", "cosine",
-        "--eta", 0.5, "--guidance", 2, "--part-guidance", "labels=3", "--guidance-from", 0.1, "--guidance-to", 20)
+        "generate", model, "--out", tmp_path / "made", "--num", 1, "--finding", "Mass", "--uncertain", "Effusion", "--view", "pa",
+        "--sex", "F", "--age", 40, "--site", "west", "--text", "small mass", "--mask", f"LUNG={tmp_path}/mask.png",
+        "--box", "0.5,0.25,0.5,0.5", "--side", "left", "--size", 0.5, "--severity", 0.4, "--at", "0.75,0.5", "--sampler", "ddim",
+        "--steps", 2, "--schedule", "cosine", "--eta", 0.5, "--guidance", 2, "--part-guidance", "labels=3", "--guidance-from", 0.1,
+        "--guidance-to", 20)
     assert code == 0, text
     with (tmp_path / "made/metadata.csv").open(newline="") as table:
         row = next(csv.DictReader(table))

@@ -74,7 +74,7 @@ def test_nothing_found_is_size_zero_no_place_and_no_side():
 
 
 def test_a_single_bright_pixel_is_no_finding():
-    film, outline = disc()
+    film, _ = disc()
     speck = np.zeros((1, SIDE, SIDE), bool)
     speck[0, 3, 3] = True
     assert not see(film[None], speck * 1.0, speck, finding="Nodule").found[0]

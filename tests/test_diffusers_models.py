@@ -48,6 +48,11 @@ def scheduler(prediction: str = "epsilon", **changes: Any) -> DDIMScheduler:
     return DDIMScheduler(**{"prediction_type": prediction, "clip_sample": False, "timestep_spacing": "trailing", **changes})
 
 
+def latent_scheduler(prediction: str = "epsilon") -> DDIMScheduler:
+    """The timetable of Stable Diffusion; its pipeline wants the offset, which trailing timesteps do not have."""
+    return scheduler(prediction, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
+
+
 def shaken(network: torch.nn.Module) -> torch.nn.Module:
     """Weights large enough that text and timestep matter."""
     torch.manual_seed(1)
@@ -86,8 +91,7 @@ def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
                                         eos_token_id=ends["end"], pad_token_id=ends["end"]))
     StableDiffusionPipeline(vae=shaken(vae), unet=shaken(unet), text_encoder=shaken(text), tokenizer=words, safety_checker=None,
                             feature_extractor=None, requires_safety_checker=False,
-                            scheduler=scheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-                            ).save_pretrained(folder / "pipeline")
+                            scheduler=latent_scheduler()).save_pretrained(folder / "pipeline")
     return folder / "pipeline"
 
 
@@ -121,7 +125,7 @@ def state_at(model: DiffusersModel, schedule: Any, noise: Tensor) -> tuple[Tenso
 def test_text_to_image_makes_the_films_of_diffusers(text_to_image: Path, prediction: str) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(text_to_image)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = scheduler(prediction, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    pipeline.scheduler = latent_scheduler(prediction)
     folder = text_to_image.parent / prediction
     pipeline.save_pretrained(folder)
     noise, texts = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5)), ["small left effusion", "no mass, large nodule"]

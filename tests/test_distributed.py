@@ -66,10 +66,10 @@ def test_two_processes_are_one_process_with_the_doubled_batch(together: Path, tm
     torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
     before = fresh_objective(smallest("diffusion"), seed=1).players.state_dict()
     assert any((one[name] - before[name]).abs().max() > 1e-4 for name in one), "they moved at all"
-    losses = [[json.loads(line)["denoise"] for line in (folder / "edm/metrics.jsonl").read_text().splitlines()]
+    losses = [[json.loads(line)["denoise"] for line in (folder / "diffusion/metrics.jsonl").read_text().splitlines()]
               for folder in (together, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    last = [load_file(max((folder / "edm/checkpoints").glob("*.safetensors"))) for folder in (tmp_path, together)]
+    last = [load_file(max((folder / "diffusion/checkpoints").glob("*.safetensors"))) for folder in (tmp_path, together)]
     averages = [{name: value for name, value in tensors.items() if name.startswith("module/ema/")} for tensors in last]
     assert averages[0]
     torch.testing.assert_close(averages[1], averages[0], atol=1e-5, rtol=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from synthorax.errors import UsageError
-from synthorax.nets.text import HuggingFaceEncoder, TextConfig, WordEncoder, build_text_encoder, split_words
+from synthorax.nets.text import HuggingFaceEncoder, TextConfig, WordEncoder, _hash, build_text_encoder, split_words
 
 TEXTS = ("small left effusion", "", "no pneumothorax, nodule or mass.", "a nodule in the right upper zone")
 
@@ -75,11 +74,9 @@ def test_long_text_is_cut_at_max_tokens(encoder: WordEncoder) -> None:
     torch.testing.assert_close(tokens, encoder(["effusion " * 23])[0])
 
 
-def test_hashes_are_the_same_in_another_process(encoder: WordEncoder) -> None:
-    program = "import torch\nfrom synthorax.nets.text import WordEncoder\ntorch.manual_seed(0)\n" \
-              "encoder = WordEncoder(width=32, depth=2, heads=4, max_tokens=24)\nprint(encoder(['left effusion'])[0].double().sum().item())"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
-    assert float(result.stdout) == pytest.approx(encoder(["left effusion"])[0].double().sum().item(), abs=1e-4)
+def test_words_keep_their_rows_for_ever() -> None:
+    """A saved model has no vocabulary: if a word moved to another row, the model would forget what it means."""
+    assert [_hash(word) % 4096 for word in ("left", "right", "effusion")] == [387, 2229, 322]
 
 
 def test_a_state_dict_alone_restores_it(encoder: WordEncoder) -> None:

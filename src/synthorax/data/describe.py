@@ -95,7 +95,7 @@ def describe(
     in which unlisted means absent must say so here: `stated_labels` makes the mapping from a row of numbers.
 
     >>> describe({"Effusion": Stated.PRESENT}, lesions=[Lesion(finding="Effusion", side="left", size=0.2)], choose=lambda n: n // 2)
-    'a small left pleural effusion can be seen'
+    'smallish left pleural effusion'
     """
     parts: _Said = {kind: [name for name, stated in labels.items() if stated is kind and name != NO_FINDING] for kind in Stated}
     parts[Stated.PRESENT] += dict.fromkeys(lesion.finding for lesion in lesions if lesion.finding not in labels)
@@ -309,10 +309,10 @@ def stated_labels(findings: Sequence[str], numbers: Iterable[float]) -> dict[str
 
 
 def lesions_of(statements: Iterable[Statement]) -> tuple[Lesion, ...]:
-    """Lesions that a text asks for (`language.parse_text`): the middle of what its words stand for, one a side; NaN where it says nothing.
+    """Lesions that a text asks for, read by `parse_text`: the middle of what its words stand for, one a side; NaN where they are silent.
 
-    >>> [(lesion.finding, lesion.side, lesion.size) for lesion in lesions_of(parse_text("large left effusion, no nodule"))]
-    [('Effusion', 'left', 0.8333333333333333)]
+    >>> lesions_of([Statement(finding="Nodule", stated=Stated.PRESENT, side="left", size=(0.5, 1.0))])[0].size
+    0.75
     """
     lesions = []
     for statement in statements:

@@ -249,12 +249,17 @@ def share_inside(boxes: Outlines, found: Outlines) -> Vector:
 
 def side_agreement(left: ArrayLike, seen: Seen, *, group: str = "all", judge: str = "") -> Score:
     """Share of films whose lesion's centroid is on the side asked for, `left` [N] in {0, 1}; not found counts as wrong."""
-    asked = np.asarray(left, dtype=np.float64)
-    right = seen.found & (seen.left == asked)
-    low, high = wilson(int(right.sum()), len(asked))
+    right = seen.found & (seen.left == np.asarray(left, dtype=np.float64))
     missing = int((~seen.found).sum())
-    return Score(metric="side agreement", value=float(right.mean()), low=low, high=high, better="higher", n_real=0, n_synthetic=len(asked),
-                 group=group, features=judge, note=f"{missing} films without the finding count as wrong" if missing else "")
+    return share_score(right, metric="side agreement", group=group, judge=judge,
+                       note=f"{missing} films without the finding count as wrong" if missing else "")
+
+
+def share_score(right: NDArray[np.bool_], *, metric: str, group: str = "all", judge: str = "", note: str = "") -> Score:
+    """Share of films [N] that are right, with Wilson's interval, which is no point where all are."""
+    low, high = wilson(int(right.sum()), len(right))
+    return Score(metric=metric, value=float(right.mean()), low=low, high=high, better="higher", n_real=0, n_synthetic=len(right),
+                 group=group, features=judge, note=note)
 
 
 def mean_score(values: ArrayLike, *, metric: str, patients: Sequence[str] | None = None, group: str = "all", judge: str = "",

@@ -167,12 +167,13 @@ class DiffusionModel(nn.Module):
             films: Tensor = self.compressor.decode(latents)
         return films.clamp(-1, 1)
 
-    def invert(self, films: Tensor, condition: Condition | None, settings: SampleSettings | None = None) -> Tensor:
-        """The noise from which the sampler ddim makes these films [B, 1, H, W] again, [B, C, h, w] (DDIM inversion)."""
+    def invert(self, films: Tensor, condition: Condition | None, settings: SampleSettings | None = None, *, refinements: int = 1) -> Tensor:
+        """The noise from which the sampler ddim makes these films [B, 1, H, W] again, [B, C, h, w]; see `diffusion.inversion.invert`."""
         settings = settings or SampleSettings()
         with torch.inference_mode():
             denoise, _ = self._guided(condition, len(films), settings)
-            return invert(denoise, self.compressor.encode(films.to(self._device)), self._sigmas(settings))
+            latents = self.compressor.encode(films.to(self._device))
+            return invert(denoise, latents, self._sigmas(settings), refinements=refinements)
 
     def adopt(self, base: nn.Module) -> None:
         """Start from the weights of `base`, a model of the same shape; findings, sites and mask classes are matched by name.
@@ -223,6 +224,7 @@ class DiffusionModel(nn.Module):
         if condition.text is None or not any(len(split_prompt(text)) > 1 for text in condition.text):
             return guided(self.denoise, condition, settings), condition
         operands = [split_prompt(text) for text in condition.text]
+        operands = [row if row[0][1] > 0 else (("", 1.0), *row) for row in operands]  # NOT negates its text, not the other parts
         parts = []
         for number in range(max(map(len, operands))):
             texts = tuple(row[number][0] if number < len(row) else "" for row in operands)

@@ -77,8 +77,7 @@ class VqGanModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The vectors of the chosen codes, [B, 1, S, S] in [-1, 1] -> [B, C, S / factor, S / factor] of any scale."""
-        codes: Tensor = self.quantizer(self.encoder(images).float())
-        return codes
+        return self.quantizer.look_up(self.quantizer.indices(self.encoder(images).float()))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The film of vectors, which are first replaced by the nearest codes, [B, C, S / factor, S / factor] -> [B, 1, S, S]."""

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synthorax.data.attributes import MAX_AGE_YEARS
-from synthorax.data.language import check_text, split_prompt
+from synthorax.data.language import check_text
 from synthorax.data.lesions import NUMBERS, SIDES, lesion_matrix, measured
 from synthorax.data.masks import IN_BOX, INSIDE, box_mask, film_shape, is_organ, mask_class, read_mask
 from synthorax.data.vocabulary import NO_FINDING, label_matrix
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
+from synthorax.prompts import split_prompt
 from synthorax.protocols import COARSE, EXACT, UNCERTAIN, VIEWS, Condition, ModelSpec, condition_of
 from synthorax.steps.plan_row import PlanRow
 from synthorax.types import LabelPolicy, Lesion, Stated, Study

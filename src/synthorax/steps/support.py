@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.attributes import MAX_AGE_YEARS
-from synthorax.data.language import labels_of, parse_text, split_prompt
+from synthorax.data.language import labels_of, parse_text
 from synthorax.data.vocabulary import NO_FINDING
+from synthorax.prompts import split_prompt
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN
 from synthorax.steps.plan_row import PlanRow
 from synthorax.types import Films, Lesion, Masks, Stated

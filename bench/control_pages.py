@@ -1,10 +1,18 @@
-"""The record of bench/control.py as the markdown tables of docs/control.md."""
+"""What bench/control.py shows: its record as the markdown tables of docs/control.md, and sheets of films to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from synthorax.evaluation.sheets import contact_sheet, save_png
+
+ZOOM = 3
 SWEEP_COLUMNS = ("asked from, to", "Spearman of the means (95 %)", "within one seed", "found", "largest leaks (by chance)")
 
 
@@ -61,3 +69,16 @@ def _interval(score: Mapping[str, Any]) -> str:
 
 def _number(score: Mapping[str, Any], key: str) -> str:
     return f"{score[key]:.2f}" if key in score else ""
+
+
+def outlined(films: NDArray[np.uint8], outlines: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Each of N films twice, larger: as it is, and with the border of an outline in white, [2 N, 3 S, 3 S]."""
+    large, wide = (array.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2) for array in (films, outlines))
+    edge = wide & ~ndimage.binary_erosion(wide, structure=np.ones((1, 3, 3)))
+    pairs: NDArray[np.uint8] = np.stack([large, np.where(edge, np.uint8(255), large)], axis=1)
+    return pairs.reshape(-1, *large.shape[1:])
+
+
+def sheet(out: Path, name: str, films: NDArray[np.uint8], *, columns: int, title: str, captions: Sequence[str] | None = None) -> None:
+    """One picture in the folder of sheets."""
+    save_png(out / "sheets" / f"{name}.png", contact_sheet(films, columns=columns, title=title, captions=captions, tile_px=112))

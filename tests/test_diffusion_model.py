@@ -1,0 +1,248 @@
+"""The diffusion family beyond the contract of every family: parameterisations, compressors, composition, inversion, other guidance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from synthorax.diffusion.guidance import autoguided, classifier_guided
+from synthorax.diffusion.precondition import PARAMETERISATIONS
+from synthorax.diffusion.samplers import SAMPLERS, Denoise
+from synthorax.engine import Engine
+from synthorax.errors import UsageError
+from synthorax.families.diffusion import DiffusionModel
+from synthorax.families.diffusion_objective import DiffusionObjective
+from synthorax.protocols import Batch, Condition, SampleSettings, as_model
+from synthorax.rng import Draws
+from synthorax.steps.recipe import build_objective, load_recipe
+from synthorax.training.feed import Feed, unit_images
+from synthorax.training.loop import train
+from trainings import FINDINGS, MASKS, SITES, fresh_objective, made_up_films, randomised, smallest
+
+FAST = SampleSettings(steps=3, guidance=2.0)
+
+
+def objective_of(*overrides: str) -> DiffusionObjective:
+    objective = fresh_objective(smallest("diffusion", *overrides))
+    assert isinstance(objective, DiffusionObjective)
+    return objective
+
+
+def model_of(*overrides: str, seed: int = 0) -> DiffusionModel:
+    model = objective_of(*overrides).model
+    randomised(model.network, seed=seed)
+    randomised(model.embeddings, seed=seed)
+    return model.eval()
+
+
+def unstated(size: int = 1) -> Condition:
+    return Condition.unstated(size, num_labels=len(FINDINGS), num_sites=len(SITES))
+
+
+def batch_of(objective: DiffusionObjective, engine: Engine, *, size: int = 4) -> Batch:
+    films = made_up_films(objective.model.spec.image_size)
+    return Feed(films, spec=objective.model.spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+
+
+# ---- parameterisations and noise
+
+
+@pytest.mark.parametrize("name", PARAMETERISATIONS)
+def test_every_parameterisation_learns_and_samples(name: str, engine: Engine, tmp_path: Any) -> None:
+    """A film of one grey level a half is learned whatever the network is asked for, from the levels that belong to it."""
+    levels = {"edm": "lognormal", "flow": "flow-logit-normal"}.get(name, "cosine")
+    recipe = smallest("diffusion", f"model.parameterisation={name}", f"objective.levels={levels}", "train.steps=150", "train.batch_size=8",
+                      "train.learning_rate=5e-3", "train.augment=false", "model.sigma_max=20.0", 'model.parts=["labels"]')
+    films = made_up_films(8)
+    images = films.images.copy()
+    images[:, :4], images[:, 4:] = 40, 200
+    outcome = train(fresh_objective(recipe), replace(films, images=images), recipe.train, engine=engine, folder=tmp_path)
+    made = as_model(outcome.model).sample(None, range(4), SampleSettings(steps=12, guidance=1.0))
+    wanted = unit_images(images[:1])
+    assert (made - wanted).abs().mean() < 0.3  # 0.6 for a film of the mean grey level
+
+
+def test_a_learned_variance_lies_between_its_bounds_and_is_trained_by_the_bound(engine: Engine) -> None:
+    objective = objective_of("model.parameterisation=eps", "model.learned_variance=true", "objective.levels=linear")
+    model = objective.model
+    randomised(model.network)
+    batch = batch_of(objective, engine)
+    _, fraction = model.estimate(batch.images, torch.full((4,), 0.5), batch.condition)
+    assert fraction is not None and fraction.shape == batch.images.shape and fraction.min() >= 0 and fraction.max() <= 1
+    terms = objective("denoise", batch)
+    assert set(terms) == {"denoise", "vlb", "lesion_error"} and bool(terms["vlb"].isfinite().all())
+    last = model.network.last[-1]  # type: ignore[index, union-attr]
+    half = last.weight.shape[0] // 2  # type: ignore[union-attr]
+    spread = torch.autograd.grad(terms["vlb"].sum(), last.weight, retain_graph=True)[0]  # type: ignore[union-attr]
+    assert bool((spread[half:] != 0).any()) and not bool((spread[:half] != 0).any()), "the bound trains the variance alone"
+    films = model.sample(None, [1, 2], replace(FAST, sampler="ddpm"))
+    assert bool(films.isfinite().all())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["karras", "linear", "flow"])
+def test_every_sampler_and_schedule_draws_films_by_their_seeds(sampler: str, schedule: str) -> None:
+    model, settings = model_of(), SampleSettings(sampler=sampler, schedule=schedule, steps=4, guidance=1.0)
+    films = model.sample(None, [5, 6], settings)
+    torch.testing.assert_close(films[1:], model.sample(None, [6], settings), atol=1e-4, rtol=0)
+    assert bool(films.isfinite().all()) and not torch.equal(films[0], films[1])
+
+
+def test_inversion_finds_the_noise_that_gives_the_film_back() -> None:
+    model = model_of()
+    with torch.no_grad():
+        for weight in model.network.parameters():
+            weight.mul_(0.3)  # smooth enough for the step sizes
+    condition = replace(unstated(2), labels=torch.tensor([[1.0, 0.0], [math.nan, 1.0]]))
+    settings = SampleSettings(sampler="ddim", steps=50, guidance=1.0)
+    films = model.sample(condition, [1, 2], settings)
+    noise = model.invert(films, condition, settings)
+    again = model.sample(condition, [3, 4], settings, start=noise)
+    psnr = 10 * torch.log10(4 / (again - films).square().mean())
+    assert psnr > 30 and noise.std() > 10
+
+
+# ---- compressors
+
+
+def test_a_wavelet_packing_is_scaled_by_what_is_measured(engine: Engine) -> None:
+    objective = objective_of("model.compressor=wavelet", "model.image_size=16", "model.multipliers=[1, 1]")
+    images = unit_images(made_up_films(16).images)
+    objective.prepare(images)
+    latents = objective.model.compressor.encode(images)
+    assert latents.shape == (24, 16, 4, 4) and objective.model.latent_shape == (16, 4, 4)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.var((0, 2, 3), correction=0), torch.ones(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(objective.model.compressor.decode(latents), images, atol=1e-5, rtol=0)
+    made = objective.model.eval().sample(None, [1], FAST)
+    assert made.shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("family", ["kl-autoencoder", "vq-gan"])
+def test_latents_of_a_trained_compressor_are_diffused_and_it_is_never_trained_along(family: str, engine: Engine) -> None:
+    compressor = fresh_objective(smallest(family)).model
+    side = int(as_model(compressor).spec.image_size)
+    config = dict(as_model(compressor).spec.config.items())
+    recipe = smallest("diffusion", f"model.compressor={family}", f"model.image_size={side}", "model.multipliers=[1]",
+                      "model.attention=[true]")
+    recipe = replace(recipe, model=replace(recipe.model, compressor_config=config))
+    objective = fresh_objective(recipe)
+    assert isinstance(objective, DiffusionObjective)
+    objective.model.compressor.adopt(compressor.state_dict())  # type: ignore[union-attr]
+    images = unit_images(made_up_films(side).images)
+    objective.prepare(images)
+    latents = objective.model.compressor.encode(images)
+    torch.testing.assert_close(latents.var((0, 2, 3), correction=0), torch.ones(latents.shape[1]), atol=0.02, rtol=0)
+    expected = compressor.decode(compressor.encode(images))  # type: ignore[operator]
+    torch.testing.assert_close(objective.model.compressor.decode(latents), expected, atol=1e-4, rtol=0)
+    assert not any("compressor" in name for name, _ in objective.model.named_parameters())
+    assert any("compressor" in name for name in objective.model.state_dict()), "but it is saved with the model"
+    objective("denoise", batch_of(objective, engine))["denoise"].sum().backward()
+    films = objective.model.eval().sample(None, [1], FAST)
+    assert films.shape == (1, 1, side, side)
+
+
+def test_a_trained_compressor_must_be_given() -> None:
+    with pytest.raises(UsageError, match="--compressor"):
+        build_objective(load_recipe("latent-256"), findings=FINDINGS)
+    with pytest.raises(UsageError, match="did you mean 'wavelet'"):
+        objective_of("model.compressor=wavelets")
+
+
+# ---- the condition
+
+
+def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
+    model = model_of('model.parts=["labels"]')
+    asked = replace(unstated(), labels=torch.tensor([[1.0, 0.0]]))
+    more = replace(asked, text=("a mass",), attributes=torch.ones_like(asked.attributes), mask=torch.ones(1, len(MASKS), 8, 8))
+    assert torch.equal(model.sample(asked, [1], FAST), model.sample(more, [1], FAST))
+
+
+def test_a_low_resolution_film_is_followed_and_may_be_missing(engine: Engine) -> None:
+    objective = objective_of('model.parts=["labels", "image"]', "model.reduction=2")
+    batch = batch_of(objective, engine)
+    assert bool(objective("denoise", batch)["denoise"].isfinite().all())
+    model = model_of('model.parts=["labels", "image"]', "model.reduction=2")
+    small = torch.rand(1, 1, 8, 8)
+    followed = model.sample(replace(unstated(), image=small), [1], FAST)
+    assert not torch.equal(followed, model.sample(replace(unstated(), image=-small), [1], FAST))
+    assert not torch.equal(followed, model.sample(None, [1], FAST))
+
+
+def test_the_unconditional_path_is_the_null_condition() -> None:
+    """Asking for nothing, in whatever words, is one and the same (D4)."""
+    model = model_of()
+    empty = replace(unstated(), text=("",), mask=torch.full((1, len(MASKS), 8, 8), math.nan), lesions=torch.full((1, 2, 5), math.nan))
+    torch.testing.assert_close(model.sample(empty, [1], FAST), model.sample(None, [1], FAST))
+
+
+def test_and_joins_texts_and_not_takes_them_away() -> None:
+    """Each row has its own operators; the arithmetic is that of Liu et al. 2022, by hand."""
+    model = model_of()
+    x, sigma = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((4,), 2.0)
+    labels = torch.tensor([[1.0, math.nan]] * 4)
+    asked = replace(unstated(4), labels=labels, text=("a mass AND effusion", "a mass NOT effusion", "NOT effusion", "a mass"))
+    settings = SampleSettings(guidance=1.0)
+    got = model._guided(asked, 4, settings)[0](x, sigma)
+
+    def plain(texts: tuple[str, ...], *, stated: bool) -> Tensor:
+        return model.denoise(x, sigma, replace(unstated(4), labels=labels if stated else unstated(4).labels, text=texts))
+
+    base = plain(("a mass", "a mass", "", "a mass"), stated=True)
+    free = plain(("",) * 4, stated=False)
+    other = plain(("effusion",) * 4, stated=False)
+    signs = torch.tensor([1.0, -1.0, -1.0, 0.0])[:, None, None, None]
+    torch.testing.assert_close(got, base + signs * (other - free), atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_for_a_part_that_is_not_heard_names_those_that_are() -> None:
+    with pytest.raises(UsageError, match=r"'text'.*does not hear.*labels"):
+        model_of('model.parts=["labels"]').sample(unstated(), [1], replace(FAST, part_guidance={"text": 2.0}))
+    with pytest.raises(UsageError, match="did you mean 'labels'"):
+        objective_of('model.parts=["label"]')
+
+
+def test_guidance_from_outside_wraps_the_denoiser() -> None:
+    """A weaker model changes the film; a classifier that likes bright films makes the estimate brighter."""
+    model, weak = model_of(), model_of(seed=1)
+    nothing = unstated()
+
+    def away(denoise: Denoise) -> Denoise:
+        return autoguided(denoise, lambda x, sigma: weak.denoise(x, sigma, nothing), weight=2.0)
+
+    def brighter(denoise: Denoise) -> Denoise:
+        return classifier_guided(denoise, lambda film: film.flatten(1).mean(1), weight=20.0)
+
+    assert not torch.equal(model.sample(None, [1], FAST, change=away), model.sample(None, [1], FAST))
+    estimates: list[Tensor] = []
+
+    def listened(denoise: Denoise) -> Denoise:
+        def both(x: Tensor, sigma: Tensor) -> Tensor:
+            estimates.extend([denoise(x, sigma).mean(), brighter(denoise)(x, sigma).mean()])
+            return denoise(x, sigma)
+
+        return both
+
+    model.sample(None, [1], replace(FAST, steps=2), change=listened)
+    assert estimates[-1] > estimates[-2], "at the lowest noise level, where a brighter x is a brighter estimate"
+
+
+# ---- lesions
+
+
+def test_lesion_terms_are_added_where_lesions_are_known(engine: Engine) -> None:
+    off, on = objective_of("objective.lesion.mask_weight=0.0"), objective_of("objective.lesion.mask_weight=0.5",
+                                                                         "objective.lesion.ssim_weight=0.1")
+    batch = batch_of(off, engine)
+    plain, added = off("denoise", replace(batch, draws=Draws(range(4)))), on("denoise", replace(batch, draws=Draws(range(4))))
+    assert set(plain) == {"denoise"} and set(added) == {"denoise", "lesion_error", "lesion_ssim"}
+    torch.testing.assert_close(plain["denoise"], added["denoise"])
+    assert batch.lesion is not None
+    shown = batch.lesion.flatten(1).any(1)
+    assert bool((added["lesion_error"][shown] > 0).all()) and bool((added["lesion_error"][~shown] == 0).all())
