@@ -12,9 +12,10 @@ import pytest
 
 from synthorax.data import phantom
 from synthorax.data.describe import NOUNS, describe, lesions_of, mirrored, stated_labels
-from synthorax.data.language import LOCATIONS, MAX_WORDS, Statement, check_text, labels_of, parse_text, split_prompt
-from synthorax.data.vocabulary import _SYNONYMS, KNOWN, NO_FINDING
+from synthorax.data.language import LOCATIONS, MAX_WORDS, Statement, check_text, labels_of, parse_text
+from synthorax.data.vocabulary import KNOWN, NO_FINDING, SYNONYMS
 from synthorax.errors import InputError
+from synthorax.prompts import split_prompt
 from synthorax.types import Lesion, Stated
 
 PRESENT, ABSENT, UNCERTAIN = Stated.PRESENT, Stated.ABSENT, Stated.UNCERTAIN
@@ -36,7 +37,7 @@ def stated(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("finding", [name for name in KNOWN if name != NO_FINDING])
 def test_every_finding_is_read_by_all_its_names(finding: str) -> None:
-    for name in (finding, finding.lower(), *_SYNONYMS.get(finding, ()), *NOUNS[finding]):
+    for name in (finding, finding.lower(), *SYNONYMS.get(finding, ()), *NOUNS[finding]):
         assert stated(f"small {name}") == {finding: "present"}, name
         assert stated(f"There is no {name}.") == {finding: "absent"}, name
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.errors import UsageError
-from synthorax.nets.attention import CrossAttention, prepared_context
+from synthorax.nets.attention import CrossAttention, SelfAttention, prepared_context
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layers import channels_to_patches, convolution, coordinates_like, patches_to_channels
 from synthorax.nets.transformer import Transformer, TransformerBlock, TransformerConfig, position_embedding
@@ -138,6 +138,29 @@ def test_rows_of_a_batch_do_not_mix(kind: str, dims: int) -> None:
     for row in range(3):
         alone = network(**{name: value[row:row + 1] for name, value in inputs.items()}, context_stated=stated[row:row + 1])
         torch.testing.assert_close(alone, together[row:row + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_self_attention_is_the_weighted_mean_that_its_formula_says() -> None:
+    layer, x = SelfAttention(6, dims=2), torch.randn(1, 6, 2, 3)
+    assert torch.equal(layer(x), x)  # at first
+    layer.project.weight.data = torch.eye(6)[:, :, None, None]
+    query, key, value = layer.qkv(layer.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+    mixed = (query @ key.transpose(1, 2) / math.sqrt(6)).softmax(-1) @ value
+    torch.testing.assert_close(layer(x), x + mixed.transpose(1, 2).reshape(x.shape))
+
+
+def test_adaptive_norm_scales_shifts_and_gates_each_branch() -> None:
+    """With the attention's gate shut and the other open, x + 1 * MLP(LN(x) (1 + 2) + 3)."""
+    block, x = TransformerBlock(TransformerConfig(width=6, heads=1, embedding=EMBEDDING)), torch.randn(2, 4, 6)
+    assert torch.equal(block(x, torch.randn(2, EMBEDDING), None), x)  # at first
+    numbers = block.affine.bias.data.view(6, 6)  # shift, scale and gate of the attention, then of the perceptron
+    numbers[3], numbers[4], numbers[5] = 3.0, 2.0, 1.0
+    expected = x + block.perceptron(F.layer_norm(x, (6,)) * 3 + 3)
+    torch.testing.assert_close(block(x, torch.randn(2, EMBEDDING), None), expected)
+    numbers[:] = torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0, 0.0])[:, None]
+    query, key, value = block.qkv(F.layer_norm(x, (6,)) * 3 + 3).chunk(3, dim=-1)
+    mixed = (query @ key.transpose(1, 2) / math.sqrt(6)).softmax(-1) @ value
+    torch.testing.assert_close(block(x, torch.randn(2, EMBEDDING), None), x + block.project(mixed))
 
 
 def test_cross_attention_is_the_weighted_mean_that_its_formula_says() -> None:
@@ -298,6 +321,16 @@ def test_a_place_is_heard_number_by_number_and_silence_is_zero() -> None:
     assert many.std().item() == pytest.approx(heard[0].std().item(), rel=0.5)  # one lesion is as loud among many findings
     torch.testing.assert_close(embedding(torch.where(unstated.isnan() & ~single[0].isnan(), single[0], single[-1])),
                                heard[:1] + heard[-1:])
+
+
+def test_a_number_is_heard_as_stated_value_and_waves() -> None:
+    embedding = PlaceEmbedding(1, 4 * len(LESION_PROPERTIES), octaves=1)
+    nn.init.eye_(embedding.linear.weight)
+    lesions = torch.full((1, 1, len(LESION_PROPERTIES)), math.nan)
+    lesions[0, 0, 1] = 0.25
+    heard = embedding(lesions)[0]
+    torch.testing.assert_close(heard[4:8], torch.tensor([1.0, -0.5, math.sqrt(0.5), math.sqrt(0.5)]))
+    assert heard.count_nonzero() == 4
 
 
 def test_near_places_are_told_apart_and_stay_neighbours() -> None:

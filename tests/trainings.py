@@ -26,13 +26,13 @@ from synthorax.types import Films, Masks, Study
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
 MASKS = ("lung", "Mass")
-EDM = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
+SMALL_DIFFUSION = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
        "model.image_size=8", "model.text_width=8", "model.text_depth=1", "objective.dropout={}",
        'model.parts=["attributes", "labels", "lesions", "mask", "text"]')
 COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=2", "objective.critic_channels=2",
               "objective.critic_layers=1", "objective.adversarial=0.5", "objective.adversarial_after=0")
 SMALLEST = {
-    "diffusion": ("controlled-64", *EDM),
+    "diffusion": ("controlled-64", *SMALL_DIFFUSION),
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),

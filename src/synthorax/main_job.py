@@ -14,7 +14,7 @@ from typing import Any
 
 from synthorax import workflow
 from synthorax.config import parse_duration
-from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
@@ -253,7 +253,7 @@ def _joined(train: Films, synthetic: Dataset, source: Dataset, *, out: Path) -> 
         write_png(out / name, film)
         studies.append(replace(study, file_name=name, masks={}, split="train", extra={}))
     for study in synthetic.studies:
-        shutil.copyfile(synthetic.path / study.file_name, out / study.file_name)
+        copy_files(study, source=synthetic.path, out=out)
         studies.append(replace(study, split="train"))
     write_table(out, studies)
     write_facts(out, name=f"{source.name} augmented", studies=studies, synthetic=False,

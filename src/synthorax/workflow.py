@@ -29,6 +29,7 @@ from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot
 from synthorax.evaluation.measure import RealFilms, evaluate_films
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
@@ -38,6 +39,7 @@ from synthorax.registry import lookup
 from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.export import export_dataset
+from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import Source, check_settings, generate_films, preview
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_model, build_objective, conditions_of, load_recipe, recipe_names
@@ -202,6 +204,20 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
     """Write a dataset folder's films as DICOM or PNG with their provenance."""
     return export_dataset(_dataset(dataset), format=format, out=Path(out))
+
+
+def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
+    """Write a diffusion model as a folder that diffusers loads, where its network fits; it then makes films of these findings alone.
+
+    Raises UsageError that names every reason for which a network does not fit; see `steps.export_diffusers.export_diffusers`.
+    """
+    source, spec, settings = _source(model)
+    if not isinstance(source.model, DiffusionModel):
+        raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
+    chosen = repeated(Ask(finding=finding).row(spec), num=1, seed=0)
+    asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
+    return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked,
+                            timetable="cosine" if settings.schedule == "cosine" else "linear")
 
 
 def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile: float = 0.25, part: float = 0.5,

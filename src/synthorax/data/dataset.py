@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -132,6 +133,18 @@ def write_facts(
     write_json(Path(path) / FACTS_NAME, facts)
 
 
+def files_of(study: Study) -> tuple[str, ...]:
+    """The image and the masks of one film, paths inside its dataset folder."""
+    return study.file_name, *(mask for masks in study.masks.values() for mask in masks if mask)
+
+
+def copy_files(study: Study, *, source: Path, out: Path) -> None:
+    """Copy the image and the masks of one film from one dataset folder into another."""
+    for name in files_of(study):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, out / name)
+
+
 def digest_of(dataset: Dataset) -> str:
     """SHA-256 over the table as it would be written, and over every image and mask file."""
     return _digest(dataset.path, dataset.studies)
@@ -140,7 +153,7 @@ def digest_of(dataset: Dataset) -> str:
 def _digest(folder: Path, studies: Sequence[Study]) -> str:
     digest = hashlib.sha256(_table_of(studies))
     for study in studies:
-        for name in (study.file_name, *(mask for masks in study.masks.values() for mask in masks if mask)):
+        for name in files_of(study):
             digest.update(bytes.fromhex(sha256(folder / name)))
     return digest.hexdigest()
 

@@ -139,7 +139,7 @@ class _Item:
 
 
 def _note(items: Sequence[_Item], doubted: Sequence[str], denied: Sequence[str], overall: Sequence[str], choose: Choose) -> str:
-    """One line as in a note: what is there, then what may be, then what is not."""
+    """One line as in a note: what is there, then what may be, then what is not; sometimes that first."""
     text = _pick((", ", ", ", " and ", " with "), choose).join([*overall, *(item.bare for item in items)])
     before = [frame for frame in _UNCERTAIN if "{all}" not in frame]
     text = ", ".join([*filter(None, [text]), *(_fill(before, [name], choose) for name in doubted)])
@@ -148,6 +148,8 @@ def _note(items: Sequence[_Item], doubted: Sequence[str], denied: Sequence[str],
     denial = _fill([frame for frame in _ABSENT if "{all}" not in frame], denied, choose)
     if not text:
         return denial
+    if items and not overall and choose(4) == 0:
+        return denial + _pick((" but ", ", but "), choose) + text
     return text + _pick((", ", ", ", " and ", ", but "), choose) + denial if denial.startswith("no ") else f"{text}, {denial}"
 
 

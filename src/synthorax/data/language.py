@@ -15,9 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthorax.data.vocabulary import _SYNONYMS, KNOWN, NO_FINDING, NOT_A_FINDING_OF_DISEASE
+from synthorax.data.vocabulary import KNOWN, NO_FINDING, NOT_A_FINDING_OF_DISEASE, SYNONYMS
 from synthorax.errors import InputError
-from synthorax.prompts import split_prompt as split_prompt
 from synthorax.types import Stated
 
 MAX_WORDS = 200
@@ -229,7 +228,7 @@ underlying symmetric asymmetric midline greater versus vs describe end need use 
 ventilator lordotic oblique correspond cervical lumbar disc endplate curvature sequelae redemonstrate obstructive obstruction pattern
 dilate blunt coronary outside foreign pectus caliber unfold relative chf mitral incidental fragment suture shape renal obscure
 distribution benign neoplasm traumatic flatten junction favour kidney hepatic splenic thyroid brain white black dark bright opaque cavity
-""" + " ".join([*KNOWN, *SIZES, *SEVERITIES, *SIDES, *MORPHOLOGIES, *itertools.chain(*PHRASES.values(), *_SYNONYMS.values(),
+""" + " ".join([*KNOWN, *SIZES, *SEVERITIES, *SIDES, *MORPHOLOGIES, *itertools.chain(*PHRASES.values(), *SYNONYMS.values(),
                                                                       *(region.words for region in LOCATIONS.values()))]).lower()))
 _ENDINGS = (("ies", "y"), ("es", ""), ("es", "is"), ("s", ""), ("ed", ""), ("d", ""), ("ing", ""), ("ing", "e"), ("ly", ""), ("al", ""))
 _BEGINNINGS = re.compile(r"(?:hyper|hypo|non|post|pre|re|un|multi|sub|supra|infra|retro|intra|inter|para|peri|thoraco|dextro|levo)(?=.{4})")
@@ -319,7 +318,7 @@ def _phrases(allow: tuple[str, ...]) -> dict[str, list[tuple[re.Pattern[str], st
     findings = {_spaced(phrase): "" for phrase in _OTHER_THINGS}
     for name in (*KNOWN, *allow):
         if name != NO_FINDING:
-            findings |= {_spaced(phrase): name for phrase in (name, *_SYNONYMS.get(name, ()), *PHRASES.get(name, ()))}
+            findings |= {_spaced(phrase): name for phrase in (name, *SYNONYMS.get(name, ()), *PHRASES.get(name, ()))}
     table: dict[str, list[tuple[re.Pattern[str], str]]] = {}
     for phrase in sorted(findings, key=len, reverse=True):
         words = re.escape(phrase).replace(r"\ \*", r"(?: (?!with|normal|no\b)[a-z]+){0,5}?")

@@ -43,7 +43,7 @@ KNOWN = tuple(dict.fromkeys((*CHESTXRAY14, *CHESTXRAY_LT20, *CHEXPERT14, "COVID-
 NOT_A_FINDING_OF_DISEASE = frozenset({"Support Devices"})
 """Labels that may stand beside `No Finding`: a catheter does not make a chest abnormal (Irvin et al. 2019)."""
 
-_SYNONYMS = {
+SYNONYMS = {
     "Atelectasis": ("atelectases",),
     "Calcification of the Aorta": ("aortic calcification", "calcified aorta"),
     "COVID-19": ("covid", "covid19", "sars cov 2 pneumonia"),
@@ -185,4 +185,4 @@ def _folded(name: str) -> str:
 
 
 _NAMES = {_folded(name): name for name in KNOWN}
-_NAMES |= {_folded(other): name for name, others in _SYNONYMS.items() for other in others}
+_NAMES |= {_folded(other): name for name, others in SYNONYMS.items() for other in others}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
@@ -174,9 +173,7 @@ def _why_dropped(number: int, films: Films, scores: NDArray[np.float64], checks:
 
 def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, extra: dict[str, Any]) -> None:
     for study in kept:
-        target = out / study.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(synthetic.path / study.file_name, target)
+        copy_files(study, source=synthetic.path, out=out)
     columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
     write_atomic(out / "dropped.csv", table_bytes(columns, dropped))
     write_table(out, kept)
