@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -28,18 +29,13 @@ from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, C
 from synthorax.data.dataset import read_dataset
 from synthorax.data.pixels import read_image
 from synthorax.diffusion.guidance import classifier_guided, guided
-from synthorax.diffusion.noise import ddpm_sigmas
 from synthorax.diffusion.samplers import solve
 from synthorax.errors import InputError, UsageError
-from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.foreign_diffusers import DiffusersModel, folder_digest, load_diffusers
-from synthorax.nets.unet import UNetConfig
-from synthorax.protocols import Condition, ModelSpec, SampleSettings
-from synthorax.run import save_model
-from synthorax.steps.export_diffusers import export_diffusers, misfits, unet_config, unet_weights
+from synthorax.protocols import Condition, SampleSettings
 from synthorax.steps.plan import Plan, PlanRow
 from synthorax.types import Stated
-from synthorax.workflow import export_model, generate, load_model
+from synthorax.workflow import generate, load_model
 
 # diffusers hands torch tensors to numpy in a way that numpy 2 wants to be rid of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -86,7 +82,8 @@ def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = tokenizer(folder / "words")
     torch.manual_seed(0)
     unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(4, 8), layers_per_block=1,
-                                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
                                 cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2)
     vae = AutoencoderKL(block_out_channels=(4, 4), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
                         latent_channels=4, norm_num_groups=2, sample_size=16, scaling_factor=0.3, shift_factor=0.1)
@@ -102,8 +99,8 @@ def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pixel_unet(**changes: Any) -> UNet2DModel:
     torch.manual_seed(0)
-    shape = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2,
-             "attention_head_dim": None, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    shape = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 8), "layers_per_block": 1,
+             "norm_num_groups": 2, "attention_head_dim": None, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
              "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
     unet = UNet2DModel(**{**shape, **changes})
     shaken(unet)
@@ -113,6 +110,12 @@ def pixel_unet(**changes: Any) -> UNet2DModel:
 def unconditional(folder: Path, schedule: Any = None, **changes: Any) -> Path:
     DDIMPipeline(unet=pixel_unet(**changes), scheduler=schedule or scheduler()).save_pretrained(folder)
     return folder
+
+
+def load_pipeline(folder: Path) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def asked(*texts: str) -> Condition:
@@ -128,8 +131,7 @@ def state_at(model: DiffusersModel, schedule: Any, noise: Tensor) -> tuple[Tenso
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_text_to_image_makes_the_films_of_diffusers(text_to_image: Path, prediction: str) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(text_to_image)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(text_to_image)
     pipeline.scheduler = latent_scheduler(prediction)
     folder = text_to_image.parent / prediction
     pipeline.save_pretrained(folder)
@@ -153,7 +155,7 @@ def test_unconditional_makes_the_films_of_diffusers(tmp_path: Path, prediction: 
     folder = unconditional(tmp_path / "pipeline", scheduler(prediction, beta_schedule="squaredcos_cap_v2"), in_channels=channels,
                            out_channels=channels)
     model = load_diffusers(folder)
-    pipeline = DDIMPipeline.from_pretrained(folder)
+    pipeline = load_pipeline(folder)
     noise = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(5))
     start, levels = state_at(model, pipeline.scheduler, noise)
     state = noise
@@ -168,8 +170,7 @@ def test_unconditional_makes_the_films_of_diffusers(tmp_path: Path, prediction: 
 def test_estimates_are_clipped_where_the_scheduler_says_so(tmp_path: Path) -> None:
     """`use_clipped_model_output` is what our samplers do: the noise is what is left beside the estimate."""
     folder = unconditional(tmp_path / "pipeline", scheduler(clip_sample=True, clip_sample_range=0.8))
-    pipeline, model = DDIMPipeline.from_pretrained(folder), load_diffusers(folder)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, model = load_pipeline(folder), load_diffusers(folder)
     theirs = pipeline(batch_size=2, generator=torch.Generator().manual_seed(5), num_inference_steps=STEPS, output_type="pt",
                       use_clipped_model_output=True).images
     start, levels = state_at(model, pipeline.scheduler, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)))
@@ -325,6 +326,11 @@ def test_broken_and_missing_weights_are_refused(text_to_image: Path, tmp_path: P
     weights.unlink()
     with pytest.raises(InputError, match="unet UNet2DModel cannot be read"):
         load_diffusers(folder)
+    cut = shutil.copytree(text_to_image, tmp_path / "cut-text")
+    weights = cut / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(InputError, match="text_encoder CLIPTextModel cannot be read"):
+        load_diffusers(cut)
     lacking = shutil.copytree(text_to_image, tmp_path / "lacking")
     settings = json.loads((lacking / "text_encoder" / "config.json").read_text())
     (lacking / "text_encoder" / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 2}))
@@ -335,161 +341,31 @@ def test_broken_and_missing_weights_are_refused(text_to_image: Path, tmp_path: P
         load_diffusers(lacking)
 
 
+class Harmful:
+    """Unpickled carelessly, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_weights_of_the_old_kind_are_read_without_running_what_is_in_them(tmp_path: Path) -> None:
+    folder = unconditional(tmp_path / "new")
+    old = tmp_path / "old"
+    DDIMPipeline(unet=pixel_unet(), scheduler=scheduler()).save_pretrained(old, safe_serialization=False)
+    weights = old / "unet" / "diffusion_pytorch_model.bin"
+    assert weights.exists() and folder_digest(old) != folder_digest(folder)
+    torch.testing.assert_close(load_model(old).sample(None, [0], SETTINGS), load_model(folder).sample(None, [0], SETTINGS))
+    torch.save({"conv_in.weight": Harmful(tmp_path / "harm")}, weights)
+    with pytest.raises(InputError, match="unet UNet2DModel cannot be read"):
+        load_diffusers(old)
+    assert not (tmp_path / "harm").exists()
+
+
 @pytest.mark.parametrize("library", ["diffusers", "transformers"])
 def test_a_missing_library_is_named(text_to_image: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=rf'needs {library}; pip install "synthorax\[diffusers\]"'):
         load_model(text_to_image)
-
-
-# Ours for others
-
-FINDINGS = ("Mass", "Effusion")
-FITS = {"image_size": 8, "channels": 128, "multipliers": (1, 2), "attention": (False, True), "blocks": 1, "patch": 1, "resample": "strided",
-        "embedding": 32, "parameterisation": "eps", "parts": ("labels", "attributes", "mask")}
-
-
-def ours(**changes: Any) -> DiffusionModel:
-    config = {**FITS, **changes}
-    masks = ("lung",) if "mask" in config["parts"] else ()
-    model = DiffusionModel(ModelSpec(family="diffusion", image_size=8, findings=FINDINGS, conditions=config["parts"], masks=masks,
-                                     config=config))
-    torch.manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data += 0.03 * torch.randn_like(parameter)
-    return model.eval().requires_grad_(False)
-
-
-def mass(number: float = 1.0) -> Condition:
-    condition = Condition.unstated(1, num_labels=2)
-    condition.labels[0, 0] = number
-    return condition
-
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "eps": {},
-    "v": {"parameterisation": "v", "blocks": 2, "attention": (True, False), "parts": ()},
-    "x0 of one level": {"parameterisation": "x0", "multipliers": (1,), "attention": (True,), "resample": "average"},
-    "edm of unit variance": {"parameterisation": "edm", "sigma_data": 1.0, "multipliers": (2, 1, 1), "attention": (False,) * 3},
-    "learned variance": {"learned_variance": True, "multipliers": (1,), "attention": (False,)},
-}
-
-
-@pytest.mark.parametrize("timetable", ["linear", "cosine"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_exported_network_is_the_same_function(tmp_path: Path, name: str, timetable: Any) -> None:
-    model, condition = ours(**SHAPES[name]), mass() if name == "eps" else None
-    pipeline = DDIMPipeline.from_pretrained(export_diffusers(model, tmp_path / "out", condition=condition, timetable=timetable))
-    steps = torch.tensor([0, 1, 10, 500, 998, 999])
-    levels = ddpm_sigmas(timetable)
-    torch.testing.assert_close(((1 - pipeline.scheduler.alphas_cumprod) / pipeline.scheduler.alphas_cumprod)[:998].sqrt().double(),
-                               levels[:998], rtol=2e-2, atol=0)
-    state = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    sigma = levels[steps].float()
-    keep = (1 + sigma**2).rsqrt().reshape(-1, 1, 1, 1)  # x = state / keep
-    asked_for = Condition.unstated(6, num_labels=2) if condition is None else condition[torch.zeros(6, dtype=torch.long)]
-    with torch.no_grad():
-        theirs = pipeline.unet(state, steps).sample
-        clean = model.denoise(state / keep, sigma, asked_for)
-    noise_part = sigma.reshape(-1, 1, 1, 1) * keep
-    expected = {"epsilon": (state - keep * clean) / noise_part, "sample": clean, "v_prediction": (keep * state - clean) / noise_part}
-    assert theirs.shape == state.shape and theirs.std() > 0.05
-    # Undoing c_skip at the lowest levels multiplies rounding by 1 / sigma.
-    torch.testing.assert_close(theirs, expected[pipeline.scheduler.config.prediction_type], atol=1e-5 if name != "eps" else 2e-5, rtol=1e-3)
-
-
-def test_networks_give_the_same_numbers(tmp_path: Path) -> None:
-    """The network's own output, without the rounding of any parameterisation."""
-    model = ours(parts=("labels",))
-    unet = UNet2DModel.from_pretrained(export_diffusers(model, tmp_path / "out", condition=mass()) / "unet")
-    steps = torch.tensor([0, 1, 7, 300, 512, 999])
-    state = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    embedded = model.embeddings["labels"](mass().labels).expand(6, -1)
-    with torch.no_grad():
-        level = model.scalings(ddpm_sigmas("linear")[steps].float(), sigma_data=1.0).c_noise
-        torch.testing.assert_close(unet(state, steps).sample, model.network(state, level, embedded), atol=1e-5, rtol=1e-5)
-
-
-def test_ddim_walks_to_the_same_films(tmp_path: Path) -> None:
-    model = ours()
-    pipeline = DDIMPipeline.from_pretrained(export_diffusers(model, tmp_path / "out", condition=mass()))
-    state = noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    pipeline.scheduler.set_timesteps(STEPS)
-    levels = torch.cat([ddpm_sigmas("linear")[pipeline.scheduler.timesteps], torch.zeros(1, dtype=torch.float64)])
-    condition = mass()[torch.zeros(2, dtype=torch.long)]
-    with torch.no_grad():
-        for step in pipeline.scheduler.timesteps:
-            state = pipeline.scheduler.step(pipeline.unet(state, step).sample, step, state).prev_sample
-        made = solve(lambda x, sigma: model.denoise(x, sigma, condition), noise * (1 + levels[0] ** 2).sqrt().float(), levels, sampler="ddim")
-    scale = made.abs().max()
-    torch.testing.assert_close(state / scale, made / scale, atol=1e-3, rtol=1e-3)
-
-
-def test_an_exported_model_comes_back_as_a_model_of_others(tmp_path: Path) -> None:
-    """Its timesteps are whole; on the levels of the timetable itself the two make the same film."""
-    model = ours(sigma_min=0.01001, sigma_max=157.4)
-    back = load_model(export_diffusers(model, tmp_path / "out"))
-    settings = SampleSettings(sampler="ddim", schedule="linear", steps=6)
-    start = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5)) * 150
-    clipped = [made.sample(None, [4], settings, start=start) for made in (model, back)]
-    torch.testing.assert_close(*clipped, atol=5e-3, rtol=1e-3)
-    assert clipped[0].std() > 0.05
-
-
-def test_what_is_asked_for_is_in_the_weights_and_on_the_card(tmp_path: Path) -> None:
-    model = ours()
-    save_model(tmp_path / "model.safetensors", model, spec=model.spec, facts={})
-    export_model(tmp_path / "model.safetensors", out=tmp_path / "mass", finding=["mass"])
-    export_model(tmp_path / "model.safetensors", out=tmp_path / "any")
-    for folder in ("mass", "any"):
-        weights = unet_weights(model, mass() if folder == "mass" else None)
-        unet = UNet2DModel.from_pretrained(tmp_path / folder / "unet")
-        assert weights.keys() == unet.state_dict().keys()
-        assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
-    assert '"Mass": 1' in (tmp_path / "mass" / "README.md").read_text()
-    assert "nothing in particular" in (tmp_path / "any" / "README.md").read_text()
-    assert not torch.equal(unet_weights(model, mass())["time_embedding.linear_2.weight"], weights["time_embedding.linear_2.weight"])
-
-
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"patch": 2}, "folds 2 x 2 pixels"),
-    ({"resample": "average"}, "halves by averaging"),
-    ({"coordinates": True}, "told coordinates"),
-    ({"parts": ("text",), "text_width": 16}, "hears text"),
-    ({"parameterisation": "flow"}, "its network gives 'flow'"),
-    ({"parameterisation": "edm"}, "its network gives 'edm'"),
-    ({"channels": 32}, "have 8, 16, 24 groups"),
-    ({"channels": 64, "multipliers": (1, 2)}, "have 16, 32 groups"),
-    ({"compressor": "wavelet", "image_size": 16}, "on the latents of 'wavelet'"),
-    ({"network": "transformer", "width": 16, "depth": 1, "heads": 2}, "its network is a transformer"),
-    ({"channels": 8, "multipliers": (1,), "attention": (False,)}, "fewer than 10 feature maps"),
-])
-def test_every_reason_against_a_network_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
-        export_diffusers(ours(**changes), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_reasons_are_listed_together() -> None:
-    assert len(misfits(ours(patch=2, resample="average", parameterisation="flow", channels=32))) == 4
-    masked = replace(mass(), mask=torch.ones(1, 1, 8, 8))
-    assert misfits(ours(), masked) == ["the condition states mask, which cannot become a part of the network"]
-    assert misfits(ours(), mass()[torch.zeros(2, dtype=torch.long)]) == ["the condition has 2 rows, and one can be asked for"]
-    assert misfits(ours()) == []
-
-
-def test_every_option_of_the_network_is_considered() -> None:
-    """A new option of the U-Net either reaches diffusers' settings or is a reason against the export; then add it here."""
-    assert {field.name for field in fields(UNetConfig)} == {"channels", "multipliers", "blocks", "attention", "patch", "dropout", "embedding",
-                                                            "dims", "context", "resample", "coordinates"}
-    config = unet_config(ours(dropout=0.1))
-    assert (config["dropout"], config["attention_head_dim"], config["norm_num_groups"]) == (0.1, 64, 32)
-
-
-def test_an_export_does_not_mix_with_other_files(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("x")
-    model = ours(multipliers=(1,), attention=(False,))
-    with pytest.raises(InputError, match="is not empty"):
-        export_diffusers(model, tmp_path)
-    with pytest.raises(UsageError, match="is no diffusion model of ours"):
-        export_model(unconditional(tmp_path / "foreign"), out=tmp_path / "out")

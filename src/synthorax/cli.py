@@ -32,6 +32,7 @@ class Format(StrEnum):
 
     dicom = "dicom"
     png = "png"
+    diffusers = "diffusers"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
@@ -286,15 +287,26 @@ def lesion_noise(
 
 @app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")
 def export(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    format: Annotated[Format, typer.Option(help="dicom or png.")],
+    source: Annotated[Path, typer.Argument(help="Dataset folder; for diffusers a run folder or model file.")],
+    format: Annotated[Format, typer.Option(help="dicom or png of films; diffusers of a model.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    finding: Annotated[list[str] | None, typer.Option(help="Only for diffusers: finding that the exported model shows, always; repeat for "
+                                                           "more.")] = None,
     json: Json = False,
 ) -> None:
-    """Write films with their provenance as DICOM or PNG."""
-    from synthorax.workflow import export as verb
+    """Write films with their provenance as DICOM or PNG, or a diffusion model as a folder of diffusers."""
+    from synthorax.errors import UsageError
 
-    _finish({"out": str(verb(dataset, format=format.value, out=out))}, json)
+    if format is Format.diffusers:
+        from synthorax.workflow import export_model
+
+        _finish({"out": str(export_model(source, out=out, finding=finding or ()))}, json)
+    elif finding:
+        raise UsageError("--finding is for --format diffusers; films are exported as they are")
+    else:
+        from synthorax.workflow import export as verb
+
+        _finish({"out": str(verb(source, format="dicom" if format is Format.dicom else "png", out=out))}, json)
 
 
 @app.command(epilog="Example: synthorax recipes --json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,11 +21,12 @@ from synthorax.errors import UsageError, nearest
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.compressors import build_compressor
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
+from synthorax.nets.layout import MAPS, lesion_maps
 from synthorax.nets.text import TextConfig, build_text_encoder
 from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
 from synthorax.prompts import split_prompt
-from synthorax.protocols import ATTRIBUTES, PARTS, Condition, ModelSpec, SampleSettings
+from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, PARTS, Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 
@@ -117,7 +119,7 @@ class DiffusionModel(nn.Module):
         if "text" in c.parts:
             self.text = build_text_encoder(TextConfig(encoder=c.text_encoder, width=c.text_width, depth=c.text_depth))
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
-        beside = 2 * len(spec.masks) * ("mask" in c.parts) + 2 * ("image" in c.parts)
+        beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 2 * ("image" in c.parts)
         latent = self.compressor.channels
         self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
@@ -198,9 +200,10 @@ class DiffusionModel(nn.Module):
         if "lesions" in self.embeddings:
             each = own["embeddings.lesions.linear.weight"].shape[1] // max(1, len(findings))
             axes["embeddings.lesions.linear.weight"] = (1, [f"{name} {number}" for name in findings for number in range(each)])
-        if "mask" in self.config.parts:
+        if {"lesions", "mask", "image"} & set(self.config.parts):
             channels = [f"latent {number}" for number in range(self.compressor.channels)]
-            channels += [f"mask {half} {name}" for half in ("value", "stated") for name in self.spec.masks]
+            channels += [f"map {number} {name}" for number in range(MAPS) for name in findings] if "lesions" in self.config.parts else []
+            channels += [f"mask {half} {name}" for half in ("value", "stated") for name in self.spec.masks * ("mask" in self.config.parts)]
             channels += [f"image {half}" for half in ("value", "stated")] if "image" in self.config.parts else []
             folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
             rest = own["network.first.weight"].shape[1] - len(folded)
@@ -255,8 +258,12 @@ class DiffusionModel(nn.Module):
         return embedded + self.embeddings["text"](mean), tokens, stated
 
     def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
-        """What is concatenated to the noisy latents: masks and films at their resolution, each with a plane that says "stated"."""
+        """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and films, each of whose
+        channels comes with a plane that says "stated"."""
         beside = []
+        if "lesions" in self.config.parts:
+            known = x.new_full((len(x), len(self.spec.findings), len(LESION_PROPERTIES)), math.nan)
+            beside.append(lesion_maps(known if condition.lesions is None else condition.lesions.to(x), (x.shape[2], x.shape[3])))
         sizes = {"mask": len(self.spec.masks), "image": 1}
         for part, channels in sizes.items():
             if part not in self.config.parts or not channels:

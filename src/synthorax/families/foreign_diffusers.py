@@ -8,9 +8,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from synthorax.diffusion.guidance import composed, guided
@@ -255,7 +257,7 @@ def _loaded(folder: Path, part: str, classes: Mapping[str, tuple[str, str]]) -> 
         options["low_cpu_mem_usage"] = False
     try:
         found = kind.from_pretrained(str(folder / part), local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, UnpicklingError) as error:
         raise InputError(f"{part} {name} cannot be read ({str(error).strip().splitlines()[0]})", file=folder / part,
                          remedy="save the pipeline again") from error
     if not network:

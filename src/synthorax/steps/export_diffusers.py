@@ -78,7 +78,7 @@ def misfits(model: DiffusionModel, condition: Condition | None = None) -> list[s
         problems.append("it is told coordinates (train with model.coordinates=false)")
     if len(groups) > 1:
         problems.append(f"its group normalisations have {', '.join(map(str, groups))} groups, and all must have as many "
-                        "(train with model.channels a multiple of 128)")
+                        "(train with model.channels a multiple of 32, 128 or more)")
     if _head_width(network) == 0:
         problems.append("the heads of its attention differ in width from level to level")
     if shape.channels * shape.multipliers[0] < _BITS:
