@@ -38,9 +38,9 @@ from synthorax.losses.lesion import lesion_ssim_loss, masked_error
 from synthorax.protocols import Condition, SampleSettings, condition_of
 from synthorax.rng import Draws, derive
 from synthorax.run import WEIGHTS_NAME
+from synthorax.steps.train_run import without_no_finding
 from synthorax.training.feed import unit_images
 from synthorax.types import Films
-from synthorax.workflow import without_no_finding
 
 SIZE_PX = 64
 OFF = ("objective.lesion.mask_weight=0.0",)

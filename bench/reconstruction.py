@@ -33,9 +33,10 @@ from synthorax.files import write_atomic, write_json
 from synthorax.losses.lesion import lesion_ssim_loss
 from synthorax.nets.wavelet import WaveletPacking
 from synthorax.run import Run, read_spec
+from synthorax.steps.models import load_model
 from synthorax.training.feed import unit_images
 from synthorax.types import Films
-from synthorax.workflow import ingest, load_model, train
+from synthorax.workflow import ingest, train
 
 BATCH = 8
 DRAWS = 2000

@@ -33,9 +33,10 @@ from synthorax.diffusion.samplers import solve
 from synthorax.errors import InputError, UsageError
 from synthorax.families.foreign_diffusers import DiffusersModel, folder_digest, load_diffusers
 from synthorax.protocols import Condition, SampleSettings
+from synthorax.steps.models import load_model
 from synthorax.steps.plan import Plan, PlanRow
 from synthorax.types import Stated
-from synthorax.workflow import generate, load_model
+from synthorax.workflow import generate
 
 # diffusers hands torch tensors to numpy in a way that numpy 2 wants to be rid of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -16,7 +16,7 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError
 from synthorax.run import Run, read_spec
-from trainings import SMALL_DIFFUSION, FEW
+from trainings import FEW, SMALL_DIFFUSION
 
 SIDE = 32
 SMALL = [override for override in SMALL_DIFFUSION if "image_size" not in override]

@@ -20,7 +20,8 @@ from synthorax.nets.unet import UNetConfig
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.run import save_model
 from synthorax.steps.export_diffusers import export_diffusers, misfits, unet_config, unet_weights
-from synthorax.workflow import export_model, load_model
+from synthorax.steps.models import load_model
+from synthorax.workflow import export_model
 
 # diffusers hands torch tensors to numpy in a way that numpy 2 wants to be rid of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -12,10 +12,11 @@ from typing import Any
 
 __version__ = version("synthorax")
 
-_VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "lesion_noise", "export", "load_model",
-          "count_parameters", "recipes")
+_VERBS = ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "lesion_noise", "export",
+          "export_model", "count_parameters", "recipes")
 _PUBLIC = {
     **{name: f"synthorax.workflow:{name}" for name in _VERBS},
+    "load_model": "synthorax.steps.models:load_model",
     "augment": "synthorax.main_job:augment",
     "demo": "synthorax.main_job:demo",
     "SynthoraxError": "synthorax.errors:SynthoraxError",

@@ -167,7 +167,7 @@ def plan(
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
 def generate(
-    model: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    model: Annotated[Path, typer.Argument(help="Run folder, model file, or folder saved by diffusers.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
     plan: Annotated[Path | None, typer.Option(help="plan.csv: one row an image.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of images, if there is no plan.")] = 16,

@@ -27,8 +27,10 @@ from synthorax.files import write_json
 from synthorax.progress import format_seconds
 from synthorax.run import Run
 from synthorax.steps.generate import preview
+from synthorax.steps.models import load_model
 from synthorax.steps.plan import FEWEST_FILMS, Plan, plan_like, read_plan
 from synthorax.steps.recipe import load_recipe
+from synthorax.steps.train_run import without_no_finding
 from synthorax.types import Films
 
 SPLIT = (0.6, 0.1, 0.3)
@@ -218,9 +220,9 @@ def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, n
 
 
 def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: int | None) -> float:
-    model = workflow.load_model(run.path)
+    model = load_model(run.path)
     recipe = load_recipe(run.path / "config.toml")
-    trial = plan_like(workflow.without_no_finding(prepared.films("train")), num=16)
+    trial = plan_like(without_no_finding(prepared.films("train")), num=16)
     with started(device=device, threads=threads) as engine:
         preview(model, trial, settings=recipe.sample, engine=engine)  # warm up
         start = time.monotonic()

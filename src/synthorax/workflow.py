@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import nn
 
-from synthorax import __version__
 from synthorax.config import parse_duration
 from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
-from synthorax.data.vocabulary import CHESTXRAY14, NO_FINDING, canonical
-from synthorax.engine import Device, Engine, started
+from synthorax.data.vocabulary import CHESTXRAY14, canonical
+from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import RealFilms, evaluate_films
 from synthorax.evaluation.report import Dimension, Report
-from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
-from synthorax.progress import progress, quiet
-from synthorax.protocols import Model, SampleSettings, as_model
+from synthorax.progress import progress
+from synthorax.protocols import Model
 from synthorax.registry import lookup
-from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
+from synthorax.run import Run, only_user
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
-from synthorax.steps.generate import Source, check_settings, generate_films, preview
-from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, plan_like, read_plan, repeated
-from synthorax.steps.recipe import Recipe, build_model, build_objective, conditions_of, load_recipe, recipe_names
+from synthorax.steps.generate import check_settings, generate_films
+from synthorax.steps.models import PathLike, source_of
+from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
+from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
-from synthorax.steps.support import Support
-from synthorax.training import loop
-from synthorax.training.feed import unit_images
+from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
 from synthorax.types import Films, LabelPolicy, Study
-
-PathLike = str | Path
-MEASURED_FILMS = 256  # enough for the scale of a compressor's latents
-MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
 
 
 def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
@@ -99,8 +89,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
     if compressor is not None:
-        recipe = _with_compressor(recipe, compressor)
-    beginning = _Beginning(base=base, compressor=compressor)
+        recipe = with_compressor(recipe, compressor)
+    beginning = Beginning(base=base, compressor=compressor)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
@@ -108,10 +98,10 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
-                _claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                _train(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+                claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
         else:
-            _train(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
     return run
 
 
@@ -144,7 +134,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
 
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
     """
-    source, spec, settings = _source(model)
+    source, spec, settings = source_of(model)
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -211,7 +201,7 @@ def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str]
 
     Raises UsageError that names every reason for which a network does not fit; see `steps.export_diffusers.export_diffusers`.
     """
-    source, spec, settings = _source(model)
+    source, spec, settings = source_of(model)
     if not isinstance(source.model, DiffusionModel):
         raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(Ask(finding=finding).row(spec), num=1, seed=0)
@@ -233,21 +223,6 @@ def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile
         write_atomic(Path(out) / "lesion_noise.md", lesion_noise_table(report))
         write_atomic(Path(out) / "lesion_noise.svg", lesion_noise_plot(report))
     return report
-
-
-def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
-    """The model of a finished run, of a model file, or of a folder saved by diffusers, ready to sample.
-
-    >>> load_model("runs/a").sample(None, seeds=[0, 1]).shape  # doctest: +SKIP
-    torch.Size([2, 1, 64, 64])
-    """
-    if is_diffusers_folder(name_or_path):
-        return as_model(load_diffusers(Path(name_or_path)).to(device))
-    path = _weights(name_or_path)
-    spec, _ = read_spec(path)
-    model = build_model(spec)
-    model.load_state_dict(load_file(path))
-    return as_model(model.eval().requires_grad_(False).to(device))
 
 
 def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = None) -> int:
@@ -278,121 +253,6 @@ def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, fin
     return result.to_dimension()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Beginning:
-    """Trained models that a training starts from."""
-
-    base: PathLike | None
-    compressor: PathLike | None
-
-    def digests(self) -> dict[str, str | None]:
-        return {f"{name}_digest": weights_digest(_weights(path)) if path is not None else None
-                for name, path in (("base", self.base), ("compressor", self.compressor))}
-
-
-def _train(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: _Beginning) -> None:
-    if engine.from_main(run.weights.exists()):
-        return
-    films = _training_films(prepared, recipe)
-    objective = build_objective(recipe, findings=films.findings, sites=_sites(films), masks=films.masks.names if films.masks else ())
-    if beginning.compressor is not None:
-        cast(Any, objective.model).compressor.adopt(load_file(_weights(beginning.compressor)))
-    objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
-    if beginning.base is not None:
-        _adopt(objective.model, beginning.base)
-    with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
-        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
-                             sample=_sheet_writer(run, films, recipe, engine))
-    if engine.is_main:
-        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
-        save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
-
-
-def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
-    """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
-    lesion = getattr(recipe.objective, "lesion", None)
-    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
-    return without_no_finding(prepared.films("train", size=recipe.model.image_size, masks=masks))
-
-
-def _sites(films: Films) -> tuple[str, ...]:
-    """The sites that the films come from; none where there is only one, which then says nothing."""
-    sites = sorted({study.site for study in films.studies if study.site})
-    return tuple(sites) if len(sites) > 1 else ()
-
-
-def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
-    """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run."""
-    chosen = plan_like(films, num=32, seed=recipe.train.seed)
-
-    def write(model: Any, step: int) -> None:
-        made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
-        sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
-        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
-
-    return write
-
-
-def _claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: _Beginning, resume: bool) -> None:
-    """Note what is trained here; refuse to mix two trainings in one folder."""
-    config, data = run.path / "config.toml", run.path / "data.json"
-    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
-    if resume and not config.exists():
-        raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
-    if config.exists():
-        earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
-        allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
-        if earlier.with_train(**allowed) != recipe or earlier_facts["digest"] != facts["digest"]:
-            raise InputError("holds a run with another recipe or other data", file=run.path,
-                             remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
-        if resume and earlier != recipe and run.weights.exists():
-            run.weights.unlink()
-    write_json(data, facts)
-    write_atomic(config, recipe.to_toml())
-
-
-def _with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
-    """The recipe with the shape of its compressor filled in from the run."""
-    spec, _ = read_spec(_weights(compressor))
-    wanted = getattr(recipe.model, "compressor", "none")
-    if spec.family != wanted:
-        raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
-    return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
-
-
-def _adopt(model: Any, base: PathLike) -> None:
-    if not hasattr(model, "adopt"):
-        raise UsageError(f"a model of family '{model.spec.family}' cannot start from another one")
-    model.adopt(_module(load_model(base)))
-
-
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
-    counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
-    return f"""# {recipe.name}
-
-Generator of {recipe.model.image_size} px chest radiographs, family `{recipe.family}`. For research; not a medical device. Its films are
-synthetic and belong to no patient.
-
-- Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
-  {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
-- Made with synthorax {__version__}.
-- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
-
-| finding | training films that show it |
-|---|---|
-{counts}
-"""
-
-
-def without_no_finding(films: Films) -> Films:
-    """The films without the column `No Finding`, which for a generator is said by every other column being absent."""
-    keep = [index for index, name in enumerate(films.findings) if name != NO_FINDING]
-    return replace(films, findings=tuple(films.findings[i] for i in keep), labels=np.ascontiguousarray(films.labels[:, keep]),
-                   lesions=None if films.lesions is None else np.ascontiguousarray(films.lesions[:, keep]))
-
-
 def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
     """Both sides at one size; held-out films are those of the validation and the test split."""
     size = common_size(synthetic, prepared)
@@ -402,29 +262,6 @@ def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
                    studies=(*held_out[0].studies, *held_out[1].studies), digest=prepared.digest,
                    labels=np.concatenate([part.labels for part in held_out]))
     return RealFilms(train=prepared.films("train", size=size), held_out=joined), films
-
-
-def _source(model: Run | PathLike) -> tuple[Source, Any, SampleSettings]:
-    where = model.path if isinstance(model, Run) else Path(model)
-    if is_diffusers_folder(where):
-        foreign = load_diffusers(where)
-        return (Source(model=as_model(foreign), name=where.resolve().name, digest=folder_digest(where)), foreign.spec,
-                foreign.usual_settings)
-    path = _weights(where)
-    spec, facts = read_spec(path)
-    name = f"{facts.get('recipe', spec.family)}"
-    support = Support.from_dict(facts["support"]) if "support" in facts else None
-    source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support)
-    return source, spec, SampleSettings(**facts.get("sample", {}))
-
-
-def _weights(name_or_path: PathLike | Run) -> Path:
-    path = name_or_path.path if isinstance(name_or_path, Run) else Path(name_or_path)
-    found = path if path.is_file() else Run(path=path).weights
-    if not found.is_file():
-        remedy = "finish the training with the same command" if (path / "config.toml").exists() else "give a run folder or a model file"
-        raise InputError("no model found", file=path, remedy=remedy)
-    return found
 
 
 def _module(model: Model) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from synthorax.diffusion.samplers import Denoise
 from synthorax.errors import UsageError, nearest
+from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Condition, SampleSettings
 
 ConditionalDenoise = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -35,6 +37,29 @@ def guided(denoise: ConditionalDenoise, condition: Condition, settings: SampleSe
     >>> denoise = guided(model.denoise, condition, SampleSettings(guidance=1.5, part_guidance={"mask": 3.0}))  # doctest: +SKIP
     """
     return composed(denoise, [(condition, 1.0)], settings)
+
+
+def guided_by_prompts(denoise: ConditionalDenoise, condition: Condition, settings: SampleSettings, *, parts: Sequence[str]) -> Denoise:
+    """`guided`, where upper-case AND and NOT in a text join several conditions, each row by its own (see `prompts.split_prompt`).
+
+    The first text keeps the company of all other parts, of which the model hears `parts`; the others stand alone, and what NOT takes away
+    is its text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
+    """
+    for part in settings.part_guidance:
+        if part not in parts:
+            raise UsageError(f"guidance for '{part}': the model does not hear it; "
+                             + (nearest(part, parts) if parts else "it takes no conditions at all"))
+    condition = condition.only(parts)
+    operands = [split_prompt(text) for text in condition.text or ()]
+    if all(len(row) == 1 and row[0][1] > 0 for row in operands):
+        return guided(denoise, condition, settings)
+    operands = [row if row[0][1] > 0 else (("", 1.0), *row) for row in operands]
+    joined: list[tuple[Condition, float | Tensor]] = []
+    for number in range(max(map(len, operands))):
+        texts = tuple(row[number][0] if number < len(row) else "" for row in operands)
+        signs = torch.tensor([row[number][1] if number < len(row) else 0.0 for row in operands], device=condition.labels.device)
+        joined.append((replace(condition if number == 0 else condition.only(()), text=texts), signs))
+    return composed(denoise, joined, settings)
 
 
 def composed(denoise: ConditionalDenoise, conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> Denoise:

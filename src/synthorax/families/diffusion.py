@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.config import NotNegative
-from synthorax.diffusion.guidance import composed, guided
+from synthorax.diffusion.guidance import guided_by_prompts
 from synthorax.diffusion.inversion import invert
 from synthorax.diffusion.noise import sampling_sigmas
 from synthorax.diffusion.precondition import PARAMETERISATIONS, Scalings
@@ -25,7 +25,6 @@ from synthorax.nets.layout import MAPS, lesion_maps
 from synthorax.nets.text import TextConfig, build_text_encoder
 from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
-from synthorax.prompts import split_prompt
 from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, PARTS, Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
 from synthorax.rng import Draws
@@ -221,20 +220,7 @@ class DiffusionModel(nn.Module):
         if condition is None:
             condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
         condition = condition.only(self.config.parts).to(self._device)
-        for part in settings.part_guidance:
-            if part not in self.config.parts:
-                raise UsageError(f"guidance for '{part}': the model does not hear it; {nearest(part, self.config.parts)}")
-        if condition.text is None or not any(len(split_prompt(text)) > 1 for text in condition.text):
-            return guided(self.denoise, condition, settings), condition
-        operands = [split_prompt(text) for text in condition.text]
-        operands = [row if row[0][1] > 0 else (("", 1.0), *row) for row in operands]  # NOT negates its text, not the other parts
-        parts = []
-        for number in range(max(map(len, operands))):
-            texts = tuple(row[number][0] if number < len(row) else "" for row in operands)
-            signs = torch.tensor([row[number][1] if number < len(row) else 0.0 for row in operands], device=self._device)
-            rest = condition if number == 0 else condition.only(())
-            parts.append((replace(rest, text=texts), signs))
-        return composed(self.denoise, parts, settings), condition
+        return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
 
     def _with_variance(self, denoise: Denoise, condition: Condition) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -15,13 +15,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from synthorax.diffusion.guidance import composed, guided
+from synthorax.diffusion.guidance import guided_by_prompts
 from synthorax.diffusion.noise import alpha_bar_to_sigma, sampling_sigmas
 from synthorax.diffusion.precondition import PARAMETERISATIONS, clean_from_output
 from synthorax.diffusion.samplers import Denoise, solve
-from synthorax.errors import InputError, UsageError, nearest
+from synthorax.errors import InputError, UsageError
 from synthorax.files import sha256
-from synthorax.prompts import split_prompt
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
 from synthorax.rng import Draws
@@ -134,7 +133,8 @@ class DiffusersModel(nn.Module):
         settings = settings or self.usual_settings
         self._encoded.clear()
         with torch.inference_mode():
-            denoise = self._guided(condition, len(seeds), settings)
+            condition = Condition.unstated(len(seeds), num_labels=0) if condition is None else condition
+            denoise = guided_by_prompts(self.denoise, condition.to(self._device), settings, parts=self.spec.conditions)
             draws = Draws(seeds, device=self._device)
             sigmas = sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.timetable.sigmas[0].item(),
                                      sigma_max=min(self.timetable.sigmas[-1].item(), HIGHEST_SIGMA))
@@ -154,24 +154,6 @@ class DiffusersModel(nn.Module):
     @property
     def _device(self) -> torch.device:
         return next(self.unet.parameters()).device
-
-    def _guided(self, condition: Condition | None, size: int, settings: SampleSettings) -> Denoise:
-        """The denoiser with guidance, and with the prompts that AND and NOT join as conditions of their own."""
-        for part in settings.part_guidance:
-            if part not in self.spec.conditions:
-                raise UsageError(f"guidance for '{part}': the model does not hear it; "
-                                 + (nearest(part, self.spec.conditions) if self.spec.conditions else "it takes no conditions at all"))
-        condition = Condition.unstated(size, num_labels=0) if condition is None else condition
-        condition = condition.only(self.spec.conditions).to(self._device)
-        operands = [split_prompt(text) for text in condition.text or ()]
-        if all(len(row) == 1 for row in operands):
-            return guided(self.denoise, condition, settings)
-        parts = []
-        for number in range(max(map(len, operands))):
-            texts = tuple(row[number][0] if number < len(row) else "" for row in operands)
-            signs = torch.tensor([row[number][1] if number < len(row) else 0.0 for row in operands], device=self._device)
-            parts.append((replace(condition, text=texts), signs))
-        return composed(self.denoise, parts, settings)
 
     def _heard(self, text: str) -> Tensor:
         """Tokens of one text as the U-Net hears them, [1, T, D]; by itself, so that it does not depend on the others."""

@@ -1,0 +1,152 @@
+"""One training from recipe and prepared folder to finished run: claimed, continued, written down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import nn
+
+from synthorax import __version__
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.engine import Engine
+from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.files import write_atomic, write_json
+from synthorax.progress import progress, quiet
+from synthorax.protocols import as_model
+from synthorax.run import Run, read_spec, save_model, weights_digest
+from synthorax.steps.generate import preview
+from synthorax.steps.models import PathLike, load_model, weights_of
+from synthorax.steps.plan import plan_like
+from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
+from synthorax.steps.support import Support
+from synthorax.training import loop
+from synthorax.training.feed import unit_images
+from synthorax.types import Films
+
+MEASURED_FILMS = 256  # enough for the scale of a compressor's latents
+MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beginning:
+    """Trained models that a training starts from."""
+
+    base: PathLike | None
+    compressor: PathLike | None
+
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of their weights, for the record."""
+        return {f"{name}_digest": weights_digest(weights_of(path)) if path is not None else None
+                for name, path in (("base", self.base), ("compressor", self.compressor))}
+
+
+def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning) -> None:
+    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished."""
+    if engine.from_main(run.weights.exists()):
+        return
+    films = _training_films(prepared, recipe)
+    objective = build_objective(recipe, findings=films.findings, sites=_sites(films), masks=films.masks.names if films.masks else ())
+    if beginning.compressor is not None:
+        cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
+    objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
+    if beginning.base is not None:
+        _adopt(objective.model, beginning.base)
+    with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
+        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
+                             sample=_sheet_writer(run, films, recipe, engine))
+    if engine.is_main:
+        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
+                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
+        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
+        save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
+
+
+def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
+    """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
+    lesion = getattr(recipe.objective, "lesion", None)
+    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
+    return without_no_finding(prepared.films("train", size=recipe.model.image_size, masks=masks))
+
+
+def _sites(films: Films) -> tuple[str, ...]:
+    """The sites that the films come from; none where there is only one, which then says nothing."""
+    sites = sorted({study.site for study in films.studies if study.site})
+    return tuple(sites) if len(sites) > 1 else ()
+
+
+def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
+    """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run."""
+    chosen = plan_like(films, num=32, seed=recipe.train.seed)
+
+    def write(model: Any, step: int) -> None:
+        made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
+        sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
+        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+
+    return write
+
+
+def claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> None:
+    """Note what is trained here; refuse to mix two trainings in one folder."""
+    config, data = run.path / "config.toml", run.path / "data.json"
+    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
+    if resume and not config.exists():
+        raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
+    if config.exists():
+        earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
+        allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
+        if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
+            raise InputError("holds a run with another recipe or other data", file=run.path,
+                             remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
+        if resume and earlier != recipe and run.weights.exists():
+            run.weights.unlink()
+    write_json(data, facts)
+    write_atomic(config, recipe.to_toml())
+
+
+def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
+    """The recipe with the shape of its compressor filled in from the run."""
+    spec, _ = read_spec(weights_of(compressor))
+    wanted = getattr(recipe.model, "compressor", "none")
+    if spec.family != wanted:
+        raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
+    return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
+
+
+def _adopt(model: Any, base: PathLike) -> None:
+    if not hasattr(model, "adopt"):
+        raise UsageError(f"a model of family '{model.spec.family}' cannot start from another one")
+    model.adopt(cast(nn.Module, load_model(base)))
+
+
+def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
+    counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
+    return f"""# {recipe.name}
+
+Generator of {recipe.model.image_size} px chest radiographs, family `{recipe.family}`. For research; not a medical device. Its films are
+synthetic and belong to no patient.
+
+- Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
+  {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
+- Made with synthorax {__version__}.
+- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
+
+| finding | training films that show it |
+|---|---|
+{counts}
+"""
+
+
+def without_no_finding(films: Films) -> Films:
+    """The films without the column `No Finding`, which for a generator is said by every other column being absent."""
+    keep = [index for index, name in enumerate(films.findings) if name != NO_FINDING]
+    return replace(films, findings=tuple(films.findings[i] for i in keep), labels=np.ascontiguousarray(films.labels[:, keep]),
+                   lesions=None if films.lesions is None else np.ascontiguousarray(films.lesions[:, keep]))
