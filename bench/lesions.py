@@ -99,7 +99,7 @@ def train(arm: str, seed: int, prepared: Prepared, options: argparse.Namespace) 
     run = options.out / f"{arm}-{seed}"
     if not (run / WEIGHTS_NAME).exists():
         sx.train("controlled-64", prepared, out=run, budget=options.budget, seed=seed, threads=options.threads,
-                 overrides=[*ARMS[arm], "train.batch_size=32", "train.learning_rate=7e-4", "train.sample_every=0"])
+                 overrides=[*ARMS[arm], "train.learning_rate=5e-4", "train.sample_every=0"])
     return run
 
 

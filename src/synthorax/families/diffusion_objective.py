@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.config import NotNegative, Part
-from synthorax.diffusion.noise import TRAINING_LEVELS
+from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
 from synthorax.diffusion.precondition import output_weight
 from synthorax.diffusion.variance import vlb_terms
 from synthorax.errors import UsageError, nearest
@@ -81,7 +81,8 @@ class DiffusionObjective(Objective):
         weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
         terms = {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
         if fraction is not None:
-            terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction)
+            following = level_below(sigma, kind="cosine" if config.levels == "cosine" else "linear").to(sigma)
+            terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction, following=following)
         if config.lesion.active and batch.lesion is not None:
             terms |= lesion_terms(model.compressor.decode(estimate), batch.images, batch.lesion, sigma, error_weight=weight,
                                   config=config.lesion, features=self.features)
