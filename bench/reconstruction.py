@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import synthorax as sx
 from synthorax.data.masks import lesion_union
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared, load_films
@@ -33,10 +34,8 @@ from synthorax.files import write_atomic, write_json
 from synthorax.losses.lesion import lesion_ssim_loss
 from synthorax.nets.wavelet import WaveletPacking
 from synthorax.run import Run, read_spec
-from synthorax.steps.models import load_model
 from synthorax.training.feed import unit_images
 from synthorax.types import Films
-from synthorax.workflow import ingest, train
 
 BATCH = 8
 DRAWS = 2000
@@ -85,12 +84,12 @@ def main() -> int:
     runs = [Run(path=options.out / recipe) for recipe in options.recipes]
     for recipe, run in zip(options.recipes, runs, strict=True):
         if not run.weights.exists():
-            train(recipe, prepared, out=run.path, budget=options.budget, overrides=options.set, threads=options.threads)
+            sx.train(recipe, prepared, out=run.path, budget=options.budget, overrides=options.set, threads=options.threads)
 
     films = prepared.films("test", masks=True)
     sets = {prepared.path.name: films}
     for folder in options.lesions:
-        sets[folder.name] = load_films(ingest(folder), size=prepared.size, masks=True)
+        sets[folder.name] = load_films(sx.ingest(folder), size=prepared.size, masks=True)
     contenders = [of_module("wavelet packing, 2 levels", WaveletPacking(2), prepared.size),
                   of_module("means of 4 x 4 pixels, enlarged", BlockMeans(4), prepared.size), *(of_run(run, prepared.size) for run in runs)]
     results = [measured(contender, films, sets) for contender in contenders]
@@ -112,7 +111,7 @@ def of_module(name: str, module: nn.Module, size: int, facts: dict[str, object] 
 
 def of_run(run: Run, size: int) -> Contender:
     """The compressor of a finished run."""
-    model = load_model(run)
+    model = sx.load_model(run.path)
     _, facts = read_spec(run.weights)
     seconds = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])["elapsed_seconds"]
     known = {"steps": facts["steps"], "films_seen": facts["films_seen"], "training_seconds": round(seconds)}

@@ -13,7 +13,7 @@ from synthorax.protocols import LESION_PROPERTIES
 
 
 def drawn(**stated: float) -> Tensor:
-    """The maps of one finding, [2, 64, 64]."""
+    """The maps of one finding, [3, 64, 64]."""
     lesions = torch.full((1, 1, len(LESION_PROPERTIES)), math.nan)
     for name, value in stated.items():
         lesions[0, 0, LESION_PROPERTIES.index(name)] = value
@@ -23,24 +23,25 @@ def drawn(**stated: float) -> Tensor:
 @pytest.mark.parametrize(("x", "y", "size"), [(0.3, 0.4, 0.2), (0.7, 0.6, 0.4)])
 def test_a_spot_lies_at_its_centre_and_is_as_large_as_the_lesion(x: float, y: float, size: float) -> None:
     """A Gaussian of radius r has the area 2 pi r^2, twice that of the disc; its centre of mass is the stated one."""
-    place, plain = drawn(x=x, y=y, size=size, severity=0.25)
+    place, plain, large = drawn(x=x, y=y, size=size, severity=0.25)
     grid = (torch.arange(64) + 0.5) / 64
     assert (place.sum(0) @ grid / place.sum()).item() == pytest.approx(x, abs=0.01)
     assert (place.sum(1) @ grid / place.sum()).item() == pytest.approx(y, abs=0.01)
     assert place.mean().item() == pytest.approx(2 * (size / 2) ** 2, rel=0.02)
     torch.testing.assert_close(plain, 0.25 * place)
+    torch.testing.assert_close(large, size * place)
 
 
 def test_a_side_alone_is_that_half_and_nothing_stated_is_nothing() -> None:
     left = drawn(left=1.0)[0]
     assert left[:, 40:].min() > 0.9 and left[:, :24].max() < 0.1, "the patient's left is on the right of the film"
     torch.testing.assert_close(drawn(left=0.0)[0], left.flip(1))
-    assert torch.equal(drawn(), torch.zeros(2, 64, 64)) and torch.equal(drawn(size=0.5, severity=1.0), torch.zeros(2, 64, 64))
+    assert torch.equal(drawn(), torch.zeros(3, 64, 64)) and torch.equal(drawn(size=0.5, severity=1.0), torch.zeros(3, 64, 64))
 
 
 def test_findings_have_maps_of_their_own() -> None:
     lesions = torch.full((2, 3, len(LESION_PROPERTIES)), math.nan)
     lesions[1, 2] = torch.tensor([1.0, 0.3, 0.8, 0.7, 0.5])
     maps = lesion_maps(lesions, (16, 16))
-    assert maps.shape == (2, 6, 16, 16) and not bool(maps[0].any())
-    assert [bool(channel.any()) for channel in maps[1]] == [False, False, True, False, False, True]
+    assert maps.shape == (2, 9, 16, 16) and not bool(maps[0].any())
+    assert [bool(channel.any()) for channel in maps[1]] == [False, False, True] * 3

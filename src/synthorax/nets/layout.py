@@ -12,14 +12,14 @@ from synthorax.protocols import LESION_PROPERTIES
 USUAL_SIZE, USUAL_SEVERITY = 0.3, 0.5  # stand in for what is not stated; the embedding says that it is not
 RADIUS = 0.5 / math.sqrt(math.pi)  # of a disc of size 1, which covers a quarter of the film, in parts of the film's side
 SIDE_SOFTNESS = 0.05  # of the film's width
-MAPS = 2
+MAPS = 3
 
 
 def lesion_maps(lesions: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Where each finding is to be, and how plain: lesions [B, K, P] in [0, 1] or NaN, (H, W) -> [B, 2 K, H, W] in [0, 1].
+    """Where each finding is to be, how plain and how large: lesions [B, K, P] in [0, 1] or NaN, (H, W) -> [B, 3 K, H, W] in [0, 1].
 
-    A stated centre is a Gaussian spot as wide as the stated size; a side alone is that half of the film; what has neither is 0. The
-    second map of a finding is the first one times its severity. Film coordinates: the patient's left is on the right.
+    A stated centre is a Gaussian spot as wide as the stated size; a side alone is that half of the film; what has neither is 0. The other
+    maps of a finding are the first one times its severity, and times its size. Film coordinates: the patient's left is on the right.
     """
     left, size, severity, x, y = (lesions[:, :, LESION_PROPERTIES.index(name), None, None] for name in
                                   ("left", "size", "severity", "x", "y"))  # each [B, K, 1, 1]
@@ -32,4 +32,4 @@ def lesion_maps(lesions: Tensor, sides: tuple[int, int]) -> Tensor:
     half = torch.sigmoid((columns - 0.5) * (2 * left.nan_to_num(0.5) - 1) / SIDE_SOFTNESS).expand_as(spot)
     placed, sided = ~(x.isnan() | y.isnan()), ~left.isnan()
     place = torch.where(placed, spot, torch.where(sided, half, 0.0))
-    return torch.cat([place, place * severity.nan_to_num(USUAL_SEVERITY)], dim=1)
+    return torch.cat([place, place * severity.nan_to_num(USUAL_SEVERITY), place * size.nan_to_num(USUAL_SIZE)], dim=1)
