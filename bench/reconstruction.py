@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="prepared folder: its training films train, its test films measure")
     parser.add_argument("--lesions", type=Path, nargs="*", default=[], help="further sets with lesion masks, for measuring only")
     parser.add_argument("--recipes", nargs="*", default=["kl-autoencoder-256", "vq-gan-256"])
-    parser.add_argument("--budget", default="30m", help="of each training")
+    parser.add_argument("--budget", default=None, help="of each training, for example 30m; without it train.steps of the recipe decides")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every recipe")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, required=True)
