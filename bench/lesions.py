@@ -1,8 +1,8 @@
 """Does the lesion-preserving loss keep lesions of real films? The same training with and without it, at equal time, on patients not seen.
 
-  python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --budget 15m --seeds 0 1
+  python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --base-budget 60m --budget 20m --seeds 0 1
 
-Trains the recipe `controlled-64` once per arm and seed on films of all sources, then asks each model for the held-out films with
+Trains the recipe `controlled-64` on films of all sources without lesion terms, goes on from it once per arm and seed, then asks each model for the held-out films with
 lesion outlines: regenerated from a noise level on, and made from nothing but the mask and what is stated. Differences are on minus off,
 averaged over seeds, with intervals over patients. Every training is kept in --out, so a killed bench goes on; `--train ARM SEED`
 does one training only, for machines on which several can run side by side.
@@ -57,7 +57,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budget", default="15m", help="of each training")
+    parser.add_argument("--base-budget", default="60m", help="of the training that both arms start from")
+    parser.add_argument("--budget", default="20m", help="of each arm's training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--train", nargs=2, metavar=("ARM", "SEED"), help="do this one training and stop")
     parser.add_argument("--threads", type=int, default=None)
@@ -96,10 +97,11 @@ def prepare(sources: Sequence[Path], out: Path) -> Prepared:
 
 def train(arm: str, seed: int, prepared: Prepared, options: argparse.Namespace) -> Path:
     """One training of one arm; the time is the same for both, and the lesion terms have to pay for themselves."""
-    run = options.out / f"{arm}-{seed}"
-    if not (run / WEIGHTS_NAME).exists():
-        sx.train("controlled-64", prepared, out=run, budget=options.budget, seed=seed, threads=options.threads,
-                 overrides=[*ARMS[arm], "train.learning_rate=5e-4", "train.sample_every=0"])
+    base, run = options.out / "base", options.out / f"{arm}-{seed}"
+    for out, terms, budget, start in ((base, OFF, options.base_budget, None), (run, ARMS[arm], options.budget, base)):
+        if not (out / WEIGHTS_NAME).exists():
+            overrides = [*terms, "train.learning_rate=5e-4", "train.sample_every=0"]
+            sx.train("controlled-64", prepared, out=out, budget=budget, seed=seed, threads=options.threads, base=start, overrides=overrides)
     return run
 
 
