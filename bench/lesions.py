@@ -2,10 +2,10 @@
 
   python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --base-budget 60m --budget 20m --seeds 0 1
 
-Trains the recipe `controlled-64` on films of all sources without lesion terms, goes on from it once per arm and seed, then asks each model for the held-out films with
-lesion outlines: regenerated from a noise level on, and made from nothing but the mask and what is stated. Differences are on minus off,
-averaged over seeds, with intervals over patients. Every training is kept in --out, so a killed bench goes on; `--train ARM SEED`
-does one training only, for machines on which several can run side by side.
+Trains the recipe `controlled-64` on films of all sources without lesion terms, goes on from it once per arm and seed, then asks each model
+for the held-out films with lesion outlines: regenerated from a noise level on, and made from nothing but the mask and what is stated.
+Differences are on minus off, averaged over seeds, with intervals over patients. Every training is kept in --out, so a killed bench goes
+on; `--train ARM SEED` does one training only, for machines on which several can run side by side.
 """
 
 from __future__ import annotations
