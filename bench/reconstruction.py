@@ -46,8 +46,8 @@ class Contender:
     """A way to store a film in fewer or other numbers."""
 
     name: str
-    numbers: int
-    """of a film in its latents"""
+    stored: str
+    """what is kept of a film"""
     back_and_forth: Callable[[Tensor], Tensor]
     """films [B, 1, S, S] in [-1, 1] to their reconstructions"""
     facts: dict[str, object]
@@ -90,9 +90,12 @@ def main() -> int:
     sets = {prepared.path.name: films}
     for folder in options.lesions:
         sets[folder.name] = load_films(sx.ingest(folder), size=prepared.size, masks=True)
-    contenders = [of_module("wavelet packing, 2 levels", WaveletPacking(2), prepared.size),
-                  of_module("means of 4 x 4 pixels, enlarged", BlockMeans(4), prepared.size), *(of_run(run, prepared.size) for run in runs)]
-    results = [measured(contender, films, sets) for contender in contenders]
+    means = of_module("means of 4 x 4 pixels, enlarged", BlockMeans(4), prepared.size)
+    contenders = [of_module("wavelet packing, 2 levels", WaveletPacking(2), prepared.size), means,
+                  *(of_run(run, prepared.size) for run in runs)]
+    values = [measured(contender, films, sets) for contender in contenders]
+    of_means = values[contenders.index(means)]
+    results = [summary(contender, own, of_means, films, sets) for contender, own in zip(contenders, values, strict=True)]
     write_json(options.out / "reconstruction.json", {"data_digest": prepared.digest, "test_films": len(films),
                                                      "test_patients": len(set(films.patients())), "contenders": results})
     table = as_table(results)
@@ -105,8 +108,11 @@ def main() -> int:
 
 def of_module(name: str, module: nn.Module, size: int, facts: dict[str, object] | None = None) -> Contender:
     """A compressor as a contender."""
-    return Contender(name=name, numbers=module.channels * (size // module.factor) ** 2, facts=facts or {},
-                     back_and_forth=lambda images: module.decode(module.encode(images)))
+    places = (size // module.factor) ** 2
+    stored = f"{module.channels * places:,} numbers"
+    if isinstance(module, VqGanModel):
+        stored = f"{places:,} words of {len(module.quantizer.codes):,}"
+    return Contender(name=name, stored=stored, facts=facts or {}, back_and_forth=lambda images: module.decode(module.encode(images)))
 
 
 def of_run(run: Run, size: int) -> Contender:
@@ -121,25 +127,37 @@ def of_run(run: Run, size: int) -> Contender:
     return of_module(facts["recipe"], model, size, known)
 
 
-def measured(contender: Contender, films: Films, sets: dict[str, Films]) -> dict[str, object]:
-    """All numbers of one contender, each as value, low and high of its 95 % interval over patients."""
-    made = reconstructed(contender, films.images)
-    first, second = to_intensity(films.images), to_intensity(made)
-    result: dict[str, object] = {"name": contender.name, "numbers": contender.numbers, **contender.facts,
-                                 "exact": bool(np.array_equal(made, films.images))}
-    if not result["exact"]:
-        result["psnr_db"] = over_patients(in_parts(psnr, first, second), films.patients())
-    result["ms_ssim"] = over_patients(in_parts(ms_ssim, first, second), films.patients())
-    result["lesion_ssim"] = {}
+def measured(contender: Contender, films: Films, sets: dict[str, Films]) -> dict[str, NDArray[np.float64]]:
+    """Each measure of each film, [N]: `psnr_db`, `ms_ssim`, and for each set of marked films `lesion_ssim <set>`."""
+    first, second = to_intensity(films.images), to_intensity(reconstructed(contender, films.images))
+    values = {"psnr_db": in_parts(psnr, first, second), "ms_ssim": in_parts(ms_ssim, first, second)}
     for name, these in sets.items():
-        assert these.masks is not None
-        mask = lesion_union(these.masks, range(len(these)), these.findings)
-        marked = np.nonzero(mask.any(axis=(1, 2, 3)))[0]
-        if len(marked):
-            chosen = these.take(marked)
-            inside = lesion_ssim(chosen.images, reconstructed(contender, chosen.images), mask[marked])
-            result["lesion_ssim"][name] = {"films": len(marked), **over_patients(inside, chosen.patients())}  # type: ignore[index]
+        chosen, mask = marked(these)
+        values[f"lesion_ssim {name}"] = lesion_ssim(chosen.images, reconstructed(contender, chosen.images), mask)
+    return values
+
+
+def summary(contender: Contender, own: dict[str, NDArray[np.float64]], means: dict[str, NDArray[np.float64]], films: Films,
+            sets: dict[str, Films]) -> dict[str, object]:
+    """Mean of each measure with its 95 % interval over patients, and of its difference from block means, film by film."""
+    patients = {f"lesion_ssim {name}": marked(these)[0].patients() for name, these in sets.items()}
+    result: dict[str, object] = {"name": contender.name, "stored": contender.stored, **contender.facts}
+    for measure, values in own.items():
+        of_whom = patients.get(measure, films.patients())
+        if np.isfinite(values).all():
+            result[measure] = over_patients(values, of_whom) | {"films": len(values)}
+            result[f"{measure} beyond means"] = over_patients(values - means[measure], of_whom)
+        else:
+            result[measure] = "exact"  # without any error, PSNR is infinite
     return result
+
+
+def marked(films: Films) -> tuple[Films, NDArray[np.float32]]:
+    """The films that have a lesion mask, and where their lesions are, [N, 1, S, S]."""
+    assert films.masks is not None
+    mask = lesion_union(films.masks, range(len(films)), films.findings)
+    rows = np.nonzero(mask.any(axis=(1, 2, 3)))[0]
+    return films.take(rows), mask[rows]
 
 
 def reconstructed(contender: Contender, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -172,17 +190,22 @@ def over_patients(values: NDArray[np.float64], patients: NDArray[np.str_]) -> di
 
 def as_table(results: Sequence[dict]) -> str:
     """The results in Markdown."""
-    names = list(results[0]["lesion_ssim"])
-    heads = [f"lesion SSIM, {name} ({results[0]['lesion_ssim'][name]['films']} films)" for name in names]
-    lines = ["| compressor | numbers a film | PSNR, dB | MS-SSIM | " + " | ".join(heads) + " |", "|---" * (4 + len(names)) + "|"]
+    measures = [key for key in results[-1] if key.startswith(("psnr", "ms_ssim", "lesion_ssim")) and "beyond" not in key]
+    heads = [f"{measure} ({results[-1][measure]['films']} films)" for measure in measures]
+    lines = ["| compressor | stored | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for one in results:
-        quality = "exact" if one["exact"] else shown(one["psnr_db"], 1)
-        lesions = [shown(one["lesion_ssim"][name], 3) for name in names]
-        lines.append("| " + " | ".join([one["name"], f"{one['numbers']:,}", quality, shown(one["ms_ssim"], 3), *lesions]) + " |")
+        lines.append("| " + " | ".join([one["name"], one["stored"], *(shown(one[measure]) for measure in measures)]) + " |")
+    lines += ["", "Difference from the means, film by film:", ""]
+    lines += ["| compressor | " + " | ".join(measures) + " |", "|---" * (1 + len(heads)) + "|"]
+    for one in results[2:]:
+        lines.append("| " + " | ".join([one["name"], *(shown(one[f"{measure} beyond means"]) for measure in measures)]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def shown(score: dict[str, float], digits: int) -> str:
+def shown(score: dict[str, float] | str) -> str:
+    if isinstance(score, str):
+        return score
+    digits = 1 if abs(score["value"]) > 2 else 3
     return f"{score['value']:.{digits}f} ({score['low']:.{digits}f} to {score['high']:.{digits}f})"
 
 
@@ -190,9 +213,8 @@ def sheet(contenders: Sequence[Contender], sets: dict[str, Films]):
     """Two marked films of each set in the first row, each contender's reconstructions below."""
     rows = []
     for films in sets.values():
-        assert films.masks is not None
-        marked = np.nonzero(lesion_union(films.masks, range(len(films)), films.findings).any(axis=(1, 2, 3)))[0]
-        rows.append(films.images[marked[:: max(1, len(marked) // 2)][:2]])
+        chosen, _ = marked(films)
+        rows.append(chosen.images[:: max(1, len(chosen) // 2)][:2])
     real = np.concatenate(rows)
     shown_films = [real, *(reconstructed(contender, real) for contender in contenders)]
     captions = [name for name in ("film", *(contender.name for contender in contenders)) for _ in real]
