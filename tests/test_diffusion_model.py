@@ -75,7 +75,7 @@ def test_a_learned_variance_lies_between_its_bounds_and_is_trained_by_the_bound(
     _, fraction = model.estimate(batch.images, torch.full((4,), 0.5), batch.condition)
     assert fraction is not None and fraction.shape == batch.images.shape and fraction.min() >= 0 and fraction.max() <= 1
     terms = objective("denoise", batch)
-    assert set(terms) == {"denoise", "vlb", "lesion_error"} and bool(terms["vlb"].isfinite().all())
+    assert set(terms) == {"denoise", "vlb", "reading", "lesion_error"} and bool(terms["vlb"].isfinite().all())
     last = model.network.last[-1]  # type: ignore[index, union-attr]
     half = last.weight.shape[0] // 2  # type: ignore[union-attr]
     spread = torch.autograd.grad(terms["vlb"].sum(), last.weight, retain_graph=True)[0]  # type: ignore[union-attr]
@@ -182,6 +182,18 @@ def test_the_unconditional_path_is_the_null_condition() -> None:
     torch.testing.assert_close(model.sample(empty, [1], FAST), model.sample(None, [1], FAST))
 
 
+def test_what_is_stated_outdoes_what_a_text_says() -> None:
+    """A text fills in what labels and lesions leave open; a finding stated absent gets no lesion from it."""
+    model, nan = model_of(), math.nan
+    asked = replace(unstated(3), labels=torch.tensor([[nan, nan], [0.0, nan], [1.0, nan]]))
+    asked = replace(asked, lesions=torch.full((3, 2, 5), nan).index_fill(0, torch.tensor([2]), 0.25))
+    read = torch.full((3, 2, 5), 0.75)
+    told = model._read(asked, torch.tensor([[1.0, 0.5]] * 3), read)
+    assert told.labels.tolist() == [[1.0, 0.5], [0.0, 0.5], [1.0, 0.5]]
+    assert told.lesions is not None and told.lesions[:, 0, 0].isnan().tolist() == [False, True, False]
+    assert told.lesions[0, 0, 0] == 0.75 and (told.lesions[2] == 0.25).all()
+
+
 def test_and_joins_texts_and_not_takes_them_away() -> None:
     """Each row has its own operators; the arithmetic is that of Liu et al. 2022, by hand."""
     model = model_of()
@@ -241,7 +253,7 @@ def test_lesion_terms_are_added_where_lesions_are_known(engine: Engine) -> None:
                                                                          "objective.lesion.ssim_weight=0.1")
     batch = batch_of(off, engine)
     plain, added = off("denoise", replace(batch, draws=Draws(range(4)))), on("denoise", replace(batch, draws=Draws(range(4))))
-    assert set(plain) == {"denoise"} and set(added) == {"denoise", "lesion_error", "lesion_ssim"}
+    assert set(plain) == {"denoise", "reading"} and set(added) == {"denoise", "reading", "lesion_error", "lesion_ssim"}
     torch.testing.assert_close(plain["denoise"], added["denoise"])
     assert batch.lesion is not None
     shown = batch.lesion.flatten(1).any(1)

@@ -221,10 +221,13 @@ def test_findings_sites_and_masks_of_a_base_model_are_adopted_by_name() -> None:
     nowhere = torch.full((len(LESION_PROPERTIES),), nan)
     for label in (0.0, 1.0, nan):
         asked = Condition(labels=torch.tensor([[nan, label]]), attributes=torch.tensor([[1.0, 0, 0, 1, 0.4, nan, 1]]),
-                          lesions=torch.stack([nowhere, lesion])[None], mask=torch.stack([unknown, outline])[None], text=("a mass",))
+                          lesions=torch.stack([nowhere, lesion])[None], mask=torch.stack([unknown, outline])[None])
         same = replace(asked, attributes=torch.tensor([[1.0, 0, 0, 1, 0.4, 1]]),
                        mask=torch.stack([outline, unknown, unknown])[None])
         torch.testing.assert_close(model.sample(same, [3], FAST), base.sample(asked, [3], FAST), atol=SAME_FILM, rtol=0)
+    assert model.text is not None and model.reader is not None and base.text is not None and base.reader is not None
+    for own, theirs in zip(model.reader(*model.text(["a mass"])), base.reader(*base.text(["a mass"])), strict=True):
+        torch.testing.assert_close(own[:, 1], theirs[:, 1], equal_nan=True, msg="a finding that the base knew is read as before")
     fresh = model.state_dict()["embeddings.labels.linear.weight"][:, [0, 2]]
     assert torch.equal(fresh, before["embeddings.labels.linear.weight"][:, [0, 2]]), "a new finding starts fresh"
     other = build_objective(smallest("diffusion", "model.channels=12"), findings=FINDINGS, sites=SITES, masks=MASKS).model

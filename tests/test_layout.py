@@ -39,6 +39,13 @@ def test_a_side_alone_is_that_half_and_nothing_stated_is_nothing() -> None:
     assert torch.equal(drawn(), torch.zeros(3, 64, 64)) and torch.equal(drawn(size=0.5, severity=1.0), torch.zeros(3, 64, 64))
 
 
+def test_a_height_alone_is_a_band_and_with_a_side_half_of_it() -> None:
+    low, low_left = drawn(y=0.8)[0], drawn(y=0.8, left=1.0)[0]
+    assert low[51].min() > 0.99 and low[:20].max() < 0.01 and torch.equal(low, low.flip(1))
+    assert low_left[51, 40:].min() > 0.9 and low_left[51, :24].max() < 0.1
+    assert torch.equal(drawn(x=0.3), torch.zeros(3, 64, 64)), "a distance from the left edge alone says no more than a side"
+
+
 def test_findings_have_maps_of_their_own() -> None:
     lesions = torch.full((2, 3, len(LESION_PROPERTIES)), math.nan)
     lesions[1, 2] = torch.tensor([1.0, 0.3, 0.8, 0.7, 0.5])

@@ -121,6 +121,22 @@ def condition_of(studies: Sequence[Study], labels: NDArray[np.float32], *, sites
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Texts and what they state, from which to learn to read."""
+
+    texts: tuple[str, ...]
+    """B texts"""
+    labels: Tensor
+    """[B, K] as in `Condition`"""
+    lesions: Tensor
+    """[B, K, P] as in `Condition`; NaN beside findings that a text does not call present"""
+
+    def to(self, device: torch.device | str) -> Reading:
+        """The same reading on another device."""
+        return replace(self, labels=self.labels.to(device), lesions=self.lesions.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """What one phase sees: films, their condition, and one random stream a film."""
 
@@ -130,6 +146,8 @@ class Batch:
     draws: Draws
     lesion: Tensor | None = None
     """[B, 1, H, W] in [0, 1]: where any lesion is, whatever the condition says of it; 0 where none is known"""
+    reading: Reading | None = None
+    """as many texts as films, not theirs, with what they state; for models that hear text"""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from synthorax.families.adoption import Names, adopted
 from synthorax.families.compressors import build_compressor
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layout import MAPS, lesion_maps
+from synthorax.nets.reader import TextReader
 from synthorax.nets.text import TextConfig, build_text_encoder
 from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
@@ -115,9 +116,12 @@ class DiffusionModel(nn.Module):
         if "lesions" in c.parts:
             self.embeddings["lesions"] = PlaceEmbedding(findings, width)
         self.text: nn.Module | None = None
+        self.reader: TextReader | None = None
         if "text" in c.parts:
             self.text = build_text_encoder(TextConfig(encoder=c.text_encoder, width=c.text_width, depth=c.text_depth))
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
+            if {"labels", "lesions"} & set(c.parts):
+                self.reader = TextReader(findings, width=c.text_width)
         beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 2 * ("image" in c.parts)
         latent = self.compressor.channels
         self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
@@ -136,7 +140,7 @@ class DiffusionModel(nn.Module):
     def estimate(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """`denoise`, and with `learned_variance` the interpolation exponent in [0, 1] (Eq. 15, Nichol and Dhariwal 2021)."""
         s = self.scalings(sigma, sigma_data=self.sigma_data).like(x)
-        embedded, tokens, stated = self._heard(condition, len(x))
+        condition, embedded, tokens, stated = self._heard(condition, len(x))
         beside = self._beside(condition, x)
         raw = self.network(torch.cat([s.c_in * x, *beside], dim=1), s.c_noise, embedded, tokens, stated).to(x)
         fraction = None
@@ -199,6 +203,8 @@ class DiffusionModel(nn.Module):
         if "lesions" in self.embeddings:
             each = own["embeddings.lesions.linear.weight"].shape[1] // max(1, len(findings))
             axes["embeddings.lesions.linear.weight"] = (1, [f"{name} {number}" for name in findings for number in range(each)])
+        if self.reader is not None:
+            axes["reader.questions"] = (0, findings)
         if {"lesions", "mask", "image"} & set(self.config.parts):
             channels = [f"latent {number}" for number in range(self.compressor.channels)]
             channels += [f"map {number} {name}" for number in range(MAPS) for name in findings] if "lesions" in self.config.parts else []
@@ -230,18 +236,34 @@ class DiffusionModel(nn.Module):
 
         return both
 
-    def _heard(self, condition: Condition, size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
+    def _heard(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
+        """The condition with what its text states, embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
+        tokens = stated = None
+        if self.text is not None:
+            tokens, stated = self.text(condition.text or ("",) * size)
+            if self.reader is not None and condition.text is not None:
+                condition = self._read(condition, *self.reader(tokens, stated))
         embedded = torch.zeros(size, self.config.embedding, device=self._device)
         for part in ("labels", "attributes", "lesions"):
             value = getattr(condition, part)
             if part in self.embeddings and value is not None:
                 embedded = embedded + self.embeddings[part](value)
-        if self.text is None:
-            return embedded, None, None
-        tokens, stated = self.text(condition.text or ("",) * size)
-        mean = (tokens * stated[..., None]).sum(1) / stated.sum(1, keepdim=True).clamp(min=1)
-        return embedded + self.embeddings["text"](mean), tokens, stated
+        if tokens is not None and stated is not None:
+            mean = (tokens * stated[..., None]).sum(1) / stated.sum(1, keepdim=True).clamp(min=1)
+            embedded = embedded + self.embeddings["text"](mean)
+        return condition, embedded, tokens, stated
+
+    def _read(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
+        """The condition with a text's statements [B, K] and [B, K, P] where its labels and lesions state nothing themselves."""
+        told = torch.ones_like(labels, dtype=torch.bool)
+        if "labels" in self.config.parts:
+            told = condition.labels.isnan() | (condition.labels == 1)
+            condition = replace(condition, labels=torch.where(condition.labels.isnan(), labels.to(condition.labels), condition.labels))
+        if "lesions" in self.config.parts:
+            lesions = lesions.masked_fill(~told[..., None], math.nan)
+            own = lesions if condition.lesions is None else condition.lesions
+            condition = replace(condition, lesions=torch.where(own.isnan(), lesions.to(own), own))
+        return condition
 
     def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
         """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and films, each of whose

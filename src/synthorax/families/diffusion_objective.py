@@ -41,6 +41,8 @@ class DiffusionObjectiveConfig:
     """probability of withholding each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
     box: Part = 0.25
     """probability of showing a lesion's box in place of its mask"""
+    reading_weight: NotNegative = 1.0
+    """weight of learning to read what a text states, for models that hear text"""
     vlb_weight: NotNegative = 1e-3
     """weight of the variational bound, which trains a learned variance"""
     lesion: LesionLossConfig = field(default_factory=LesionLossConfig)
@@ -83,6 +85,10 @@ class DiffusionObjective(Objective):
         if fraction is not None:
             following = level_below(sigma, kind="cosine" if config.levels == "cosine" else "linear").to(sigma)
             terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction, following=following)
+        if model.reader is not None and model.text is not None and batch.reading is not None:
+            tokens, stated = model.text(batch.reading.texts)
+            terms["reading"] = config.reading_weight * model.reader.loss(tokens, stated, labels=batch.reading.labels,
+                                                                         lesions=batch.reading.lesions)
         if config.lesion.active and batch.lesion is not None:
             terms |= lesion_terms(model.compressor.decode(estimate), batch.images, batch.lesion, sigma, error_weight=weight,
                                   config=config.lesion, features=self.features)

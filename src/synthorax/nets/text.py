@@ -20,6 +20,8 @@ from synthorax.registry import lookup
 TEXT_ENCODERS: Mapping[str, str] = {"words": "synthorax.nets.text:build_word_encoder"}
 """Encoders of our own; any other name is a Hugging Face model, by its name or its folder."""
 
+NEIGHBOURHOOD = 5
+"""Words that a block of the encoder `words` looks at together, beside attention."""
 PAD_TO = 8
 """Token sequences are padded to a multiple of this."""
 
@@ -196,17 +198,23 @@ def _load_frozen(name: str, max_tokens: int) -> _Frozen:
 
 
 class _Block(nn.Module):
-    """Attention and a small network, each behind a norm and added to what was there (pre-norm; Xiong et al. 2020)."""
+    """Neighbouring words, attention and a small network, each behind a norm and added to what was there (pre-norm; Xiong et al. 2020).
+
+    What belongs to a word stands beside it ("no", "small left"): attention alone learned that some twenty times as slowly.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm_attention, self.norm_change = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_neighbours, self.norm_attention, self.norm_change = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.neighbours = nn.Conv1d(width, width, kernel_size=NEIGHBOURHOOD, padding="same")
         self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.change = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, stated: Tensor) -> Tensor:
         """[B, T, width] -> [B, T, width]; no token looks at one that is not stated."""
+        words = self.norm_neighbours(x) * stated[..., None]
+        x = x + F.gelu(self.neighbours(words.transpose(1, 2)).transpose(1, 2))
         qkv = self.to_qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width / heads]
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=stated[:, None, None, :])

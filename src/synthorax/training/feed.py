@@ -17,6 +17,7 @@ from synthorax.data.pixels import to_unit
 from synthorax.engine import Engine
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
+from synthorax.training.reading import made_up_text, read
 from synthorax.types import Films, Lesion, Stated
 
 MAX_ROTATION_DEGREES = 3.0
@@ -24,6 +25,7 @@ MAX_ZOOM = 0.05
 MAX_SHIFT = 0.03  # of the film's side
 MAX_EXPOSURE = 0.08  # of the grey range
 BLACK = -0.999  # interpolation leaves black borders a rounding error above -1
+OWN_READING = 0.5  # how often reading is practised on a film's own text
 OWN_TEXT = 0.5  # how often a film that has a text of its own is described by it
 
 
@@ -59,7 +61,11 @@ class Feed:
             lesion = torch.from_numpy(lesion_union(self.films.masks, rows.numpy())).to(device)
         if self.augment:
             images, condition, lesion = augmented(images, condition, lesion, draws)
-        return Batch(images=images, condition=condition, draws=draws, lesion=lesion)
+        reading = None
+        if condition.text is not None:
+            reading = read([self._reading_text(text, seed) for text, seed in zip(condition.text, seeds, strict=True)],
+                           self.spec.findings).to(device)
+        return Batch(images=images, condition=condition, draws=draws, lesion=lesion, reading=reading)
 
     def _condition(self, rows: Tensor, seeds: Sequence[int]) -> Condition:
         films, heard, numbers = self.films, self.spec.conditions, rows.numpy()
@@ -81,6 +87,11 @@ class Feed:
                   if (stated := STATEMENTS.get(value)) is not None}
         return describe(labels, lesions=lesions_from(self.films, row), view=study.view, sex=study.sex, age_years=study.age_years,
                         choose=lambda choices: int(rng.integers(choices)))
+
+    def _reading_text(self, text: str, seed: int) -> str:
+        """The text of a film in the batch, or as often one of no film."""
+        rng = np.random.default_rng(derive(seed, "reading"))
+        return text if rng.random() < OWN_READING else made_up_text(self.spec.findings, rng)
 
 
 STATEMENTS = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT, UNCERTAIN: Stated.UNCERTAIN}
