@@ -1,9 +1,10 @@
 """Does the lesion-preserving loss keep lesions of real films? The same training with and without it, at equal time, on patients not seen.
 
-  python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --base-budget 60m --budget 20m --seeds 0 1
+  python bench/lesions.py --sources nih/ jsrt/ cohen/ --out bench-lesions --base-budget 60m --steps 1200 --seeds 0 1
 
 Trains the recipe `controlled-64` on films of all sources without lesion terms, goes on from it once per arm and seed, then asks each model
 for the held-out films with lesion outlines: regenerated from a noise level on, and made from nothing but the mask and what is stated.
+Compute is equal: a step with lesion terms costs more processor time, so that arm makes fewer of them, by the ratio measured at the start.
 Differences are on minus off, averaged over seeds, with intervals over patients. Every training is kept in --out, so a killed bench goes
 on; `--train ARM SEED` does one training only, for machines on which several can run side by side.
 """
@@ -11,8 +12,11 @@ on; `--train ARM SEED` does one training only, for machines on which several can
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,22 +34,25 @@ from synthorax.data.prepared import Prepared
 from synthorax.diffusion.guidance import guided
 from synthorax.diffusion.noise import karras_sigmas
 from synthorax.diffusion.samplers import solve
+from synthorax.engine import started
 from synthorax.evaluation.sampling import normal_interval, standard_error
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.losses.lesion import lesion_ssim_loss, masked_error
-from synthorax.protocols import Condition, SampleSettings, condition_of
+from synthorax.protocols import Condition, SampleSettings, as_model, condition_of
 from synthorax.rng import Draws, derive
 from synthorax.run import WEIGHTS_NAME
+from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.steps.train_run import without_no_finding
-from synthorax.training.feed import unit_images
+from synthorax.training.feed import Feed, unit_images
 from synthorax.types import Films
 
 SIZE_PX = 64
 OFF = ("objective.lesion.mask_weight=0.0",)
 ON = ("objective.lesion.mask_weight=0.1", "objective.lesion.ssim_weight=0.02", "objective.lesion.perceptual_weight=0.02")
 ARMS = {"off": OFF, "on": ON}
+COMMON = ("train.learning_rate=5e-4", "train.sample_every=0")
 LEVELS = (0.25, 0.5, 1.0, 2.0)
 """noise levels from which films are regenerated"""
 STEPS, NOISES = 12, 2
@@ -58,7 +65,7 @@ def main() -> int:
     parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base-budget", default="60m", help="of the training that both arms start from")
-    parser.add_argument("--budget", default="20m", help="of each arm's training")
+    parser.add_argument("--steps", type=int, default=1200, help="of an arm without lesion terms")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--train", nargs=2, metavar=("ARM", "SEED"), help="do this one training and stop")
     parser.add_argument("--threads", type=int, default=None)
@@ -96,13 +103,38 @@ def prepare(sources: Sequence[Path], out: Path) -> Prepared:
 
 
 def train(arm: str, seed: int, prepared: Prepared, options: argparse.Namespace) -> Path:
-    """One training of one arm; the time is the same for both, and the lesion terms have to pay for themselves."""
-    base, run = options.out / "base", options.out / f"{arm}-{seed}"
-    for out, terms, budget, start in ((base, OFF, options.base_budget, None), (run, ARMS[arm], options.budget, base)):
-        if not (out / WEIGHTS_NAME).exists():
-            overrides = [*terms, "train.learning_rate=5e-4", "train.sample_every=0"]
-            sx.train("controlled-64", prepared, out=out, budget=budget, seed=seed, threads=options.threads, base=start, overrides=overrides)
+    """One training of one arm; the compute is the same for both, and the lesion terms have to pay for themselves."""
+    base, run, costs = options.out / "base", options.out / f"{arm}-{seed}", options.out / "cost.json"
+    if not (base / WEIGHTS_NAME).exists():
+        sx.train("controlled-64", prepared, out=base, budget=options.base_budget, seed=seed, threads=options.threads,
+                 overrides=[*OFF, *COMMON])
+    if not costs.exists():
+        write_json(costs, step_costs(prepared, threads=options.threads))
+    cost = json.loads(costs.read_text(encoding="utf-8"))
+    if not (run / WEIGHTS_NAME).exists():
+        steps = round(options.steps * cost["off"] / cost[arm])
+        sx.train("controlled-64", prepared, out=run, seed=seed, threads=options.threads, base=base,
+                 overrides=[*ARMS[arm], *COMMON, f"train.steps={steps}"])
     return run
+
+
+def step_costs(prepared: Prepared, *, threads: int | None, repeats: int = 15) -> dict[str, float]:
+    """Processor seconds of one training step of each arm, the least of several that take turns: other work on the machine only adds."""
+    films = without_no_finding(prepared.films("train", masks=True))
+    assert films.masks is not None
+    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    with started(threads=threads) as engine:
+        for number, (arm, terms) in itertools.product(range(repeats), ARMS.items()):
+            recipe = load_recipe("controlled-64", overrides=[*terms, *COMMON])
+            objective = build_objective(recipe, findings=films.findings, masks=films.masks.names).to(engine.device)
+            feed = Feed(films, spec=as_model(objective.model).spec, batch_size=recipe.train.batch_size, balance=0.0, augment=True,
+                        seed=0, engine=engine)
+            start = time.process_time()
+            with engine.autocast():
+                losses = objective("denoise", feed.batch(number))
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            seconds[arm].append(time.process_time() - start)
+    return {arm: min(each) for arm, each in seconds.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,6 +81,8 @@ class DiffusionConfig:
     """length of a text token"""
     text_depth: int = 2
     """blocks of the encoder `words`"""
+    text_tokens: int = 256
+    """words and marks of a text that are read; what is beyond is cut off"""
     reduction: int = 4
     """how many times smaller the film is that the part image shows"""
     sigma_data: float = 0.5
@@ -118,7 +120,8 @@ class DiffusionModel(nn.Module):
         self.text: nn.Module | None = None
         self.reader: TextReader | None = None
         if "text" in c.parts:
-            self.text = build_text_encoder(TextConfig(encoder=c.text_encoder, width=c.text_width, depth=c.text_depth))
+            self.text = build_text_encoder(TextConfig(encoder=c.text_encoder, width=c.text_width, depth=c.text_depth,
+                                                      max_tokens=c.text_tokens))
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
             if {"labels", "lesions"} & set(c.parts):
                 self.reader = TextReader(findings, width=c.text_width)
