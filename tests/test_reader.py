@@ -54,6 +54,8 @@ def test_made_up_texts_mention_every_finding_and_both_sides_alike() -> None:
     for value in (0.0, 1.0):
         counts = (made.labels == value).sum(0)
         assert counts.min() > 60 and counts.max() < 3 * counts.min()
+    normal = (made.labels == 0).all(1)
+    assert 0.01 < normal.float().mean() < 0.1, "and some call the whole chest normal"
     sides = made.lesions[:, 1:, LEFT]
     assert 0.4 < sides[~sides.isnan()].mean() < 0.6
     assert made.labels.isnan().float().mean() > 0.3, "most texts leave most things unsaid"

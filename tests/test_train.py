@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from synthorax.data.language import labels_of, parse_text
+from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
 from synthorax.families import FAMILIES
@@ -42,7 +44,8 @@ def lines_of(folder: Path) -> list[dict[str, float]]:
 
 def test_the_loss_falls_and_the_labels_are_learned(tmp_path: Path) -> None:
     """A film asked to have a mass is brighter at the upper left than one asked to have none, without guidance."""
-    recipe = smallest("diffusion", "train.steps=200", "train.batch_size=8", "train.learning_rate=5e-3", "train.augment=false")
+    recipe = smallest("diffusion", "train.steps=200", "train.batch_size=8", "train.learning_rate=5e-3", "train.augment=false",
+                      'model.parts=["labels"]')
     model = as_model(train_here(recipe, tmp_path).model)
     losses = losses_of(tmp_path)
     assert np.mean(losses[-40:]) < 0.75 * np.mean(losses[:40])
@@ -281,6 +284,16 @@ def test_a_model_is_told_what_it_hears_and_no_more(engine: Engine) -> None:
     deaf = Feed(films, spec=replace(SPEC, conditions=("labels",)), batch_size=4, balance=0.0, augment=True, seed=0, engine=engine)
     condition = deaf.batch(0).condition
     assert condition.lesions is condition.mask is condition.text is None
+
+
+def test_only_films_without_any_finding_are_called_normal(engine: Engine) -> None:
+    feed = feed_of(engine, batch_size=20, augment=False)
+    called = [(text, labels) for number in range(10) for condition in [feed.batch(number).condition] if condition.text is not None
+              for text, labels in zip(condition.text, condition.labels, strict=True)
+              if labels_of(parse_text(text)).get(NO_FINDING) is Stated.PRESENT]
+    assert len(called) > 10
+    for text, labels in called:
+        assert bool((labels == 0).all()), text
 
 
 def test_uncertain_findings_are_not_unknown_ones(engine: Engine) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from synthorax.data.describe import describe
 from synthorax.data.masks import lesion_union, mask_stack
 from synthorax.data.pixels import to_unit
+from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
@@ -85,6 +86,8 @@ class Feed:
             return study.text
         labels = {name: stated for name, value in zip(self.films.findings, self.condition.labels[row].tolist(), strict=True)
                   if (stated := STATEMENTS.get(value)) is not None}
+        if len(labels) == len(self.films.findings) and set(labels.values()) == {Stated.ABSENT}:
+            labels[NO_FINDING] = Stated.PRESENT
         return describe(labels, lesions=lesions_from(self.films, row), view=study.view, sex=study.sex, age_years=study.age_years,
                         choose=lambda choices: int(rng.integers(choices)))
 

@@ -15,6 +15,7 @@ from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Reading
 from synthorax.types import Lesion, Stated
 
 NUMBERS = {Stated.PRESENT: 1.0, Stated.ABSENT: 0.0, Stated.UNCERTAIN: UNCERTAIN}
+NORMAL = 0.05  # of made-up films
 FEW = 3  # findings of a made-up film that are known to be there
 
 
@@ -29,7 +30,7 @@ def read(texts: Sequence[str], findings: Sequence[str]) -> Reading:
     for row, text in enumerate(texts):
         statements = parse_text(text, allow=findings)
         stated = labels_of(statements)
-        normal = stated.get(NO_FINDING) is Stated.PRESENT
+        normal = stated.get(NO_FINDING) is Stated.PRESENT and Stated.PRESENT not in (stated.get(name) for name in findings)
         for column, name in enumerate(findings):
             if name in stated:
                 labels[row, column] = NUMBERS[stated[name]]
@@ -43,6 +44,8 @@ def read(texts: Sequence[str], findings: Sequence[str]) -> Reading:
 
 def made_up_text(findings: Sequence[str], rng: np.random.Generator) -> str:
     """A description of a film that does not exist, so that rare findings, sides and denials are read as often as common ones."""
+    if rng.random() < NORMAL:
+        return describe({NO_FINDING: Stated.PRESENT}, choose=lambda choices: int(rng.integers(choices)))
     choice = rng.random(len(findings))
     present = set(rng.permutation(len(findings))[:rng.integers(FEW + 1)].tolist())
     labels, lesions = {}, []
