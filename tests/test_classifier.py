@@ -9,8 +9,8 @@ import torch
 
 from synthorax.errors import UsageError
 from synthorax.evaluation.statistics import auroc
-from synthorax.judges import classifier as judge
-from synthorax.judges.classifier import ClassifierConfig, train_classifier
+from synthorax.judges.classifier import CLASSIC, ClassifierConfig, train_classifier
+from synthorax.judges.fitting import film_batches, standardise, vary
 
 TINY = ClassifierConfig(updates=40, batch_size=16, width=16, autocast=False)
 
@@ -87,9 +87,9 @@ def test_a_table_that_states_nothing_gives_a_loss_of_zero():
 def test_weights_decide_how_often_a_film_is_drawn():
     weights = np.array([1.0, 1.0, 1.0, 6.0, 0.0])
     config = ClassifierConfig(updates=180, batch_size=5)
-    rows = np.concatenate(list(judge._batches(5, weights, config=config, rng=np.random.default_rng(0))))
+    rows = np.concatenate(list(film_batches(5, weights, config=config, seed=0)))
     assert np.allclose(np.bincount(rows, minlength=5) / len(rows), weights / weights.sum(), atol=0.02)
-    plain = list(judge._batches(6, None, config=ClassifierConfig(updates=4, batch_size=3), rng=np.random.default_rng(0)))
+    plain = list(film_batches(6, None, config=ClassifierConfig(updates=4, batch_size=3), seed=0))
     assert sorted(np.concatenate(plain[:2])) == sorted(np.concatenate(plain[2:])) == list(range(6))  # an epoch is a shuffle
 
 
@@ -105,8 +105,8 @@ def test_augmentation_moves_films_a_little_and_never_mirrors_them():
     """A film bright on its left stays bright on its left, however it is augmented."""
     film = np.zeros((64, 32, 32), np.uint8)
     film[:, 8:24, 4:12] = 200
-    plain = judge._standardise(film, size=32)
-    moved = judge._augment(plain, torch.Generator().manual_seed(0))
+    plain = standardise(film, size=32)
+    moved, = vary(plain, by=CLASSIC, generator=torch.Generator().manual_seed(0))
     assert moved.shape == plain.shape
     assert (moved[..., :16].mean(dim=(1, 2, 3)) > moved[..., 16:].mean(dim=(1, 2, 3)) + 0.5).all()
     assert (moved - plain).abs().mean() > 0.05

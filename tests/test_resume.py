@@ -15,7 +15,11 @@ SETTINGS = {
     "diffusion": ("train.steps=24", "train.checkpoint_every=2", "model.dropout=0.2"),  # dropout draws from the global random state
     "s4-vae": ("train.steps=4", "train.checkpoint_every=2"),
     "s4-gan": ("train.steps=4", "train.checkpoint_every=2"),
+    "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
+    "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
 }
+QUICKLY_WRITTEN = ("diffusion", "kl-autoencoder", "vq-gan")
+"""families whose files are so small that a kill inside a write may come just after it"""
 
 
 def reached(folder: Path, step: int) -> Callable[[], bool]:
@@ -37,7 +41,7 @@ def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path
     checkpoints = killed / "checkpoints"
     for moment in (reached(killed, 3), during_write(checkpoints, "*.safetensors.*")):
         assert killed_when(in_new_process(train_to_weights, family, SETTINGS[family], killed), moment)
-    assert list(checkpoints.glob(".*.tmp")) or family == "diffusion", "the last kill was inside a write, unless that took a millisecond"
+    assert list(checkpoints.glob(".*.tmp")) or family in QUICKLY_WRITTEN, "the last kill was inside a write, unless that took a millisecond"
     assert not (killed / WEIGHTS_NAME).exists()
     finished(in_new_process(train_to_weights, family, SETTINGS[family], killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)

@@ -9,6 +9,7 @@ import torch
 
 from synthorax.errors import InputError, UsageError
 from synthorax.judges import segmenter as judge
+from synthorax.judges.fitting import standardise, vary
 from synthorax.judges.segmenter import SegmenterConfig, dice, iou, load_segmenter, save_segmenter, train_segmenter
 
 TINY = SegmenterConfig(updates=25, batch_size=16, width=8, learning_rate=1.5e-2, autocast=False)
@@ -123,8 +124,8 @@ def test_the_threshold_is_the_cut_with_the_largest_overlap():
 def test_augmentation_moves_film_and_outline_together_and_never_mirrors_them():
     film = np.zeros((32, 32, 32), np.uint8)
     film[:, 8:24, 4:12] = 200
-    films, outlines = judge._standardise(film, size=32), judge._targets(film[:, None] > 0, size=32)
-    moved, carried = judge._augment(films, outlines, torch.Generator().manual_seed(0))
+    films, outlines = standardise(film, size=32), judge._targets(film[:, None] > 0, size=32)
+    moved, carried = vary(films, outlines, by=judge.SLIGHT, generator=torch.Generator().manual_seed(0))
     assert (moved[..., :16].mean(dim=(1, 2, 3)) > moved[..., 16:].mean(dim=(1, 2, 3)) + 0.5).all()
     bright = moved > 0.5 * moved.amax(dim=(2, 3), keepdim=True)
     assert np.nanmean(iou(bright.numpy(), (carried > 0.5).numpy())) > 0.9

@@ -212,8 +212,8 @@ def lesion_noise_plot(report: LesionNoiseReport, *, sigma_mean: float = -0.8, si
     """The lesion's signal-to-noise ratio along t for each way to draw noise levels, as SVG text."""
     looks: Mapping[str, tuple[str, str]] = {"linear": (plots.BLUE, "-"), "cosine": (plots.VERMILION, "--"),
                                             "flow-uniform": (plots.PURPLE, "-."), "lognormal": (plots.GREEN, ":")}
-    with plots._looks():
-        figure, axes = plots._figure(width_in=4.6, height_in=4.0)
+    with plots.page_style():
+        figure, axes = plots.new_figure(width_in=4.6, height_in=4.0)
         time = (np.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS
         for name, levels in training_levels(mean=sigma_mean, std=sigma_std).items():
             colour, dashes = looks[name]
@@ -226,7 +226,7 @@ def lesion_noise_plot(report: LesionNoiseReport, *, sigma_mean: float = -0.8, si
         axes.set_yticks(powers, [f"{power:g}" for power in powers])
         axes.minorticks_off()
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), borderaxespad=0, handlelength=2.6)
-        return plots._svg(figure, label="Signal-to-noise ratio of a lesion along the noise levels")
+        return plots.svg_text(figure, label="Signal-to-noise ratio of a lesion along the noise levels")
 
 
 _Marked = tuple[int, str, NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]

@@ -41,8 +41,8 @@ _STYLE: dict[Any, Any] = {
 
 def balance_bars(findings: Sequence[str], *, before: Sequence[float], after: Sequence[float]) -> str:
     """Horizontal bars of the films that show each finding, before and after the synthetic ones came in."""
-    with _looks():
-        figure, axes = _figure(width_in=4.6, height_in=0.75 + 0.5 * len(findings))
+    with page_style():
+        figure, axes = new_figure(width_in=4.6, height_in=0.75 + 0.5 * len(findings))
         limit = max([1.0, *before, *after])
         for row, (low, high) in enumerate(zip(before, after, strict=True)):
             axes.barh(row - 0.19, low, height=0.34, color=BLUE, label="real training films" if row == 0 else None)
@@ -58,7 +58,7 @@ def balance_bars(findings: Sequence[str], *, before: Sequence[float], after: Seq
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.2, columnspacing=1.4,
                     handlelength=1.6)
-        return _svg(figure, label="Bars: films with each finding, before and after")
+        return svg_text(figure, label="Bars: films with each finding, before and after")
 
 
 def roc_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], *,
@@ -67,8 +67,8 @@ def roc_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], *,
 
     `curves` maps an arm to `fpr`, `tpr` and, optionally, `low`, `high`: sequences of one length, in [0, 1].
     """
-    with _looks():
-        figure, axes = _figure(width_in=4.6, height_in=4.5 + 0.24 * len(curves))
+    with page_style():
+        figure, axes = new_figure(width_in=4.6, height_in=4.5 + 0.24 * len(curves))
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.6, alpha=0.4)
         spare = iter(OTHER_LOOKS * len(curves))
         for arm, curve in curves.items():
@@ -80,7 +80,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], *,
                 axes.fill_between(curve["fpr"], curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal", xlabel="1 − specificity", ylabel="sensitivity")
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.14), borderaxespad=0, handlelength=2.6)
-        return _svg(figure, label="ROC curves of the arms")
+        return svg_text(figure, label="ROC curves of the arms")
 
 
 def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[float], high: Sequence[float],
@@ -89,8 +89,8 @@ def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[
 
     `verdicts` (helps, hurts or anything else) choose the marks; without them the intervals do.
     """
-    with _looks():
-        figure, axes = _figure(width_in=4.6, height_in=1.05 + 0.42 * len(labels))
+    with page_style():
+        figure, axes = new_figure(width_in=4.6, height_in=1.05 + 0.42 * len(labels))
         limit = 1.15 * max([0.01, *(abs(number) for number in (*low, *high))])
         axes.axvline(0, color=_INK, linewidth=0.9, alpha=0.6)
         for row, (middle, left, right) in enumerate(zip(value, low, high, strict=True)):
@@ -107,16 +107,17 @@ def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[
             axes.annotate(text, (position, 0), xytext=(0, -24), xycoords="axes fraction", textcoords="offset points",
                           ha=side, va="top")
         axes.tick_params(axis="y", length=0)
-        return _svg(figure, label="Forest plot: differences with their 95 % intervals")
+        return svg_text(figure, label="Forest plot: differences with their 95 % intervals")
 
 
-def _looks() -> AbstractContextManager[None]:
+def page_style() -> AbstractContextManager[None]:
+    """The settings of Matplotlib under which every plot is drawn and written."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
 
 
-def _figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
+def new_figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
     """A figure without any global state: pyplot would keep it alive, and may open a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -132,7 +133,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1].rstrip() + "…"
 
 
-def _svg(figure: Figure, *, label: str) -> str:
+def svg_text(figure: Figure, *, label: str) -> str:
     """The figure as SVG text: no comments, metadata or document type; own identifiers; the page's colour for ink."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():

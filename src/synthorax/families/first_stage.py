@@ -1,18 +1,43 @@
-"""What the trained compressors share: the loss of a reconstruction, and a critic that is heard after some steps."""
+"""What the trained compressors share: the loss of a reconstruction, a critic that is heard after some steps, and their settings."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
 from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
 from synthorax.losses.perceptual import perceptual_distance, perceptual_features
 from synthorax.nets.patchgan import PatchDiscriminator
-from synthorax.protocols import Phase
+from synthorax.protocols import Objective, Phase
 
 AUTOENCODE = Phase(name="autoencode", updates=("model",))
 DISCRIMINATE = Phase(name="discriminate", updates=("critic",), betas=(0.5, 0.9))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstStageConfig:
+    """Weights of the losses."""
+
+    absolute: NotNegative = 1.0
+    """weight of the absolute error of a pixel, in [-1, 1]"""
+    squared: NotNegative = 0.0
+    """weight of the squared error of a pixel"""
+    perceptual: NotNegative = 1.0
+    """weight of the perceptual distance"""
+    features: str = "oriented"
+    """what the perceptual distance looks at: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
+    adversarial: NotNegative = 0.0
+    """pull of the critic beside that of the reconstruction; 0 trains without one, which invents no texture"""
+    adversarial_after: WholeNotNegative = 2000
+    """steps before the critic is heard"""
+    critic_channels: AtLeastOne = 32
+    """feature maps of the critic's first layer"""
+    critic_layers: AtLeastOne = 3
+    """halvings in the critic; with 3 it judges patches of 70 x 70 pixels"""
 
 
 class Reconstruction(nn.Module):
@@ -68,3 +93,35 @@ class Critic(nn.Module):
     def losses(self, films: Tensor, made: Tensor) -> dict[str, Tensor]:
         """What the critic pays for taking real films and reconstructions for each other, [B, 1, S, S] twice -> two of [B]."""
         return {"real": hinge_real(self.patches(films).float()), "made": hinge_made(self.patches(made.detach()).float())}
+
+
+class FirstStageObjective(Objective):
+    """Reconstruction of films, and a critic if one is asked for; each compressor adds its own losses."""
+
+    def __init__(self, model: nn.Module, config: FirstStageConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.players = nn.ModuleDict({"model": model})
+        self.phases = (AUTOENCODE,)
+        if config.adversarial:
+            self.players["critic"] = Critic(weight=config.adversarial, after=config.adversarial_after, channels=config.critic_channels,
+                                            layers=config.critic_layers)
+            self.phases = (AUTOENCODE, DISCRIMINATE)
+        self.reconstruction = Reconstruction(absolute=config.absolute, squared=config.squared, perceptual=config.perceptual,
+                                             features=config.features)
+
+    @property
+    def critic(self) -> Critic | None:
+        """The second player, if there is one."""
+        if "critic" not in self.players:
+            return None
+        critic = self.players["critic"]
+        assert isinstance(critic, Critic)
+        return critic
+
+    def terms(self, made: Tensor, films: Tensor, *, last: Tensor) -> dict[str, Tensor]:
+        """What the compressor pays for reconstructions, [B, 1, S, S] twice -> terms of [B]; `last` are the weights of its last layer."""
+        terms: dict[str, Tensor] = self.reconstruction(made, films)
+        if self.critic is not None:
+            terms["adversarial"] = self.critic.term(made, torch.stack(list(terms.values())).sum(0), last)
+        return terms

@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
-from synthorax.families.first_stage import AUTOENCODE, DISCRIMINATE, Critic, Reconstruction
+from synthorax.config import NotNegative
+from synthorax.families.first_stage import AUTOENCODE, DISCRIMINATE, FirstStageConfig, FirstStageObjective
 from synthorax.losses.divergence import kl_standard_normal
 from synthorax.nets.autoencoder import AutoencoderConfig, Decoder, Encoder, LatentScale, checked
-from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, SampleSettings
+from synthorax.protocols import Batch, Condition, Family, ModelSpec, SampleSettings
 from synthorax.rng import Draws
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KlAutoencoderConfig:
-    """Shape of the compressor; films shrink by `patch` times 2 for each level after the first."""
-
-    image_size: int = 256
-    """side of the square films in pixels"""
-    channels: AtLeastOne = 48
-    """feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2)
-    """feature maps of each level, in units of `channels`; each level after the first halves the resolution"""
-    blocks: AtLeastOne = 1
-    """residual blocks a level; the decoder has one more"""
-    latent_channels: AtLeastOne = 4
-    """maps of the latent code"""
-    patch: AtLeastOne = 4
-    """pixels of a side folded into channels before the first convolution"""
-    attention: bool = False
-    """self-attention at the lowest resolution"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KlAutoencoderObjectiveConfig:
+class KlAutoencoderObjectiveConfig(FirstStageConfig):
     """Weights of the losses."""
 
-    absolute: NotNegative = 1.0
-    """weight of the absolute error of a pixel, in [-1, 1]"""
-    squared: NotNegative = 0.0
-    """weight of the squared error of a pixel"""
-    perceptual: NotNegative = 1.0
-    """weight of the perceptual distance"""
-    features: str = "oriented"
-    """what the perceptual distance looks at: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
     kl: NotNegative = 1e-6
     """weight of the divergence of the code from a standard normal one, in nats a pixel; so small that it only bounds the code"""
-    adversarial: NotNegative = 0.0
-    """pull of the critic beside that of the reconstruction; 0 trains without one, which invents no texture"""
-    adversarial_after: WholeNotNegative = 2000
-    """steps before the critic is heard"""
-    critic_channels: AtLeastOne = 32
-    """feature maps of the critic's first layer"""
-    critic_layers: AtLeastOne = 3
-    """halvings in the critic; with 3 it judges patches of 70 x 70 pixels"""
 
 
 START = -9.0
@@ -69,8 +33,8 @@ class KlAutoencoderModel(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.spec, self.config = spec, KlAutoencoderConfig(**spec.config)
-        shape = checked(AutoencoderConfig(**asdict(self.config)))
+        self.spec, self.config = spec, AutoencoderConfig(**spec.config)
+        shape = checked(self.config)
         self.channels, self.factor = shape.latent_channels, shape.factor
         self.encoder = Encoder(shape, outputs=2 * self.channels)
         self.decoder = Decoder(shape)
@@ -102,24 +66,16 @@ class KlAutoencoderModel(nn.Module):
             return self.decode(codes)
 
 
-class KlAutoencoderObjective(Objective):
+class KlAutoencoderObjective(FirstStageObjective):
     """Reconstruction of films from noisy codes, the bound on the codes, and a critic if one is asked for."""
 
     def __init__(self, model: nn.Module, config: KlAutoencoderObjectiveConfig) -> None:
-        super().__init__()
-        c = self.config = config
-        self.model = model
-        self.players = nn.ModuleDict({"model": model})
-        self.phases = (AUTOENCODE,)
-        if c.adversarial:
-            self.players["critic"] = Critic(weight=c.adversarial, after=c.adversarial_after, channels=c.critic_channels,
-                                            layers=c.critic_layers)
-            self.phases = (AUTOENCODE, DISCRIMINATE)
-        self.reconstruction = Reconstruction(absolute=c.absolute, squared=c.squared, perceptual=c.perceptual, features=c.features)
+        super().__init__(model, config)
+        self.config = config
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
-        model, critic = self.model, self.players["critic"] if self.config.adversarial else None
-        assert isinstance(model, KlAutoencoderModel) and (critic is None or isinstance(critic, Critic))
+        model, critic = self.model, self.critic
+        assert isinstance(model, KlAutoencoderModel)
         with torch.set_grad_enabled(phase == AUTOENCODE.name and torch.is_grad_enabled()):
             mean, log_variance = model.posterior(batch.images)
             made = model.decoder(mean + (0.5 * log_variance).exp() * batch.draws.normal(*mean.shape[1:])).float()
@@ -127,12 +83,10 @@ class KlAutoencoderObjective(Objective):
             return critic.losses(batch.images, made)
         if self.training and bool(mean.isfinite().all()):
             model.scale.follow(mean)
-        terms = self.reconstruction(made, batch.images)
-        if critic is not None:
-            terms["adversarial"] = critic.term(made, torch.stack(list(terms.values())).sum(0), model.decoder.last.weight)
+        terms = self.terms(made, batch.images, last=model.decoder.last.weight)
         divergence = kl_standard_normal(mean.flatten(1), log_variance.flatten(1))
         return {**terms, "kl": self.config.kl * divergence / batch.images[0].numel()}
 
 
-FAMILY = Family(model_config=KlAutoencoderConfig, objective_config=KlAutoencoderObjectiveConfig, build_model=KlAutoencoderModel,
+FAMILY = Family(model_config=AutoencoderConfig, objective_config=KlAutoencoderObjectiveConfig, build_model=KlAutoencoderModel,
                 build_objective=KlAutoencoderObjective)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +16,38 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from synthorax.engine import describe_machine
-from synthorax.errors import InputError, TrainingError, UsageError
+from synthorax.errors import InputError, UsageError
 from synthorax.files import read_with_digest, write_with_digest
-from synthorax.judges.classifier import FilmArray, one_thread
+from synthorax.judges.fitting import (
+    FilmArray,
+    FittingConfig,
+    Variation,
+    check_film_size,
+    check_films,
+    film_batches,
+    fit,
+    logits_of,
+    network_digest,
+    one_thread,
+    ready,
+    standardise,
+    vary,
+)
+from synthorax.judges.residual import ResidualBlock, convolution, initialise
 
 MaskArray = NDArray[np.bool_] | NDArray[np.uint8]
 
 CUTS = tuple(round(0.05 * step, 2) for step in range(2, 19))
 """thresholds that are tried on the held-out training films"""
 METADATA_KEY = "synthorax-segmenter"
+SLIGHT = Variation(degrees=3, scale=0.05, shift=0.05, contrast=0.15, brightness=0.15, noise=0.02)
+"""augmentation; outlines move with their films"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SegmenterConfig:
+class SegmenterConfig(FittingConfig):
     """How a segmenter is built and trained. The number of updates is fixed; held-out films choose the thresholds and nothing else."""
 
-    updates: int = 600
-    """number of optimiser steps"""
-    batch_size: int = 32
-    """films in one step"""
     learning_rate: float = 4e-3
     """peak of the one-cycle schedule"""
     weight_decay: float = 0.01
@@ -51,10 +62,6 @@ class SegmenterConfig:
     """share of the patients (films, where no patients are given) that train nothing and choose the thresholds"""
     augment: bool = True
     """small rotation, shift, scale, contrast and noise; never a left-right flip, which moves the heart"""
-    autocast: bool | None = None
-    """train in bfloat16; None: where this machine computes it natively. Prediction is always float32"""
-    device: str = "cpu"
-    """torch device of the training; every random number is drawn on the CPU"""
 
 
 class SegmentationNetwork(nn.Module):
@@ -67,11 +74,12 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         num_levels = max(1, min(4, (input_size // 8).bit_length()))  # 64 px: maps of 32, 16, 8 and 4
         widths = [width * 2**level for level in range(num_levels)]
-        self.stem = _conv(4, width)
-        self.down = nn.ModuleList(_Block(before, after) for before, after in itertools.pairwise([width, *widths]))
-        self.narrow = nn.ModuleList(_conv(after, before, kernel=1) for before, after in itertools.pairwise(widths))
-        self.up = nn.ModuleList(_Block(width, width) for width in widths[:-1])
-        self.fine = nn.Sequential(_conv(width // 4 + 1, 16), nn.BatchNorm2d(16), nn.ReLU(), _conv(16, 16), nn.BatchNorm2d(16), nn.ReLU())
+        self.stem = convolution(4, width)
+        self.down = nn.ModuleList(_block(before, after) for before, after in itertools.pairwise([width, *widths]))
+        self.narrow = nn.ModuleList(convolution(after, before, kernel=1) for before, after in itertools.pairwise(widths))
+        self.up = nn.ModuleList(_block(width, width) for width in widths[:-1])
+        self.fine = nn.Sequential(convolution(width // 4 + 1, 16), nn.BatchNorm2d(16), nn.ReLU(),
+                                  convolution(16, 16), nn.BatchNorm2d(16), nn.ReLU())
         self.head = nn.Conv2d(16, num_classes, 1)
 
     def forward(self, films: Tensor) -> Tensor:
@@ -91,22 +99,9 @@ class SegmentationNetwork(nn.Module):
         return logits[..., :side, :side]
 
 
-class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016)."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = _conv(before, after), nn.BatchNorm2d(after)
-        self.conv2, self.norm2 = _conv(after, after), nn.BatchNorm2d(after)
-        self.shortcut = nn.Identity() if before == after else _conv(before, after, kernel=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
-        return torch.relu(residual + self.shortcut(x))
-
-
-def _conv(before: int, after: int, *, kernel: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
+def _block(before: int, after: int) -> ResidualBlock:
+    shortcut = nn.Identity() if before == after else convolution(before, after, kernel=1)
+    return ResidualBlock(before, after, shortcut=shortcut)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,10 +123,7 @@ class Segmenter:
 
     def __call__(self, images: FilmArray) -> NDArray[np.float32]:
         """Probability that each pixel belongs to each class, [N, M, S, S] in [0, 1], for films [N, S, S], bone bright."""
-        _check_images(images)
-        if images.shape[1] != self.film_size:
-            raise UsageError(f"{self.name} was trained on films of {self.film_size} px and got {images.shape[1]} px; "
-                             "prepare both at the same size")
+        check_film_size(images, film_size=self.film_size, judge=self.name)
         return _probabilities(self.network, images, size=min(self.film_size, self.config.input_size))
 
     def outline(self, images: FilmArray) -> NDArray[np.bool_]:
@@ -165,18 +157,15 @@ def train_segmenter(
     >>> train_segmenter(films, discs, classes=["Nodule"], config=SegmenterConfig(updates=1), seed=0)(films).shape
     (8, 1, 32, 32)
     """
-    _check_images(images)
+    check_films(images)
     stated = np.ones(masks.shape[:2], dtype=np.bool_) if stated is None else stated
     if masks.shape != (len(images), len(classes), *images.shape[1:]) or stated.shape != masks.shape[:2]:
         raise UsageError(f"masks {list(masks.shape)} and stated {list(stated.shape)} do not fit films {list(images.shape)} "
                          f"and {len(classes)} classes")
-    if config.updates < 1 or config.batch_size < 2:
-        raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} films; at least 1 of 2 are needed")
+    config = ready(config)
     held_out = _held_out(len(images), patients, share=config.holdout, seed=seed)
     if held_out.all() or not stated[~held_out].any(axis=0).all():
         raise UsageError("a class has no stated outline among the training films; leave it out, or hold out fewer films")
-    if config.autocast is None:
-        config = replace(config, autocast=bool(describe_machine()["bf16"]))
     with one_thread():
         network, losses = _train(images, masks, stated, np.flatnonzero(~held_out), config=config, seed=seed, progress=progress)
     thresholds = _thresholds(network, images[held_out], masks[held_out], stated[held_out], config=config)
@@ -225,12 +214,9 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.floa
 def _judge(network: SegmentationNetwork, *, classes: tuple[str, ...], thresholds: tuple[float, ...], film_size: int,
            config: SegmenterConfig, losses: tuple[float, ...]) -> Segmenter:
     network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # as in training, so that every sum is the same
-    digest = hashlib.sha256(repr((classes, thresholds)).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Segmenter(name=f"unet-{min(film_size, config.input_size)}px-w{config.width}", digest=digest.hexdigest(), classes=classes,
-                     thresholds=thresholds, film_size=film_size, config=config, network=network, losses=losses)
+    return Segmenter(name=f"unet-{min(film_size, config.input_size)}px-w{config.width}", classes=classes, thresholds=thresholds,
+                     digest=network_digest(network, also=repr((classes, thresholds))), film_size=film_size, config=config,
+                     network=network, losses=losses)
 
 
 def _train(images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], rows: NDArray[np.intp], *, config: SegmenterConfig, seed: int,
@@ -238,47 +224,21 @@ def _train(images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], rows:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = SegmentationNetwork(num_classes=masks.shape[1], width=config.width, input_size=size)
-    _initialise(network, generator)
-    network.to(device=config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    free = [p for p in network.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
-                                  lr=config.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=config.learning_rate, total_steps=config.updates + 1)
+    initialise(network, head=network.head, bias=-2.0, generator=generator)  # every pixel starts as improbable
     drawn = masks[rows].any(axis=(2, 3)) & stated[rows]
     weights = _rarity(drawn, stated[rows], power=config.rarity)
     emphasis = _emphasis(masks[rows], stated[rows]).to(config.device)
-    losses: list[float] = []
-    for batch in _batches(len(rows), weights, config=config, rng=np.random.default_rng(seed)):
+
+    def loss_of(batch: NDArray[np.intp]) -> Tensor:
         chosen = rows[batch]
-        films, targets = _standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
+        films, targets = standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
         if config.augment:
-            films, targets = _augment(films, targets, generator)
-        films, targets = films.to(config.device, memory_format=torch.channels_last), targets.to(config.device)
-        with torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=bool(config.autocast)):
-            logits = network(films)
-        loss = _loss(logits.float(), targets, torch.from_numpy(stated[chosen]).to(config.device), emphasis)
-        losses.append(loss.item())
-        if not np.isfinite(losses[-1]):
-            raise TrainingError(f"the segmenter's loss is {losses[-1]} at update {len(losses)}; lower learning_rate")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if progress is not None:
-            progress(len(losses), config.updates)
-    return network.eval(), tuple(losses)
+            films, targets = vary(films, targets, by=SLIGHT, generator=generator)
+        return _loss(logits_of(network, films, config=config), targets.to(config.device),
+                     torch.from_numpy(stated[chosen]).to(config.device), emphasis)
 
-
-def _initialise(network: SegmentationNetwork, generator: torch.Generator) -> None:
-    """Weights from `generator` alone; each block starts as its shortcut, and every pixel as improbable."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, _Block):
-            nn.init.zeros_(module.norm2.weight)
-    nn.init.normal_(network.head.weight, std=0.01, generator=generator)
-    nn.init.constant_(network.head.bias, -2.0)  # type: ignore[arg-type]
+    return network, fit(network, loss_of, batches=film_batches(len(rows), weights, config=config, seed=seed), config=config,
+                        judge="segmenter", progress=progress)
 
 
 def _loss(logits: Tensor, targets: Tensor, stated: Tensor, emphasis: Tensor) -> Tensor:
@@ -305,19 +265,6 @@ def _rarity(drawn: NDArray[np.bool_], stated: NDArray[np.bool_], *, power: float
     """Relative frequency of each film, [N]: that of the rarest class which is on it; 1 for films with none."""
     prevalence = drawn.sum(axis=0) / np.maximum(stated.sum(axis=0), 1)
     return np.asarray(np.where(drawn, np.maximum(prevalence, 1e-3) ** -power, 1.0).max(axis=1), dtype=np.float64)
-
-
-def _batches(num_films: int, weights: NDArray[np.float64], *, config: SegmenterConfig,
-             rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Films of each update: systematic resampling, so that every `num_films` draws hold each film as often as its weight says."""
-    edges = np.cumsum(weights) / weights.sum()
-    waiting = np.empty(0, dtype=np.intp)
-    for _ in range(config.updates):
-        while len(waiting) < config.batch_size:
-            drawn = np.searchsorted(edges, (np.arange(num_films) + rng.random()) / num_films, side="right")
-            waiting = np.concatenate([waiting, rng.permutation(np.minimum(drawn, num_films - 1))])
-        batch, waiting = waiting[: config.batch_size], waiting[config.batch_size :]
-        yield batch
 
 
 def _held_out(num_films: int, patients: Sequence[str] | NDArray[np.str_] | None, *, share: float, seed: int) -> NDArray[np.bool_]:
@@ -352,44 +299,14 @@ def _probabilities(network: SegmentationNetwork, images: FilmArray, *, size: int
     parts = []
     with one_thread(), torch.inference_mode():
         for start in range(0, len(images), 64):
-            seen = torch.sigmoid(network(_standardise(images[start : start + 64], size=size).to(device)).float())
+            seen = torch.sigmoid(network(standardise(images[start : start + 64], size=size).to(device)).float())
             if images.shape[1] != size:
                 seen = F.interpolate(seen, size=images.shape[1:], mode="bilinear", align_corners=False)
             parts.append(seen.cpu())
     return np.asarray(torch.cat(parts).numpy())
 
 
-def _check_images(images: FilmArray) -> None:
-    if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype not in (np.uint8, np.uint16) or len(images) == 0:
-        raise UsageError(f"films must be uint8 or uint16 [N, S, S] with N > 0, not {images.dtype} {list(images.shape)}")
-
-
-def _standardise(images: FilmArray, *, size: int) -> Tensor:
-    """Films [B, S, S] -> float32 [B, 1, size, size], each with mean 0 and deviation 1, so that exposure matters less."""
-    films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max
-    if films.shape[-1] > size:
-        films = F.interpolate(films, size=(size, size), mode="area")
-    centre, spread = films.mean(dim=(1, 2, 3), keepdim=True), films.std(dim=(1, 2, 3), keepdim=True)
-    return (films - centre) / spread.clamp_min(1e-3)
-
-
 def _targets(masks: MaskArray, *, size: int) -> Tensor:
     """Outlines [B, M, S, S] -> share of each pixel that is inside, float32 [B, M, size, size]."""
     inside = torch.from_numpy((masks > 0).astype(np.float32))
     return F.interpolate(inside, size=(size, size), mode="area") if inside.shape[-1] > size else inside
-
-
-def _augment(films: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Move each film and its outlines together, and change contrast, brightness and noise of the film alone."""
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(len(films), generator=generator)
-
-    angle, scale = torch.deg2rad(uniform(-3, 3)), uniform(0.95, 1.05)
-    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    matrix = torch.stack([cosine, -sine, uniform(-0.05, 0.05), sine, cosine, uniform(-0.05, 0.05)], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(films.shape), align_corners=False)
-    films = F.grid_sample(films, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    targets = F.grid_sample(targets, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    contrast, brightness = uniform(0.85, 1.15).view(-1, 1, 1, 1), uniform(-0.15, 0.15).view(-1, 1, 1, 1)
-    return films * contrast + brightness + 0.02 * torch.randn(films.shape, generator=generator), targets

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthorax.config import AtLeastOne
 from synthorax.errors import UsageError
 from synthorax.nets.attention import SelfAttention
 from synthorax.nets.layers import normalisation, zeroed
@@ -23,15 +24,15 @@ class AutoencoderConfig:
 
     image_size: int = 256
     """side of the square films in pixels"""
-    channels: int = 48
+    channels: AtLeastOne = 48
     """feature maps at the highest resolution"""
     multipliers: tuple[int, ...] = (1, 2)
     """feature maps of each level, in units of `channels`; each level after the first halves the resolution"""
-    blocks: int = 1
+    blocks: AtLeastOne = 1
     """residual blocks a level; the decoder has one more"""
-    latent_channels: int = 4
+    latent_channels: AtLeastOne = 4
     """maps of the latent code"""
-    patch: int = 4
+    patch: AtLeastOne = 4
     """pixels of a side folded into channels before the first convolution: what makes full resolution cheap"""
     attention: bool = False
     """self-attention at the lowest resolution"""
