@@ -38,7 +38,7 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, name: str = "", p
         stage.load_state_dict(load_file(path))
     stages = [_stage(own, stated, path) for own, stated, path in zip(specs, facts, paths, strict=True)]
     name = name or out.resolve().name
-    told = {"recipe": name, "stages": stages, "precision": precision, "tool": f"synthorax {__version__}"}
+    told: dict[str, Any] = {"recipe": name, "stages": stages, "precision": precision, "tool": f"synthorax {__version__}"}
     told |= {key: facts[0][key] for key in ("sample", "support") if key in facts[0]}
     run = Run(path=out)
     with only_user(out):
