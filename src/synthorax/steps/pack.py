@@ -50,8 +50,8 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, name: str = "", p
 
 def _stage(spec: ModelSpec, facts: dict[str, Any], path: Path) -> dict[str, Any]:
     """What the cascade remembers of a stage."""
-    kept = {key: facts[key] for key in ("recipe", "steps", "films_seen", "data_digest") if key in facts}
-    return {"digest": weights_digest(path), "image_size": spec.image_size, **kept}
+    told: dict[str, Any] = {"digest": weights_digest(path), "image_size": spec.image_size}
+    return told | {key: facts[key] for key in ("recipe", "steps", "films_seen", "data_digest") if key in facts}
 
 
 def _claim(run: Run, stages: Sequence[dict[str, Any]], precision: Precision) -> None:
