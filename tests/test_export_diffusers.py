@@ -177,7 +177,7 @@ def test_reasons_are_listed_together() -> None:
 def test_every_option_of_the_network_is_considered() -> None:
     """A new option of the U-Net either reaches diffusers' settings or is a reason against the export; then add it here."""
     assert {field.name for field in fields(UNetConfig)} == {"channels", "multipliers", "blocks", "attention", "patch", "dropout",
-                                                            "embedding", "dims", "context", "resample", "coordinates"}
+                                                            "embedding", "dims", "context", "resample", "coordinates", "middle_attention"}
     config = unet_config(ours(dropout=0.1))
     assert (config["dropout"], config["attention_head_dim"], config["norm_num_groups"]) == (0.1, 64, 32)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
-from synthorax.families import FAMILIES
+from synthorax.families import FAMILIES, PACKED
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
 from synthorax.protocols import (
@@ -35,13 +35,14 @@ from synthorax.rng import Draws
 from synthorax.run import read_spec, save_model
 from synthorax.steps.recipe import build_model, build_objective, load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_objective, made_up_films, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_cascade, fresh_objective, made_up_films, randomised, smallest
 
 FAST = SampleSettings(steps=3, guidance=2.0)
 NUM_ATTRIBUTES = len(ATTRIBUTES) + len(SITES)
 SAME_FILM = 1e-4  # of the range [-1, 1]: another batch size may add numbers in another order; a grey level is 8e-3
 
 families = pytest.mark.parametrize("family", FAMILIES)
+models = pytest.mark.parametrize("family", [*FAMILIES, *PACKED])
 
 
 def test_every_family_has_its_smallest_size() -> None:
@@ -52,12 +53,16 @@ def objective_of(family: str, *overrides: str) -> Objective:
     return fresh_objective(smallest(family, *overrides))
 
 
-def model_of(family: str) -> Model:
+def network_of(family: str) -> nn.Module:
     """A model whose every weight is random, also those that start at zero, so that everything it hears has an effect."""
-    model = objective_of(family).model
-    if family == "diffusion":
+    model = fresh_cascade() if family == "cascade" else objective_of(family).model
+    if family in ("diffusion", "cascade"):
         randomised(model)
-    return as_model(model.eval())
+    return model
+
+
+def model_of(family: str) -> Model:
+    return as_model(network_of(family).eval())
 
 
 def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
@@ -85,7 +90,7 @@ def everything(model: Model) -> dict[str, Condition]:
             "text": replace(nothing, text=("a mass on the left",)), "image": replace(nothing, image=torch.zeros(1, 1, side, side))}
 
 
-@families
+@models
 def test_films_have_the_promised_shape_and_range(family: str) -> None:
     model = model_of(family)
     size = model.spec.image_size
@@ -96,7 +101,7 @@ def test_films_have_the_promised_shape_and_range(family: str) -> None:
     assert not films.requires_grad
 
 
-@families
+@models
 def test_a_film_depends_on_its_seed_and_condition_alone(family: str) -> None:
     model = model_of(family)
     condition = Condition(labels=torch.tensor([[1.0, 0.0], [math.nan, 1.0], [0.0, 0.0]]),
@@ -112,11 +117,9 @@ def test_a_film_depends_on_its_seed_and_condition_alone(family: str) -> None:
     assert torch.equal(together, model.sample(condition, [4, 5, 6], FAST)), "the global random state has no say"
 
 
-@families
+@models
 def test_a_saved_model_makes_the_same_films(family: str, tmp_path: Path) -> None:
-    model = objective_of(family).model
-    if family == "diffusion":
-        randomised(model)
+    model = network_of(family)
     save_model(tmp_path / "model.safetensors", model, spec=as_model(model).spec, facts={})
     spec, _ = read_spec(tmp_path / "model.safetensors")
     again = build_model(spec)
@@ -125,7 +128,7 @@ def test_a_saved_model_makes_the_same_films(family: str, tmp_path: Path) -> None
     assert torch.equal(as_model(again.eval()).sample(condition, [1, 2], FAST), as_model(model.eval()).sample(condition, [1, 2], FAST))
 
 
-@families
+@models
 def test_what_is_declared_changes_the_film_and_the_rest_does_not(family: str) -> None:
     model = model_of(family)
     nothing = model.sample(asking(labels=[math.nan] * 2), [7], FAST)
@@ -134,7 +137,7 @@ def test_what_is_declared_changes_the_film_and_the_rest_does_not(family: str) ->
         assert changed == (part in model.spec.conditions), part
 
 
-@families
+@models
 def test_every_single_statement_counts_and_not_stated_is_not_absent(family: str) -> None:
     model = model_of(family)
     parts = [("labels", column) for column in range(len(FINDINGS))] + [("attributes", column) for column in range(NUM_ATTRIBUTES)]
@@ -149,7 +152,7 @@ def test_every_single_statement_counts_and_not_stated_is_not_absent(family: str)
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(films, 2)), (part, column)
 
 
-@families
+@models
 def test_asking_for_nothing_is_accepted(family: str) -> None:
     model = model_of(family)
     unstated = Condition.unstated(2, num_labels=len(FINDINGS), num_sites=len(SITES))

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 
 from synthorax.engine import started
+from synthorax.families.cascade import cascade_spec
 from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import Source, generate_films
 from synthorax.steps.plan import simple_plan
-from synthorax.steps.recipe import Recipe, build_objective, load_recipe
+from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe
 from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Masks, Study
 
@@ -28,7 +30,11 @@ SITES = ("east", "west")
 MASKS = ("lung", "Mass")
 SMALL_DIFFUSION = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
        "model.image_size=8", "model.text_width=8", "model.text_depth=1", "objective.dropout={}",
-       'model.parts=["attributes", "labels", "lesions", "mask", "text"]')
+       'model.parts=["attributes", "labels", "lesions", "mask", "text"]', "model.centred=false", "objective.crop=0")
+SMALL_ENLARGING = ("super-256", "model.image_size=16", "model.reduction=2", "model.channels=8", "model.multipliers=[1, 2]",
+                   "model.attention=[false, false]", "model.embedding=16", "model.patch=2", "objective.crop=8",
+                   'model.parts=["attributes", "labels", "image"]')
+"""a shipped recipe that enlarges films, and the settings that make it enlarge 8 px films to 16 px"""
 COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=2", "objective.critic_channels=2",
               "objective.critic_layers=1", "objective.adversarial=0.5", "objective.adversarial_after=0")
 SMALLEST = {
@@ -46,6 +52,19 @@ def smallest(family: str, *overrides: str) -> Recipe:
     """The smallest recipe of a family; unknown families fail here, so that a new one is given its line above."""
     name, *sizes = SMALLEST[family]
     return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
+
+
+def enlarging(*overrides: str) -> Recipe:
+    """The smallest recipe of a model that enlarges films."""
+    name, *sizes = SMALL_ENLARGING
+    return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
+
+
+def fresh_cascade() -> torch.nn.Module:
+    """A cascade of the smallest diffusion model and the smallest one that enlarges its films."""
+    specs = [as_model(fresh_objective(recipe).model).spec for recipe in (smallest("diffusion"), enlarging())]
+    torch.manual_seed(0)
+    return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}], records=[asdict(spec) for spec in specs]))
 
 
 def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
@@ -78,11 +97,11 @@ def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
     return build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
 
 
-def train_here(recipe: Recipe, folder: Path, **settings: Any) -> Outcome:
-    """Train in this process, on the CPU in float32."""
+def train_here(recipe: Recipe, folder: Path, *, films: Films | None = None, **settings: Any) -> Outcome:
+    """Train in this process, on the CPU in float32, on made-up films if no others are given."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
         objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
-        return train(objective, made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
+        return train(objective, films or made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
 def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> None:

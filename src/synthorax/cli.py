@@ -27,6 +27,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Precision(StrEnum):
+    """Numbers of the weights in a file."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
 class Format(StrEnum):
     """File format of an export."""
 
@@ -148,6 +155,19 @@ def train(
                  compressor=compressor, seed=seed, device=device.value, threads=threads), json)
 
 
+@app.command(epilog="Example: synthorax pack runs/base-64 runs/super-256 --out models/cxr-256")
+def pack(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or model files: one that makes small films, then those that enlarge.")],
+    out: Annotated[Path, typer.Option(help="Folder for the joint model.")],
+    precision: Annotated[Precision, typer.Option(help="bf16 halves the file, fp32 keeps every bit.")] = Precision.bf16,
+    json: Json = False,
+) -> None:
+    """Put trained models together, so that each enlarges the films of the one before."""
+    from synthorax.workflow import pack as verb
+
+    _finish(verb(runs, out=out, precision="bf16" if precision is Precision.bf16 else "fp32"), json)
+
+
 @app.command(epilog="Example: synthorax plan prepared/ --balance Pneumothorax --out plan.csv")
 def plan(
     prepared: Annotated[Path, typer.Argument(help="Prepared folder.")],
@@ -195,6 +215,8 @@ def generate(
     part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,
     guidance_from: Annotated[float | None, typer.Option(min=0, help="Lowest noise level at which guidance acts.")] = None,
     guidance_to: Annotated[float | None, typer.Option(min=0, help="Highest noise level at which guidance acts.")] = None,
+    image_noise: Annotated[float | None, typer.Option(min=0, help="Cascade: noise in the small films that are enlarged.")] = None,
+    enlarging_steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Cascade: noise levels of the stages that enlarge.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -212,7 +234,8 @@ def generate(
     dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
                    sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
-                   guidance_from=guidance_from, guidance_to=guidance_to, seed=seed, device=device.value, threads=threads, **asked)
+                   guidance_from=guidance_from, guidance_to=guidance_to, image_noise=image_noise, enlarging_steps=enlarging_steps,
+                   seed=seed, device=device.value, threads=threads, **asked)
     _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 

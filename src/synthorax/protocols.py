@@ -187,6 +187,12 @@ class ModelSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     """fields of the family's model config"""
 
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> ModelSpec:
+        """A spec from its fields, also after a way through JSON, which makes lists of tuples."""
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        return ModelSpec(**fields)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSettings:
@@ -208,6 +214,10 @@ class SampleSettings:
     """lowest noise level at which guidance acts"""
     guidance_to: NotNegative = 1e6
     """highest noise level at which guidance acts"""
+    image_noise: NotNegative | None = None
+    """noise added to the film that the part image shows, which the network is told; None: as the model was made"""
+    enlarging_steps: AtLeastOne | None = None
+    """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
 
 
 class Model(Protocol):

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -57,10 +58,17 @@ def only_user(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any]) -> None:
-    """Write the weights of a model with everything needed to rebuild it, atomically, its SHA-256 beside it."""
+def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any],
+               precision: Literal["fp32", "bf16"] = "fp32") -> None:
+    """Write the weights of a model with everything needed to rebuild it, atomically, its SHA-256 beside it.
+
+    `bf16` halves the file: kernels and matrices are rounded to bfloat16, while biases, norms and measured scales, which are few and
+    matter more, stay as they are. Loading makes float32 of it again.
+    """
     metadata = json.dumps({"spec": asdict(spec), **facts}, sort_keys=True)
     tensors = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    if precision == "bf16":
+        tensors = {key: value.bfloat16() if value.dtype == torch.float32 and value.ndim > 1 else value for key, value in tensors.items()}
     write_with_digest(path, save(tensors, {METADATA_KEY: metadata}))
 
 
@@ -75,8 +83,7 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
     facts = json.loads(metadata)
-    spec: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.pop("spec").items()}
-    return ModelSpec(**spec), facts
+    return ModelSpec.from_dict(facts.pop("spec")), facts
 
 
 def weights_digest(path: Path) -> str:

@@ -37,6 +37,7 @@ from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import check_settings, generate_films
 from synthorax.steps.models import PathLike, source_of
+from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
@@ -105,6 +106,14 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     return run
 
 
+def pack(runs: Sequence[Run | PathLike], *, out: PathLike, precision: Literal["bf16", "fp32"] = "bf16") -> Run:
+    """Put trained models together: one that makes small films, and those that enlarge them step by step; see `steps.pack.pack_cascade`.
+
+    >>> pack(["runs/base-64", "runs/super-256"], out="models/cxr-256")  # doctest: +SKIP
+    """
+    return pack_cascade(runs, Path(out), precision=precision)
+
+
 def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
          companions: float = 1.0, seed: int = 0, out: PathLike | None = None) -> Plan:
     """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes."""
@@ -126,6 +135,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              at: tuple[float, float] | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
+             image_noise: float | None = None, enlarging_steps: int | None = None,
              device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
@@ -136,7 +146,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     """
     source, spec, settings = source_of(model)
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
-              "guidance_from": guidance_from, "guidance_to": guidance_to}
+              "guidance_from": guidance_from, "guidance_to": guidance_to, "image_noise": image_noise, "enlarging_steps": enlarging_steps}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     settings = replace(settings, **given)
     asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,

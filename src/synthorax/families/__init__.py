@@ -1,4 +1,4 @@
-"""Generative families. A new one is a file here and a line in this table."""
+"""Generative families. A new one is a file here and a line in one of these tables."""
 
 FAMILIES: dict[str, str] = {
     "diffusion": "synthorax.families.diffusion_objective:FAMILY",
@@ -7,3 +7,6 @@ FAMILIES: dict[str, str] = {
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }
+"""families that are trained by a recipe"""
+PACKED: dict[str, str] = {"cascade": "synthorax.families.cascade:build_cascade"}
+"""families whose models are put together from trained ones, and what builds them from a spec"""

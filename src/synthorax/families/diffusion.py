@@ -20,6 +20,7 @@ from synthorax.diffusion.samplers import Denoise, ddpm_learned, solve
 from synthorax.errors import UsageError, nearest
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.compressors import build_compressor
+from synthorax.families.low_resolution import LEVEL_UNIT, disturbed, resized
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layout import MAPS, lesion_maps
 from synthorax.nets.reader import TextReader
@@ -28,7 +29,7 @@ from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
 from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, PARTS, Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
-from synthorax.rng import Draws
+from synthorax.rng import Draws, derive
 
 Change = Callable[[Denoise], Denoise]
 
@@ -63,6 +64,8 @@ class DiffusionConfig:
     """U-Net: how resolution is halved"""
     coordinates: bool = False
     """U-Net: tell every position where in the film it is"""
+    middle_attention: bool = True
+    """U-Net: self-attention at the lowest resolution, whatever `attention` says; a network without any can be trained on crops"""
     width: int = 384
     """transformer: length of a token"""
     depth: int = 12
@@ -85,8 +88,12 @@ class DiffusionConfig:
     """words and marks of a text that are read; what is beyond is cut off"""
     reduction: int = 4
     """how many times smaller the film is that the part image shows"""
+    image_noise: NotNegative = 0.02
+    """noise added to that film at sampling, which the network is told; more hides more of its mistakes, and of what it shows"""
+    centred: bool = False
+    """make what the film of the part image lacks when it is enlarged, and add the two; that film must then be given"""
     sigma_data: float = 0.5
-    """standard deviation of the films' pixels in [-1, 1]; latents have 1 by construction"""
+    """standard deviation of the films' pixels in [-1, 1], or of what is added to an enlarged film; latents have 1 by construction"""
     sigma_min: NotNegative = 0.005
     """lowest noise level of sampling; half of an 8-bit grey level is 0.004"""
     sigma_max: NotNegative = 80.0
@@ -108,6 +115,8 @@ class DiffusionModel(nn.Module):
                 raise UsageError(f"model.parts: unknown part '{part}'; {nearest(part, PARTS)}")
         self.scalings: Callable[..., Scalings] = lookup(PARAMETERISATIONS, c.parameterisation, kind="parameterisation")
         self.compressor = build_compressor(c.compressor, c.compressor_config)
+        if c.centred and (c.compressor != "none" or "image" not in c.parts):
+            raise UsageError("model.centred needs the part image and model.compressor=none")
         self.sigma_data = c.sigma_data if c.compressor == "none" else 1.0
         findings, width = len(spec.findings), c.embedding
         self.embeddings = nn.ModuleDict()
@@ -125,7 +134,7 @@ class DiffusionModel(nn.Module):
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
             if {"labels", "lesions"} & set(c.parts):
                 self.reader = TextReader(findings, width=c.text_width)
-        beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 2 * ("image" in c.parts)
+        beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 3 * ("image" in c.parts)
         latent = self.compressor.channels
         self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
@@ -136,6 +145,16 @@ class DiffusionModel(nn.Module):
         side = self.config.image_size // self.compressor.factor
         return self.compressor.channels, side, side
 
+    @property
+    def needs_film(self) -> bool:
+        """Whether it can do nothing without the part image."""
+        return self.config.centred
+
+    @property
+    def film_multiple(self) -> int:
+        """Sides of the films and patches that a convolutional network takes are multiples of this many pixels."""
+        return math.lcm(int(self.network.multiple) * self.compressor.factor, self.config.reduction)  # type: ignore[arg-type]
+
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The expected clean latents given noisy ones, x [B, C, h, w], sigma [B] -> [B, C, h, w]."""
         return self.estimate(x, sigma, condition)[0]
@@ -145,12 +164,14 @@ class DiffusionModel(nn.Module):
         s = self.scalings(sigma, sigma_data=self.sigma_data).like(x)
         condition, embedded, tokens, stated = self._heard(condition, len(x))
         beside = self._beside(condition, x)
+        centre = beside[-1][:, :1] if self.config.centred else x.new_zeros(())
+        x = x - centre
         raw = self.network(torch.cat([s.c_in * x, *beside], dim=1), s.c_noise, embedded, tokens, stated).to(x)
         fraction = None
         if self.config.learned_variance:
             raw, spread = raw.chunk(2, dim=1)
             fraction = ((spread + 1) / 2).clamp(0, 1)
-        return s.c_skip * x + s.c_out * raw, fraction
+        return centre + s.c_skip * x + s.c_out * raw, fraction
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
                change: Change | None = None, start: Tensor | None = None) -> Tensor:
@@ -162,10 +183,14 @@ class DiffusionModel(nn.Module):
         """
         settings = settings or SampleSettings()
         with torch.inference_mode():
-            denoise, condition = self._guided(condition, len(seeds), settings)
+            denoise, condition = self._guided(condition, len(seeds), settings, seeds=seeds)
             draws = Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings)
-            x = draws.normal(*self.latent_shape) * sigmas[0].item() if start is None else start.to(self._device)
+            if start is None:
+                start = draws.normal(*self.latent_shape) * sigmas[0].item()
+                if self.config.centred and condition.image is not None:
+                    start = start + condition.image[:, :1]
+            x = start.to(self._device)
             if self.config.learned_variance and settings.sampler == "ddpm":
                 with_variance = self._with_variance(denoise if change is None else change(denoise), condition)
                 latents = ddpm_learned(with_variance, x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
@@ -174,6 +199,24 @@ class DiffusionModel(nn.Module):
                                 noise=lambda: draws.normal(*self.latent_shape))
             films: Tensor = self.compressor.decode(latents)
         return films.clamp(-1, 1)
+
+    def resample(self, films: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
+                 level: float) -> Tensor:
+        """Films [B, 1, H, W] in [-1, 1] brought to noise level `level` and sampled again from there (SDEdit, Meng et al. 2022).
+
+        The higher the level, the more changes. The network sees nothing but these films: a convolutional one also takes patches, of
+        sides that are multiples of `film_multiple`.
+        """
+        settings = settings or SampleSettings()
+        with torch.inference_mode():
+            films = films.to(self._device)
+            denoise, _ = self._guided(condition, len(seeds), settings, seeds=seeds, sides=(films.shape[2], films.shape[3]))
+            clean, draws = self.compressor.encode(films), Draws(seeds, device=self._device)
+            sigmas = self._sigmas(settings, highest=level)
+            x = clean + draws.normal(*clean.shape[1:]) * sigmas[0].item()
+            latents = solve(denoise, x, sigmas, sampler=settings.sampler, eta=settings.eta, noise=lambda: draws.normal(*clean.shape[1:]))
+            made: Tensor = self.compressor.decode(latents)
+        return made.clamp(-1, 1)
 
     def invert(self, films: Tensor, condition: Condition | None, settings: SampleSettings | None = None, *, refinements: int = 1) -> Tensor:
         """The noise from which the sampler ddim makes these films [B, 1, H, W] again, [B, C, h, w]; see `diffusion.inversion.invert`."""
@@ -212,7 +255,7 @@ class DiffusionModel(nn.Module):
             channels = [f"latent {number}" for number in range(self.compressor.channels)]
             channels += [f"map {number} {name}" for number in range(MAPS) for name in findings] if "lesions" in self.config.parts else []
             channels += [f"mask {half} {name}" for half in ("value", "stated") for name in self.spec.masks * ("mask" in self.config.parts)]
-            channels += [f"image {half}" for half in ("value", "stated")] if "image" in self.config.parts else []
+            channels += [f"image {plane}" for plane in ("value", "stated", "noise")] if "image" in self.config.parts else []
             folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
             rest = own["network.first.weight"].shape[1] - len(folded)
             axes["network.first.weight"] = (1, [*folded, *(f"coordinate {number}" for number in range(rest))])
@@ -222,14 +265,42 @@ class DiffusionModel(nn.Module):
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def _sigmas(self, settings: SampleSettings) -> Tensor:
-        return sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.config.sigma_min, sigma_max=self.config.sigma_max)
+    def _sigmas(self, settings: SampleSettings, *, highest: float = math.inf) -> Tensor:
+        return sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.config.sigma_min,
+                               sigma_max=min(highest, self.config.sigma_max))
 
-    def _guided(self, condition: Condition | None, size: int, settings: SampleSettings) -> tuple[Denoise, Condition]:
+    def _guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
+                sides: tuple[int, int] | None = None) -> tuple[Denoise, Condition]:
+        """The guided denoiser of films of these sides, and the condition as it is heard; without seeds a film in it stays free of noise."""
         if condition is None:
             condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
         condition = condition.only(self.config.parts).to(self._device)
-        return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
+        if condition.image is not None:
+            condition = replace(condition, image=self._shown(condition.image, sides or (self.config.image_size,) * 2, settings, seeds))
+        if not self.config.centred:
+            return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
+        if condition.image is None or not bool(condition.stated("image").all()):
+            raise UsageError("this model enlarges films and was given none: put it behind a model that makes small ones (synthorax pack), "
+                             "or state condition.image")
+        with torch.inference_mode(False):
+            image = condition.image.clone()
+
+        def denoise(x: Tensor, sigma: Tensor, heard: Condition) -> Tensor:  # rows of guidance lie end to end, each with its film
+            return self.denoise(x, sigma, replace(heard, image=image.repeat(len(x) // len(image), 1, 1, 1)))
+
+        others = [part for part in self.config.parts if part != "image"]
+        return guided_by_prompts(denoise, condition.only(others), settings, parts=others), condition
+
+    def _shown(self, image: Tensor, sides: tuple[int, int], settings: SampleSettings, seeds: Sequence[int]) -> Tensor:
+        """Films of any size as the network knows them from training, with their noise level, [B, C, h, w] -> [B, 2, *sides]."""
+        low = resized(image[:, :1].float(), (sides[0] // self.config.reduction, sides[1] // self.config.reduction))
+        level = self.config.image_noise if settings.image_noise is None else settings.image_noise
+        level, noise = (level, self._own_noise(low, seeds)) if seeds and level else (0.0, torch.zeros_like(low))
+        return resized(disturbed(low, level=low.new_full((len(low),), level), noise=noise), sides)
+
+    def _own_noise(self, low: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Noise in a stream of its own, so that a film without an image has the same noise beside one with an image as alone."""
+        return Draws([derive(seed, "image") for seed in seeds], device=self._device).normal(*low.shape[1:])
 
     def _with_variance(self, denoise: Denoise, condition: Condition) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,22 +341,28 @@ class DiffusionModel(nn.Module):
 
     def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
         """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and films, each of whose
-        channels comes with a plane that says "stated"."""
+        channels comes with a plane that says "stated", a film also with its noise level."""
         beside = []
         if "lesions" in self.config.parts:
             known = x.new_full((len(x), len(self.spec.findings), len(LESION_PROPERTIES)), math.nan)
             beside.append(lesion_maps(known if condition.lesions is None else condition.lesions.to(x), (x.shape[2], x.shape[3])))
-        sizes = {"mask": len(self.spec.masks), "image": 1}
-        for part, channels in sizes.items():
-            if part not in self.config.parts or not channels:
-                continue
-            value = getattr(condition, part)
-            if value is None:
-                beside.append(x.new_zeros(len(x), 2 * channels, *x.shape[2:]))
-                continue
-            unstated = value.isnan().flatten(2).any(2)[:, :, None, None]
-            small = F.adaptive_avg_pool2d(value.nan_to_num(0.0).to(x), (x.shape[2], x.shape[3]))
-            beside += [small * ~unstated, (~unstated).to(x).expand_as(small)]
+        sides = (x.shape[2], x.shape[3])
+        if "mask" in self.config.parts and self.spec.masks:
+            if condition.mask is None:
+                beside.append(x.new_zeros(len(x), 2 * len(self.spec.masks), *sides))
+            else:
+                unstated = condition.mask.isnan().flatten(2).any(2)[:, :, None, None]
+                small = F.adaptive_avg_pool2d(condition.mask.nan_to_num(0.0).to(x), sides)
+                beside += [small * ~unstated, (~unstated).to(x).expand_as(small)]
+        if "image" in self.config.parts:
+            if condition.image is None:
+                beside.append(x.new_zeros(len(x), 3, *sides))
+            else:
+                stated = condition.stated("image")[:, None, None, None].to(x)
+                shown = resized(condition.image.nan_to_num(0.0).to(x), sides)
+                film, level = shown[:, :1], shown[:, 1:2]
+                level = level if level.shape[1] else torch.zeros_like(film)  # a film without a level has no noise
+                beside.append(stated * torch.cat([film, torch.ones_like(film), level / LEVEL_UNIT], dim=1))
         return beside
 
 
@@ -301,7 +378,7 @@ def _network(c: DiffusionConfig, *, inputs: int, outputs: int, side: int) -> nn.
             raise UsageError("model.multipliers and model.attention must have the same length")
         form = UNetConfig(channels=c.channels, multipliers=tuple(c.multipliers), blocks=c.blocks, patch=c.patch, context=context,
                           attention=tuple(c.attention), dropout=c.dropout, embedding=c.embedding, resample=c.resample,
-                          coordinates=c.coordinates)
+                          coordinates=c.coordinates, middle_attention=c.middle_attention)
         multiple, network = smallest_multiple(form), UNet(form, inputs=inputs, outputs=outputs)
     if side % multiple:
         raise UsageError(f"model.image_size {c.image_size} gives {side} x {side} latents, and this {c.network} needs a multiple "

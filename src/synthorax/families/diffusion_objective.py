@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import NotNegative, Part
+from synthorax.config import NotNegative, Part, WholeNotNegative
 from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
 from synthorax.diffusion.precondition import output_weight
 from synthorax.diffusion.variance import vlb_terms
 from synthorax.errors import UsageError, nearest
 from synthorax.families.diffusion import DiffusionConfig, DiffusionModel
+from synthorax.families.low_resolution import blurred, crop_at, disturbed, resized
 from synthorax.losses.lesion import LesionLossConfig, lesion_terms
 from synthorax.losses.perceptual import perceptual_features
 from synthorax.protocols import COARSE, PARTS, Batch, Condition, Family, Objective, Phase
@@ -41,6 +43,12 @@ class DiffusionObjectiveConfig:
     """probability of withholding each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
     box: Part = 0.25
     """probability of showing a lesion's box in place of its mask"""
+    crop: WholeNotNegative = 0
+    """side in pixels of the random square of each film that is trained on; 0 is the whole film"""
+    image_noise: NotNegative = 0.1
+    """highest level of the noise in the film of the part image; each film has its own, from 0 on, and the network is told"""
+    image_blur: Part = 0.6
+    """strongest blur of that film: a standard deviation in its own pixels; each film has its own, from 0 on, and the network is not told"""
     reading_weight: NotNegative = 1.0
     """weight of learning to read what a text states, for models that hear text"""
     vlb_weight: NotNegative = 1e-3
@@ -64,6 +72,7 @@ class DiffusionObjective(Objective):
         for part in config.dropout:
             if part not in PARTS:
                 raise UsageError(f"objective.dropout: unknown part '{part}'; {nearest(part, PARTS)}")
+        _check_crop(config.crop, model)
         self.features: Any = perceptual_features(config.lesion.perceptual) if config.lesion.perceptual_weight else None
 
     def prepare(self, images: Tensor) -> None:
@@ -72,13 +81,22 @@ class DiffusionObjective(Objective):
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, config, draws = self.model, self.config, batch.draws
-        clean = model.compressor.encode(batch.images)
+        images, lesion = batch.images, batch.lesion
+        corners = self._corners(draws) if config.crop else None
+        if corners is not None:
+            images = crop_at(images, corners, config.crop)
+            lesion = None if lesion is None else crop_at(lesion, corners, config.crop)
+        clean = model.compressor.encode(images)
         sigma = self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std,
                                  sigma_min=model.config.sigma_min, sigma_max=model.config.sigma_max)
         noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
         condition = self.withheld(batch.condition.only(model.config.parts), draws)
         if "image" in model.config.parts:
             condition = replace(condition, image=self._reduced(batch.images, draws))
+        if corners is not None:
+            maps = {part: getattr(condition, part) for part in ("mask", "image")}
+            cropped: dict[str, Any] = {part: None if map is None else crop_at(map, corners, config.crop) for part, map in maps.items()}
+            condition = replace(condition, **cropped)
         estimate, fraction = model.estimate(noisy, sigma, condition)
         weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
         terms = {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
@@ -89,8 +107,8 @@ class DiffusionObjective(Objective):
             tokens, stated = model.text(batch.reading.texts)
             terms["reading"] = config.reading_weight * model.reader.loss(tokens, stated, labels=batch.reading.labels,
                                                                          lesions=batch.reading.lesions)
-        if config.lesion.active and batch.lesion is not None:
-            terms |= lesion_terms(model.compressor.decode(estimate), batch.images, batch.lesion, sigma, error_weight=weight,
+        if config.lesion.active and lesion is not None:
+            terms |= lesion_terms(model.compressor.decode(estimate), images, lesion, sigma, error_weight=weight,
                                   config=config.lesion, features=self.features)
         return terms
 
@@ -124,12 +142,36 @@ class DiffusionObjective(Objective):
         return torch.where(chosen[..., None, None], box.to(mask), mask)
 
     def _reduced(self, images: Tensor, draws: Draws) -> Tensor:
-        """The film at low resolution with a little noise (Ho et al. 2022, "Cascaded diffusion models"), enlarged again; some rows NaN."""
+        """Each film at low resolution, blurred and noisy by chance, enlarged again, beside its noise level, [B, 2, H, W]; some rows NaN."""
         small = F.avg_pool2d(images, self.model.config.reduction)
-        small = small + 0.1 * draws.uniform(1)[:, :, None, None] * draws.normal(*small.shape[1:])
+        level = self.config.image_noise * draws.uniform(1)[:, 0]
+        noise = draws.normal(*small.shape[1:])
         gone = draws.uniform(1) < self.config.dropout.get("image", self.config.part_dropout)
-        large = F.interpolate(small, scale_factor=self.model.config.reduction, mode="bilinear")
+        small = blurred(small, self.config.image_blur * draws.uniform(1)[:, 0])
+        large = resized(disturbed(small, level=level, noise=noise), (images.shape[2], images.shape[3]))
+        if self.model.config.centred:
+            return large  # it cannot do without
         return large.masked_fill(gone[:, :, None, None], float("nan"))
+
+    def _corners(self, draws: Draws) -> Tensor:
+        """Upper left pixels of the squares to train on, [B, 2]: where a pixel of the small film and a patch of the network begin."""
+        model = self.model.config
+        step = math.lcm(model.reduction if "image" in model.parts else 1, model.patch * self.model.compressor.factor)
+        return (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
+
+
+def _check_crop(crop: int, model: DiffusionModel) -> None:
+    """Refuse crops that the network would take for something else than the film shows around them."""
+    if not crop:
+        return
+    c = model.config
+    reasons = {"model.network=unet": c.network != "unet", "model.attention of false alone": any(c.attention),
+               "model.middle_attention=false": c.middle_attention, "model.coordinates=false": c.coordinates,
+               "model.parts without lesions, whose places are those of the whole film": "lesions" in c.parts}
+    if wanting := [reason for reason, breached in reasons.items() if breached]:
+        raise UsageError(f"objective.crop={crop} needs {', '.join(wanting)}")
+    if crop % model.film_multiple or crop > c.image_size:
+        raise UsageError(f"objective.crop={crop} is not a multiple of {model.film_multiple} of at most {c.image_size}")
 
 
 def _span(inside: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class UNetConfig:
     """how a level is halved: by averaging before a convolution, or by the stride of the convolution itself"""
     coordinates: bool = False
     """whether x and y (and z) are input channels too (Liu et al. 2018): they help to turn a place in numbers into one in the image"""
+    middle_attention: bool = True
+    """whether the two blocks between the way down and the way up have attention between them"""
 
 
 class UNet(nn.Module):
@@ -83,7 +85,7 @@ class UNet(nn.Module):
             if level < len(levels) - 1:
                 self.down.append(Downsample(channels, dims=dims, resample=config.resample))
                 skips.append(channels)
-        self.middle = nn.ModuleList([block(levels[-1], levels[-1], True), block(levels[-1], levels[-1], False)])
+        self.middle = nn.ModuleList([block(levels[-1], levels[-1], config.middle_attention), block(levels[-1], levels[-1], False)])
         self.up = nn.ModuleList()
         channels = levels[-1]
         for level, leaving in reversed(list(enumerate(levels))):

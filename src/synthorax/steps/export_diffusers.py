@@ -76,6 +76,10 @@ def misfits(model: DiffusionModel, condition: Condition | None = None) -> list[s
         problems.append("it halves by averaging (train with model.resample=strided)")
     if shape.coordinates:
         problems.append("it is told coordinates (train with model.coordinates=false)")
+    if not shape.middle_attention:
+        problems.append("it has no attention at its lowest resolution (train with model.middle_attention=true)")
+    if c.centred:
+        problems.append("it adds to an enlarged film (train with model.centred=false)")
     if len(groups) > 1:
         problems.append(f"its group normalisations have {', '.join(map(str, groups))} groups, and all must have as many "
                         "(train with model.channels a multiple of 32, 128 or more)")

@@ -80,7 +80,13 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
 def check_settings(model: Model, settings: SampleSettings) -> None:
     """Refuse with a UsageError, before anything is written, settings that no model or not this one can follow."""
     usual = SampleSettings()
-    if not hasattr(model, "denoise"):
+    if getattr(model, "needs_film", False):
+        raise UsageError("this model enlarges films and makes none of its own; put it behind one that does with synthorax pack")
+    if settings.enlarging_steps is not None and not hasattr(model, "stages"):
+        raise UsageError(f"enlarging_steps are those of a cascade, and this is a model of family '{model.spec.family}'")
+    if settings.image_noise is not None and not hasattr(model, "stages") and "image" not in model.spec.conditions:
+        raise UsageError("image_noise: the model does not hear the part image")
+    if not hasattr(model, "denoise") and not hasattr(model, "stages"):
         changed = [name for name in ("sampler", "steps", "schedule", "eta") if getattr(settings, name) != getattr(usual, name)]
         if changed:
             raise UsageError(f"a model of family '{model.spec.family}' has no sampler, so '{changed[0]}' cannot be chosen; leave it out")
@@ -153,7 +159,8 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     usual = SampleSettings()
     weights = json.dumps(dict(settings.part_guidance), sort_keys=True)
     cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
-             "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}"}
+             "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}",
+             "image_noise": f"{settings.image_noise}", "enlarging_steps": f"{settings.enlarging_steps}"}
     return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 
 from synthorax.config import build
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.families import FAMILIES
+from synthorax.families import FAMILIES, PACKED
 from synthorax.protocols import Family, ModelSpec, Objective, SampleSettings
 from synthorax.registry import lookup
 from synthorax.training.loop import TrainConfig
@@ -78,8 +78,9 @@ def load_recipe(name_or_path: str | Path, *, overrides: Sequence[str] = ()) -> R
 
 def build_model(spec: ModelSpec) -> nn.Module:
     """The network that a spec describes, with fresh weights."""
-    family: Family = lookup(FAMILIES, spec.family, kind="family")
-    return family.build_model(spec)
+    found = lookup(FAMILIES | PACKED, spec.family, kind="family")
+    build: Callable[[ModelSpec], nn.Module] = found if spec.family in PACKED else found.build_model
+    return build(spec)
 
 
 def conditions_of(recipe: Recipe) -> tuple[str, ...]:

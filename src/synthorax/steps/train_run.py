@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
 from synthorax import __version__
+from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
@@ -20,7 +23,8 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
-from synthorax.protocols import as_model
+from synthorax.protocols import as_model, condition_of
+from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
@@ -84,11 +88,33 @@ def _sites(films: Films) -> tuple[str, ...]:
 
 def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
     """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run."""
+    if "image" in conditions_of(recipe):
+        return _enlarged_sheet_writer(run, films, recipe, engine)
     chosen = plan_like(films, num=32, seed=recipe.train.seed)
 
     def write(model: Any, step: int) -> None:
         made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
         sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
+        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+
+    return write
+
+
+def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
+    """Writes a sheet of eight training films: each shrunk, as the model makes it large again, and as it is."""
+    rows = np.random.default_rng(derive(recipe.train.seed, "sheet")).choice(len(films), size=8)
+    shown = films.take(rows)
+    real = unit_images(shown.images)
+    side = recipe.model.image_size // recipe.model.reduction
+    small = F.adaptive_avg_pool2d(real, side)
+    asked = replace(condition_of(shown.studies, shown.labels, sites=_sites(films)), image=small)
+
+    def write(model: Any, step: int) -> None:
+        with engine.autocast():
+            made = as_model(model).sample(asked.to(engine.device), range(len(rows)), recipe.sample).float().cpu()
+        tiles = torch.stack([F.interpolate(small, size=real.shape[2:], mode="nearest"), made, real], dim=1).flatten(0, 1)
+        sheet = contact_sheet(from_unit(tiles[:, 0].numpy()), columns=6, tile_px=real.shape[2],
+                              title=f"{recipe.name} step {step}: shrunk to {side} px, enlarged, real")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
 
     return write

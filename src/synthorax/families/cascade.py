@@ -1,0 +1,116 @@
+"""Cascade: a model that makes small films and diffusion models that enlarge them, one after the other (Ho et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.errors import UsageError
+from synthorax.families.diffusion import DiffusionModel
+from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
+from synthorax.rng import derive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeConfig:
+    """What a cascade is made of; filled in when it is packed."""
+
+    image_size: int
+    """side of the films of the last stage in pixels"""
+    stages: tuple[Mapping[str, Any], ...]
+    """specs of the stages, the one that makes small films first"""
+    settings: tuple[Mapping[str, Any], ...]
+    """how each stage after the first is sampled: fields of `SampleSettings`"""
+
+
+class CascadeModel(nn.Module):
+    """Stages that each enlarge the film of the one before; what is asked for is heard by all, as far as they can hear it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        config = CascadeConfig(**spec.config)
+        specs = [ModelSpec.from_dict(record) for record in config.stages]
+        check_stages(specs)
+        if len(config.settings) != len(specs) - 1:
+            raise UsageError(f"a cascade of {len(specs)} stages has settings for {len(config.settings)} of them beyond the first")
+        self.spec = spec
+        self.stages = nn.ModuleList([DiffusionModel(own) for own in specs])
+        self.settings = [SampleSettings(**own) for own in config.settings]
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """One film a seed, [B, 1, H, W] in [-1, 1], of the size of the last stage.
+
+        `settings` are those of the first stage; of the others they change the number of steps, where `enlarging_steps` is set, and the
+        noise in the films that they enlarge, where `image_noise` is. Masks may have the size of any stage.
+        """
+        settings = settings or SampleSettings()
+        base, *enlarging = (cast(DiffusionModel, stage) for stage in self.stages)
+        if condition is None:
+            condition = Condition.unstated(len(seeds), num_labels=len(base.spec.findings), num_sites=len(base.spec.sites))
+        films = base.sample(condition, seeds, settings)
+        for number, (stage, own) in enumerate(zip(enlarging, self.settings, strict=True), start=1):
+            asked = replace(_in_names_of(condition.to(films.device), base.spec, stage.spec), image=films)
+            chosen = replace(own, steps=settings.enlarging_steps or own.steps, image_noise=settings.image_noise)
+            films = stage.sample(asked, [derive(seed, "stage", number) for seed in seeds], chosen)
+        return films
+
+
+def build_cascade(spec: ModelSpec) -> CascadeModel:
+    """The cascade that a spec describes, with fresh weights."""
+    return CascadeModel(spec)
+
+
+def cascade_spec(specs: Sequence[ModelSpec], settings: Sequence[Mapping[str, Any]], *, records: Sequence[Mapping[str, Any]]) -> ModelSpec:
+    """What a cascade of stages with these specs says of itself; `records` are the specs as tables. Raises UsageError as `check_stages`."""
+    check_stages(specs)
+    base, size = specs[0], specs[-1].image_size
+    return ModelSpec(family="cascade", image_size=size, findings=base.findings, conditions=base.conditions, sites=base.sites,
+                     masks=base.masks, config={"image_size": size, "stages": list(records), "settings": [dict(own) for own in settings]})
+
+
+def check_stages(specs: Sequence[ModelSpec]) -> None:
+    """Raise UsageError where a stage cannot follow the one before, or hears other findings, sites or masks than the first knows."""
+    if len(specs) < 2:
+        raise UsageError(f"a cascade needs a model that makes small films and at least one that enlarges them, and {len(specs)} is given")
+    for spec in specs:
+        if spec.family != "diffusion":
+            raise UsageError(f"the stages of a cascade are diffusion models, and one is of family '{spec.family}'")
+    if specs[0].config.get("centred"):
+        raise UsageError("the first stage enlarges films; begin with a model that makes them")
+    for before, spec in pairwise(specs):
+        if "image" not in spec.conditions:
+            raise UsageError(f"the stage of {spec.image_size} px does not hear the part image, so it cannot enlarge films")
+        wanted = spec.image_size // int(spec.config["reduction"])
+        if wanted != before.image_size:
+            raise UsageError(f"the stage of {spec.image_size} px enlarges films of {wanted} px, and the one before makes films of "
+                             f"{before.image_size} px")
+    for spec in specs[1:]:
+        for names, parts in (("findings", ("labels", "lesions")), ("sites", ("attributes",)), ("masks", ("mask",))):
+            known, own = set(getattr(specs[0], names)), set(getattr(spec, names))
+            if set(parts) & set(spec.conditions) and own != known:
+                differ = ", ".join(sorted(known ^ own))
+                raise UsageError(f"the first stage and that of {spec.image_size} px know other {names}: {differ}; train both on one set")
+
+
+def _in_names_of(condition: Condition, theirs: ModelSpec, own: ModelSpec) -> Condition:
+    """The condition with its findings, sites and masks in the order of another stage; names that one of them lacks are not stated."""
+    attributes = condition.attributes
+    split = [attributes[:, : len(ATTRIBUTES)], _named(attributes[:, len(ATTRIBUTES):], theirs.sites, own.sites)]
+    return replace(condition, labels=_named(condition.labels, theirs.findings, own.findings), attributes=torch.cat(split, dim=1),
+                   lesions=None if condition.lesions is None else _named(condition.lesions, theirs.findings, own.findings),
+                   mask=None if condition.mask is None else _named(condition.mask, theirs.masks, own.masks))
+
+
+def _named(values: Tensor, have: Sequence[str], want: Sequence[str]) -> Tensor:
+    """[B, len(have), ...] -> [B, len(want), ...] by name."""
+    chosen = values.new_full((len(values), len(want), *values.shape[2:]), math.nan)
+    for column, name in enumerate(want):
+        if name in have:
+            chosen[:, column] = values[:, have.index(name)]
+    return chosen

@@ -1,0 +1,54 @@
+"""The film that the part `image` shows: shrunk, made imperfect on purpose, and enlarged to the film that follows it.
+
+A network that learns from perfectly shrunk films believes every pixel of the film that it enlarges, the mistakes of a generator
+included. So training adds noise of a random level and tells the network which (Sec. 4.2, Ho et al. 2022, "Cascaded diffusion
+models"), and blurs a little, because a small model's films are softer than shrunken real ones. Sampling adds a little noise too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEVEL_UNIT = 0.1
+"""noise level at which the plane that tells of it is 1"""
+_REACH_PX = 4  # of the blur on each side; four standard deviations of one pixel
+
+
+def resized(films: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Films [B, C, h, w] at other sides, [B, C, *sides]: means of pixels on the way down, cubic interpolation on the way up."""
+    if tuple(films.shape[2:]) == sides:
+        return films
+    if films.shape[2] >= sides[0] and films.shape[3] >= sides[1]:
+        return F.adaptive_avg_pool2d(films, sides)
+    # Without antialias PyTorch's cubic has a = -0.75, which turns even ramps into steps; with it a = -0.5 (Keys 1981), which does not.
+    return F.interpolate(films, size=sides, mode="bicubic", align_corners=False, antialias=True)
+
+
+def blurred(films: Tensor, sigma_px: Tensor) -> Tensor:
+    """Each film [B, 1, h, w] under a Gaussian of its own standard deviation `sigma_px` [B], between 0 and 1 pixel."""
+    offsets = torch.arange(-_REACH_PX, _REACH_PX + 1, device=films.device)
+    weights = torch.exp(-0.5 * (offsets / sigma_px.clamp(min=1e-3)[:, None]) ** 2)
+    weights = weights / weights.sum(1, keepdim=True)  # [B, 9]
+    x = F.pad(films.transpose(0, 1), [_REACH_PX] * 4, mode="replicate")  # [1, B, h + 8, w + 8]
+    for kernel in (weights[:, None, :, None], weights[:, None, None, :]):
+        x = F.conv2d(x, kernel, groups=len(films))
+    return x.transpose(0, 1)
+
+
+def disturbed(films: Tensor, *, level: Tensor, noise: Tensor) -> Tensor:
+    """Films [B, 1, h, w] with noise of standard deviation `level` [B], and a second channel that says which level, [B, 2, h, w].
+
+    A film of NaN, which is not stated, has no level either.
+    """
+    plane = level[:, None, None, None].expand_as(films).masked_fill(films.isnan(), math.nan)
+    return torch.cat([films + plane * noise, plane], dim=1)
+
+
+def crop_at(maps: Tensor, corners: Tensor, side: int) -> Tensor:
+    """The square of `side` pixels of each of [B, C, H, W] whose upper left pixel is `corners` [B, 2], row first, [B, C, side, side]."""
+    places = corners.tolist()
+    return torch.stack([one[:, top:top + side, left:left + side] for one, (top, left) in zip(maps, places, strict=True)])
