@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as
 from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import Source, generate_films
 from synthorax.steps.plan import simple_plan
-from synthorax.steps.recipe import Recipe, build_objective, load_recipe
+from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe
+from synthorax.steps.student import is_student
 from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Masks, Study
 
@@ -73,15 +75,21 @@ def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
 
 
 def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
-    """The objective with weights that depend on `seed` alone."""
+    """The objective with weights that depend on `seed` alone; a student's teacher has random weights everywhere."""
     torch.manual_seed(seed)
-    return build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+    objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+    if is_student(recipe):
+        spec = as_model(objective.model).spec
+        teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
+        randomised(teacher, seed=seed)
+        objective.begin(teacher)
+    return objective
 
 
 def train_here(recipe: Recipe, folder: Path, **settings: Any) -> Outcome:
     """Train in this process, on the CPU in float32."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
-        objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+        objective = fresh_objective(recipe, seed=recipe.train.seed)
         return train(objective, made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
