@@ -24,6 +24,7 @@ from synthorax.steps.recipe import Recipe, build_model, build_objective, load_re
 from synthorax.steps.student import is_student
 from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Masks, Study
+from synthorax.workflow import train as train_verb
 
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
@@ -98,6 +99,12 @@ def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> Non
     recipe = smallest(family, *overrides)
     outcome = train_here(recipe, folder)
     save_model(folder / WEIGHTS_NAME, outcome.model, spec=as_model(outcome.model).spec, facts={"steps": outcome.steps})
+
+
+def distil_to(folder: Path, prepared: Path, teacher: Path, steps: int) -> None:
+    """Train a student of two steps, or go on training it."""
+    train_verb("student", prepared, out=folder, base=teacher, device="cpu", threads=1,
+               overrides=[*FEW, f"train.steps={steps}", "model.distilled.steps=2", "train.checkpoint_every=2"])
 
 
 def untrained_source(*, seed: int = 0) -> Source:

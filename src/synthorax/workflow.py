@@ -241,8 +241,9 @@ def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = Non
 def recipes() -> list[dict[str, Any]]:
     """Name, family, image size and number of parameters of every shipped recipe."""
     found = [load_recipe(name) for name in recipe_names()]
-    return [{"recipe": recipe.name, "family": recipe.family, "image_size": recipe.model.image_size,
-             "parameters": count_parameters(recipe.name)} for recipe in found]
+    return [{"recipe": recipe.name, "family": recipe.family,
+             **({"image_size": "as its teacher", "parameters": "as its teacher"} if is_student(recipe) else
+                {"image_size": recipe.model.image_size, "parameters": count_parameters(recipe.name)})} for recipe in found]
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,

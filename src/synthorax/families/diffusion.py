@@ -166,7 +166,7 @@ class DiffusionModel(nn.Module):
             draws = Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings)
             x = draws.normal(*self.latent_shape) * sigmas[0].item() if start is None else start.to(self._device)
-            if self.config.learned_variance and settings.sampler == "ddpm":
+            if self.config.learned_variance and settings.sampler == "ddpm" and self.config.distilled is None:  # students learn none
                 with_variance = self._with_variance(denoise if change is None else change(denoise), condition)
                 latents = ddpm_learned(with_variance, x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
             else:

@@ -43,6 +43,9 @@ class StudentObjective(Objective):
         if config.lessons.sampler in ALWAYS_NOISY or USUAL_ETA.get(config.lessons.sampler):
             raise UsageError(f"objective.lessons.sampler: '{config.lessons.sampler}' adds fresh noise, and a student can only learn where "
                              "a walk without any leads; choose heun, dpmpp-2m, unipc, ddim or euler")
+        if config.lesion.active:
+            raise UsageError("objective.lesion: a student has no lesion terms, because it learns from its teacher and not from real "
+                             "films; leave it out")
         lookup(SAMPLERS, config.lessons.sampler, kind="sampler")
         self.levels = torch.zeros(1, dtype=torch.float64)  # of the teacher's walk
         if self.distilled.steps:
