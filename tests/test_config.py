@@ -61,6 +61,8 @@ def test_overrides_are_toml_or_a_plain_word() -> None:
     ("train.log_every=0", r"train\.log_every"),
     ("train.checkpoint_every=0", r"train\.checkpoint_every"),
     ("train.cooldown=1.5", r"train\.cooldown"),
+    ("objective.lesion.mask_wait=1.0", "unknown key 'objective.lesion.mask_wait'; did you mean 'mask_weight'"),
+    ("model.distilled.step=4", "unknown key 'model.distilled.step'; did you mean 'steps'"),
     ("train.learning_rate=nan", r"train\.learning_rate"),
 ])
 def test_wrong_settings_are_refused_by_name(override: str, message: str) -> None:

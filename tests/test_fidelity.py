@@ -9,7 +9,7 @@ import torch
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluation.fidelity import fid, fid_from_statistics, fid_score, kid, kid_score
+from synthorax.evaluation.fidelity import fid, fid_from_statistics, fid_score, kid, kid_difference, kid_score
 
 DISTANCES = pytest.mark.parametrize("distance", [fid, kid])
 SCORES = pytest.mark.parametrize("score", [fid_score, kid_score])
@@ -195,3 +195,18 @@ def test_a_floor_from_too_few_films_says_so():
 def test_unusable_features_are_refused(distance, bad):
     with pytest.raises(InputError):
         distance(gaussian(0, 9), bad)
+
+
+def test_the_difference_of_two_kids_is_surer_than_either_where_films_are_pairs():
+    real, made = gaussian(0, 120), gaussian(1, 120, mean=0.6)
+    same = made + 0.01 * gaussian(2, 120)
+    farther = made + 0.3
+    value, low, high = kid_difference(real, made, same)
+    assert low < 0 < high
+    alone = kid_score(real, made, floor_sets=None, features_name="x", seed=0)
+    assert high - low < 0.1 * (alone.high - alone.low)
+    value, low, high = kid_difference(real, made, farther)
+    assert value == pytest.approx(kid(real, farther) - kid(real, made)) and low > 0
+    assert kid_difference(real, farther, made)[0] == pytest.approx(-value)
+    with pytest.raises(InputError, match="no pairs"):
+        kid_difference(real, made, farther[:-1])

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import Source, generate_films
 from synthorax.steps.plan import simple_plan
 from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe
+from synthorax.steps.student import is_student
 from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Masks, Study
+from synthorax.workflow import train as train_verb
 
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
@@ -92,15 +94,21 @@ def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
 
 
 def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
-    """The objective with weights that depend on `seed` alone."""
+    """The objective with weights that depend on `seed` alone; a student's teacher has random weights everywhere."""
     torch.manual_seed(seed)
-    return build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+    objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+    if is_student(recipe):
+        spec = as_model(objective.model).spec
+        teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
+        randomised(teacher, seed=seed)
+        objective.begin(teacher)
+    return objective
 
 
 def train_here(recipe: Recipe, folder: Path, *, films: Films | None = None, **settings: Any) -> Outcome:
     """Train in this process, on the CPU in float32, on made-up films if no others are given."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
-        objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+        objective = fresh_objective(recipe, seed=recipe.train.seed)
         return train(objective, films or made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
@@ -109,6 +117,12 @@ def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> Non
     recipe = smallest(family, *overrides)
     outcome = train_here(recipe, folder)
     save_model(folder / WEIGHTS_NAME, outcome.model, spec=as_model(outcome.model).spec, facts={"steps": outcome.steps})
+
+
+def distil_to(folder: Path, prepared: Path, teacher: Path, steps: int) -> None:
+    """Train a student of two steps, or go on training it."""
+    train_verb("student", prepared, out=folder, base=teacher, device="cpu", threads=1,
+               overrides=[*FEW, f"train.steps={steps}", "model.distilled.steps=2", "train.checkpoint_every=2"])
 
 
 def untrained_source(*, seed: int = 0) -> Source:

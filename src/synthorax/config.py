@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Annotated, Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -21,16 +21,24 @@ Part = Annotated[float, Field(ge=0, le=1)]
 
 def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:
     """A config dataclass from a table; unknown keys and wrong types are errors that name the key and the nearest one."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for key in table:
-        if key not in names:
-            raise InputError(f"unknown key '{prefix}.{key}'", file=where, remedy=nearest(key, names))
+    _check_names(kind, table, where=where, prefix=prefix)
     try:
         return TypeAdapter(kind).validate_python(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (prefix, *first["loc"]))
         raise InputError(f"{key}: {first['msg']} (got {first['input']!r})", file=where) from error
+
+
+def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str) -> None:
+    """Refuse unknown keys, also in tables of tables."""
+    names, hints = [field.name for field in fields(kind)], get_type_hints(kind)
+    for key, value in table.items():
+        if key not in names:
+            raise InputError(f"unknown key '{prefix}.{key}'", file=where, remedy=nearest(key, names))
+        for inner in (hints[key], *get_args(hints[key])):
+            if is_dataclass(inner) and isinstance(value, Mapping):
+                _check_names(inner, value, where=where, prefix=f"{prefix}.{key}")
 
 
 def parse_duration(text: str) -> float:

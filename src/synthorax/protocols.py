@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, Finite, NotNegative, Part
+from synthorax.errors import UsageError
 from synthorax.rng import Draws
 from synthorax.types import Study
 
@@ -243,6 +244,12 @@ class Objective(nn.Module):
 
     def prepare(self, images: Tensor) -> None:
         """Measure on some training films [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
+
+    def begin(self, base: nn.Module) -> None:
+        """Start from a trained model of the same shape. Raises UsageError where the family or the shapes do not allow it."""
+        if not hasattr(self.model, "adopt"):
+            raise UsageError(f"a model of family '{as_model(self.model).spec.family}' cannot start from another one")
+        cast(Any, self.model).adopt(base)
 
     def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         return self.losses(phase, batch)

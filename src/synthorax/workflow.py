@@ -41,6 +41,7 @@ from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
+from synthorax.steps.student import is_student, with_teacher
 from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
 from synthorax.types import Films, LabelPolicy, Study
 
@@ -84,12 +85,14 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of another run of the same shape; `compressor` is the run of the autoencoder whose
-    latents are diffused. Raises InputError if `out` holds another run.
+    intervals. `base` starts from the weights of another run of the same shape, and is the teacher of a recipe that trains a student;
+    `compressor` is the run of the autoencoder whose latents are diffused. Raises InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
-    if compressor is not None:
+    if is_student(recipe):
+        recipe = with_teacher(recipe, base, compressor=compressor)
+    elif compressor is not None:
         recipe = with_compressor(recipe, compressor)
     beginning = Beginning(base=base, compressor=compressor)
     if seed is not None:
@@ -248,8 +251,9 @@ def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = Non
 def recipes() -> list[dict[str, Any]]:
     """Name, family, image size and number of parameters of every shipped recipe."""
     found = [load_recipe(name) for name in recipe_names()]
-    return [{"recipe": recipe.name, "family": recipe.family, "image_size": recipe.model.image_size,
-             "parameters": count_parameters(recipe.name)} for recipe in found]
+    return [{"recipe": recipe.name, "family": recipe.family,
+             **({"image_size": "as its teacher", "parameters": "as its teacher"} if is_student(recipe) else
+                {"image_size": recipe.model.image_size, "parameters": count_parameters(recipe.name)})} for recipe in found]
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,

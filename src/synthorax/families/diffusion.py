@@ -20,6 +20,7 @@ from synthorax.diffusion.samplers import Denoise, ddpm_learned, solve
 from synthorax.errors import UsageError, nearest
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.compressors import build_compressor
+from synthorax.families.distilled import Distilled
 from synthorax.families.low_resolution import LEVEL_UNIT, disturbed, resized
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layout import MAPS, lesion_maps
@@ -98,6 +99,8 @@ class DiffusionConfig:
     """lowest noise level of sampling; half of an 8-bit grey level is 0.004"""
     sigma_max: NotNegative = 80.0
     """highest noise level of sampling"""
+    distilled: Distilled | None = None
+    """what a student has built in; none for a model that learned from films"""
 
 
 class DiffusionModel(nn.Module):
@@ -108,7 +111,7 @@ class DiffusionModel(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.spec, self.config = spec, DiffusionConfig(**spec.config)
+        self.spec, self.config = spec, _config(spec)
         c = self.config
         for part in c.parts:
             if part not in PARTS:
@@ -179,9 +182,9 @@ class DiffusionModel(nn.Module):
 
         `condition` has one row a seed; None asks for nothing in particular. Upper-case AND and NOT in a text compose conditions
         (Liu et al. 2022). `change` wraps the guided denoiser, for autoguidance or guidance by a classifier; `start` [B, C, h, w]
-        takes the place of the initial noise, as `invert` returns it.
+        takes the place of the initial noise, as `invert` returns it. Without `settings` the `usual_settings` hold.
         """
-        settings = settings or SampleSettings()
+        settings = settings or self.usual_settings
         with torch.inference_mode():
             denoise, condition = self._guided(condition, len(seeds), settings, seeds=seeds)
             draws = Draws(seeds, device=self._device)
@@ -191,7 +194,7 @@ class DiffusionModel(nn.Module):
                 if self.config.centred and condition.image is not None:
                     start = start + condition.image[:, :1]
             x = start.to(self._device)
-            if self.config.learned_variance and settings.sampler == "ddpm":
+            if self.config.learned_variance and settings.sampler == "ddpm" and self.config.distilled is None:  # students learn none
                 with_variance = self._with_variance(denoise if change is None else change(denoise), condition)
                 latents = ddpm_learned(with_variance, x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
             else:
@@ -207,7 +210,7 @@ class DiffusionModel(nn.Module):
         The higher the level, the more changes. The network sees nothing but these films: a convolutional one also takes patches, of
         sides that are multiples of `film_multiple`.
         """
-        settings = settings or SampleSettings()
+        settings = settings or self.usual_settings
         with torch.inference_mode():
             films = films.to(self._device)
             denoise, _ = self._guided(condition, len(seeds), settings, seeds=seeds, sides=(films.shape[2], films.shape[3]))
@@ -220,7 +223,9 @@ class DiffusionModel(nn.Module):
 
     def invert(self, films: Tensor, condition: Condition | None, settings: SampleSettings | None = None, *, refinements: int = 1) -> Tensor:
         """The noise from which the sampler ddim makes these films [B, 1, H, W] again, [B, C, h, w]; see `diffusion.inversion.invert`."""
-        settings = settings or SampleSettings()
+        if self.config.distilled is not None and self.config.distilled.steps:
+            raise UsageError("a student of few steps cannot be walked backwards; invert with its teacher")
+        settings = settings or self.usual_settings
         with torch.inference_mode():
             denoise, _ = self._guided(condition, len(films), settings)
             latents = self.compressor.encode(films.to(self._device))
@@ -262,16 +267,31 @@ class DiffusionModel(nn.Module):
         return axes
 
     @property
+    def usual_settings(self) -> SampleSettings:
+        """How films are drawn where nothing is said; a student's own way."""
+        return SampleSettings() if self.config.distilled is None else self.config.distilled.settings()
+
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Raises UsageError for settings that a student cannot follow, such as guidance on top of what it has built in."""
+        if self.config.distilled is not None:
+            self.config.distilled.check(settings)
+
+    @property
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     def _sigmas(self, settings: SampleSettings, *, highest: float = math.inf) -> Tensor:
+        if self.config.distilled is not None and self.config.distilled.steps:
+            if highest < self.config.sigma_max:
+                raise UsageError("a student of few steps knows no other noise levels than its own; take its teacher")
+            return self.config.distilled.levels(sigma_min=self.config.sigma_min, sigma_max=self.config.sigma_max)
         return sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.config.sigma_min,
                                sigma_max=min(highest, self.config.sigma_max))
 
     def _guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
                 sides: tuple[int, int] | None = None) -> tuple[Denoise, Condition]:
         """The guided denoiser of films of these sides, and the condition as it is heard; without seeds a film in it stays free of noise."""
+        self.check_settings(settings)
         if condition is None:
             condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
         condition = condition.only(self.config.parts).to(self._device)
@@ -364,6 +384,12 @@ class DiffusionModel(nn.Module):
                 level = level if level.shape[1] else torch.zeros_like(film)  # a film without a level has no noise
                 beside.append(stated * torch.cat([film, torch.ones_like(film), level / LEVEL_UNIT], dim=1))
         return beside
+
+
+def _config(spec: ModelSpec) -> DiffusionConfig:
+    """The config of a spec, in which what is built in is a plain table if it was read from a file."""
+    config = DiffusionConfig(**spec.config)
+    return replace(config, distilled=Distilled(**config.distilled)) if isinstance(config.distilled, Mapping) else config
 
 
 def _network(c: DiffusionConfig, *, inputs: int, outputs: int, side: int) -> nn.Module:

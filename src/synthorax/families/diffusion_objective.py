@@ -16,11 +16,12 @@ from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
 from synthorax.diffusion.precondition import output_weight
 from synthorax.diffusion.variance import vlb_terms
 from synthorax.errors import UsageError, nearest
-from synthorax.families.diffusion import DiffusionConfig, DiffusionModel
+from synthorax.families.diffusion import DiffusionModel
+from synthorax.families.distilled import Lessons
 from synthorax.families.low_resolution import blurred, crop_at, disturbed, resized
 from synthorax.losses.lesion import LesionLossConfig, lesion_terms
 from synthorax.losses.perceptual import perceptual_features
-from synthorax.protocols import COARSE, PARTS, Batch, Condition, Family, Objective, Phase
+from synthorax.protocols import COARSE, PARTS, Batch, Condition, Objective, Phase
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 
@@ -55,6 +56,8 @@ class DiffusionObjectiveConfig:
     """weight of the variational bound, which trains a learned variance"""
     lesion: LesionLossConfig = field(default_factory=LesionLossConfig)
     """the terms that keep lesions; all weights 0 is the plain loss"""
+    lessons: Lessons = field(default_factory=Lessons)
+    """how a student is taught; nothing for a model that learns from films"""
 
 
 class DiffusionObjective(Objective):
@@ -87,12 +90,9 @@ class DiffusionObjective(Objective):
             images = crop_at(images, corners, config.crop)
             lesion = None if lesion is None else crop_at(lesion, corners, config.crop)
         clean = model.compressor.encode(images)
-        sigma = self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std,
-                                 sigma_min=model.config.sigma_min, sigma_max=model.config.sigma_max)
+        sigma = self.noise_levels(draws)
         noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
-        condition = self.withheld(batch.condition.only(model.config.parts), draws)
-        if "image" in model.config.parts:
-            condition = replace(condition, image=self._reduced(batch.images, draws))
+        condition = self.told(batch)
         if corners is not None:
             maps = {part: getattr(condition, part) for part in ("mask", "image")}
             cropped: dict[str, Any] = {part: None if map is None else crop_at(map, corners, config.crop) for part, map in maps.items()}
@@ -103,14 +103,31 @@ class DiffusionObjective(Objective):
         if fraction is not None:
             following = level_below(sigma, kind="cosine" if config.levels == "cosine" else "linear").to(sigma)
             terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction, following=following)
-        if model.reader is not None and model.text is not None and batch.reading is not None:
-            tokens, stated = model.text(batch.reading.texts)
-            terms["reading"] = config.reading_weight * model.reader.loss(tokens, stated, labels=batch.reading.labels,
-                                                                         lesions=batch.reading.lesions)
+        terms |= self.reading(batch)
         if config.lesion.active and lesion is not None:
             terms |= lesion_terms(model.compressor.decode(estimate), images, lesion, sigma, error_weight=weight,
                                   config=config.lesion, features=self.features)
         return terms
+
+    def noise_levels(self, draws: Draws) -> Tensor:
+        """The level of each film, [B]."""
+        config, model = self.config, self.model.config
+        return self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std, sigma_min=model.sigma_min,
+                                sigma_max=model.sigma_max)
+
+    def told(self, batch: Batch) -> Condition:
+        """What the model is told of each film: the parts that it hears, some of them withheld."""
+        condition = self.withheld(batch.condition.only(self.model.config.parts), batch.draws)
+        return replace(condition, image=self._reduced(batch.images, batch.draws)) if "image" in self.model.config.parts else condition
+
+    def reading(self, batch: Batch) -> dict[str, Tensor]:
+        """The term of reading what texts state, [B], for models that hear text."""
+        text, reader = self.model.text, self.model.reader
+        if text is None or reader is None or batch.reading is None:
+            return {}
+        tokens, stated = text(batch.reading.texts)
+        return {"reading": self.config.reading_weight * reader.loss(tokens, stated, labels=batch.reading.labels,
+                                                                    lesions=batch.reading.lesions)}
 
     def withheld(self, condition: Condition, draws: Draws) -> Condition:
         """The condition with parts, single statements and outlines taken out at random."""
@@ -179,6 +196,3 @@ def _span(inside: Tensor) -> Tensor:
     forward, backward = inside.cumsum(-1) > 0, inside.flip(-1).cumsum(-1).flip(-1) > 0
     return forward & backward
 
-
-FAMILY = Family(model_config=DiffusionConfig, objective_config=DiffusionObjectiveConfig, build_model=DiffusionModel,
-                build_objective=DiffusionObjective, conditions=lambda config: tuple(config.parts))

@@ -21,6 +21,7 @@ from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
 from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
+from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import remove_temporaries, sha256, write_json
 from synthorax.progress import Report, quiet
 from synthorax.protocols import PARTS, Model, SampleSettings
@@ -109,6 +110,8 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
     if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
         raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
                          "and not above the second, and both finite")
+    if isinstance(model, DiffusionModel):
+        model.check_settings(settings)
 
 
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:

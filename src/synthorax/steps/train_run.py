@@ -30,6 +30,7 @@ from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
 from synthorax.steps.plan import plan_like
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
+from synthorax.steps.student import described, is_student
 from synthorax.steps.support import Support
 from synthorax.training import loop
 from synthorax.training.feed import unit_images
@@ -62,14 +63,15 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     if beginning.base is not None:
-        _adopt(objective.model, beginning.base)
+        objective.begin(cast(nn.Module, load_model(beginning.base)))
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
                              sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
         facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
+                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}",
+                 **{name: digest for name, digest in beginning.digests().items() if digest is not None}}
+        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, beginning))
         save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
 
 
@@ -147,13 +149,10 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
 
 
-def _adopt(model: Any, base: PathLike) -> None:
-    if not hasattr(model, "adopt"):
-        raise UsageError(f"a model of family '{model.spec.family}' cannot start from another one")
-    model.adopt(cast(nn.Module, load_model(base)))
-
-
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
+def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome, beginning: Beginning) -> str:
+    begun = "".join(f"- Began with {name.removesuffix('_digest')} `{digest[:16]}`.\n"
+                    for name, digest in beginning.digests().items() if digest)
+    begun += f"- {described(recipe)}\n" if is_student(recipe) else ""
     counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
     return f"""# {recipe.name}
 
@@ -162,7 +161,7 @@ synthetic and belong to no patient.
 
 - Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
   {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
-- Made with synthorax {__version__}.
+{begun}- Made with synthorax {__version__}.
 - Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
 
 | finding | training films that show it |

@@ -1,0 +1,34 @@
+"""Distillation: what a student has to estimate so that one of its steps goes where several steps of its teacher go."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def student_levels(teacher_levels: Tensor, *, substeps: int) -> Tensor:
+    """Every `substeps`-th of the teacher's falling levels [N * substeps + 1], the final 0 among them, [N + 1].
+
+    >>> import torch
+    >>> student_levels(torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0]), substeps=2)
+    tensor([8., 2., 0.])
+    """
+    return teacher_levels[::substeps]
+
+
+def landing_target(x: Tensor, landed: Tensor, *, sigma: float, following: float) -> Tensor:
+    """The estimate of the film with which one step of ddim from level `sigma` at x goes to `landed` at level `following`.
+
+    That step is D + (following / sigma) (x - D), solved for D: Algorithm 2 of Salimans and Ho 2022 with alpha = 1. A step to 0 wants the
+    film on which the teacher lands. Both tensors are [B, C, *S], and `following` is below `sigma`.
+    """
+    kept = following / sigma
+    return (landed - kept * x) / (1 - kept)
+
+
+def snr_weight(sigma: Tensor, *, sigma_data: float) -> Tensor:
+    """SNR + 1 in units of the films' variance, [B]: 1 / sigma^2 + 1 / sigma_data^2 (Sec. 4, Salimans and Ho 2022).
+
+    It does not vanish at high noise, where a student of few steps decides most, as the weight of "eps" would. For "edm" it is the
+    output weight.
+    """
+    return sigma**-2 + sigma_data**-2

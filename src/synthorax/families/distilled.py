@@ -1,0 +1,84 @@
+"""What a student has built in: its teacher's guidance and, if it walks in few steps, the levels that it visits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from synthorax.config import AtLeastOne, Finite, NotNegative, Part, WholeNotNegative
+from synthorax.diffusion.distillation import student_levels
+from synthorax.diffusion.noise import sampling_sigmas
+from synthorax.errors import UsageError
+from synthorax.protocols import SampleSettings
+
+STUDENT_SAMPLER = "ddim"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distilled:
+    """What one evaluation of a student stands for, which also says how the student is to be sampled."""
+
+    guidance: Finite = 1.5
+    """the teacher's guidance weight of every part that has none of its own; 1 is none"""
+    part_guidance: Mapping[str, Finite] = field(default_factory=dict)
+    """the teacher's weights of single parts"""
+    guidance_from: NotNegative = 0.0
+    """lowest noise level at which the teacher is guided"""
+    guidance_to: NotNegative = 1e6
+    """highest noise level at which the teacher is guided"""
+    steps: WholeNotNegative = 0
+    """steps of the student; 0 builds in guidance alone, and any sampler and number of steps can follow"""
+    substeps: AtLeastOne = 4
+    """steps of the teacher in place of one of the student's"""
+    schedule: str = "karras"
+    """how the levels of the teacher's steps * substeps steps fall; the student visits the first of every `substeps`"""
+
+    def taught(self) -> SampleSettings:
+        """The guidance that the teacher gets."""
+        return SampleSettings(guidance=self.guidance, part_guidance=self.part_guidance, guidance_from=self.guidance_from,
+                              guidance_to=self.guidance_to)
+
+    def settings(self, wish: SampleSettings | None = None) -> SampleSettings:
+        """How the student is sampled: in its own way, or as wished as far as that is left open, and never with guidance of its own."""
+        usual = replace(wish or SampleSettings(), guidance=1.0, part_guidance={}, guidance_from=0.0, guidance_to=1e6)
+        return replace(usual, sampler=STUDENT_SAMPLER, steps=self.steps, schedule=self.schedule, eta=None) if self.steps else usual
+
+    def teacher_levels(self, *, sigma_min: float, sigma_max: float) -> Tensor:
+        """All levels of the teacher's walk, [steps * substeps + 1], float64, falling to 0."""
+        return sampling_sigmas(self.schedule, self.steps * self.substeps, sigma_min=sigma_min, sigma_max=sigma_max)
+
+    def levels(self, *, sigma_min: float, sigma_max: float) -> Tensor:
+        """The student's levels, [steps + 1], float64, falling to 0."""
+        return student_levels(self.teacher_levels(sigma_min=sigma_min, sigma_max=sigma_max), substeps=self.substeps)
+
+    def check(self, settings: SampleSettings) -> None:
+        """Refuse settings that would guide twice, or walk over levels that the student has not learned."""
+        if any(weight != 1 for weight in (settings.guidance, *settings.part_guidance.values())):
+            raise UsageError(f"this model has guidance {self.said()} built in, and more on top of it would guide twice; "
+                             "ask for guidance 1 and no part_guidance, or take its teacher")
+        if not self.steps:
+            return
+        for name in ("sampler", "steps", "schedule"):
+            own, asked = getattr(self.settings(), name), getattr(settings, name)
+            if asked != own:
+                raise UsageError(f"{name} {asked}: this model was distilled to {self.steps} steps of its own ({name} {own}) and knows no "
+                                 f"others; leave '{name}' out, or take its teacher")
+        if settings.eta:
+            raise UsageError(f"eta {settings.eta}: a student of few steps adds no noise; leave it out, or take its teacher")
+
+    def said(self) -> str:
+        """The built-in guidance in words."""
+        parts = "".join(f", {part} {weight:g}" for part, weight in sorted(self.part_guidance.items()))
+        return f"{self.guidance:g}{parts}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lessons:
+    """How a teacher shows a student of few steps where to go."""
+
+    sampler: str = "heun"
+    """the teacher's: ddim, euler, heun, dpmpp-2m or unipc"""
+    own: Part = 0.5
+    """part of the lessons that begin where the student's own walk from pure noise has got to; the others begin at noisy real films"""

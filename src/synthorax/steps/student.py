@@ -1,0 +1,69 @@
+"""Students: recipes whose model takes its shape from a trained teacher, and is sampled as its teacher taught it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from synthorax.config import build
+from synthorax.errors import UsageError
+from synthorax.families.distilled import Distilled
+from synthorax.protocols import SampleSettings
+from synthorax.run import read_spec
+from synthorax.steps.models import PathLike, weights_of
+from synthorax.steps.recipe import Recipe
+
+
+def is_student(recipe: Recipe) -> bool:
+    """Whether the recipe trains a student, which needs a teacher."""
+    return getattr(recipe.model, "distilled", None) is not None
+
+
+def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLike | None = None) -> Recipe:
+    """The recipe of a student with the shape of its teacher, a run or model file, and the student's own way of sampling filled in.
+
+    Raises UsageError without a teacher, for a shape that is not the teacher's, and for a teacher that cannot teach this.
+    """
+    if teacher is None:
+        raise UsageError(f"the recipe '{recipe.name}' trains a student: give the run of its teacher with --base")
+    if compressor is not None:
+        raise UsageError("a student works on the latents of its teacher; leave --compressor out")
+    path = weights_of(teacher)
+    spec, _ = read_spec(path)
+    if spec.family != recipe.family:
+        raise UsageError(f"the recipe '{recipe.name}' learns from a model of family '{recipe.family}', and {teacher} is of '{spec.family}'")
+    theirs = build(type(recipe.model), spec.config, where=str(path), prefix="model")
+    usual = type(recipe.model)()
+    for field in fields(recipe.model):
+        own = getattr(recipe.model, field.name)
+        if field.name != "distilled" and own not in (getattr(usual, field.name), getattr(theirs, field.name)):
+            raise UsageError(f"model.{field.name} {own}: a student has the shape of its teacher, where it is "
+                             f"{getattr(theirs, field.name)}; leave it out")
+    distilled: Distilled = recipe.model.distilled
+    _check_guidance(distilled, theirs.distilled)
+    for part in distilled.part_guidance:
+        if part not in theirs.parts:
+            raise UsageError(f"model.distilled.part_guidance of '{part}': the teacher does not hear it; it hears {', '.join(theirs.parts)}")
+    sample = distilled.settings(recipe.sample)
+    if distilled.steps:
+        distilled.levels(sigma_min=theirs.sigma_min, sigma_max=theirs.sigma_max)  # an unknown schedule, or too many steps of it
+        if recipe.sample not in (SampleSettings(), sample):
+            raise UsageError(f"the recipe '{recipe.name}' has a table [sample], but a student of {distilled.steps} steps is sampled in "
+                             "its own way; leave it out")
+    return replace(recipe, model=replace(theirs, distilled=distilled), sample=sample)
+
+
+def described(recipe: Recipe) -> str:
+    """One sentence on what a student has built in, for its card."""
+    distilled: Distilled = recipe.model.distilled
+    walk = f"walks in {distilled.steps} steps" if distilled.steps else "walks as it is asked to"
+    return f"Student of that base: {walk}, with the teacher's guidance {distilled.said()} built in; its own guidance is 1."
+
+
+def _check_guidance(own: Distilled, teacher: Distilled | None) -> None:
+    if teacher is None:
+        return
+    if teacher.steps:
+        raise UsageError(f"the teacher is itself a student of {teacher.steps} steps; give the model that it learned from")
+    if own.taught() != teacher.taught():
+        raise UsageError(f"the teacher has guidance {teacher.said()} built in, and the recipe asks for {own.said()}; set "
+                         f"model.distilled.guidance={teacher.guidance:g} and the other weights and levels as the teacher has them")
