@@ -32,6 +32,7 @@ from synthorax.progress import progress
 from synthorax.protocols import Model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user
+from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
@@ -78,19 +79,27 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
-          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, compressor: PathLike | None = None,
-          seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
+          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, adapt: str | None = None,
+          compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None,
+          findings: Sequence[str] = ()) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of another run of the same shape; `compressor` is the run of the autoencoder whose
-    latents are diffused. Raises InputError if `out` holds another run.
+    intervals. `base` starts from the weights of another run of the same shape, and `adapt` says what of it moves: full, lora, trunk, or
+    auto, which goes by the number of films and of those that show the rarest of `findings` (by default of those new to the base).
+    `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and
+    InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
-    if compressor is not None:
-        recipe = with_compressor(recipe, compressor)
-    beginning = Beginning(base=base, compressor=compressor)
+    if adapt is not None:
+        if base is None:
+            raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
+        recipe = with_way(recipe, adapt)
+    recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
+    check_base(recipe, base)
+    recipe, why = resolved(recipe, prepared, base, findings=findings)
+    beginning = Beginning(base=base, compressor=compressor, why=why)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))

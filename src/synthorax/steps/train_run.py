@@ -18,10 +18,12 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.families import adaptation
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import as_model
 from synthorax.run import Run, read_spec, save_model, weights_digest
+from synthorax.steps import adapt
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
 from synthorax.steps.plan import plan_like
@@ -41,6 +43,8 @@ class Beginning:
 
     base: PathLike | None
     compressor: PathLike | None
+    why: str = "asked for"
+    """reason for the way in which the base is adapted"""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of their weights, for the record."""
@@ -59,13 +63,19 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     if beginning.base is not None:
         _adopt(objective.model, beginning.base)
+        adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
                              sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
-        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
+        adaptation.merge(outcome.model)
+        facts: dict[str, Any] = {
+            "recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
+            "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "settings": recipe.to_toml(),
+            "tool": f"synthorax {__version__}"}
+        if beginning.base is not None:
+            facts["started_from"] = adapt.told(beginning.base, beginning.digests()["base_digest"], recipe, beginning.why)
+        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, facts.get("started_from")))
         save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
 
 
@@ -127,7 +137,8 @@ def _adopt(model: Any, base: PathLike) -> None:
     model.adopt(cast(nn.Module, load_model(base)))
 
 
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
+def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome, started_from: dict[str, Any] | None) -> str:
+    base = "" if started_from is None else f"- {adapt.sentence(started_from)}\n"
     counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
     return f"""# {recipe.name}
 
@@ -136,7 +147,7 @@ synthetic and belong to no patient.
 
 - Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
   {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
-- Made with synthorax {__version__}.
+{base}- Made with synthorax {__version__}.
 - Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
 
 | finding | training films that show it |
