@@ -71,7 +71,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         adaptation.merge(outcome.model)
         facts: dict[str, Any] = {
             "recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-            "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "settings": recipe.to_toml(),
+            "seconds": round(outcome.elapsed_seconds, 1), "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "settings": recipe.to_toml(),
             "tool": f"synthorax {__version__}"}
         if beginning.base is not None:
             facts["started_from"] = adapt.told(beginning.base, beginning.digests()["base_digest"], recipe, beginning.why)
