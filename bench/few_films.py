@@ -3,8 +3,8 @@
   python bench/few_films.py --sources nih/ --finding Pneumothorax --films 25 50 --out bench-few --base-budget 60m --budget 20m --seeds 0 1 2
 
 Trains a small base on the training patients without the finding, then for each number of films, way and seed one model on that many films
-with the finding and --others films without it, all of patients that the base has not seen. Every arm trains for --budget of wall-clock
-time; the base's own training is not counted, as it ships once for all. Each model makes --made films, half of them asked to show the
+with the finding and --others films without it, all of patients that the base has not seen. Every arm trains for --budget, on the wall's
+clock or (--clock processor, on a busy machine) in processor time; the base's own training is not counted, as it ships once for all. Each model makes --made films, half of them asked to show the
 finding, with the labels, views, sexes and ages of held-out films, and these are measured against the held-out films. Writes
 few_films.json, few_films.md and few_films.png (it shows real films: keep it where they may lie). Every piece is kept in --out, so a
 killed bench goes on; `--train WAY FILMS SEED` does one training only, for machines on which several can run side by side.
@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--base-budget", default="60m", help="of the training of the base")
     parser.add_argument("--budget", default="20m", help="of each arm's training")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="what the budgets are counted in")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each draws its own films and trains every arm once")
     parser.add_argument("--made", type=int, default=200, help="films that each arm makes, half of them with the finding")
     parser.add_argument("--judge-updates", type=int, default=ClassifierConfig().updates)
@@ -145,7 +146,7 @@ def begun(options: argparse.Namespace) -> Bench:
         raise SystemExit(f"{len(showing)} training and {held_out} held-out films show {finding}, and {len(base)} are left for the base; "
                          f"needed are {max(options.films)}, {FEWEST_TEST} and {FEWEST_TEST}")
     claim = {"data": prepared.digest, "finding": finding, "others": len(others), "recipe": recipe.to_toml(), "made": options.made,
-             "base_budget": options.base_budget, "budget": options.budget, "judge_updates": options.judge_updates,
+             "base_budget": options.base_budget, "budget": options.budget, "clock": options.clock, "judge_updates": options.judge_updates,
              "learning_rates": {"scratch": recipe.train.learning_rate, **LEARNING_RATES},
              "films": {"base": len(base), "with the finding": len(showing), "held out with it": held_out}}
     path = options.out / "claim.json"
@@ -169,7 +170,7 @@ def train(bench: Bench, arm: Arm) -> Run:
     rate = [] if scratch else [f"train.learning_rate={LEARNING_RATES[arm.way]}"]
     out = options.out / "runs" / arm.name
     return timed(out, lambda: sx.train(options.recipe, local_films(bench, arm), out=out, budget=options.budget, seed=arm.seed, base=base,
-                                       adapt=None if scratch else arm.way, threads=options.threads,
+                                       adapt=None if scratch else arm.way, threads=options.threads, clock=options.clock,
                                        overrides=[*options.set, "train.sample_every=0", *rate]))
 
 
@@ -180,7 +181,7 @@ def train_base(bench: Bench) -> Run:
                for study in bench.base]
     films = film_set(bench, "base", studies, findings=[name for name in bench.prepared.findings if name != bench.finding])
     return timed(out, lambda: sx.train(options.recipe, films, out=out, budget=options.base_budget, seed=0, threads=options.threads,
-                                       overrides=[*options.set, "train.sample_every=0"]))
+                                       clock=options.clock, overrides=[*options.set, "train.sample_every=0"]))
 
 
 def timed(out: Path, training: Any) -> Run:

@@ -14,7 +14,9 @@ from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.evaluation.statistics import wilson
 from synthorax.types import Films
 
-MEASURES = {"KID with it": "lower", "KID without it": "lower", "MS-SSIM gap": "nearer 0", "AUROC": "higher"}
+GAP = "MS-SSIM gap"
+"""similarity within made films less that within real ones: above 0 they are too alike, below 0 they may be noise"""
+MEASURES = {"KID with it": "lower", "KID without it": "lower", GAP: "lower", "AUROC": "higher"}
 """measure -> which way is better"""
 WITHIN = 0.05
 """how far MS-SSIM within made films may be from that within real ones"""
@@ -40,11 +42,13 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 continue
             entry[name] = over_seeds([r[name]["value"] for r in seeds.values()], [r[name]["error"] for r in seeds.values()])
             if both:
-                values = [seeds[seed][name]["value"] - scratch[seed][name]["value"] for seed in both]
+                size = abs if name == GAP else float
+                values = [size(seeds[seed][name]["value"]) - size(scratch[seed][name]["value"]) for seed in both]
                 errors = [float(np.hypot(seeds[seed][name]["error"], scratch[seed][name]["error"])) for seed in both]
-                differences.append({"films": films, "way": way, "measure": name, "better": MEASURES[name], **over_seeds(values, errors)})
+                differences.append({"films": films, "way": way, "measure": f"{name}, without its sign" if name == GAP else name,
+                                    "better": MEASURES[name], **over_seeds(values, errors)})
         entry["copies"] = summed(seeds.values())
-        gap = entry["MS-SSIM gap"]
+        gap = entry[GAP]
         inside, outside = max(-gap["low"], gap["high"]) <= WITHIN, gap["low"] > WITHIN or gap["high"] < -WITHIN
         entry["as varied as real"] = "yes" if inside else "no" if outside else "not sure"
         means.append(entry)
@@ -81,7 +85,7 @@ def tables(report: Mapping[str, Any]) -> str:
                f"({base['steps']} steps). " if base["trained"] else "")
     lines = [f"{claim['finding']}: {real['films']['with']} held-out films with it and {real['films']['without']} without, "
              f"{real['patients']} patients. {trained}Every arm had {claim['others']} films without the finding beside those with it, "
-             f"{claim['budget']} of wall-clock time, and made {claim['made']} films a seed.", "",
+             f"{claim['budget']} of {claim['clock']} time, and made {claim['made']} films a seed.", "",
              "| films with it | way | seeds | steps | processor s | KID with it | KID without it | MS-SSIM within, less real | "
              "within 0.05? | AUROC of the request | near copies (false alarms) |", "|---" * 11 + "|"]
     for one in report["means"]:
@@ -90,7 +94,7 @@ def tables(report: Mapping[str, Any]) -> str:
         alarms = f"({copied['alarm_rate']:.3f} [{copied['alarm_low']:.3f}, {copied['alarm_high']:.3f}])"
         more = ", **more**" if copied["more_than_alarms"] else ""
         lines.append(f"| {one['films']} | {one['way']} | {one['seeds']} | {one['steps']:.0f} | {one['cpu_seconds'] or '?'} | "
-                     f"{shown(one['KID with it'])} | {shown(one['KID without it'])} | {shown(one['MS-SSIM gap'])} | "
+                     f"{shown(one['KID with it'])} | {shown(one['KID without it'])} | {shown(one[GAP])} | "
                      f"{one['as varied as real']} | {shown(one['AUROC'])} | {called} {alarms}{more} |")
     auroc = real["AUROC"]
     lines += ["", f"Real films: KID of training against held-out films with it {plain(real['KID with it'])}, MS-SSIM within them "

@@ -19,12 +19,13 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.engine import started
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.report import Report
 from synthorax.families.adaptation import WAYS, adapt, check_rank, low_rank_layers, merge, moves
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.main_job import _settings
+from synthorax.main_job import _settings, _with_base
 from synthorax.nets.lora import LowRank
 from synthorax.protocols import Condition, SampleSettings, as_model
-from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
+from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
 from synthorax.steps.adapt import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolved
 from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.training.loop import train
@@ -261,6 +262,15 @@ def test_augment_takes_the_bases_recipe_and_the_machines_batches(base: Run, tmp_
     assert _settings(None, base=None, adapt=None) == load_recipe("edm-64")
 
 
+def test_the_report_of_augment_says_what_the_generator_started_from(base: Run, prepared: Prepared, tmp_path: Path) -> None:
+    run = sx.train("edm-64", prepared, out=tmp_path / "r", overrides=[*TINY, "train.steps=1"], base=base.path, adapt="lora")
+    plain = Report(inputs={"real": {"digest": "a"}, "synthetic": {"digest": "b"}}, notes=("drawn",))
+    told = _with_base(plain, run).to_dict()
+    assert told["inputs"]["base"]["way"] == "lora" and told["inputs"]["base"]["base_digest"] == weights_digest(base.weights)
+    assert told["notes"][0] == "drawn" and "adapted by lora of rank 2" in told["notes"][1]
+    assert _with_base(plain, base) is plain, "from scratch there is nothing to say"
+
+
 def test_a_base_that_does_not_say_how_it_was_trained_needs_a_recipe(tmp_path: Path) -> None:
     model = base_model()
     save_model(tmp_path / "m.safetensors", model, spec=as_model(model).spec, facts={})
@@ -314,7 +324,9 @@ def test_a_base_of_another_family_is_refused(other_family: Path, prepared: Prepa
         check_base(smallest("s4-vae", "train.adapt=lora"), other_family)
     with pytest.raises(InputError, match="no model found"):
         sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY, base=tmp_path / "nowhere")
-    assert not (tmp_path / "r").exists()
+    with pytest.raises(UsageError, match="family 's4-vae'"):
+        sx.augment(tmp_path, findings=["Mass"], out=tmp_path / "a", base=other_family, recipe="edm-64")
+    assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 
 def test_a_way_without_a_base_is_refused(prepared: Prepared, tmp_path: Path) -> None:

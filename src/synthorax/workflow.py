@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,10 +82,11 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
           budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, adapt: str | None = None,
           compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None,
-          findings: Sequence[str] = ()) -> Run:
+          findings: Sequence[str] = (), clock: Literal["wall", "processor"] = "wall") -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
-    `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
+    `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which
+    is fair on a busy machine. `resume` also allows other values of steps, learning rate, precision and
     intervals. `base` starts from the weights of another run of the same shape, and `adapt` says what of it moves: full, lora, trunk, or
     auto, which goes by the number of films and of those that show the rarest of `findings` (by default of those new to the base).
     `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and
@@ -104,13 +106,14 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
     seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    now = {"wall": time.monotonic, "processor": time.process_time}[clock]
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
                 claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
         else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
     return run
 
 

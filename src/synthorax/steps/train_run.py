@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -52,7 +53,8 @@ class Beginning:
                 for name, path in (("base", self.base), ("compressor", self.compressor))}
 
 
-def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning) -> None:
+def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
+              clock: Callable[[], float] = time.monotonic) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished."""
     if engine.from_main(run.weights.exists()):
         return
@@ -66,13 +68,13 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
-                             sample=_sheet_writer(run, films, recipe, engine))
+                             sample=_sheet_writer(run, films, recipe, engine), clock=clock)
     if engine.is_main:
         adaptation.merge(outcome.model)
         facts: dict[str, Any] = {
             "recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-            "seconds": round(outcome.elapsed_seconds, 1), "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "settings": recipe.to_toml(),
-            "tool": f"synthorax {__version__}"}
+            "seconds": round(outcome.elapsed_seconds, 1), "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(),
+            "settings": recipe.to_toml(), "tool": f"synthorax {__version__}"}
         if beginning.base is not None:
             facts["started_from"] = adapt.told(beginning.base, beginning.digests()["base_digest"], recipe, beginning.why)
         write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, facts.get("started_from")))

@@ -84,10 +84,11 @@ class Outcome:
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, report: Report = quiet,
-          sample: Callable[[nn.Module, int], None] | None = None) -> Outcome:
+          sample: Callable[[nn.Module, int], None] | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
-    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. On the
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step; the
+    budget is in seconds of `clock`. On the
     CPU, a run that is killed at any moment and continued ends bit for bit like one that was not (unless a budget ends it).
     Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the
     last good weights are then in checkpoints/.
@@ -96,10 +97,10 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
-    start = time.monotonic() - loop.progress.elapsed_seconds
+    start = clock() - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
         while True:
-            loop.progress.elapsed_seconds, stop = engine.from_main((time.monotonic() - start, interrupted()))
+            loop.progress.elapsed_seconds, stop = engine.from_main((clock() - start, interrupted()))
             done = loop.done(budget_seconds)
             if done >= 1 or stop:
                 break
