@@ -82,7 +82,7 @@ def main() -> int:
     return 0
 
 
-def prepare(sources: Sequence[Path], out: Path) -> Prepared:
+def prepare(sources: Sequence[Path], out: Path, *, size: int = SIZE_PX) -> Prepared:
     """All films of the sources as one data set, a third of the patients held out."""
     merged = out / "films"
     if not (merged / "dataset.json").exists():
@@ -99,7 +99,7 @@ def prepare(sources: Sequence[Path], out: Path) -> Prepared:
         write_table(merged, studies)
         names = {name for study in studies for name in study.labels}
         write_facts(merged, name="lesions", studies=studies, synthetic=False, extra={"labels": sorted(names)})
-    return sx.prepare(merged, size=SIZE_PX, out=out / "prepared", split=(0.6, 0.05, 0.35))
+    return sx.prepare(merged, size=size, out=out / "prepared", split=(0.6, 0.05, 0.35))
 
 
 def train(arm: str, seed: int, prepared: Prepared, options: argparse.Namespace) -> Path:

@@ -142,6 +142,15 @@ def test_nan_age_is_not_stated_and_noted(run: Run, tmp_path: Path) -> None:
     assert "411" in (tmp_path / "prepared/fingerprint.json").read_text()
 
 
+def test_a_way_to_adapt_without_a_base_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    folder = films(tmp_path / "films")
+    assert prepare(run, folder)[0] == 0
+    code, text = run("train", "edm-32", "--data", tmp_path / "prepared", "--out", tmp_path / "r", "--adapt", "lora")
+    assert code == 2 and "'lora' needs a trained model" in text and not (tmp_path / "r").exists()
+    code, text = run("augment", folder, "--finding", "Mass", "--out", tmp_path / "a", "--adapt", "trunk")
+    assert code == 2 and "'trunk' needs a trained model" in text and not (tmp_path / "a").exists()
+
+
 def test_rare_or_one_sided_findings_are_refused_by_augment(run: Run, tmp_path: Path) -> None:
     rows = [f"images/{n}.png,p{n},{'Mass' if n < 3 else 'No Finding'}" for n in range(12)]
     folder = films(tmp_path / "few", rows=rows)

@@ -23,7 +23,9 @@ from synthorax.families.diffusion import DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import derive
 from synthorax.run import read_spec, save_model, weights_digest
+from synthorax.steps.adapt import recipe_of_base
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe
+from synthorax.training.loop import TrainConfig
 from trainings import FINDINGS, MASKS, SITES, enlarging, randomised, smallest
 
 OTHER_ORDER = tuple(reversed(FINDINGS)), tuple(reversed(SITES)), tuple(reversed(MASKS))
@@ -98,6 +100,8 @@ def test_a_packed_model_says_what_it_is_made_of(runs: list[Path], tmp_path: Path
     assert [own["digest"] for own in facts["stages"]] == [weights_digest(path / "model.safetensors") for path in runs]
     assert [(own["image_size"], own["recipe"]) for own in facts["stages"]] == [(8, "controlled-64"), (16, "super-256"), (32, "super-256")]
     assert facts["sample"]["guidance"] == 1.5 and facts["support"]["films"] == 20
+    with pytest.raises(UsageError, match="packed of several models"):
+        recipe_of_base(run.path, train=TrainConfig())
     assert all(own["digest"][:16] in (run.path / "card.md").read_text() for own in facts["stages"])
     before = run.weights.read_bytes()
     assert sx.pack(runs, out=run.path).weights.read_bytes() == before, "the same call leaves the same file"

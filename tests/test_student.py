@@ -263,8 +263,9 @@ def test_a_student_is_trained_from_a_run_and_ships_without_it(teacher: Run, prep
     assert {name: tensor.shape for name, tensor in theirs.items()} == {name: tensor.shape for name, tensor in own.items()}
     assert any(not torch.equal(theirs[name], own[name]) for name in own)
     spec, facts = read_spec(run.weights)
-    assert facts["base_digest"] == json.loads((run.path / "data.json").read_text())["base_digest"] == teacher.to_dict()["model_digest"]
-    assert facts["base_digest"][:16] in (run.path / "card.md").read_text() and "2 steps" in (run.path / "card.md").read_text()
+    digest = facts["started_from"]["base_digest"]
+    assert digest == json.loads((run.path / "data.json").read_text())["base_digest"] == teacher.to_dict()["model_digest"]
+    assert digest[:16] in (run.path / "card.md").read_text() and "2 steps" in (run.path / "card.md").read_text()
     assert facts["sample"]["steps"] == 2 and facts["sample"]["guidance"] == 1.0 and spec.image_size == 32
     model = sx.load_model(run.path)
     assert isinstance(model, DiffusionModel) and model.config.distilled == Distilled(steps=2)
@@ -288,10 +289,15 @@ def test_a_student_of_guidance_can_teach_one_of_steps_with_the_same_guidance(tea
     with pytest.raises(UsageError, match="a student of 2 steps"):
         study(second, prepared, tmp_path / "c")
     assert not (tmp_path / "c" / "config.toml").exists()
+    with pytest.raises(UsageError, match="every weight moves"):
+        study(run, prepared, tmp_path / "c", adapt="lora")
+    with pytest.raises(UsageError, match="a base that is no student"):
+        sx.augment(prepared.path, findings=["Effusion"], out=tmp_path / "d", base=run.path)
+    assert not (tmp_path / "c" / "config.toml").exists() and not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["model.channels=16"], "shape of its teacher"), (["sample.steps=9"], r"table \[sample\]"),
+    (["model.channels=16"], "shape of its teacher"), (["train.adapt=lora"], "of a student every weight moves"), (["sample.steps=9"], r"table \[sample\]"),
     (["model.distilled.schedule=karas"], "did you mean 'karras'"), (["model.distilled.part_guidance={image = 2.0}"], "does not hear it")])
 def test_what_does_not_fit_the_teacher_is_refused_before_anything_is_written(overrides: list[str], message: str, teacher: Run,
                                                                               prepared: Prepared, tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ class Precision(StrEnum):
     fp32 = "fp32"
 
 
+class Way(StrEnum):
+    """What of a base moves."""
+
+    auto = "auto"
+    full = "full"
+    lora = "lora"
+    trunk = "trunk"
+
+
 class Format(StrEnum):
     """File format of an export."""
 
@@ -49,6 +58,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all
 Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding name of your own; repeat for more.")]
 PerFilm = Annotated[bool, typer.Option("--patient-per-film", help="There is no patient column and nobody was filmed twice.")]
 LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it is not metadata.csv in the folder.")]
+Adapt = Annotated[Way | None, typer.Option(help="What of the base moves: everything, low-rank updates, all but the trunk, or chosen by the "
+                                                "number of films.")]
 Budget = Annotated[str | None, typer.Option(help="Time, such as 90s, 20m or 1h30m.")]
 
 
@@ -60,7 +71,8 @@ def augment(
     budget: Annotated[str, typer.Option(help="Time for everything, such as 20m; most of it trains the generator.")] = "20m",
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic films of each finding; by default as many as balance.")] = None,
     base: Annotated[Path | None, typer.Option(help="Run or model file to start from instead of from scratch.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe of the generator.")] = "edm-64",
+    adapt: Adapt = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe of the generator; by default edm-64, or that of the base.")] = None,
     label_table: LabelTable = None,
     allow: Allow = None,
     patient_per_film: PerFilm = False,
@@ -72,8 +84,9 @@ def augment(
     """The main job: learn from your films, make more of a rare finding, screen them, and prove whether they help."""
     from synthorax.main_job import augment as verb
 
-    _finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, recipe=recipe, label_table=label_table,
-                 allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value, threads=threads), json)
+    _finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, adapt=adapt and adapt.value, recipe=recipe,
+                 label_table=label_table, allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value,
+                 threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax demo --out demo/")
@@ -142,6 +155,7 @@ def train(
     budget: Budget = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
     base: Annotated[Path | None, typer.Option(help="Run or model file whose weights to start from.")] = None,
+    adapt: Adapt = None,
     compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
     seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
     device: DeviceOption = Device.auto,
@@ -152,7 +166,7 @@ def train(
     from synthorax.workflow import train as verb
 
     _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base,
-                 compressor=compressor, seed=seed, device=device.value, threads=threads), json)
+                 adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax pack runs/base-64 runs/super-256 --out models/cxr-256")

@@ -20,19 +20,22 @@ from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
-from synthorax.errors import InputError, SynthoraxError, nearest
+from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.report import Report
 from synthorax.files import write_json
 from synthorax.progress import format_seconds
-from synthorax.run import Run
+from synthorax.run import Run, read_spec
+from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, resolved, sentence, with_way
 from synthorax.steps.generate import preview
 from synthorax.steps.models import load_model
 from synthorax.steps.plan import FEWEST_FILMS, Plan, plan_like, read_plan
-from synthorax.steps.recipe import load_recipe
+from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.train_run import without_no_finding
 from synthorax.types import Films
 
+RECIPE = "edm-64"
+"""of the generator where neither a recipe nor a base is given; with a base, how it is trained here"""
 SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
 FIXED_SECONDS = {"read": 5, "prepare": 5, "plan": 5, "screen": 30, "evaluate": 25, "benefit": 130}
@@ -67,22 +70,25 @@ class Augmented:
 
 
 def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float = "20m", num: int | None = None,
-            base: str | Path | None = None, recipe: str = "edm-64", label_table: str | Path | None = None, allow: Sequence[str] = (),
-            patient_per_film: bool = False, seed: int = 0, device: Device = "auto", threads: int | None = None,
-            command: str = "") -> Augmented:
+            base: str | Path | None = None, adapt: str | None = None, recipe: str | None = None,
+            label_table: str | Path | None = None, allow: Sequence[str] = (), patient_per_film: bool = False, seed: int = 0,
+            device: Device = "auto", threads: int | None = None, command: str = "") -> Augmented:
     """Learn from a folder of films, make more of the rare `findings`, screen them, and prove whether they help.
 
     Leaves `out`/train (all real training films and the screened synthetic ones), `out`/synthetic, plan.csv, report.json,
     report.html and run/. `num` is how many films of each finding to make; by default as many as the most frequent finding has, or
-    fewer if the time is short. Calling it again goes on where it stopped. Raises InputError for films that cannot be used.
+    fewer if the time is short. The generator starts from `base` if there is one and has its shape; `adapt` says what of it moves: full,
+    lora, trunk, or auto (the default with a base), which goes by the number of films. Calling it again goes on where it stopped. Raises
+    InputError for films that cannot be used, and UsageError for a base that does not fit.
     """
     out = Path(out)
     seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
     stages = _Stages(seconds)
-    settings = load_recipe(recipe).with_train(seed=seed)
+    settings = _settings(recipe, base=base, adapt=adapt).with_train(seed=seed)
     size = settings.model.image_size
 
-    _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe, base=base, seed=seed)
+    _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
+           **({} if adapt is None else {"adapt": adapt}))
     with _nothing_left_if_refused(out):
         stages.begin("read")
         source = _read(Path(dataset), out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
@@ -91,12 +97,13 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
         train = prepared.films("train")
         _check_findings(prepared, train, names)
+        settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
     for warning in prepared.fingerprint.get("warnings", ()):
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
     run = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, seed=seed, device=device,
-                         threads=threads)
+                         threads=threads, findings=names)
 
     stages.begin("plan")
     plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
@@ -115,7 +122,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     stages.begin("benefit")
     report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed), seed=seed, device=device,
                               threads=threads, into=report)
-    report = replace(report, command=command or _command(dataset, findings, out, budget))
+    report = replace(_with_base(report, run), command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
     joined = _joined(train, synthetic, source, out=out / "train")
     report.write(out)
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
@@ -149,6 +156,34 @@ class _Stages:
 
     def elapsed(self) -> float:
         return time.monotonic() - self.start
+
+
+def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None) -> Recipe:
+    """The recipe that was named, or else that of the base, or else the usual one; a base that does not fit is refused."""
+    if base is None:
+        if adapt is not None:
+            raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
+        return load_recipe(recipe or RECIPE)
+    settings = load_recipe(recipe) if recipe is not None else recipe_of_base(base, train=load_recipe(RECIPE).train)
+    settings = with_way(settings, adapt or "auto")
+    check_base(settings, base)
+    return settings
+
+
+def _with_its_rate(settings: Recipe, prepared: Prepared, base: str | Path | None, findings: Sequence[str], *, recipe: str | None) -> Recipe:
+    """The settings with the learning rate of the way in which the base will be adapted, unless a named recipe says one."""
+    if base is None or recipe is not None:
+        return settings
+    way = resolved(settings, prepared, base, findings=findings)[0].train.adapt
+    return settings.with_train(learning_rate=LEARNING_RATES[way])
+
+
+def _with_base(report: Report, run: Run) -> Report:
+    """The report with what the generator started from, if it did not start from scratch."""
+    started_from = read_spec(run.weights)[1].get("started_from")
+    if started_from is None:
+        return report
+    return replace(report, inputs={**report.inputs, "base": started_from}, notes=(*report.notes, sentence(started_from)))
 
 
 def _read(source: Path, films: Path, *, label_table: str | Path | None, allow: Sequence[str], patient_per_film: bool) -> Dataset:
@@ -263,6 +298,8 @@ def _joined(train: Films, synthetic: Dataset, source: Dataset, *, out: Path) -> 
     return read_dataset(out)
 
 
-def _command(dataset: str | Path, findings: Sequence[str], out: Path, budget: str | float) -> str:
+def _command(dataset: str | Path, findings: Sequence[str], out: Path, budget: str | float, *, base: str | Path | None,
+             adapt: str | None) -> str:
     asked = " ".join(f"--finding '{name}'" for name in findings)
-    return f"synthorax augment {dataset} {asked} --budget {budget} --out {out}"
+    start = ("" if base is None else f" --base {base}") + ("" if adapt is None else f" --adapt {adapt}")
+    return f"synthorax augment {dataset} {asked} --budget {budget}{start} --out {out}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from synthorax.progress import progress
 from synthorax.protocols import Model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user
+from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
@@ -41,7 +43,7 @@ from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
-from synthorax.steps.student import is_student, with_teacher
+from synthorax.steps.student import TAUGHT, is_student, with_teacher
 from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
 from synthorax.types import Films, LabelPolicy, Study
 
@@ -80,32 +82,43 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
-          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, compressor: PathLike | None = None,
-          seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
+          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, adapt: str | None = None,
+          compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None,
+          findings: Sequence[str] = (), clock: Literal["wall", "processor"] = "wall") -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
-    `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of another run of the same shape, and is the teacher of a recipe that trains a student;
-    `compressor` is the run of the autoencoder whose latents are diffused. Raises InputError if `out` holds another run.
+    `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which is
+    fair on a busy machine. `resume` also allows other values of steps, learning rate, precision and intervals. `base` starts from the
+    weights of another run of the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of
+    films and of those that show the rarest of `findings` (by default of those new to the base). For a recipe that trains a student
+    `base` is the teacher. `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that
+    does not fit, and InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    if adapt is not None:
+        if base is None:
+            raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
+        recipe = with_way(recipe, adapt)
     if is_student(recipe):
-        recipe = with_teacher(recipe, base, compressor=compressor)
-    elif compressor is not None:
-        recipe = with_compressor(recipe, compressor)
-    beginning = Beginning(base=base, compressor=compressor)
+        recipe, why = with_teacher(recipe, base, compressor=compressor), TAUGHT
+    else:
+        recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
+        check_base(recipe, base)
+        recipe, why = resolved(recipe, prepared, base, findings=findings)
+    beginning = Beginning(base=base, compressor=compressor, why=why)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
     seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    now = {"wall": time.monotonic, "processor": time.process_time}[clock]
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
                 claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
         else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
     return run
 
 

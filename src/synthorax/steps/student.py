@@ -12,6 +12,9 @@ from synthorax.run import read_spec
 from synthorax.steps.models import PathLike, weights_of
 from synthorax.steps.recipe import Recipe
 
+TAUGHT = "a student begins with its teacher's weights"
+"""why every weight of a student moves"""
+
 
 def is_student(recipe: Recipe) -> bool:
     """Whether the recipe trains a student, which needs a teacher."""
@@ -21,12 +24,15 @@ def is_student(recipe: Recipe) -> bool:
 def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLike | None = None) -> Recipe:
     """The recipe of a student with the shape of its teacher, a run or model file, and the student's own way of sampling filled in.
 
-    Raises UsageError without a teacher, for a shape that is not the teacher's, and for a teacher that cannot teach this.
+    Raises UsageError without a teacher, for a shape that is not the teacher's, for a teacher that cannot teach this, and where only part of
+    the weights would move.
     """
     if teacher is None:
         raise UsageError(f"the recipe '{recipe.name}' trains a student: give the run of its teacher with --base")
     if compressor is not None:
         raise UsageError("a student works on the latents of its teacher; leave --compressor out")
+    if recipe.train.adapt != "full":
+        raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; of a student every weight moves, so leave it out")
     path = weights_of(teacher)
     spec, _ = read_spec(path)
     if spec.family != recipe.family:

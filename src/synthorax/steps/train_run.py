@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -21,16 +22,17 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
+from synthorax.families import adaptation
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import as_model, condition_of
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
+from synthorax.steps import adapt
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
 from synthorax.steps.plan import plan_like
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
-from synthorax.steps.student import described, is_student
 from synthorax.steps.support import Support
 from synthorax.training import loop
 from synthorax.training.feed import unit_images
@@ -46,6 +48,8 @@ class Beginning:
 
     base: PathLike | None
     compressor: PathLike | None
+    why: str = "asked for"
+    """reason for the way in which the base is adapted"""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of their weights, for the record."""
@@ -53,7 +57,8 @@ class Beginning:
                 for name, path in (("base", self.base), ("compressor", self.compressor))}
 
 
-def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning) -> None:
+def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
+              clock: Callable[[], float] = time.monotonic) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished."""
     if engine.from_main(run.weights.exists()):
         return
@@ -64,14 +69,22 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     if beginning.base is not None:
         objective.begin(cast(nn.Module, load_model(beginning.base)))
+        adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
-                             sample=_sheet_writer(run, films, recipe, engine))
+                             sample=_sheet_writer(run, films, recipe, engine), clock=clock)
     if engine.is_main:
-        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}",
-                 **{name: digest for name, digest in beginning.digests().items() if digest is not None}}
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, beginning))
+        adaptation.merge(outcome.model)
+        facts: dict[str, Any] = {
+            "recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
+            "seconds": round(outcome.elapsed_seconds, 1), "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(),
+            "settings": recipe.to_toml(), "tool": f"synthorax {__version__}"}
+        digests = beginning.digests()
+        if beginning.compressor is not None:
+            facts["compressor_digest"] = digests["compressor_digest"]
+        if beginning.base is not None:
+            facts["started_from"] = adapt.told(beginning.base, digests["base_digest"], recipe, beginning.why)
+        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, facts))
         save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
 
 
@@ -149,10 +162,9 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
 
 
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome, beginning: Beginning) -> str:
-    begun = "".join(f"- Began with {name.removesuffix('_digest')} `{digest[:16]}`.\n"
-                    for name, digest in beginning.digests().items() if digest)
-    begun += f"- {described(recipe)}\n" if is_student(recipe) else ""
+def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome, facts: dict[str, Any]) -> str:
+    begun = f"- Began with compressor `{facts['compressor_digest'][:16]}`.\n" if "compressor_digest" in facts else ""
+    begun += f"- {adapt.sentence(facts['started_from'])}\n" if "started_from" in facts else ""
     counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
     return f"""# {recipe.name}
 

@@ -60,6 +60,13 @@ class TrainConfig:
     """steps between sample sheets; 0 makes none"""
     log_every: AtLeastOne = 20
     """steps between lines of metrics.jsonl"""
+    adapt: Literal["full", "lora", "trunk", "auto"] = "full"
+    """what moves in a training that starts from a base: full (everything), lora (low-rank updates), trunk (all but the trunk), or auto,
+    chosen by the number of films"""
+    adapt_rank: AtLeastOne = 8
+    """rank r of the updates of lora"""
+    adapt_alpha: NotNegative = 8.0
+    """weight of the updates of lora, which are multiplied by alpha / r"""
     seed: int = 0
     """all random states follow from it"""
 
@@ -77,21 +84,23 @@ class Outcome:
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, report: Report = quiet,
-          sample: Callable[[nn.Module, int], None] | None = None) -> Outcome:
+          sample: Callable[[nn.Module, int], None] | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
-    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. On the
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step; the
+    budget is in seconds of `clock`. On the
     CPU, a run that is killed at any moment and continued ends bit for bit like one that was not (unless a budget ends it).
-    Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
+    Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the
+    last good weights are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
-    start = time.monotonic() - loop.progress.elapsed_seconds
+    start = clock() - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
         while True:
-            loop.progress.elapsed_seconds, stop = engine.from_main((time.monotonic() - start, interrupted()))
+            loop.progress.elapsed_seconds, stop = engine.from_main((clock() - start, interrupted()))
             done = loop.done(budget_seconds)
             if done >= 1 or stop:
                 break
@@ -125,6 +134,7 @@ class _Loop:
 
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
         self.objective, self.config, self.engine = objective.train(), config, engine
+        self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
         self.feed = Feed(films, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
                          augment=config.augment, seed=config.seed, engine=engine)
@@ -165,7 +175,8 @@ class _Loop:
         self.progress.batches += 1
         self.progress.films += len(batch) * self.engine.world_size
         for name, player in self.objective.players.items():
-            player.requires_grad_(name in phase.updates)
+            for weight in player.parameters():
+                weight.requires_grad_(name in phase.updates and id(weight) not in self.frozen)
         optimizer = self.optimizers[phase.name]
         optimizer.zero_grad(set_to_none=True)
         with self.engine.autocast():
@@ -193,7 +204,7 @@ class _Loop:
                             f"lower train.learning_rate or train.precision=fp32")
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [parameter for name in phase.updates for parameter in self.objective.players[name].parameters()]
+        return [weight for name in phase.updates for weight in self.objective.players[name].parameters() if id(weight) not in self.frozen]
 
     def _learning_rate(self, done: float) -> float:
         """Linear warm-up, constant, linear cool-down to zero."""

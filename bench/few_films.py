@@ -1,0 +1,327 @@
+"""How few films teach a base a finding that it never saw? From scratch against three ways to adapt it, at equal time, on patients not seen.
+
+  python bench/few_films.py --sources nih/ --finding Pneumothorax --films 25 50 --out bench-few --base-budget 60m --budget 20m --seeds 0 1 2
+
+Trains a small base on the training patients without the finding, then for each number of films, way and seed one model on that many films
+with the finding and --others films without it, all of patients that the base has not seen. Every arm trains for --budget, on the wall's
+clock or (--clock processor, on a busy machine) in processor time; the base's own training is not counted, as it ships once for all. Each
+model makes --made films, half of them asked to show the finding, with the labels, views, sexes and ages of held-out films, and these are
+measured against the held-out films. Writes few_films.json, few_films.md and few_films.png (it shows real films:
+keep it where they may lie). Every piece is kept in --out, so a killed bench goes on; `--train WAY FILMS SEED` does one training only, for machines on which several can run side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from few_films_pages import sheet, summary, tables
+from lesions import prepare
+
+import synthorax as sx
+from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.prepared import Prepared, load_films
+from synthorax.data.vocabulary import canonical
+from synthorax.evaluation.diversity import ms_ssim_scores
+from synthorax.evaluation.fidelity import kid_score
+from synthorax.evaluation.sampling import Z_95
+from synthorax.evaluation.statistics import delong_interval
+from synthorax.files import write_atomic, write_json
+from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
+from synthorax.judges.cross_fit import patient_folds
+from synthorax.judges.features import load_features
+from synthorax.privacy.copies import CopyDetector
+from synthorax.rng import derive
+from synthorax.run import Run, read_spec
+from synthorax.steps.adapt import LEARNING_RATES
+from synthorax.steps.plan import STATED_ONLY, Plan, plan_like
+from synthorax.steps.recipe import load_recipe
+from synthorax.types import Films, Score, Stated, Study
+
+WAYS = ("scratch", "full", "lora", "trunk")
+FEWEST_TRAIN, FEWEST_TEST = 20, 10
+"""films with the finding without which no classifier is asked, and no set is compared"""
+
+
+def main() -> int:
+    """Train what is missing, measure what is missing, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films")
+    parser.add_argument("--finding", required=True, help="withheld from the base, then learned from few films")
+    parser.add_argument("--films", type=int, nargs="+", default=[25, 50], help="numbers of films that show it")
+    parser.add_argument("--others", type=int, default=200, help="films without it beside them, of patients unknown to the base")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", default="edm-64")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe, the same in every arm")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--base-budget", default="60m", help="of the training of the base")
+    parser.add_argument("--budget", default="20m", help="of each arm's training")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="what the budgets are counted in")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each draws its own films and trains every arm once")
+    parser.add_argument("--made", type=int, default=200, help="films that each arm makes, half of them with the finding")
+    parser.add_argument("--judge-updates", type=int, default=ClassifierConfig().updates)
+    parser.add_argument("--train", nargs=3, metavar=("WAY", "FILMS", "SEED"), help="do this one training and stop")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args()
+    bench = begun(options)
+    if options.train:
+        way, films, seed = options.train
+        train(bench, Arm(way=way, films=int(films), seed=int(seed)))
+        return 0
+    arms = [Arm(way=way, films=films, seed=seed) for films in options.films for seed in options.seeds for way in options.ways]
+    records = [piece(bench, arm.name, functools.partial(measure, bench, arm)) for arm in arms]
+    report = {"claim": bench.claim, "base": base_facts(bench), "reference": piece(bench, "reference", lambda: reference(bench)),
+              "arms": records, **summary(records)}
+    write_json(options.out / "few_films.json", report)
+    write_atomic(options.out / "few_films.md", tables(report))
+    sheet(bench.shown("test"), {arm.name: made(bench, arm)[0] for arm in arms if arm.seed == options.seeds[0]},
+          options.out / "few_films.png")
+    print(tables(report))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One training that is compared."""
+
+    way: str
+    films: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folders and files."""
+        return f"{self.films}-{self.way}-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The films, divided: what the base learns from, what the arms learn from, what nobody has seen."""
+
+    options: argparse.Namespace
+    prepared: Prepared
+    finding: str
+    base: tuple[Study, ...]
+    others: tuple[Study, ...]
+    """films without the finding that every arm has"""
+    showing: tuple[Study, ...]
+    """films with the finding that the arms draw from"""
+    claim: dict[str, Any]
+
+    def shown(self, split: str, *, value: float = 1.0) -> Films:
+        """Films of a split that show the finding, or (`value` 0) lack it."""
+        films = self.prepared.films(split)
+        return films.take(np.flatnonzero(films.column(self.finding) == value))
+
+
+def begun(options: argparse.Namespace) -> Bench:
+    """Divide the training patients, and refuse what cannot be measured or would mix two benches in one folder."""
+    recipe = load_recipe(options.recipe, overrides=options.set)
+    prepared = prepare(options.sources, options.out, size=recipe.model.image_size)
+    finding = canonical(options.finding, allow=prepared.findings)
+    train = [study for study in prepared.studies if study.split == "train"]
+    touched = {study.patient_id for study in train if study.labels.get(finding) in (Stated.PRESENT, Stated.UNCERTAIN)}
+    showing = [study for study in train if study.labels.get(finding) is Stated.PRESENT]
+    rest = [study for study in train if study.patient_id not in touched and study.labels]
+    order = shuffled(sorted({study.patient_id for study in rest}), "others")
+    counts, home, taken = Counter(study.patient_id for study in rest), set(), 0
+    for patient in order:
+        if taken < min(options.others, len(rest) // 2):
+            home.add(patient)
+            taken += counts[patient]
+    others = [study for study in rest if study.patient_id in home][: options.others]
+    base = [study for study in rest if study.patient_id not in home]
+    held_out = sum(study.split == "test" and study.labels.get(finding) is Stated.PRESENT for study in prepared.studies)
+    if len(showing) < max(options.films) or held_out < FEWEST_TEST or len(base) < FEWEST_TEST:
+        raise SystemExit(f"{len(showing)} training and {held_out} held-out films show {finding}, and {len(base)} are left for the base; "
+                         f"needed are {max(options.films)}, {FEWEST_TEST} and {FEWEST_TEST}")
+    claim = {"data": prepared.digest, "finding": finding, "others": len(others), "recipe": recipe.to_toml(), "made": options.made,
+             "base_budget": options.base_budget, "budget": options.budget, "clock": options.clock, "judge_updates": options.judge_updates,
+             "learning_rates": {"scratch": recipe.train.learning_rate, **LEARNING_RATES},
+             "films": {"base": len(base), "with the finding": len(showing), "held out with it": held_out}}
+    path = options.out / "claim.json"
+    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(claim)):
+        raise SystemExit(f"{options.out} holds a bench with other films or options; choose another --out")
+    write_json(path, claim)
+    return Bench(options=options, prepared=prepared, finding=finding, base=tuple(base), others=tuple(others), showing=tuple(showing),
+                 claim=claim)
+
+
+def shuffled(names: Sequence[str], *purpose: str | int) -> list[str]:
+    """The names in an order that depends on the purpose alone."""
+    return [names[index] for index in np.random.default_rng(derive(0, "few films", *purpose)).permutation(len(names))]
+
+
+def train(bench: Bench, arm: Arm) -> Run:
+    """Train one arm, and first the base if it needs one and there is none."""
+    options = bench.options
+    scratch = arm.way == "scratch"
+    base = None if scratch else train_base(bench).path
+    rate = [] if scratch else [f"train.learning_rate={LEARNING_RATES[arm.way]}"]
+    out = options.out / "runs" / arm.name
+    return timed(out, lambda: sx.train(options.recipe, local_films(bench, arm), out=out, budget=options.budget, seed=arm.seed, base=base,
+                                       adapt=None if scratch else arm.way, threads=options.threads, clock=options.clock,
+                                       overrides=[*options.set, "train.sample_every=0", *rate]))
+
+
+def train_base(bench: Bench) -> Run:
+    """The base, which has met neither the finding nor any patient of the arms."""
+    options, out = bench.options, bench.options.out / "base"
+    studies = [replace(study, labels={name: stated for name, stated in study.labels.items() if name != bench.finding})
+               for study in bench.base]
+    films = film_set(bench, "base", studies, findings=[name for name in bench.prepared.findings if name != bench.finding])
+    return timed(out, lambda: sx.train(options.recipe, films, out=out, budget=options.base_budget, seed=0, threads=options.threads,
+                                       clock=options.clock, overrides=[*options.set, "train.sample_every=0"]))
+
+
+def timed(out: Path, training: Any) -> Run:
+    """A training, with the processor time that its last process took beside it: wall-clock time says little on a busy machine."""
+    if Run(path=out).weights.exists():
+        return Run(path=out)
+    start = time.process_time()
+    run: Run = training()
+    write_json(out / "cost.json", {"cpu_seconds": round(time.process_time() - start, 1)})
+    return run
+
+
+def local_films(bench: Bench, arm: Arm) -> Prepared:
+    """What an arm learns from: as many films with the finding as it is given, smaller numbers being part of larger ones, and the others."""
+    by_name = {study.file_name: study for study in bench.showing}
+    chosen = [by_name[name] for name in shuffled(sorted(by_name), "showing", arm.seed)[: arm.films]]
+    return film_set(bench, f"{arm.films}-{arm.seed}", [*chosen, *bench.others], findings=bench.prepared.findings)
+
+
+def film_set(bench: Bench, name: str, studies: Sequence[Study], *, findings: Sequence[str]) -> Prepared:
+    """A prepared folder of training films with these names of findings."""
+    folder = bench.options.out / "sets" / name
+    if not (folder / "dataset.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for study in studies:
+            copy_files(study, source=bench.prepared.source, out=folder)
+        write_table(folder, studies)
+        write_facts(folder, name=name, studies=studies, synthetic=False, extra={"labels": list(findings)})
+    return sx.prepare(folder, size=bench.prepared.size, out=folder.with_name(f"{name}-prepared"), split=(1.0, 0.0, 0.0),
+                      films_per_patient=len(studies))
+
+
+def made(bench: Bench, arm: Arm) -> tuple[Films, Films]:
+    """Films of one arm that were asked to show the finding and to lack it; the requests are the same in every arm of a seed."""
+    run = train(bench, arm)
+    half = bench.options.made // 2
+    plans = [plan_like(bench.shown("test", value=value), num=half, seed=derive(arm.seed, "few films", name))
+             for name, value in (("with", 1.0), ("without", 0.0))]
+    folder = bench.options.out / "made" / arm.name
+    if not (folder / "dataset.json").exists():
+        sx.generate(run, Plan(rows=(*plans[0].rows, *plans[1].rows)), out=folder, seed=arm.seed, threads=bench.options.threads)
+    films = read_films(read_dataset(folder, allow=bench.prepared.findings), bench)
+    return films.take(np.arange(half)), films.take(np.arange(half, 2 * half))
+
+
+def read_films(dataset: Dataset, bench: Bench) -> Films:
+    return load_films(dataset, size=bench.prepared.size, findings=bench.prepared.findings, policy=STATED_ONLY)
+
+
+def measure(bench: Bench, arm: Arm) -> dict[str, Any]:
+    """Every measure of one arm, each with its standard error; copies as counts."""
+    run, (with_it, without) = train(bench, arm), made(bench, arm)
+    facts = read_spec(run.weights)[1]
+    record: dict[str, Any] = {"way": arm.way, "films": arm.films, "seed": arm.seed, "steps": facts["steps"], "seen": facts["films_seen"],
+                              "seconds": facts["seconds"], "started_from": facts.get("started_from")}
+    record |= json.loads((run.path / "cost.json").read_text()) if (run.path / "cost.json").exists() else {}
+    for name, films, value in (("KID with it", with_it, 1.0), ("KID without it", without, 0.0)):
+        record[name] = compared(bench, bench.shown("test", value=value), films)
+    record["MS-SSIM gap"], record["MS-SSIM within"] = pair_similarity(bench.shown("test"), with_it)
+    record["copies"] = copies(bench, arm, np.concatenate([with_it.images, without.images]))
+    record["AUROC"] = requested_auroc(bench, with_it, without)
+    return record
+
+
+def number(score: Score) -> dict[str, float]:
+    """A score's value and the standard error from which its interval was made."""
+    return {"value": score.value, "error": (score.high - score.low) / (2 * Z_95)}
+
+
+def compared(bench: Bench, real: Films, films: Films) -> dict[str, float]:
+    """KID between held-out films and others."""
+    space = load_features("efficientnet-lite0")
+    return number(kid_score(space(real.images), space(films.images), floor_sets=None, features_name=space.name, seed=0,
+                            real_patients=real.patients()))
+
+
+def pair_similarity(real: Films, films: Films) -> tuple[dict[str, float], dict[str, float]]:
+    """MS-SSIM of pairs within the films less that within real ones (above 0: too alike), and the former alone."""
+    scores = {score.metric: score for score in ms_ssim_scores(real.images, films.images, floor_sets=None, seed=0)}
+    own, theirs = number(scores["ms_ssim_within_synthetic"]), number(scores["ms_ssim_within_real"])
+    return {"value": own["value"] - theirs["value"], "error": float(np.hypot(own["error"], theirs["error"]))}, own
+
+
+def copies(bench: Bench, arm: Arm, images: np.ndarray) -> dict[str, Any]:
+    """Near copies of the films that the arm learned from, and false alarms by the same threshold on real films of other patients."""
+    held_out = bench.prepared.films("test")
+    half = patient_folds(held_out.patients(), folds=2, seed=0)
+    detector = CopyDetector.fit(local_films(bench, arm).films("train").images, held_out.images[half == 0])
+    alarms = detector.false_alarms(held_out.images[half == 1])
+    return {"called": int(detector.check(images).is_copy.sum()), "of": len(images), "alarms": round(alarms.rate * alarms.num_films),
+            "alarms_of": alarms.num_films}
+
+
+def requested_auroc(bench: Bench, with_it: Films, without: Films) -> dict[str, Any]:
+    """Of a classifier trained on real films: does it tell films asked to show the finding from films asked to lack it?"""
+    train_films = bench.prepared.films("train")
+    positives = int((train_films.column(bench.finding) == 1).sum())
+    if positives < FEWEST_TRAIN:
+        return {"skipped": f"only {positives} real training films show {bench.finding}; the classifier needs {FEWEST_TRAIN}"}
+    column = train_films.findings.index(bench.finding)
+    scores = judge_of(bench.options.out, bench.options.judge_updates).predict(np.concatenate([with_it.images, without.images]))[:, column]
+    found = delong_interval(np.repeat([1, 0], [len(with_it), len(without)]), scores)
+    return {"value": found.auc, "error": found.standard_error}
+
+
+@functools.cache
+def judge_of(out: Path, updates: int) -> Classifier:
+    """The classifier, from all real training films."""
+    films = Prepared.load(out / "prepared").films("train")
+    return train_classifier(films.images, films.labels, findings=films.findings, config=ClassifierConfig(updates=updates), seed=0)
+
+
+def reference(bench: Bench) -> dict[str, Any]:
+    """What real films would get: KID of training against held-out films with the finding, MS-SSIM within them, AUROC on held-out ones."""
+    real, train_films, lacking = bench.shown("test"), bench.shown("train"), bench.shown("test", value=0.0)
+    within = {score.metric: score for score in ms_ssim_scores(real.images, train_films.images, floor_sets=None, seed=0)}
+    return {"KID with it": compared(bench, real, train_films), "MS-SSIM within": number(within["ms_ssim_within_real"]),
+            "AUROC": requested_auroc(bench, real, lacking), "films": {"with": len(real), "without": len(lacking)},
+            "patients": len({*real.patients(), *lacking.patients()})}
+
+
+def base_facts(bench: Bench) -> dict[str, Any]:
+    """What the base learned from, and for how long."""
+    run = bench.options.out / "base"
+    if not Run(path=run).weights.exists():
+        return {"trained": False}
+    facts = read_spec(Run(path=run).weights)[1]
+    return {"trained": True, "films": len(bench.base), "patients": len({study.patient_id for study in bench.base}), "steps": facts["steps"],
+            "seen": facts["films_seen"], "seconds": facts["seconds"]}
+
+
+def piece(bench: Bench, name: str, make: Any) -> dict[str, Any]:
+    """The record of one piece, from its file if it is there."""
+    path = bench.options.out / "pieces" / f"{name}.json"
+    if not path.exists():
+        write_json(path, make())
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())
