@@ -19,6 +19,10 @@ app = typer.Typer(
          "medical device.")
 
 
+PAUSED = 75
+"""exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -52,7 +56,7 @@ def augment(
     out: Annotated[Path, typer.Option(help="Folder for the training set and the report.")],
     budget: Annotated[str, typer.Option(help="Time for everything, such as 20m; most of it trains the generator.")] = "20m",
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic films of each finding; by default as many as balance.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Run or model file to start from instead of from scratch.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file to start from instead of from scratch.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe of the generator.")] = "edm-64",
     label_table: LabelTable = None,
     allow: Allow = None,
@@ -133,8 +137,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: table.key=value; repeat for more.")] = None,
     budget: Budget = None,
+    pause_after: Annotated[str | None, typer.Option(help="Stop, saved, after this time; the same command goes on. Exit code 75.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
-    base: Annotated[Path | None, typer.Option(help="Run or model file whose weights to start from.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file whose weights to start from.")] = None,
     compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
     seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
     device: DeviceOption = Device.auto,
@@ -144,8 +149,11 @@ def train(
     """Train a generator. Under `torchrun` the same command uses several processes."""
     from synthorax.workflow import train as verb
 
-    _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base,
-                 compressor=compressor, seed=seed, device=device.value, threads=threads), json)
+    run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
+               compressor=compressor, seed=seed, device=device.value, threads=threads)
+    _finish(run, json)
+    if not run.finished:
+        raise typer.Exit(PAUSED)
 
 
 @app.command(epilog="Example: synthorax plan prepared/ --balance Pneumothorax --out plan.csv")
@@ -167,7 +175,7 @@ def plan(
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
 def generate(
-    model: Annotated[Path, typer.Argument(help="Run folder, model file, or folder saved by diffusers.")],
+    model: Annotated[Path, typer.Argument(help="Shipped model, run folder, model file, or folder saved by diffusers.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
     plan: Annotated[Path | None, typer.Option(help="plan.csv: one row an image.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of images, if there is no plan.")] = 16,
@@ -195,6 +203,8 @@ def generate(
     part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,
     guidance_from: Annotated[float | None, typer.Option(min=0, help="Lowest noise level at which guidance acts.")] = None,
     guidance_to: Annotated[float | None, typer.Option(min=0, help="Highest noise level at which guidance acts.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels that the films must have; refused if the model makes "
+                                                               "others.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -212,7 +222,8 @@ def generate(
     dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
                    sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
-                   guidance_from=guidance_from, guidance_to=guidance_to, seed=seed, device=device.value, threads=threads, **asked)
+                   guidance_from=guidance_from, guidance_to=guidance_to, image_size=image_size, seed=seed, device=device.value,
+                   threads=threads, **asked)
     _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 
@@ -317,6 +328,17 @@ def recipes(json: Json = False) -> None:
     _finish({"recipes": verb()}, json)
 
 
+@app.command(epilog="Example: synthorax models runs/")
+def models(
+    folder: Annotated[list[Path] | None, typer.Argument(help="Folders in which to look for runs as well.")] = None,
+    json: Json = False,
+) -> None:
+    """List the models that ship with the package and the runs in a folder."""
+    from synthorax.workflow import models as verb
+
+    _finish({"models": verb(*folder or ())}, json)
+
+
 @app.command(epilog="Example: synthorax doctor")
 def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
@@ -359,11 +381,15 @@ def _finish(result: Any, as_json: bool) -> None:
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                print("\n".join("  ".join(f"{name} {part}" for name, part in row.items()) for row in value))
+                print("\n".join("  ".join(f"{name} {_words(part)}" for name, part in row.items()) for row in value))
             else:
-                print(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+                print(f"{key}: {'none' if value == [] else _words(value)}")
     else:
         print(result)
+
+
+def _words(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

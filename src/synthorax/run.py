@@ -13,14 +13,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import read_with_digest, write_with_digest
 from synthorax.protocols import ModelSpec
 
 WEIGHTS_NAME = "model.safetensors"
+SO_FAR_NAME = "so-far.safetensors"
 METADATA_KEY = "synthorax"
+FORMAT = 1
+"""version of the model format; to be raised when older versions of synthorax would read a new file wrongly"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,12 +37,24 @@ class Run:
         """Where the finished model lies."""
         return self.path / WEIGHTS_NAME
 
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended."""
+        return self.weights.exists()
+
+    @property
+    def so_far(self) -> Path:
+        """Where a paused training leaves its model."""
+        return self.path / SO_FAR_NAME
+
     def __str__(self) -> str:
-        return f"run {self.path} ({'finished' if self.weights.exists() else 'not finished'})"
+        return f"run {self.path} ({'finished' if self.finished else 'not finished'})"
 
     def to_dict(self) -> dict[str, Any]:
         """Paths and digest, JSON-ready."""
-        return {"run": str(self.path), "weights": str(self.weights), "model_digest": weights_digest(self.weights)}
+        if not self.finished:
+            return {"run": str(self.path), "finished": False}
+        return {"run": str(self.path), "finished": True, "weights": str(self.weights), "model_digest": weights_digest(self.weights)}
 
 
 @contextmanager
@@ -59,13 +74,18 @@ def only_user(folder: Path) -> Iterator[None]:
 
 def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any]) -> None:
     """Write the weights of a model with everything needed to rebuild it, atomically, its SHA-256 beside it."""
-    metadata = json.dumps({"spec": asdict(spec), **facts}, sort_keys=True)
-    tensors = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    save_weights(path, model.state_dict(), spec=spec, facts=facts)
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], *, spec: ModelSpec, facts: Mapping[str, Any]) -> None:
+    """`save_model` for weights that are not in a network, for instance because they are in half precision."""
+    metadata = json.dumps({"spec": asdict(spec), "format": FORMAT, **facts}, sort_keys=True)
+    tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
     write_with_digest(path, save(tensors, {METADATA_KEY: metadata}))
 
 
 def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
-    """Spec and facts of a saved model. InputError if the file is not one of ours or not whole."""
+    """Spec and facts of a saved model. InputError if the file is not one of ours, not whole, or of a newer format."""
     read_with_digest(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -75,8 +95,15 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
     facts = json.loads(metadata)
+    if (written := facts.pop("format", 1)) > FORMAT:
+        raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=path,
+                         remedy="update synthorax")
     spec: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.pop("spec").items()}
-    return ModelSpec(**spec), facts
+    try:
+        return ModelSpec(**spec), facts
+    except TypeError as error:
+        raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=path,
+                         remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
 
 
 def weights_digest(path: Path) -> str:

@@ -33,6 +33,7 @@ from synthorax.protocols import Model
 from synthorax.registry import lookup
 from synthorax.run import Run, only_user
 from synthorax.steps.ask import Ask, Box
+from synthorax.steps.catalogue import runs_in, shipped_models
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import check_settings, generate_films
@@ -78,13 +79,14 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
-          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, compressor: PathLike | None = None,
-          seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
+          budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
+          base: PathLike | None = None, compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
-    `budget` is a duration such as "20m" or seconds. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of another run of the same shape; `compressor` is the run of the autoencoder whose
-    latents are diffused. Raises InputError if `out` holds another run.
+    `budget` is a duration such as "20m" or seconds. After `pause_after` the training is saved and the run returned unfinished, with
+    its model so far in `run.so_far`; the same call goes on. `resume` also allows other values of steps, learning rate, precision and
+    intervals. `base` starts from the weights of a shipped model or of another run of the same shape; `compressor` is the run of the
+    autoencoder whose latents are diffused. Raises InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
@@ -94,14 +96,14 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
-    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    seconds, pause = (parse_duration(time) if isinstance(time, str) else time for time in (budget, pause_after))
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
                 claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause)
         else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause)
     return run
 
 
@@ -126,7 +128,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              at: tuple[float, float] | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
-             device: Device = "auto", threads: int | None = None) -> Dataset:
+             image_size: int | None = None, device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
     What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe.
@@ -135,6 +137,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
     """
     source, spec, settings = source_of(model)
+    if image_size not in (None, spec.image_size):
+        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or choose another model")
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -240,6 +244,11 @@ def recipes() -> list[dict[str, Any]]:
     found = [load_recipe(name) for name in recipe_names()]
     return [{"recipe": recipe.name, "family": recipe.family, "image_size": recipe.model.image_size,
              "parameters": count_parameters(recipe.name)} for recipe in found]
+
+
+def models(*folders: PathLike) -> list[dict[str, Any]]:
+    """Every shipped model, and every run in `folders`: size, what it hears, and the terms of the data that it learned from."""
+    return [listing.to_dict() for listing in (*shipped_models(), *(found for folder in folders for found in runs_in(Path(folder))))]
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,

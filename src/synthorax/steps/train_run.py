@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,13 +16,14 @@ from torch import nn
 from synthorax import __version__
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.engine import Engine
+from synthorax.engine import Engine, describe_machine
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import as_model
 from synthorax.run import Run, read_spec, save_model, weights_digest
+from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
 from synthorax.steps.plan import plan_like
@@ -48,8 +50,12 @@ class Beginning:
                 for name, path in (("base", self.base), ("compressor", self.compressor))}
 
 
-def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning) -> None:
-    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished."""
+def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
+              pause_seconds: float | None = None) -> None:
+    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
+
+    After `pause_seconds` the training is saved, with its model so far beside it, and another call goes on.
+    """
     if engine.from_main(run.weights.exists()):
         return
     films = _training_films(prepared, recipe)
@@ -60,13 +66,22 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     if beginning.base is not None:
         _adopt(objective.model, beginning.base)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
-        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
-                             sample=_sheet_writer(run, films, recipe, engine))
+        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
+                             pause_seconds=pause_seconds, report=report, sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
-        facts = {"recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
+        facts = {"recipe": recipe.name, "recipe_digest": hashlib.sha256(recipe.to_toml().encode()).hexdigest(),
+                 "data_digest": prepared.digest, "data": {"films": len(films), "patients": len(set(films.patients()))},
+                 "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "films_seen": outcome.films,
                  "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome))
-        save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
+        spec = as_model(outcome.model).spec
+        if not outcome.finished:
+            save_model(run.so_far, outcome.model, spec=spec, facts=facts)
+            return
+        training = training_of(facts, hours=round(outcome.elapsed_seconds / 3600, 4), machine=describe_machine())
+        write_atomic(run.path / "card.md", write_card(model_head(spec, facts, name=recipe.name) | {"training": [training]}))
+        for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
+            left.unlink(missing_ok=True)
+        save_model(run.weights, outcome.model, spec=spec, facts=facts)
 
 
 def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
@@ -124,25 +139,12 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
 def _adopt(model: Any, base: PathLike) -> None:
     if not hasattr(model, "adopt"):
         raise UsageError(f"a model of family '{model.spec.family}' cannot start from another one")
-    model.adopt(cast(nn.Module, load_model(base)))
-
-
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome) -> str:
-    counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
-    return f"""# {recipe.name}
-
-Generator of {recipe.model.image_size} px chest radiographs, family `{recipe.family}`. For research; not a medical device. Its films are
-synthetic and belong to no patient.
-
-- Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
-  {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
-- Made with synthorax {__version__}.
-- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
-
-| finding | training films that show it |
-|---|---|
-{counts}
-"""
+    other = load_model(base)
+    try:
+        model.adopt(cast(nn.Module, other))
+    except UsageError as error:
+        raise UsageError(f"{base} is a model of family '{other.spec.family}' for {other.spec.image_size} px, and the recipe trains one of "
+                         f"family '{model.spec.family}' for {model.spec.image_size} px: {error}") from error
 
 
 def without_no_finding(films: Films) -> Films:
