@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from stages import STAGES, Stage, seconds_of
 
 import synthorax as sx
 from synthorax.cli import PAUSED
@@ -33,6 +34,7 @@ from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import FEATURES, load_features
 from synthorax.run import Run, read_spec
+from synthorax.steps.card import read_card
 from synthorax.steps.generate import preview
 from synthorax.steps.plan import plan_like
 from synthorax.steps.retune import SNAPSHOTS, retune
@@ -45,6 +47,8 @@ SPLIT = (0.75, 0.1, 0.15)
 SHEET_FILMS = 32
 LENGTHS = (0.02, 0.05, 0.08, 0.12, 0.16, 0.2)
 """relative lengths of averaging among which a stage that keeps snapshots chooses"""
+AS_TRAINED = "as trained"
+SHORTEST_SECONDS = 2.0
 SPARE_SECONDS = 20.0
 """left over at the end of a call for writing"""
 ATTRIBUTIONS = {
@@ -53,26 +57,6 @@ ATTRIBUTIONS = {
                "https://doi.org/10.17632/rscbjbr9sj",
     "hannover": "H. B. Winther et al., COVID-19 Image Repository, Hannover Medical School 2020, https://doi.org/10.25835/0090041",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One training on the way to the model."""
-
-    name: str
-    recipe: str
-    share: float
-    """of the hours; the shares of all stages add up to 1"""
-    overrides: tuple[str, ...] = ()
-    base: str = ""
-    """stage from whose weights it starts"""
-
-
-UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0", "train.ema_snapshots=8")
-STAGES: tuple[Stage, ...] = (
-    Stage(name="base-64", recipe="edm-64", share=1.0, overrides=UNTIL_TIME_IS_UP),
-)
-"""in order; the last one is what ships"""
 
 
 def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = STAGES) -> int:
@@ -95,6 +79,9 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
     except SynthoraxError as error:
         print(f"train_base.py: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("train_base.py: stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -136,26 +123,32 @@ def prepare(options: argparse.Namespace) -> Prepared:
 
 def trained(stage: Stage, earlier: dict[str, Run], prepared: Prepared, options: argparse.Namespace, clock: Clock) -> Run | None:
     """The stage's finished run, with the best length of averaging; None where the call's time is up before that."""
-    path, curve = options.out / stage.name, Curve(options.out)
-    while not Run(path=path).finished:
-        done, measured = trained_seconds(path), curve.last(stage.name)
-        due = max(0.0, (measured["hours"] * 3600 if measured else 0.0) + 60 * options.curve_minutes - done)
-        seconds = min(due, clock.left() - curve.took())
-        if seconds < 1 and clock.left() < float("inf"):
-            return None
-        run = sx.train(stage.recipe, prepared, out=path, overrides=stage.overrides, budget=3600 * options.hours * stage.share,
-                       pause_after=max(seconds, 1.0), base=earlier[stage.base].path if stage.base else None, seed=options.seed,
-                       device=options.device, threads=options.threads)
-        if run.finished or trained_seconds(path) >= done + due - 1:
+    run, curve = Run(path=options.out / stage.name), Curve(options.out)
+    while not run.finished:
+        since = trained_hours(run) - curve.hours(stage.name)
+        if 60 * since >= options.curve_minutes:
+            if clock.left() < curve.took():
+                return None
             measure(stage, run, prepared, options, curve)
-    return tuned(Run(path=path), prepared, options)
+            continue
+        seconds = min(max(60 * options.curve_minutes - 3600 * since, SHORTEST_SECONDS), clock.left() - curve.took())
+        if seconds < SHORTEST_SECONDS:
+            return None
+        sx.train(stage.recipe, prepared, out=run.path, overrides=stage.overrides, budget=seconds_of(stage, hours=options.hours),
+                 pause_after=seconds, base=earlier[stage.base].path if stage.base else None, seed=options.seed, device=options.device,
+                 threads=options.threads)
+    if curve.hours(stage.name) < trained_hours(run):
+        if clock.left() < curve.took():
+            return None
+        measure(stage, run, prepared, options, curve)
+    return tuned(run, prepared, options, curve, clock)
 
 
-def trained_seconds(path: Path) -> float:
-    """How long a run has trained by its own clock, to its last line of metrics."""
-    log = path / "metrics.jsonl"
-    lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
-    return float(json.loads(lines[-1])["elapsed_seconds"]) if lines else 0.0
+def trained_hours(run: Run) -> float:
+    """How long a run had trained when it was last paused or finished."""
+    if run.finished:
+        return float(read_card(run.path / "card.md")["training"][-1]["hours"])
+    return float(read_spec(run.so_far)[1]["hours"]) if run.so_far.exists() else 0.0
 
 
 class Curve:
@@ -169,9 +162,9 @@ class Curve:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def last(self, stage: str) -> dict[str, Any] | None:
-        """The newest one of a stage."""
-        return next((point for point in reversed(self.points()) if point["stage"] == stage), None)
+    def hours(self, stage: str) -> float:
+        """Training behind the newest measurement of a stage."""
+        return max((float(point["hours"]) for point in self.points() if point["stage"] == stage), default=0.0)
 
     def took(self) -> float:
         """Seconds that the last measurement took, a minute before there is one."""
@@ -200,7 +193,7 @@ def measure(stage: Stage, run: Run, prepared: Prepared, options: argparse.Namesp
     _, facts = read_spec(weights)
     title = f"{stage.name}-{facts['steps']:08d}"
     scores = scored(weights, prepared, options, sheet=options.out / "sheets" / f"{title}.png", title=title)
-    curve.add({"stage": stage.name, "step": facts["steps"], "films_seen": facts["films_seen"], "hours": trained_seconds(run.path) / 3600,
+    curve.add({"stage": stage.name, "step": facts["steps"], "films_seen": facts["films_seen"], "hours": trained_hours(run),
                "scores": [score.to_dict() for score in scores], "seconds": round(time.monotonic() - begin, 1)})
 
 
@@ -211,7 +204,7 @@ def scored(weights: Path, prepared: Prepared, options: argparse.Namespace, *, sh
     size = model.spec.image_size
     held_out, train = prepared.films("val", size=size), prepared.films("train", size=size)
     with started(device=options.device, threads=options.threads, seed=options.seed) as engine:
-        model.to(engine.device)  # type: ignore[attr-defined]
+        model.to(engine.device)
         films = preview(model, plan_like(without_no_finding(held_out), num=options.curve_films, seed=options.seed),
                         settings=sx.SampleSettings(**facts["sample"]), engine=engine)
         if sheet is not None:
@@ -226,19 +219,25 @@ def scored(weights: Path, prepared: Prepared, options: argparse.Namespace, *, sh
     return scores
 
 
-def tuned(run: Run, prepared: Prepared, options: argparse.Namespace) -> Run:
-    """The run with the length of averaging whose KID against the validation films is lowest; the run itself without snapshots."""
+def tuned(run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curve, clock: Clock) -> Run | None:
+    """The run with the length of averaging whose KID against the validation films is lowest; the run itself without snapshots.
+
+    tuning.json gets one KID after the other. None where the call's time is up before the last.
+    """
     if not any((run.path / SNAPSHOTS).glob("*.safetensors")):
         return run
     told, best = run.path / "tuning.json", run.path / "tuned"
-    if not told.exists():
-        candidates = {"as trained": scored(run.weights, prepared, options)}
-        for length in LENGTHS:
-            candidates[f"{length:g}"] = scored(retune(run, length=length, out=run.path / "trial").weights, prepared, options)
-        ranking = {name: next(score for score in scores if score.metric == "kid").to_dict() for name, scores in candidates.items()}
-        write_json(told, {"chosen": min(ranking, key=lambda name: ranking[name]["value"]), "kid": ranking})
-    chosen = json.loads(told.read_text())["chosen"]
-    if chosen == "as trained":
+    kids = json.loads(told.read_text()) if told.exists() else {}
+    for name in (AS_TRAINED, *(f"{length:g}" for length in LENGTHS)):
+        if name in kids:
+            continue
+        if clock.left() < curve.took():
+            return None
+        trial = run if name == AS_TRAINED else retune(run, length=float(name), out=run.path / "trial")
+        kids[name] = next(score for score in scored(trial.weights, prepared, options) if score.metric == "kid").to_dict()
+        write_json(told, kids)
+    chosen = min(kids, key=lambda name: kids[name]["value"])
+    if chosen == AS_TRAINED:
         return run
     return Run(path=best) if Run(path=best).finished else retune(run, length=float(chosen), out=best)
 
@@ -262,5 +261,4 @@ def finish(runs: dict[str, Run], prepared: Prepared, options: argparse.Namespace
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     sys.exit(main())

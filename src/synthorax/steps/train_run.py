@@ -73,11 +73,11 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
                  "data_digest": prepared.digest, "data": {"films": len(films), "patients": len(set(films.patients()))},
                  "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "films_seen": outcome.films,
                  "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}"}
-        spec = as_model(outcome.model).spec
+        spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
         if not outcome.finished:
-            save_model(run.so_far, outcome.model, spec=spec, facts=facts)
+            save_model(run.so_far, outcome.model, spec=spec, facts=facts | {"hours": hours})
             return
-        training = training_of(facts, hours=round(outcome.elapsed_seconds / 3600, 4), machine=describe_machine())
+        training = training_of(facts, hours=hours, machine=describe_machine())
         write_atomic(run.path / "card.md", write_card(model_head(spec, facts, name=recipe.name) | {"training": [training]}))
         for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
             left.unlink(missing_ok=True)
