@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--hours", type=float, required=True, help="of all stages, as in train_base.py")
     training.add_argument("--minutes", type=float, required=True, help="of this call")
     training.add_argument("--base", type=Path, help="model file or run that the stage starts from")
+    training.add_argument("--seed", type=int, default=0, help="as in train_base.py")
     training.add_argument("--set", action="append", default=[], help="further settings of the recipe, such as train.batch_size=64")
     options = parser.parse_args(arguments)
     if options.command == "pack":
@@ -158,7 +159,7 @@ def train(options: argparse.Namespace) -> int:
     from synthorax.steps.train_run import Beginning, claim_run, train_run
 
     stage = next(stage for stage in STAGES if stage.name == options.stage)
-    recipe = load_recipe(stage.recipe, overrides=[*stage.overrides, *options.set]).with_train(seed=0)
+    recipe = load_recipe(stage.recipe, overrides=[*stage.overrides, *options.set]).with_train(seed=options.seed)
     prepared, run = Prepared.load(options.prepared), Run(path=options.run)
     beginning = Beginning(base=options.base, compressor=None)
     with started(precision=recipe.train.precision, seed=recipe.train.seed) as engine, only_user(run.path):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films, open ones if the model ships")
+    parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films; open ones, if it ships")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, required=True, help="of training, all stages together")
     parser.add_argument("--minutes-per-call", type=float, help="stop after this long, saved")
@@ -181,7 +182,8 @@ class Curve:
             cells = {f"{score['metric']} ({score['features']})": f"{score['value']:.3g} [{score['low']:.3g}, {score['high']:.3g}]"
                      for score in one["scores"]}
             rows.append([one["stage"], f"{one['hours']:.2f}", str(one["films_seen"]), *(cells.get(name, "") for name in names)])
-        floors = {f"{score['metric']} ({score['features']}, {one['stage']})": score.get("floor") for one in points for score in one["scores"]}
+        floors = {f"{score['metric']} ({score['features']}, {one['stage']})": score.get("floor")
+                  for one in points for score in one["scores"]}
         note = ", ".join(f"{name} {value:.3g}" for name, value in floors.items() if value is not None)
         write_atomic(self.table, "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\nBetween real films: {note or 'not known'}.\n")
 
@@ -236,6 +238,7 @@ def tuned(run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curv
         trial = run if name == AS_TRAINED else retune(run, length=float(name), out=run.path / "trial")
         kids[name] = next(score for score in scored(trial.weights, prepared, options) if score.metric == "kid").to_dict()
         write_json(told, kids)
+    shutil.rmtree(run.path / "trial", ignore_errors=True)
     chosen = min(kids, key=lambda name: kids[name]["value"])
     if chosen == AS_TRAINED:
         return run

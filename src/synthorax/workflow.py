@@ -80,7 +80,8 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
           budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
-          base: PathLike | None = None, compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None) -> Run:
+          base: PathLike | None = None, compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto",
+          threads: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds. After `pause_after` the training is saved and the run returned unfinished, with
@@ -138,7 +139,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     """
     source, spec, settings = source_of(model)
     if image_size not in (None, spec.image_size):
-        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or choose another model")
+        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+                         "model")
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}

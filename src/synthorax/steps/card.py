@@ -15,7 +15,7 @@ SCHEMA = "synthorax.card/1"
 FENCE = "---\n"
 """The head is JSON between two of these, which is YAML as well: programs that read the cards of Hugging Face read it too."""
 INTENDED_USE = (
-    "Research and teaching: films for training and testing software, as a start for training on films of one's own (`--base`), and to study "
+    "Research and teaching: films for training and testing software, a start for training on films of one's own (`--base`), the study of "
     "generative models.",
     "Added to a training set only after `screen`, and with `benefit` on real patients never seen.",
 )
@@ -42,8 +42,8 @@ def training_of(facts: Mapping[str, Any], *, hours: float | None = None, machine
     """One training as a card tells it; hours and machine are not in the model's file, which is the same wherever it was trained."""
     seen = facts.get("data", {})
     entry = {"recipe": facts.get("recipe"), "recipe_sha256": facts.get("recipe_digest"), "data_sha256": facts.get("data_digest"),
-             "films": seen.get("films"), "patients": seen.get("patients"), "steps": facts.get("steps"), "films_seen": facts.get("films_seen"),
-             "hours": hours, "machine": dict(machine) if machine else None}
+             "films": seen.get("films"), "patients": seen.get("patients"), "steps": facts.get("steps"),
+             "films_seen": facts.get("films_seen"), "hours": hours, "machine": dict(machine) if machine else None}
     return {key: value for key, value in entry.items() if value is not None}
 
 
@@ -66,8 +66,8 @@ def write_card(head: Mapping[str, Any]) -> str:
     limits = [f"- {line}" for line in head["limits"]]
     parts = [
         f"# {name}",
-        f"Generator of {head['image_size_px']} px chest radiographs, family `{head['family']}`. For research; not a medical device. Its films "
-        "are synthetic and belong to no patient.",
+        f"Generator of {head['image_size_px']} px chest radiographs, family `{head['family']}`. For research; not a medical device. Its "
+        "films are synthetic and belong to no patient.",
         f"- Hears: {', '.join(head['conditions']) or 'nothing; it is unconditional'}\n- Findings: {findings}"
         + (f"\n- Sites: {', '.join(head['sites'])}" if head["sites"] else "")
         + (f"\n- Masks: {', '.join(head['masks'])}" if head["masks"] else ""),
@@ -117,8 +117,8 @@ def _weights(weights: Mapping[str, Any], licence: str) -> list[str]:
              f"- SHA-256 `{weights['sha256']}`; of the float32 weights as trained `{weights['trained_sha256']}`"]
     if "distance" in weights:
         far = weights["distance"]
-        lines.append(f"- {far['films']} films with the same seeds differ from those of the float32 weights by {far['mean_grey_levels']:.3f} of "
-                     f"255 grey levels on average, {far['worst_grey_levels']:g} at most")
+        lines.append(f"- {far['films']} films with the same seeds differ from those of the float32 weights by "
+                     f"{far['mean_grey_levels']:.3f} of 255 grey levels on average, {far['worst_grey_levels']:g} at most")
     return ["\n".join(lines)]
 
 

@@ -34,7 +34,8 @@ class Listing:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty parts are left out."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items() if value not in ("", None, ())}
+        parts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in parts.items() if value not in ("", None, [])}
 
 
 def shipped_models() -> Iterator[Listing]:

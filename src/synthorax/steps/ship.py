@@ -68,7 +68,8 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     try:
         save_weights(trial, halved(load_file(path), PRECISIONS[precision], file=path), spec=spec, facts=facts)
         _check_size(trial, out)
-        distance = film_distance(load_model(run.path.resolve()), load_model(trial.resolve()), settings=SampleSettings(**facts["sample"]), num=films)
+        distance = film_distance(load_model(run.path.resolve()), load_model(trial.resolve()), num=films,
+                                 settings=SampleSettings(**facts.get("sample", {})))
         if distance.mean_grey_levels > FARTHEST_MEAN:
             raise InputError(f"stored as {precision}, its films move by {distance.mean_grey_levels:.2f} grey levels on average, and "
                              f"{FARTHEST_MEAN:g} is allowed", file=path, remedy="use another precision")
@@ -148,7 +149,7 @@ def _measured(report: Path, *, digest: str) -> dict[str, Any]:
 
 
 def _check_size(new: Path, out: Path) -> None:
-    others = sum(path.stat().st_size for path in out.parent.glob("*.safetensors") if path != out)
-    if others + new.stat().st_size > MOST_BYTES:
-        raise InputError(f"the shipped weights would be {(others + new.stat().st_size) / 1e6:.1f} MB in all, and {MOST_BYTES / 1e6:g} MB is the "
-                         "limit", file=out, remedy="train a smaller network, or store it in half precision")
+    total = new.stat().st_size + sum(path.stat().st_size for path in out.parent.glob("*.safetensors") if path != out)
+    if total > MOST_BYTES:
+        raise InputError(f"the shipped weights would be {total / 1e6:.1f} MB in all, and {MOST_BYTES / 1e6:g} MB is the limit", file=out,
+                         remedy="train a smaller network, or store it in half precision")

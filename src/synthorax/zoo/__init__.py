@@ -56,8 +56,8 @@ def checked_weights(name: str) -> Path:
     """The weights of a shipped model, whole and unchanged. InputError where they are missing, altered, or too new to be read."""
     model = shipped()[name]
     if model.format > FORMAT:
-        raise InputError(f"'{name}' has model format {model.format}, and this version of synthorax reads up to {FORMAT}", file=model.weights,
-                         remedy="update synthorax")
+        raise InputError(f"'{name}' has model format {model.format}, and this version of synthorax reads up to {FORMAT}",
+                         file=model.weights, remedy="update synthorax")
     if not model.weights.is_file():
         raise InputError(f"the weights of '{name}' are missing from this installation of synthorax", file=model.weights, remedy=REINSTALL)
     if sha256(model.weights) != model.sha256:
