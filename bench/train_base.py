@@ -66,17 +66,17 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
     clock = Clock(begin=time.monotonic(), minutes=options.minutes_per_call)
     try:
         prepared = prepare(options)
-        runs: dict[str, Run] = {}
+        done: list[tuple[Stage, Run]] = []
         for stage in stages:
-            run = trained(stage, runs, prepared, options, clock)
+            run = trained(stage, done, prepared, options, clock)
             if run is None:
                 print("train_base.py: saved; the same command goes on", file=sys.stderr)
                 return PAUSED
-            runs[stage.name] = run
+            done.append((stage, run))
         if options.minutes_per_call is not None:
             print("train_base.py: trained; call again without --minutes-per-call to pack and evaluate", file=sys.stderr)
             return 0
-        print(json.dumps(finish(runs, prepared, options)))
+        print(json.dumps(finish(done, prepared, options)))
     except SynthoraxError as error:
         print(f"train_base.py: {error}", file=sys.stderr)
         return error.exit_code
@@ -103,6 +103,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+Done = Sequence[tuple[Stage, Run]]
+"""stages that are trained, in order, with the run that came of each"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clock:
     """How much of this call is left."""
@@ -122,27 +126,28 @@ def prepare(options: argparse.Namespace) -> Prepared:
                       policy=LabelPolicy(unlisted="not stated"))
 
 
-def trained(stage: Stage, earlier: dict[str, Run], prepared: Prepared, options: argparse.Namespace, clock: Clock) -> Run | None:
+def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.Namespace, clock: Clock) -> Run | None:
     """The stage's finished run, with the best length of averaging; None where the call's time is up before that."""
     run, curve = Run(path=options.out / stage.name), Curve(options.out)
+    base = next((before.path for other, before in earlier if other.name == stage.base), None)
     while not run.finished:
         since = trained_hours(run) - curve.hours(stage.name)
         if 60 * since >= options.curve_minutes:
             if clock.left() < curve.took():
                 return None
-            measure(stage, run, prepared, options, curve)
+            measure(stage, run, earlier, prepared, options, curve)
             continue
         seconds = min(max(60 * options.curve_minutes - 3600 * since, SHORTEST_SECONDS), clock.left() - curve.took())
         if seconds < SHORTEST_SECONDS:
             return None
         sx.train(stage.recipe, prepared, out=run.path, overrides=stage.overrides, budget=seconds_of(stage, hours=options.hours),
-                 pause_after=seconds, base=earlier[stage.base].path if stage.base else None, seed=options.seed, device=options.device,
+                 pause_after=seconds, base=base, seed=options.seed, device=options.device,
                  threads=options.threads)
     if curve.hours(stage.name) < trained_hours(run):
         if clock.left() < curve.took():
             return None
-        measure(stage, run, prepared, options, curve)
-    return tuned(run, prepared, options, curve, clock)
+        measure(stage, run, earlier, prepared, options, curve)
+    return tuned(stage, run, earlier, prepared, options, curve, clock)
 
 
 def trained_hours(run: Run) -> float:
@@ -188,15 +193,30 @@ class Curve:
         write_atomic(self.table, "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\nBetween real films: {note or 'not known'}.\n")
 
 
-def measure(stage: Stage, run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curve) -> None:
+def measure(stage: Stage, run: Run, earlier: Done, prepared: Prepared, options: argparse.Namespace, curve: Curve) -> None:
     """One point of the curve, and a sheet to look at."""
     begin = time.monotonic()
     weights = run.weights if run.finished else run.so_far
     _, facts = read_spec(weights)
     title = f"{stage.name}-{facts['steps']:08d}"
-    scores = scored(weights, prepared, options, sheet=options.out / "sheets" / f"{title}.png", title=title)
+    scores = scored(whole(stage, weights, earlier, options), prepared, options, sheet=options.out / "sheets" / f"{title}.png", title=title)
     curve.add({"stage": stage.name, "step": facts["steps"], "films_seen": facts["films_seen"], "hours": trained_hours(run),
                "scores": [score.to_dict() for score in scores], "seconds": round(time.monotonic() - begin, 1)})
+
+
+def whole(stage: Stage, weights: Path, earlier: Done, options: argparse.Namespace) -> Path:
+    """A model file that makes films by itself: of a stage that enlarges, packed behind those before it."""
+    if not stage.enlarges:
+        return weights
+    out = options.out / "packed-trial"
+    shutil.rmtree(out, ignore_errors=True)
+    return sx.pack([*(run.weights for run in together(earlier)), weights], out=out, precision="fp32").weights
+
+
+def together(done: Done) -> list[Run]:
+    """The runs of the newest model: the last stage that makes films, and those that enlarge them."""
+    first = max(number for number, (stage, _) in enumerate(done) if not stage.enlarges)
+    return [run for _, run in done[first:]]
 
 
 def scored(weights: Path, prepared: Prepared, options: argparse.Namespace, *, sheet: Path | None = None, title: str = "") -> list[Score]:
@@ -221,7 +241,8 @@ def scored(weights: Path, prepared: Prepared, options: argparse.Namespace, *, sh
     return scores
 
 
-def tuned(run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curve, clock: Clock) -> Run | None:
+def tuned(stage: Stage, run: Run, earlier: Done, prepared: Prepared, options: argparse.Namespace, curve: Curve,
+          clock: Clock) -> Run | None:
     """The run with the length of averaging whose KID against the validation films is lowest; the run itself without snapshots.
 
     tuning.json gets one KID after the other. None where the call's time is up before the last.
@@ -236,7 +257,8 @@ def tuned(run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curv
         if clock.left() < curve.took():
             return None
         trial = run if name == AS_TRAINED else retune(run, length=float(name), out=run.path / "trial")
-        kids[name] = next(score for score in scored(trial.weights, prepared, options) if score.metric == "kid").to_dict()
+        scores = scored(whole(stage, trial.weights, earlier, options), prepared, options)
+        kids[name] = next(score for score in scores if score.metric == "kid").to_dict()
         write_json(told, kids)
     shutil.rmtree(run.path / "trial", ignore_errors=True)
     chosen = min(kids, key=lambda name: kids[name]["value"])
@@ -245,10 +267,11 @@ def tuned(run: Run, prepared: Prepared, options: argparse.Namespace, curve: Curv
     return Run(path=best) if Run(path=best).finished else retune(run, length=float(chosen), out=best)
 
 
-def finish(runs: dict[str, Run], prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
+def finish(done: Done, prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     """Films, report, and the model packed in --out/zoo; what exists already is used again."""
-    *earlier, final = runs.values()
-    out = options.out
+    out, stages = options.out, together(done)
+    final = sx.pack(stages, out=out / "packed", precision="fp32") if len(stages) > 1 else stages[0]
+    earlier = [run for _, run in done if run != final]
     spec, _ = read_spec(final.weights)
     donors = without_no_finding(prepared.films("test", size=spec.image_size))
     made = sx.generate(final, plan_like(donors, num=options.films, seed=options.seed), out=out / "films", device=options.device,

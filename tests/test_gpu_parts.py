@@ -21,8 +21,8 @@ from trainings import digests
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 TINY = ["model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16",
-        "model.patch=2", "train.batch_size=2", "train.checkpoint_every=2", "train.log_every=1", "train.sample_every=0", "train.precision=fp32",
-        "train.ema_snapshots=2", "train.steps=8"]
+        "model.patch=2", "train.batch_size=2", "train.checkpoint_every=2", "train.log_every=1", "train.sample_every=0",
+        "train.precision=fp32", "train.ema_snapshots=2", "train.steps=8"]
 NEEDED = ("pillow", "safetensors", "filelock", "pydantic", "tomli-w")
 
 

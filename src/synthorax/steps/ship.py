@@ -52,9 +52,9 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
          earlier: Sequence[Run] = (), limits: Sequence[str] = (), films: int = CHECKED_FILMS) -> Shipped:
     """Write a finished run into the zoo in `folder` under `name`, in place of an earlier model of that name.
 
-    `report` is the report.json of its evaluation, whose numbers go onto the card; `earlier` are the runs that it started from, whose
-    training is told as well; `limits` are further sentences for the card. Raises InputError for a run that is not finished, a report
-    on another model, data without terms, films that half precision moves too far, and more bytes than ship.
+    `report` is the report.json of its evaluation, whose numbers go onto the card; `earlier` are the runs that it started from or was
+    packed from, whose training and data are told as well; `limits` are further sentences for the card. Raises InputError for a run
+    that is not finished, a report on another model, data without terms, films that half precision moves too far, and too many bytes.
     """
     if not name or not all(part.isascii() and part.isalnum() for part in name.split("-")):
         raise UsageError(f"'{name}' is no name for a model; use letters, digits and hyphens")
@@ -66,7 +66,8 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     out = folder / f"{name}.safetensors"
     trial = folder / f".trial-{name}" / WEIGHTS_NAME
     try:
-        save_weights(trial, halved(load_file(path), PRECISIONS[precision], file=path), spec=spec, facts=facts)
+        weights = halved(load_file(path), PRECISIONS[precision], file=path)
+        save_weights(trial, weights, spec=spec, facts={**facts, "sources": head["data"]})
         _check_size(trial, out)
         distance = film_distance(load_model(run.path.resolve()), load_model(trial.resolve()), num=films,
                                  settings=SampleSettings(**facts.get("sample", {})))
@@ -120,7 +121,12 @@ def film_distance(first: Model, second: Model, *, settings: SampleSettings, num:
 
 def _head(run: Run, spec: ModelSpec, facts: Mapping[str, Any], *, name: str, earlier: Sequence[Run],
           limits: Sequence[str]) -> dict[str, Any]:
-    head = model_head(spec, facts, name=name)
+    runs = [*earlier, *(() if "stages" in facts else (run,))]  # stages that were packed together were trained elsewhere
+    if not runs:
+        raise InputError("was packed from other runs", file=run.weights, remedy="name them as earlier ones: their cards tell the training")
+    sources = [source for place in (*earlier, run) for source in read_spec(place.weights)[1].get("sources", ())]
+    different = [source for number, source in enumerate(sources) if source not in sources[:number]]
+    head = model_head(spec, facts, name=name) | {"data": different}
     if not head["data"]:
         raise InputError("does not say on which films it was trained", file=run.weights,
                          remedy="prepare them again with this version, and train again")
@@ -128,7 +134,7 @@ def _head(run: Run, spec: ModelSpec, facts: Mapping[str, Any], *, name: str, ear
         if NOT_STATED in source["licence"] or not source.get("attribution"):
             raise InputError(f"was trained on '{source['name']}', which states no terms or nobody to name", file=run.weights,
                              remedy="write `licence` and `attribution` into its dataset.json, prepare and train again")
-    told = [read_card(place.path / "card.md")["training"] for place in (*earlier, run)]
+    told = [read_card(place.path / "card.md")["training"] for place in runs]
     return head | {"training": [entry for entries in told for entry in entries], "limits": [*head["limits"], *limits], "licence": LICENCE}
 
 
