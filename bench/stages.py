@@ -20,7 +20,7 @@ class Stage:
     """whether it enlarges the films of the stages before it, with which it is packed into one model"""
 
 
-UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0", "train.ema_snapshots=8")
+UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0")
 STAGES: tuple[Stage, ...] = (
     Stage(name="base-64", recipe="edm-64", share=1.0, overrides=UNTIL_TIME_IS_UP),
     # Stage(name="super-256", recipe="super-256", share=0.5, overrides=UNTIL_TIME_IS_UP, enlarges=True),  with the first share at 0.5

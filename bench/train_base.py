@@ -98,6 +98,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="cxr-256", help="of the model that ships")
     parser.add_argument("--size", type=int, default=SIZE_PX, help="at which films are prepared; smaller stages use means over blocks")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the trainings")
+    parser.add_argument("--set", action="append", default=[], help="a setting of every stage, such as train.ema_snapshots=8")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int)
     return parser.parse_args(arguments)
@@ -140,9 +141,8 @@ def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.N
         seconds = min(max(60 * options.curve_minutes - 3600 * since, SHORTEST_SECONDS), clock.left() - curve.took())
         if seconds < SHORTEST_SECONDS:
             return None
-        sx.train(stage.recipe, prepared, out=run.path, overrides=stage.overrides, budget=seconds_of(stage, hours=options.hours),
-                 pause_after=seconds, base=base, seed=options.seed, device=options.device,
-                 threads=options.threads)
+        sx.train(stage.recipe, prepared, out=run.path, overrides=[*stage.overrides, *options.set], pause_after=seconds, base=base,
+                 budget=seconds_of(stage, hours=options.hours), seed=options.seed, device=options.device, threads=options.threads)
     if curve.hours(stage.name) < trained_hours(run):
         if clock.left() < curve.took():
             return None

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 TINY = ["model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16",
         "model.patch=2", "train.batch_size=2", "train.checkpoint_every=2", "train.log_every=1", "train.sample_every=0",
-        "train.precision=fp32", "train.ema_snapshots=2", "train.steps=8"]
+        "train.precision=fp32", "train.ema_snapshots=2", "train.steps=3"]
 NEEDED = ("pillow", "safetensors", "filelock", "pydantic", "tomli-w")
 
 
@@ -103,7 +103,7 @@ stages.STAGES = (stages.Stage(name="a", recipe="edm-64", share=1.0, overrides=tu
 sys.exit(gpu_parts.main(sys.argv[1:]))
 """
     home = tmp_path
-    for call in range(20):
+    for call in range(3):
         away = tmp_path / f"away-{call}"
         parts.pack(prepared.path, away / "films", part_bytes=20_000)
         parts.join(away / "films", away / "prepared")
@@ -111,14 +111,11 @@ sys.exit(gpu_parts.main(sys.argv[1:]))
             parts.pack(home / "a", away / "state", part_bytes=50_000)
             parts.join(away / "state", away / "a")
         done = subprocess.run([sys.executable, "-c", program, "train", "a", "--prepared", away / "prepared", "--run", away / "a",
-                               "--hours", "1", "--minutes", "0.0005"], capture_output=True, text=True,
+                               "--hours", "1", "--minutes", "0"], capture_output=True, text=True,
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-        assert done.returncode in (0, 75), done.stderr
+        assert done.returncode == (75, 75, 0)[call], done.stderr
         assert "tensorboard is not installed" in done.stderr
         home = away
-        if done.returncode == 0:
-            break
-    assert call > 0, "it was paused at least once"
     assert digests(home / "a", "*.safetensors") == digests(tmp_path / "stays/a", "*.safetensors")
     assert Run(path=home / "a").finished
 

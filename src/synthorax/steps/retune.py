@@ -15,7 +15,7 @@ SNAPSHOTS = "snapshots"
 COPIED = ("config.toml", "data.json")
 
 
-def retune(run: Run, *, length: float, out: Path) -> Run:
+def retune(run: Run, *, length: float, out: str | Path) -> Run:
     """A finished run's model with its weights averaged over `length`, in parts of the whole training, as a run in `out`.
 
     Raises InputError where the run is not finished, or kept no snapshots (`train.ema_snapshots`).
@@ -24,6 +24,7 @@ def retune(run: Run, *, length: float, out: Path) -> Run:
         raise InputError("is not finished, so its snapshots do not reach its end", file=run.path, remedy="train on first")
     spec, facts = read_spec(run.weights)
     weights = average_of(run.path / SNAPSHOTS, length=length)
+    out = Path(out)
     tuned, facts = Run(path=out), facts | {"average_length": length}
     out.mkdir(parents=True, exist_ok=True)
     for name in COPIED:

@@ -86,7 +86,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. After
-    `pause_seconds` of this call it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any
+    `pause_seconds` of this call, and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any
     moment and continued ends bit for bit like one that was not (unless a budget ends it).
     Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
     """
@@ -94,12 +94,12 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
-    begin = time.monotonic()
+    begin, first = time.monotonic(), loop.progress.step
     start = begin - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
         while True:
             now = time.monotonic()
-            pause = pause_seconds is not None and now - begin >= pause_seconds
+            pause = pause_seconds is not None and now - begin >= pause_seconds and loop.progress.step > first
             loop.progress.elapsed_seconds, pause, stop = engine.from_main((now - start, pause, interrupted()))
             done = loop.done(budget_seconds)
             if done >= 1 or pause or stop:
