@@ -194,6 +194,8 @@ def generate(
     size: Annotated[float | None, typer.Option(min=0, max=1, help="How large the one --finding is.")] = None,
     severity: Annotated[float | None, typer.Option(min=0, max=1, help="How plain the one --finding is.")] = None,
     at: Annotated[str | None, typer.Option(help="x,y: where the one --finding has its centre, in parts of the film.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels that the films must have; refused if the model makes "
+                                                               "others.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Noise levels visited; this and what follows are the recipe's by "
                                                                     "default.")] = None,
@@ -203,8 +205,6 @@ def generate(
     part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,
     guidance_from: Annotated[float | None, typer.Option(min=0, help="Lowest noise level at which guidance acts.")] = None,
     guidance_to: Annotated[float | None, typer.Option(min=0, help="Highest noise level at which guidance acts.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels that the films must have; refused if the model makes "
-                                                               "others.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -212,7 +212,7 @@ def generate(
 ) -> None:
     """Make synthetic films from a plan or from one condition."""
     numbers = {"age": age, "size": size, "severity": severity}
-    asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None} | {"image_size": image_size}
     boxes = [(name, _numbers("box", place, count=4)) for name, place in map(_named, box or ())]
     centre = None if at is None else _numbers("at", at, count=2)
     weights = {part: _numbers("part-guidance", weight, count=1)[0] for part, weight in map(_named, part_guidance or ())}
@@ -222,8 +222,7 @@ def generate(
     dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
                    sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
-                   guidance_from=guidance_from, guidance_to=guidance_to, image_size=image_size, seed=seed, device=device.value,
-                   threads=threads, **asked)
+                   guidance_from=guidance_from, guidance_to=guidance_to, seed=seed, device=device.value, threads=threads, **asked)
     _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 

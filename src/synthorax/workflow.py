@@ -126,10 +126,10 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
              age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
              box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
-             at: tuple[float, float] | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
+             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
-             image_size: int | None = None, device: Device = "auto", threads: int | None = None) -> Dataset:
+             device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
     What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe.
@@ -138,9 +138,6 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
     """
     source, spec, settings = source_of(model)
-    if image_size not in (None, spec.image_size):
-        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
-                         "model")
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -153,6 +150,9 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
+    if image_size not in (None, spec.image_size):
+        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+                         "model")
     check_settings(source.model, settings)
     plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:

@@ -86,8 +86,8 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. After
-    `pause_seconds` of this call, and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any
-    moment and continued ends bit for bit like one that was not (unless a budget ends it).
+    `pause_seconds` of this call, and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is
+    killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget ends it).
     Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
