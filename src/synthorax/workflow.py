@@ -126,7 +126,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
              age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
              box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
-             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
+             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0,
+             sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
              device: Device = "auto", threads: int | None = None) -> Dataset:
