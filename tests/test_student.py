@@ -53,12 +53,13 @@ from trainings import (
 )
 
 ONE_PART = 'model.parts=["labels"]'
+NO_LESION_TERMS = "objective.lesion.mask_weight=0.0"
 HIGHEST = 80.0
 
 
 def objective_of(*overrides: str, ideal: bool = False) -> StudentObjective:
     """A student of a teacher with random weights, or of the ideal denoiser for films of noise of the standard deviation `SPREAD`."""
-    objective = build_objective(smallest("diffusion", ONE_PART, *overrides), findings=FINDINGS, sites=SITES, masks=MASKS)
+    objective = build_objective(smallest("diffusion", ONE_PART, NO_LESION_TERMS, *overrides), findings=FINDINGS, sites=SITES, masks=MASKS)
     assert isinstance(objective, StudentObjective)
     spec = objective.model.spec
     teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
@@ -297,7 +298,8 @@ def test_a_student_of_guidance_can_teach_one_of_steps_with_the_same_guidance(tea
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["model.channels=16"], "shape of its teacher"), (["train.adapt=lora"], "of a student every weight moves"), (["sample.steps=9"], r"table \[sample\]"),
+    (["model.channels=16"], "shape of its teacher"), (["train.adapt=lora"], "of a student every weight moves"),
+    (["sample.steps=9"], r"table \[sample\]"),
     (["model.distilled.schedule=karas"], "did you mean 'karras'"), (["model.distilled.part_guidance={image = 2.0}"], "does not hear it")])
 def test_what_does_not_fit_the_teacher_is_refused_before_anything_is_written(overrides: list[str], message: str, teacher: Run,
                                                                               prepared: Prepared, tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ app = typer.Typer(
          "medical device.")
 
 
+PAUSED = 75
+"""exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -70,7 +74,7 @@ def augment(
     out: Annotated[Path, typer.Option(help="Folder for the training set and the report.")],
     budget: Annotated[str, typer.Option(help="Time for everything, such as 20m; most of it trains the generator.")] = "20m",
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic films of each finding; by default as many as balance.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Run or model file to start from instead of from scratch.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file to start from instead of from scratch.")] = None,
     adapt: Adapt = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe of the generator; by default edm-64, or that of the base.")] = None,
     label_table: LabelTable = None,
@@ -153,8 +157,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: table.key=value; repeat for more.")] = None,
     budget: Budget = None,
+    pause_after: Annotated[str | None, typer.Option(help="Stop, saved, after this time; the same command goes on. Exit code 75.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
-    base: Annotated[Path | None, typer.Option(help="Run or model file whose weights to start from.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file whose weights to start from.")] = None,
     adapt: Adapt = None,
     compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
     seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
@@ -165,8 +170,11 @@ def train(
     """Train a generator. Under `torchrun` the same command uses several processes."""
     from synthorax.workflow import train as verb
 
-    _finish(verb(recipe, data, out=out, overrides=set_ or (), budget=budget, resume=resume, base=base,
-                 adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads), json)
+    run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
+               adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads)
+    _finish(run, json)
+    if not run.finished:
+        raise typer.Exit(PAUSED)
 
 
 @app.command(epilog="Example: synthorax pack runs/base-64 runs/super-256 --out models/cxr-256")
@@ -201,7 +209,7 @@ def plan(
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
 def generate(
-    model: Annotated[Path, typer.Argument(help="Run folder, model file, or folder saved by diffusers.")],
+    model: Annotated[Path, typer.Argument(help="Shipped model, run folder, model file, or folder saved by diffusers.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
     plan: Annotated[Path | None, typer.Option(help="plan.csv: one row an image.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of images, if there is no plan.")] = 16,
@@ -220,6 +228,8 @@ def generate(
     size: Annotated[float | None, typer.Option(min=0, max=1, help="How large the one --finding is.")] = None,
     severity: Annotated[float | None, typer.Option(min=0, max=1, help="How plain the one --finding is.")] = None,
     at: Annotated[str | None, typer.Option(help="x,y: where the one --finding has its centre, in parts of the film.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels that the films must have; refused if the model makes "
+                                                               "others.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Noise levels visited; this and what follows are the recipe's by "
                                                                     "default.")] = None,
@@ -238,7 +248,7 @@ def generate(
 ) -> None:
     """Make synthetic films from a plan or from one condition."""
     numbers = {"age": age, "size": size, "severity": severity}
-    asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None} | {"image_size": image_size}
     boxes = [(name, _numbers("box", place, count=4)) for name, place in map(_named, box or ())]
     centre = None if at is None else _numbers("at", at, count=2)
     weights = {part: _numbers("part-guidance", weight, count=1)[0] for part, weight in map(_named, part_guidance or ())}
@@ -354,6 +364,17 @@ def recipes(json: Json = False) -> None:
     _finish({"recipes": verb()}, json)
 
 
+@app.command(epilog="Example: synthorax models runs/")
+def models(
+    folder: Annotated[list[Path] | None, typer.Argument(help="Folders in which to look for runs as well.")] = None,
+    json: Json = False,
+) -> None:
+    """List the models that ship with the package and the runs in a folder."""
+    from synthorax.workflow import models as verb
+
+    _finish({"models": verb(*folder or ())}, json)
+
+
 @app.command(epilog="Example: synthorax doctor")
 def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
@@ -396,11 +417,15 @@ def _finish(result: Any, as_json: bool) -> None:
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                print("\n".join("  ".join(f"{name} {part}" for name, part in row.items()) for row in value))
+                print("\n".join("  ".join(f"{name} {_words(part)}" for name, part in row.items()) for row in value))
             else:
-                print(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+                print(f"{key}: {'none' if value == [] else _words(value)}")
     else:
         print(result)
+
+
+def _words(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

@@ -14,14 +14,17 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import read_with_digest, write_with_digest
 from synthorax.protocols import ModelSpec
 
 WEIGHTS_NAME = "model.safetensors"
+SO_FAR_NAME = "so-far.safetensors"
 METADATA_KEY = "synthorax"
+FORMAT = 1
+"""version of the model format; to be raised when older versions of synthorax would read a new file wrongly"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +38,24 @@ class Run:
         """Where the finished model lies."""
         return self.path / WEIGHTS_NAME
 
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended."""
+        return self.weights.exists()
+
+    @property
+    def so_far(self) -> Path:
+        """Where a paused training leaves its model."""
+        return self.path / SO_FAR_NAME
+
     def __str__(self) -> str:
-        return f"run {self.path} ({'finished' if self.weights.exists() else 'not finished'})"
+        return f"run {self.path} ({'finished' if self.finished else 'not finished'})"
 
     def to_dict(self) -> dict[str, Any]:
         """Paths and digest, JSON-ready."""
-        return {"run": str(self.path), "weights": str(self.weights), "model_digest": weights_digest(self.weights)}
+        if not self.finished:
+            return {"run": str(self.path), "finished": False}
+        return {"run": str(self.path), "finished": True, "weights": str(self.weights), "model_digest": weights_digest(self.weights)}
 
 
 @contextmanager
@@ -62,18 +77,34 @@ def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[
                precision: Literal["fp32", "bf16"] = "fp32") -> None:
     """Write the weights of a model with everything needed to rebuild it, atomically, its SHA-256 beside it.
 
-    `bf16` halves the file: kernels and matrices are rounded to bfloat16, while biases, norms and measured scales, which are few and
-    matter more, stay as they are. Loading makes float32 of it again.
+    `bf16` halves the file. Loading makes float32 of it again.
     """
-    metadata = json.dumps({"spec": asdict(spec), **facts}, sort_keys=True)
-    tensors = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    if precision == "bf16":
-        tensors = {key: value.bfloat16() if value.dtype == torch.float32 and value.ndim > 1 else value for key, value in tensors.items()}
+    weights = model.state_dict()
+    save_weights(path, halved(weights, torch.bfloat16, file=path) if precision == "bf16" else weights, spec=spec, facts=facts)
+
+
+def halved(weights: Mapping[str, Tensor], dtype: torch.dtype, *, file: Path) -> dict[str, Tensor]:
+    """The weights with every matrix and kernel in `dtype`; biases, norms and measured scales, which are few and matter more, stay.
+
+    Raises InputError where a number is too large for `dtype`.
+    """
+    small = {}
+    for key, value in weights.items():
+        small[key] = value.to(dtype) if value.is_floating_point() and value.ndim >= 2 else value
+        if not torch.isfinite(small[key]).all():
+            raise InputError(f"'{key}' holds numbers that are not finite in {dtype}", file=file, remedy="use bfloat16 or float32")
+    return small
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], *, spec: ModelSpec, facts: Mapping[str, Any]) -> None:
+    """`save_model` for weights that are not in a network, for instance because they are in half precision."""
+    metadata = json.dumps({"spec": asdict(spec), "format": FORMAT, **facts}, sort_keys=True)
+    tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
     write_with_digest(path, save(tensors, {METADATA_KEY: metadata}))
 
 
 def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
-    """Spec and facts of a saved model. InputError if the file is not one of ours or not whole."""
+    """Spec and facts of a saved model. InputError if the file is not one of ours, not whole, or of a newer format."""
     read_with_digest(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -83,7 +114,14 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
     facts = json.loads(metadata)
-    return ModelSpec.from_dict(facts.pop("spec")), facts
+    if (written := facts.pop("format", 1)) > FORMAT:
+        raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=path,
+                         remedy="update synthorax")
+    try:
+        return ModelSpec.from_dict(facts.pop("spec")), facts
+    except TypeError as error:
+        raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=path,
+                         remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
 
 
 def weights_digest(path: Path) -> str:

@@ -35,6 +35,7 @@ from synthorax.registry import lookup
 from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
+from synthorax.steps.catalogue import runs_in, shipped_models
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import check_settings, generate_films
@@ -82,17 +83,19 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
-          budget: str | float | None = None, resume: bool = False, base: PathLike | None = None, adapt: str | None = None,
-          compressor: PathLike | None = None, seed: int | None = None, device: Device = "auto", threads: int | None = None,
-          findings: Sequence[str] = (), clock: Literal["wall", "processor"] = "wall") -> Run:
+          budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
+          base: PathLike | None = None, adapt: str | None = None, compressor: PathLike | None = None, seed: int | None = None,
+          device: Device = "auto", threads: int | None = None, findings: Sequence[str] = (),
+          clock: Literal["wall", "processor"] = "wall") -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which is
-    fair on a busy machine. `resume` also allows other values of steps, learning rate, precision and intervals. `base` starts from the
-    weights of another run of the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of
-    films and of those that show the rarest of `findings` (by default of those new to the base). For a recipe that trains a student
-    `base` is the teacher. `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that
-    does not fit, and InputError if `out` holds another run.
+    fair on a busy machine. After `pause_after`, always of the wall's clock, the training is saved and the run returned unfinished, with
+    its model so far in `run.so_far`; the same call goes on. `resume` also allows other values of steps, learning rate, precision and
+    intervals. `base` starts from the weights of a shipped model or of another run of the same shape, and `adapt` says what of it moves:
+    full, lora, trunk, or auto, which goes by the number of films and of those that show the rarest of `findings` (by default of those new
+    to the base). For a recipe that trains a student `base` is the teacher. `compressor` is the run of the autoencoder whose latents are
+    diffused. Raises UsageError for a base that does not fit, and InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
@@ -110,15 +113,15 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
     run = Run(path=Path(out))
-    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
     now = {"wall": time.monotonic, "processor": time.process_time}[clock]
     with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
         if engine.is_main:
             with only_user(run.path):
                 claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now)
         else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, clock=now)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now)
     return run
 
 
@@ -148,7 +151,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
              age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
              box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
-             at: tuple[float, float] | None = None, seed: int = 0, sampler: str | None = None, steps: int | None = None,
+             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0,
+             sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
              image_noise: float | None = None, enlarging_steps: int | None = None,
@@ -173,6 +177,9 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
+    if image_size not in (None, spec.image_size):
+        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+                         "model")
     check_settings(source.model, settings)
     plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
@@ -267,6 +274,11 @@ def recipes() -> list[dict[str, Any]]:
     return [{"recipe": recipe.name, "family": recipe.family,
              **({"image_size": "as its teacher", "parameters": "as its teacher"} if is_student(recipe) else
                 {"image_size": recipe.model.image_size, "parameters": count_parameters(recipe.name)})} for recipe in found]
+
+
+def models(*folders: PathLike) -> list[dict[str, Any]]:
+    """Every shipped model, and every run in `folders`: size, what it hears, and the terms of the data that it learned from."""
+    return [listing.to_dict() for listing in (*shipped_models(), *(found for folder in folders for found in runs_in(Path(folder))))]
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,

@@ -26,6 +26,7 @@ from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
 from synthorax.data.masks import load_lesions, mask_classes
 from synthorax.data.pixels import MAX_PIXELS
+from synthorax.data.sources import Origin, origins_of
 from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_patients
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix, parse_findings
@@ -53,6 +54,8 @@ class Prepared:
     studies: tuple[Study, ...] = field(repr=False)
     fingerprint: Mapping[str, Any] = field(repr=False)
     num_rejected: int
+    sources: tuple[Origin, ...] = field(default=(), repr=False)
+    """the data sets that the films come from, with their terms; empty in folders that were prepared before this was noted"""
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -71,7 +74,8 @@ class Prepared:
             raise InputError("the prepared folder is damaged or was edited", file=path, remedy="delete it and prepare it again")
         return cls(path=path, size=settings["size"], findings=findings, policy=policy, digest=facts["digest"],
                    source=Path(facts["source"]), studies=_read_studies(path / TABLE_NAME, findings),
-                   fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"])
+                   fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"],
+                   sources=tuple(Origin(**source) for source in facts.get("sources", ())))
 
     def films(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> Films:
         """The films of one split, or of all, at `size` pixels (the prepared size by default).
@@ -216,7 +220,8 @@ def _build(
     write_json(partial / "prepared.json", {
         "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
         "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
-        "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs})
+        "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs,
+        "sources": [origin.to_dict() for origin in origins_of(dataset)]})
 
 
 def _films(

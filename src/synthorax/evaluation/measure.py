@@ -64,7 +64,8 @@ def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace,
         **{name: Dimension("skipped", reason=reason) for name, reason in NOT_MEASURED.items()},
     }
     report(0.9, "report")
-    return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic)},
+    made_by = {name: facts[name] for name in ("model", "model_digest") if name in facts}
+    return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by},
                   judges=({"name": features.name, "digest": features.digest}, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
                   figures=sheets(real.train, synthetic), notes=_notes(real.train, facts))

@@ -1,57 +1,90 @@
-"""Trained models by their names: run folders, model files, and folders that diffusers saved."""
+"""Trained models by their names: shipped ones, run folders, model files, and folders that diffusers saved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from synthorax.errors import InputError
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.families import FAMILIES, PACKED
 from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
 from synthorax.protocols import Model, ModelSpec, SampleSettings, as_model
 from synthorax.run import Run, read_spec, weights_digest
 from synthorax.steps.generate import Source
 from synthorax.steps.recipe import build_model
 from synthorax.steps.support import Support
+from synthorax.zoo import checked_weights, shipped
 
 PathLike = str | Path
 
 
 def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
-    """The model of a finished run, of a model file, or of a folder saved by diffusers, ready to sample.
+    """A shipped model by its name, or that of a finished run, of a model file, or of a folder saved by diffusers, ready to sample.
+
+    Weights that are stored in half precision compute in float32. Raises InputError for files that are damaged or too new.
 
     >>> load_model("runs/a").sample(None, seeds=[0, 1]).shape  # doctest: +SKIP
     torch.Size([2, 1, 64, 64])
     """
-    if is_diffusers_folder(name_or_path):
+    if _is_foreign(name_or_path):
         return as_model(load_diffusers(Path(name_or_path)).to(device))
     path = weights_of(name_or_path)
-    spec, _ = read_spec(path)
-    model = build_model(spec)
-    model.load_state_dict(load_file(path))
+    spec, facts = read_spec(path)
+    remedy = "update synthorax, or use the version that wrote the file" + (f": {facts['tool']}" if "tool" in facts else "")
+    if spec.family not in FAMILIES | PACKED:
+        raise InputError(f"is a model of family '{spec.family}', which this version of synthorax does not know", file=path, remedy=remedy)
+    try:
+        model = build_model(spec)
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"does not fit the networks of this version of synthorax ({' '.join(str(error).split())[:200]})", file=path,
+                         remedy=remedy) from error
     return as_model(model.eval().requires_grad_(False).to(device))
 
 
 def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]:
     """A model with the names that go into every row, what it says of itself, and the settings of its recipe."""
-    where = model.path if isinstance(model, Run) else Path(model)
-    if is_diffusers_folder(where):
+    where = model.path.resolve() if isinstance(model, Run) else Path(model)
+    if _is_foreign(where):
         foreign = load_diffusers(where)
         return (Source(model=as_model(foreign), name=where.resolve().name, digest=folder_digest(where)), foreign.spec,
                 foreign.usual_settings)
     path = weights_of(where)
     spec, facts = read_spec(path)
-    name = f"{facts.get('recipe', spec.family)}"
+    name = str(where) if str(where) in shipped() else f"{facts.get('recipe', spec.family)}"
     support = Support.from_dict(facts["support"]) if "support" in facts else None
     source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support)
     return source, spec, SampleSettings(**facts.get("sample", {}))
 
 
 def weights_of(name_or_path: PathLike | Run) -> Path:
-    """The model file of a run folder, or the file itself. Raises InputError where there is none."""
-    path = name_or_path.path if isinstance(name_or_path, Run) else Path(name_or_path)
+    """The model file of a shipped model, of a run folder, or the file itself, checked if it is shipped.
+
+    Raises InputError where there is none, and UsageError where a name means two things.
+    """
+    path = name_or_path.path.resolve() if isinstance(name_or_path, Run) else Path(name_or_path)
+    names = shipped()
+    if str(path) in names:
+        if path.exists():
+            raise UsageError(f"'{path}' is a shipped model and a file or folder here; for the latter write {path.resolve()}, for the "
+                             "former call from another folder")
+        return checked_weights(str(path))
     found = path if path.is_file() else Run(path=path).weights
     if not found.is_file():
-        remedy = "finish the training with the same command" if (path / "config.toml").exists() else "give a run folder or a model file"
+        unfinished = (path / "config.toml").exists()
+        remedy = "finish the training with the same command" if unfinished else _choice(str(path), names)
         raise InputError("no model found", file=path, remedy=remedy)
     return found
+
+
+def _is_foreign(name_or_path: PathLike) -> bool:
+    return str(name_or_path) not in shipped() and is_diffusers_folder(name_or_path)
+
+
+def _choice(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    known = f"the name of a shipped model ({', '.join(names) or 'none in this version'})"
+    close = nearest(name, names) if names else ""
+    return f"give a run folder, a model file or {known}" + (f"; {close}" if close.startswith("did you mean") else "")

@@ -15,6 +15,7 @@ from synthorax.families.cascade import CascadeModel, cascade_spec
 from synthorax.files import write_atomic
 from synthorax.protocols import ModelSpec
 from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
+from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.models import PathLike, weights_of
 
 Precision = Literal["bf16", "fp32"]
@@ -40,10 +41,12 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, name: str = "", p
     name = name or out.resolve().name
     told: dict[str, Any] = {"recipe": name, "stages": stages, "precision": precision, "tool": f"synthorax {__version__}"}
     told |= {key: facts[0][key] for key in ("sample", "support") if key in facts[0]}
+    sources = [source for stated in facts for source in stated.get("sources", ())]
+    told["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
     run = Run(path=out)
     with only_user(out):
         _claim(run, stages, precision)
-        write_atomic(out / "card.md", _card(name, spec, stages))
+        write_atomic(out / "card.md", _card(name, spec, told, facts))
         save_model(run.weights, model.eval(), spec=spec, facts=told, precision=precision)
     return run
 
@@ -65,19 +68,9 @@ def _claim(run: Run, stages: Sequence[dict[str, Any]], precision: Precision) -> 
         raise InputError("is not empty", file=run.path, remedy="choose another --out")
 
 
-def _card(name: str, spec: ModelSpec, stages: Sequence[dict[str, Any]]) -> str:
-    rows = "\n".join(f"| {stage['image_size']} | {stage.get('recipe', '')} | {stage.get('steps', '')} | {stage.get('films_seen', '')} | "
-                     f"`{stage['digest'][:16]}` | `{str(stage.get('data_digest', ''))[:16]}` |" for stage in stages)
-    return f"""# {name}
-
-Generator of {spec.image_size} px chest radiographs, a cascade of {len(stages)} diffusion models. For research; not a medical device. Its
-films are synthetic and belong to no patient.
-
-| px | recipe | steps | films seen | weights | data |
-|---|---|---|---|---|---|
-{rows}
-
-- Hears {", ".join(spec.conditions) or "nothing"}; findings: {", ".join(spec.findings) or "none"}.
-- Packed with synthorax {__version__}. Detail beyond {stages[0]['image_size']} px is made up by the later stages.
-- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
-"""
+def _card(name: str, spec: ModelSpec, told: dict[str, Any], facts: Sequence[dict[str, Any]]) -> str:
+    """The card of the whole, with the training of every stage."""
+    head = model_head(spec, told, name=name)
+    detail = f"Detail beyond {told['stages'][0]['image_size']} px is made up by the later stages."
+    training = [training_of(stated) | {"weights_sha256": stage["digest"]} for stated, stage in zip(facts, told["stages"], strict=True)]
+    return write_card(head | {"training": training, "limits": [*head["limits"], detail]})

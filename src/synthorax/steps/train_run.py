@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from synthorax import __version__
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.engine import Engine
+from synthorax.engine import Engine, describe_machine
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
@@ -29,6 +30,7 @@ from synthorax.protocols import as_model, condition_of
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
+from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_model, weights_of
 from synthorax.steps.plan import plan_like
@@ -58,8 +60,11 @@ class Beginning:
 
 
 def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
-              clock: Callable[[], float] = time.monotonic) -> None:
-    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished."""
+              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
+
+    After `pause_seconds` the training is saved, with its model so far beside it, and another call goes on.
+    """
     if engine.from_main(run.weights.exists()):
         return
     films = _training_films(prepared, recipe)
@@ -71,21 +76,36 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         objective.begin(cast(nn.Module, load_model(beginning.base)))
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
-        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds, report=report,
-                             sample=_sheet_writer(run, films, recipe, engine), clock=clock)
+        outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
+                             pause_seconds=pause_seconds, report=report, sample=_sheet_writer(run, films, recipe, engine), clock=clock)
     if engine.is_main:
         adaptation.merge(outcome.model)
-        facts: dict[str, Any] = {
-            "recipe": recipe.name, "data_digest": prepared.digest, "steps": outcome.steps, "films_seen": outcome.films,
-            "seconds": round(outcome.elapsed_seconds, 1), "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(),
-            "settings": recipe.to_toml(), "tool": f"synthorax {__version__}"}
-        digests = beginning.digests()
-        if beginning.compressor is not None:
-            facts["compressor_digest"] = digests["compressor_digest"]
-        if beginning.base is not None:
-            facts["started_from"] = adapt.told(beginning.base, digests["base_digest"], recipe, beginning.why)
-        write_atomic(run.path / "card.md", _card(recipe, prepared, films, outcome, facts))
-        save_model(run.weights, outcome.model, spec=as_model(outcome.model).spec, facts=facts)
+        settings = recipe.to_toml()
+        facts = {"recipe": recipe.name, "recipe_digest": hashlib.sha256(settings.encode()).hexdigest(), "settings": settings,
+                 "data_digest": prepared.digest, "data": {"films": len(films), "patients": len(set(films.patients()))},
+                 "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "films_seen": outcome.films,
+                 "sample": asdict(recipe.sample), "support": Support.of(films).to_dict(), "tool": f"synthorax {__version__}",
+                 **_begun(beginning, recipe)}
+        spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
+        if not outcome.finished:
+            save_model(run.so_far, outcome.model, spec=spec, facts=facts | {"hours": hours})
+            return
+        training = training_of(facts, hours=hours, machine=describe_machine())
+        write_atomic(run.path / "card.md", write_card(model_head(spec, facts, name=recipe.name) | {"training": [training]}))
+        for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
+            left.unlink(missing_ok=True)
+        save_model(run.weights, outcome.model, spec=spec, facts=facts)
+
+
+def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
+    """What the model file and the card say of the models that the training began with; nothing where there were none."""
+    digests = beginning.digests()
+    told: dict[str, Any] = {}
+    if beginning.base is not None:
+        told["started_from"] = adapt.told(beginning.base, digests["base_digest"], recipe, beginning.why)
+    if beginning.compressor is not None:
+        told["compressor_digest"] = digests["compressor_digest"]
+    return told
 
 
 def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
@@ -162,24 +182,6 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
 
 
-def _card(recipe: Recipe, prepared: Prepared, films: Films, outcome: loop.Outcome, facts: dict[str, Any]) -> str:
-    begun = f"- Began with compressor `{facts['compressor_digest'][:16]}`.\n" if "compressor_digest" in facts else ""
-    begun += f"- {adapt.sentence(facts['started_from'])}\n" if "started_from" in facts else ""
-    counts = "\n".join(f"| {name} | {int((films.column(name) == 1).sum())} |" for name in films.findings)
-    return f"""# {recipe.name}
-
-Generator of {recipe.model.image_size} px chest radiographs, family `{recipe.family}`. For research; not a medical device. Its films are
-synthetic and belong to no patient.
-
-- Trained on {len(films)} films of {len(set(films.patients()))} patients (data digest `{prepared.digest[:16]}`), {outcome.steps} steps,
-  {outcome.films} films seen, {outcome.elapsed_seconds / 60:.1f} minutes. Settings: `config.toml`.
-{begun}- Made with synthorax {__version__}.
-- Not measured here: fidelity, diversity, privacy and benefit. Run `synthorax evaluate` before you use its films.
-
-| finding | training films that show it |
-|---|---|
-{counts}
-"""
 
 
 def without_no_finding(films: Films) -> Films:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from synthorax.protocols import Objective, Phase, as_model
 from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
+from synthorax.training.power_ema import PowerAverages
 from synthorax.types import Films
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class TrainConfig:
     """half-life of the averaged weights that ship, in films seen; 0 ships the raw weights"""
     ema_rampup: NotNegative = 0.1
     """the half-life is at most this part of the films seen so far"""
+    ema_snapshots: WholeNotNegative = 0
+    """how many moments of two more averages are kept, from which one of any length is made after training; 0 keeps none"""
     balance: NotNegative = 0.5
     """0 draws films as they come, 1 as if all findings were equally frequent; labels stay true either way"""
     augment: bool = True
@@ -80,29 +83,33 @@ class Outcome:
     steps: int
     films: int
     elapsed_seconds: float
+    finished: bool = True
+    """False where it was only paused"""
 
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
-          budget_seconds: float | None = None, report: Report = quiet,
+          budget_seconds: float | None = None, pause_seconds: float | None = None, report: Report = quiet,
           sample: Callable[[nn.Module, int], None] | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
-    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step; the
-    budget is in seconds of `clock`. On the
-    CPU, a run that is killed at any moment and continued ends bit for bit like one that was not (unless a budget ends it).
-    Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the
-    last good weights are then in checkpoints/.
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. The budget is in
+    seconds of `clock`. After `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another
+    call goes on. On the CPU, a run that is killed or paused at any moment and continued ends bit for bit like one that was not (unless
+    a budget ends it). Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is
+    not finite; the last good weights are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
+    begin, first = time.monotonic(), loop.progress.step
     start = clock() - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
         while True:
-            loop.progress.elapsed_seconds, stop = engine.from_main((clock() - start, interrupted()))
+            pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.progress.step > first
+            loop.progress.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
             done = loop.done(budget_seconds)
-            if done >= 1 or stop:
+            if done >= 1 or pause or stop:
                 break
             losses = loop.step(done)
             if engine.is_main:
@@ -114,7 +121,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     if stop:
         raise KeyboardInterrupt
     return Outcome(model=loop.ema.model, steps=loop.progress.step, films=loop.progress.films,
-                   elapsed_seconds=loop.progress.elapsed_seconds)
+                   elapsed_seconds=loop.progress.elapsed_seconds, finished=done >= 1)
 
 
 def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
@@ -141,7 +148,9 @@ class _Loop:
         self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
                            for phase in objective.phases}
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
-        self.modules = {"players": objective.players, "ema": self.ema.model}
+        self.snapshots = folder / "snapshots"
+        self.averages = PowerAverages(objective.model) if config.ema_snapshots else None
+        self.modules = {"players": objective.players, "ema": self.ema.model, **(self.averages.models if self.averages else {})}
         self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
         self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
@@ -160,14 +169,19 @@ class _Loop:
                 for _ in range(phase.repeats):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
         self.progress.step += 1
-        self.ema.update(self.objective.model, films_seen=self.progress.films,
-                        films_in_step=self.progress.films - films_before)
+        seen = {"films_seen": self.progress.films, "films_in_step": self.progress.films - films_before}
+        self.ema.update(self.objective.model, **seen)
+        if self.averages is not None:
+            self.averages.update(self.objective.model, **seen)
         return terms
 
     def save(self) -> None:
         if self.saved_step == self.progress.step:
             return
         self.saved_step = self.progress.step
+        if self.averages is not None and self.progress.step:  # before the checkpoint, so that going on from it finds them all
+            self.averages.save(self.snapshots, films=self.progress.films, step=self.progress.step, every=self.config.checkpoint_every,
+                               most=self.config.ema_snapshots)
         save_checkpoint(self.checkpoints, progress=self.progress, modules=self.modules, optimizers=self.optimizers)
 
     def _update(self, phase: Phase, *, learning_rate: float) -> dict[str, Tensor]:
@@ -218,13 +232,11 @@ class _Log:
     """metrics.jsonl and TensorBoard; lines after the step that training continues from are dropped."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.board = _board(folder / "tensorboard", step=step)
         self.since, self.films = time.monotonic(), -1
 
     def write(self, progress: Progress, losses: dict[str, Tensor], *, report: Report, done: float) -> None:
@@ -237,11 +249,22 @@ class _Log:
                 "films_per_second": speed and round(speed, 1), **values}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
-        for name, value in values.items():
+        for name, value in values.items() if self.board is not None else ():
             self.board.add_scalar(f"loss/{name}", value, progress.step)
         left = progress.elapsed_seconds * (1 - done) / done if done > 0 else 0.0
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s, {format_seconds(left)} left")
 
     def close(self) -> None:
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path, *, step: int) -> Any:
+    """TensorBoard's writer; None, with a warning, on machines that were lent without TensorBoard: metrics.jsonl says the same."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        _LOG.warning("no tensorboard/ is written, because %s is not installed", error.name)
+        return None
+    return SummaryWriter(str(folder), purge_step=step)

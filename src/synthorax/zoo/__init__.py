@@ -1,0 +1,78 @@
+"""Models that ship with the package: their weights and cards lie in this folder, and `shipped.toml` is the table that names them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from synthorax.errors import InputError
+from synthorax.files import sha256, write_atomic
+from synthorax.run import FORMAT
+
+FOLDER = Path(__file__).parent
+TABLE_NAME = "shipped.toml"
+HEADER = "# Models that ship with Synthorax: name, weights, their SHA-256, format version, card. bench/ship.py writes it.\n"
+REINSTALL = "install it again: `pip install --force-reinstall synthorax`, or restore the file in a checkout"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipped:
+    """One model of the table."""
+
+    name: str
+    file: str
+    """its weights, in the folder of the table"""
+    sha256: str
+    """of that file"""
+    format: int
+    """version of the model format that it was written in, as in `run.FORMAT`"""
+    card: str
+    """what it was trained on and how good it is, in the same folder"""
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights lie, unchecked."""
+        return self.folder / self.file
+
+
+def shipped(folder: Path | None = None) -> dict[str, Shipped]:
+    """The table of a folder, by default the one that ships; a file that nobody wrote this way is an InputError."""
+    folder = folder or FOLDER
+    path = folder / TABLE_NAME
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: Shipped(name=name, folder=folder, **entry) for name, entry in table.items()}
+    except FileNotFoundError:
+        raise InputError("is missing from this installation of synthorax", file=path, remedy=REINSTALL) from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"is no table of shipped models ({error})", file=path, remedy=REINSTALL) from error
+
+
+def checked_weights(name: str) -> Path:
+    """The weights of a shipped model, whole and unchanged. InputError where they are missing, altered, or too new to be read."""
+    model = shipped()[name]
+    if model.format > FORMAT:
+        raise InputError(f"'{name}' has model format {model.format}, and this version of synthorax reads up to {FORMAT}",
+                         file=model.weights, remedy="update synthorax")
+    if not model.weights.is_file():
+        raise InputError(f"the weights of '{name}' are missing from this installation of synthorax", file=model.weights, remedy=REINSTALL)
+    if sha256(model.weights) != model.sha256:
+        raise InputError(f"the weights of '{name}' are cut off or altered: their SHA-256 is not that of the table", file=model.weights,
+                         remedy=REINSTALL)
+    return model.weights
+
+
+def enter(model: Shipped) -> None:
+    """Write a model's line into the table of its folder, in place of an earlier one of the same name."""
+    path = model.folder / TABLE_NAME
+    table = {name: _line(entry) for name, entry in (shipped(model.folder) if path.exists() else {}).items()}
+    table[model.name] = _line(model)
+    write_atomic(path, HEADER + tomli_w.dumps(dict(sorted(table.items()))))
+
+
+def _line(model: Shipped) -> dict[str, str | int]:
+    return {"file": model.file, "sha256": model.sha256, "format": model.format, "card": model.card}

@@ -1,0 +1,102 @@
+"""The whole way to a base model at the smallest size: two sets of drawings, pauses, a curve, tuned averages, a packed model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthorax import zoo
+from synthorax.cli import PAUSED
+from synthorax.data.phantom import write_phantom_dataset
+from synthorax.data.prepared import Prepared
+from synthorax.run import Run
+from synthorax.steps.card import read_card
+from synthorax.steps.models import load_model
+
+BENCH = Path(__file__).parents[1] / "bench"
+SIDE = 32
+TINY = ("model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16",
+        "model.patch=2", "train.batch_size=2", "train.checkpoint_every=2", "train.steps=1000000", "train.sample_every=0", "sample.steps=2")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("sources")
+    for number, name in enumerate(("one", "two")):
+        write_phantom_dataset(folder / name, num=60, size=SIDE, seed=number, prevalence={"Effusion": 0.4})
+        facts = json.loads((folder / name / "dataset.json").read_text())
+        (folder / name / "dataset.json").write_text(json.dumps(facts | {"name": name, "licence": "free", "attribution": f"author {name}"}))
+    return [folder / "one", folder / "two"]
+
+
+def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    import train_base
+    from stages import Stage
+
+    monkeypatch.setattr(train_base, "LENGTHS", (0.1,))
+    monkeypatch.setattr(train_base, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(train_base, "SHORTEST_SECONDS", 0.3)
+    stages = (Stage(name="small", recipe="edm-64", share=0.5, overrides=(*TINY, "train.ema_snapshots=2")),
+              Stage(name="more", recipe="edm-64", share=0.5, overrides=TINY, base="small"))
+    out = tmp_path / "base"
+    arguments = ["--sources", *map(str, sources), "--out", str(out), "--hours", str(3 / 3600), "--curve-minutes", str(1 / 60),
+                 "--curve-films", "6", "--films", "24", "--size", str(SIDE), "--name", "tiny", "--device", "cpu", "--threads", "1"]
+
+    def call(*more: str) -> int:
+        code: int = train_base.main([*arguments, *more], stages=stages)
+        return code
+
+    assert call("--minutes-per-call", "0.0001") == PAUSED
+    assert not (out / "small").exists(), "a call without time for training trains nothing"
+    assert call() == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    prepared = Prepared.load(out / "prepared")
+    trained_on = {study.patient_id for study in prepared.films("train").studies}
+    held_out = {study.patient_id for split in ("val", "test") for study in prepared.films(split).studies}
+    assert trained_on and held_out and not trained_on & held_out
+    assert [origin.attribution for origin in prepared.sources] == ["author one", "author two"]
+
+    points = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert [point["stage"] for point in points] == sorted((point["stage"] for point in points), reverse=True)
+    assert {score["metric"] for point in points for score in point["scores"]} == {"kid", "fid"}
+    assert all(score["low"] <= score["value"] <= score["high"] and score["floor"] is not None
+               for point in points for score in point["scores"])
+    assert len(list((out / "sheets").glob("*.png"))) == len(points) >= 2
+    assert "| more |" in (out / "curve.md").read_text()
+
+    kids: dict[str, Any] = json.loads((out / "small/tuning.json").read_text())
+    assert set(kids) == {"as trained", "0.1"}
+    chosen = min(kids, key=lambda name: kids[name]["value"])
+    start = json.loads((out / "more/data.json").read_text())["base_digest"]
+    beginning = Run(path=out / "small" if chosen == "as trained" else out / "small/tuned")
+    assert start == beginning.to_dict()["model_digest"], "the next stage starts from the better average"
+
+    head = read_card(out / "zoo/tiny.md")
+    assert [entry["recipe"] for entry in head["training"]] == ["edm-64", "edm-64"] and head["metrics"]
+    assert {entry["dimension"] for entry in head["metrics"]} >= {"fidelity", "privacy"}
+    monkeypatch.setattr(zoo, "FOLDER", out / "zoo")
+    assert load_model("tiny").sample(None, seeds=[0]).shape == (1, 1, SIDE, SIDE)
+    assert told["weights"].endswith("tiny.safetensors") and "bench/ship.py" in told["put it into the package"]
+
+    before = {path: path.stat().st_mtime_ns for path in (*out.glob("*/model.safetensors"), out / "curve.jsonl", out / "report/report.json")}
+    assert call() == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what is done is not done again"
+
+
+def test_the_shares_of_the_stages_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from stages import STAGES, seconds_of
+
+    from synthorax.steps.recipe import load_recipe
+
+    assert sum(seconds_of(stage, hours=2) for stage in STAGES) == pytest.approx(7200)
+    names = [stage.name for stage in STAGES]
+    for number, stage in enumerate(STAGES):
+        load_recipe(stage.recipe, overrides=stage.overrides)
+        assert not stage.base or stage.base in names[:number]
