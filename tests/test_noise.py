@@ -126,6 +126,13 @@ def test_karras_levels_fall_evenly_in_the_seventh_root() -> None:
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(17))
 
 
+@pytest.mark.parametrize("name", ["karras", "exponential"])
+def test_few_levels_are_the_first_of_every_four(name: str) -> None:
+    few = sampling_sigmas(f"{name}-few", 4, sigma_min=0.005, sigma_max=80.0)
+    assert few.tolist() == sampling_sigmas(name, 16, sigma_min=0.005, sigma_max=80.0)[[0, 4, 8, 12, 16]].tolist()
+    assert few[-2] > 0.03
+
+
 def test_flow_and_exponential_levels_are_even_in_their_own_measure() -> None:
     times = sigma_to_flow_time(sampling_sigmas("flow", 20, sigma_min=0.01, sigma_max=50.0)[:-1])
     torch.testing.assert_close(times.diff(), times.diff()[:1].expand(19))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import synthorax as sx
 from synthorax.engine import started
 from synthorax.families.cascade import cascade_spec
 from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
@@ -25,7 +26,6 @@ from synthorax.steps.recipe import Recipe, build_model, build_objective, load_re
 from synthorax.steps.student import is_student
 from synthorax.training.loop import Outcome, train
 from synthorax.types import Films, Masks, Study
-from synthorax.workflow import train as train_verb
 
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
@@ -121,8 +121,8 @@ def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> Non
 
 def distil_to(folder: Path, prepared: Path, teacher: Path, steps: int) -> None:
     """Train a student of two steps, or go on training it."""
-    train_verb("student", prepared, out=folder, base=teacher, device="cpu", threads=1,
-               overrides=[*FEW, f"train.steps={steps}", "model.distilled.steps=2", "train.checkpoint_every=2"])
+    sx.train("student", prepared, out=folder, base=teacher, device="cpu", threads=1,
+             overrides=[*FEW, f"train.steps={steps}", "model.distilled.steps=2", "train.checkpoint_every=2"])
 
 
 def untrained_source(*, seed: int = 0) -> Source:
