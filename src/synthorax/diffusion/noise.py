@@ -85,8 +85,13 @@ def flow_time_to_sigma(time: Tensor) -> Tensor:
 
 def sigma_to_timestep(sigma: Tensor, *, kind: Timetable) -> Tensor:
     """Fractional timestep in [0, 999], interpolated in ln sigma; levels beyond the timetable get its first or last timestep."""
-    logs, log = ddpm_sigmas(kind).log().to(sigma.device), sigma.double().log()
-    above = torch.searchsorted(logs, log).clamp(1, TRAINED_STEPS - 1)
+    return step_between(sigma, ddpm_sigmas(kind))
+
+
+def step_between(sigma: Tensor, sigmas: Tensor) -> Tensor:
+    """Where levels [B] lie among rising `sigmas` [T] in ln sigma, float64 [B] in [0, T - 1]; levels beyond them get the first or last."""
+    logs, log = sigmas.log().to(sigma.device), sigma.double().log()
+    above = torch.searchsorted(logs, log).clamp(1, len(logs) - 1)
     fraction = (log - logs[above - 1]) / (logs[above] - logs[above - 1])
     return above - 1 + fraction.clamp(0, 1)
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from synthorax.diffusion.guidance import guided_by_prompts
-from synthorax.diffusion.noise import alpha_bar_to_sigma, sampling_sigmas
+from synthorax.diffusion.noise import alpha_bar_to_sigma, sampling_sigmas, step_between
 from synthorax.diffusion.precondition import PARAMETERISATIONS, clean_from_output
 from synthorax.diffusion.samplers import Denoise, solve
 from synthorax.errors import InputError, UsageError
@@ -121,9 +121,7 @@ class DiffusersModel(nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep that the network is told for a level, [B]; levels beyond the timetable get its first or last timestep."""
-        logs, log = self.timetable.sigmas.log().to(sigma.device), sigma.double().log()
-        above = torch.searchsorted(logs, log).clamp(1, len(logs) - 1)
-        steps = above - 1 + ((log - logs[above - 1]) / (logs[above] - logs[above - 1])).clamp(0, 1)
+        steps = step_between(sigma, self.timetable.sigmas)
         # A network with a row of a table for each timestep knows none in between.
         return steps.round().long() if _config(self.unet).get("time_embedding_type") == "learned" else steps.to(sigma)
 
