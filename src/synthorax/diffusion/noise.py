@@ -91,7 +91,7 @@ def sigma_to_timestep(sigma: Tensor, *, kind: Timetable) -> Tensor:
 
 
 def step_between(sigma: Tensor, sigmas: Tensor) -> Tensor:
-    """Where levels [B] lie among rising `sigmas` [T] in ln sigma, [B] of float64 in [0, T - 1], the ends beyond them."""
+    """Where levels [B] lie among rising `sigmas` [T] in ln sigma, float64 [B] in [0, T - 1]; levels beyond them get the first or last."""
     logs, log = sigmas.log().to(sigma.device), sigma.double().log()
     above = torch.searchsorted(logs, log).clamp(1, len(logs) - 1)
     fraction = (log - logs[above - 1]) / (logs[above] - logs[above - 1])
