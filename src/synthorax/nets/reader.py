@@ -29,7 +29,7 @@ class TextReader(nn.Module):
         super().__init__()
         self.heads = heads
         self.questions = nn.Parameter(torch.randn(num_findings, width))
-        self.norm, self.to_keys_and_values = nn.LayerNorm(width), nn.Linear(width, 2 * width)
+        self.norm, self.to_keys_and_values = nn.LayerNorm(width), nn.Linear(width, 2 * width, bias=False)
         num_answers = len(MEANINGS) + 2 * len(LESION_PROPERTIES)
         self.answer = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, num_answers))
         self.register_buffer("meanings", torch.tensor(MEANINGS), persistent=False)
