@@ -164,6 +164,23 @@ def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
     assert torch.equal(model.sample(asked, [1], FAST), model.sample(more, [1], FAST))
 
 
+@pytest.mark.parametrize("part", ["labels", "lesions", "mask"])
+def test_what_no_film_of_training_states_changes_nothing(part: str, engine: Engine) -> None:
+    objective = objective_of('model.parts=["attributes", "labels", "lesions", "mask"]')
+    model, batch = objective.model, batch_of(objective, engine)
+    first, rest = getattr(batch.condition, part).clone(), getattr(batch.condition, part).clone()
+    first[:, 1:], rest[:, :1] = math.nan, math.nan  # of the first finding or mask class, and of the others
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        objective("denoise", replace(batch, condition=replace(batch.condition, **{part: rest})))["denoise"].mean().backward()
+        optimiser.step()
+    model.eval()
+    first[:, :1] = 1.0
+    silent, never, learned = (model.denoise(batch.images, torch.ones(4), replace(unstated(4), **{part: value}))
+                              for value in (torch.full_like(first, math.nan), first, rest))
+    assert torch.equal(never, silent) and not torch.equal(learned, silent)
+
+
 def test_a_low_resolution_film_is_followed_and_may_be_missing(engine: Engine) -> None:
     objective = objective_of('model.parts=["labels", "image"]', "model.reduction=2")
     batch = batch_of(objective, engine)

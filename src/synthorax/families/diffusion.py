@@ -141,6 +141,10 @@ class DiffusionModel(nn.Module):
         latent = self.compressor.channels
         self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
+        # What no training film states must change nothing: an untrained channel of a lesion's side once overexposed whole films.
+        first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
+        with torch.no_grad():
+            first.weight[:, latent * c.patch**2:(latent + beside) * c.patch**2] = 0.0
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from synthorax.types import Lesion, Stated
 
 NUMBERS = {Stated.PRESENT: 1.0, Stated.ABSENT: 0.0, Stated.UNCERTAIN: UNCERTAIN}
 NORMAL = 0.05  # of made-up films
+PLAIN = 0.2  # of present findings: named without a place or size
 FEW = 3  # findings of a made-up film that are known to be there
 
 
@@ -47,14 +48,16 @@ def made_up_text(findings: Sequence[str], rng: np.random.Generator) -> str:
     if rng.random() < NORMAL:
         return describe({NO_FINDING: Stated.PRESENT}, choose=lambda choices: int(rng.integers(choices)))
     choice = rng.random(len(findings))
+    talkative = rng.random() * min(1.0, 2 * FEW / len(findings))  # "left effusion" is asked for as well as long lists of what is absent
     present = set(rng.permutation(len(findings))[:rng.integers(FEW + 1)].tolist())
     labels, lesions = {}, []
     for column, name in enumerate(findings):
         if column in present:
             labels[name] = Stated.PRESENT
-            size, severity, x, y = rng.random(4).tolist()
-            lesions.append(Lesion(finding=name, side=("left", "right")[x < 0.5], size=size, severity=severity, x=x, y=y))
-        elif choice[column] < min(1.0, FEW / len(findings)):
+            plain, size, severity, x, y = rng.random(5).tolist()
+            if plain > PLAIN:
+                lesions.append(Lesion(finding=name, side=("left", "right")[x < 0.5], size=size, severity=severity, x=x, y=y))
+        elif choice[column] < talkative:
             labels[name] = Stated.ABSENT if rng.random() < 0.8 else Stated.UNCERTAIN
     return describe(labels, lesions=lesions, choose=lambda choices: int(rng.integers(choices)))
 
