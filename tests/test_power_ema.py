@@ -12,6 +12,7 @@ from scipy.integrate import quad
 from torch import nn
 
 from synthorax.errors import InputError, UsageError
+from synthorax.nets.lora import LowRank, add_low_rank
 from synthorax.training.power_ema import (
     TRACKED,
     PowerAverages,
@@ -150,3 +151,19 @@ def test_training_keeps_snapshots_only_when_asked_and_pausing_changes_nothing(tm
     assert len(digests(tmp_path / "straight/snapshots", "*.safetensors")) == 4, "steps 4 and 7"
     newest = "checkpoints/checkpoint-00000007.safetensors.sha256"
     assert newest.rpartition("/")[2] in {path.name for path in (tmp_path / "paused/checkpoints").iterdir()}
+
+
+def test_snapshots_of_low_rank_updates_have_them_merged(tmp_path: Path) -> None:
+    """So that an average made of them fits the model that ships."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+    add_low_rank(network, rank=2, alpha=2.0)
+    averages = PowerAverages(network)
+    with torch.no_grad():
+        network[2].expand.weight.fill_(1.0)
+    averages.update(network, films_seen=8, films_in_step=8)
+    averages.save(tmp_path, films=8, step=1, every=1, most=2)
+    made = average_of(tmp_path, length=0.1)
+    assert {name: weight.shape for name, weight in made.items()} == shapes
+    torch.testing.assert_close(made["2.weight"], (network[2].layer.weight.double() + network[2].update()).float())
+    assert isinstance(next(iter(averages.models.values()))[2], LowRank), "the training itself goes on with its updates"
