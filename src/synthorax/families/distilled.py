@@ -31,7 +31,7 @@ class Distilled:
     steps: WholeNotNegative = 0
     """steps of the student; 0 builds in guidance alone, and any sampler and number of steps can follow"""
     substeps: AtLeastOne = 4
-    """steps of the teacher in place of one of the student's"""
+    """steps of the teacher in place of one of the student's; 16 in all are enough for a walk"""
     schedule: str = "karras"
     """how the levels of the teacher's steps * substeps steps fall; the student visits the first of every `substeps`"""
 
@@ -78,7 +78,7 @@ class Distilled:
 class Lessons:
     """How a teacher shows a student of few steps where to go."""
 
-    sampler: str = "heun"
-    """the teacher's: ddim, euler, heun, dpmpp-2m or unipc"""
+    sampler: str = "unipc"
+    """the teacher's: unipc, dpmpp-2m, heun, ddim or euler"""
     own: Part = 0.5
     """part of the lessons that begin where the student's own walk from pure noise has got to; the others begin at noisy real films"""

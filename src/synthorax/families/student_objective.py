@@ -42,7 +42,7 @@ class StudentObjective(Objective):
         self.teacher: DiffusionModel | None = None
         if config.lessons.sampler in ALWAYS_NOISY or USUAL_ETA.get(config.lessons.sampler):
             raise UsageError(f"objective.lessons.sampler: '{config.lessons.sampler}' adds fresh noise, and a student can only learn where "
-                             "a walk without any leads; choose heun, dpmpp-2m, unipc, ddim or euler")
+                             "a walk without any leads; choose unipc, dpmpp-2m, heun, ddim or euler")
         if config.lesion.active:
             raise UsageError("objective.lesion: a student has no lesion terms, because it learns from its teacher and not from real "
                              "films; leave it out")
