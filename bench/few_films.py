@@ -4,10 +4,11 @@
 
 Trains a small base on the training patients without the finding, then for each number of films, way and seed one model on that many films
 with the finding and --others films without it, all of patients that the base has not seen. Every arm trains for --budget, on the wall's
-clock or (--clock processor, on a busy machine) in processor time; the base's own training is not counted, as it ships once for all. Each model makes --made films, half of them asked to show the
-finding, with the labels, views, sexes and ages of held-out films, and these are measured against the held-out films. Writes
-few_films.json, few_films.md and few_films.png (it shows real films: keep it where they may lie). Every piece is kept in --out, so a
-killed bench goes on; `--train WAY FILMS SEED` does one training only, for machines on which several can run side by side.
+clock or (--clock processor, for a busy machine) in processor time; the base's own training is not counted, as it ships once for all.
+Each model makes --made films, half of them asked to show the finding, with the labels, views, sexes and ages of held-out films, and these
+are measured against the held-out films. Writes few_films.json, few_films.md and few_films.png (it shows real films: keep it where they
+may lie). Every piece is kept in --out, so a killed bench goes on; `--train WAY FILMS SEED` does one training only, for machines on which
+several can run side by side.
 """
 
 from __future__ import annotations
