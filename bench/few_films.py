@@ -4,11 +4,11 @@
 
 Trains a small base on the training patients without the finding, then for each number of films, way and seed one model on that many films
 with the finding and --others films without it, all of patients that the base has not seen. Every arm trains for --budget, on the wall's
-clock or (--clock processor, on a busy machine) in processor time; the base's own training is not counted, as it ships once for all. Each
-model makes --made films, half of them asked to show the finding, with the labels, views, sexes and ages of held-out films, and these are
-measured against the held-out films. Writes few_films.json, few_films.md and few_films.png (it shows real films:
-keep it where they may lie). Every piece is kept in --out, so a killed bench goes on; `--train WAY FILMS SEED` does one training only, for
-machines on which several can run side by side.
+clock or (--clock processor, for a busy machine) in processor time; the base's own training is not counted, as it ships once for all.
+Each model makes --made films, half of them asked to show the finding, with the labels, views, sexes and ages of held-out films, and these
+are measured against the held-out films. Writes few_films.json, few_films.md and few_films.png (it shows real films: keep it where they
+may lie). Every piece is kept in --out, so a killed bench goes on; `--train WAY FILMS SEED` does one training only, for machines on which
+several can run side by side.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from synthorax.privacy.copies import CopyDetector
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec
 from synthorax.steps.adapt import LEARNING_RATES
-from synthorax.steps.card import read_card
 from synthorax.steps.plan import STATED_ONLY, Plan, plan_like
 from synthorax.steps.recipe import load_recipe
 from synthorax.types import Films, Score, Stated, Study
@@ -238,7 +237,7 @@ def measure(bench: Bench, arm: Arm) -> dict[str, Any]:
     run, (with_it, without) = train(bench, arm), made(bench, arm)
     facts = read_spec(run.weights)[1]
     record: dict[str, Any] = {"way": arm.way, "films": arm.films, "seed": arm.seed, "steps": facts["steps"], "seen": facts["films_seen"],
-                              "seconds": trained_seconds(run), "started_from": facts.get("started_from")}
+                              "seconds": facts["seconds"], "started_from": facts.get("started_from")}
     record |= json.loads((run.path / "cost.json").read_text()) if (run.path / "cost.json").exists() else {}
     for name, films, value in (("KID with it", with_it, 1.0), ("KID without it", without, 0.0)):
         record[name] = compared(bench, bench.shown("test", value=value), films)
@@ -312,12 +311,7 @@ def base_facts(bench: Bench) -> dict[str, Any]:
         return {"trained": False}
     facts = read_spec(Run(path=run).weights)[1]
     return {"trained": True, "films": len(bench.base), "patients": len({study.patient_id for study in bench.base}), "steps": facts["steps"],
-            "seen": facts["films_seen"], "seconds": trained_seconds(Run(path=run))}
-
-
-def trained_seconds(run: Run) -> float:
-    """How long it trained, from its card."""
-    return 3600 * float(read_card(run.path / "card.md")["training"][-1]["hours"])
+            "seen": facts["films_seen"], "seconds": facts["seconds"]}
 
 
 def piece(bench: Bench, name: str, make: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -116,6 +117,12 @@ def test_samples_are_asked_for_at_their_interval(tmp_path: Path) -> None:
 
     train_here(smallest("diffusion", "train.steps=7", "train.sample_every=3"), tmp_path, sample=sample)
     assert asked == [3, 6]
+
+
+def test_a_budget_is_counted_on_the_clock_that_is_given(tmp_path: Path) -> None:
+    ticks = itertools.count()
+    outcome = train_here(smallest("diffusion", "train.steps=1_000"), tmp_path, budget_seconds=6.0, clock=lambda: float(next(ticks)))
+    assert outcome.steps == 5 and outcome.elapsed_seconds == 6.0, "one tick a step, and one before the first"
 
 
 def test_a_budget_ends_training_in_time_after_a_cool_down(tmp_path: Path) -> None:
