@@ -22,8 +22,8 @@ class Stage:
 
 UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0")
 STAGES: tuple[Stage, ...] = (
-    Stage(name="base-64", recipe="edm-64", share=0.5, overrides=UNTIL_TIME_IS_UP),
-    Stage(name="super-256", recipe="super-256", share=0.5, overrides=UNTIL_TIME_IS_UP, enlarges=True),
+    Stage(name="base-64", recipe="base-64", share=0.58, overrides=UNTIL_TIME_IS_UP),
+    Stage(name="super-256", recipe="super-256", share=0.42, overrides=UNTIL_TIME_IS_UP, enlarges=True),
 )
 
 
