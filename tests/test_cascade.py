@@ -18,14 +18,14 @@ from synthorax import cli
 from synthorax.data.dataset import read_dataset
 from synthorax.data.pixels import write_png
 from synthorax.errors import InputError, UsageError
-from synthorax.families.cascade import CascadeModel
+from synthorax.families.cascade import CascadeModel, _in_names_of
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import derive
 from synthorax.run import read_spec, save_model, weights_digest
-from synthorax.steps.adapt import recipe_of_base
+from synthorax.steps.adapt import check_base, recipe_of_base
+from synthorax.steps.models import load_base, stages_of
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe
-from synthorax.training.loop import TrainConfig
 from trainings import FINDINGS, MASKS, SITES, enlarging, randomised, smallest
 
 OTHER_ORDER = tuple(reversed(FINDINGS)), tuple(reversed(SITES)), tuple(reversed(MASKS))
@@ -37,7 +37,7 @@ def stage(folder: Path, recipe: Recipe, *, findings: Sequence[str] = FINDINGS, s
     """A run of random weights."""
     model = build_objective(recipe, findings=findings, sites=sites, masks=masks).model
     randomised(model, seed=seed)
-    facts = {"recipe": recipe.name, "steps": 7, "data_digest": "ab" * 32,
+    facts = {"recipe": recipe.name, "settings": recipe.to_toml(), "steps": 7, "data_digest": "ab" * 32,
              "sample": {"steps": recipe.sample.steps, "guidance": recipe.sample.guidance},
              "support": {"films": 20, "labels": {"Mass": {"present": 9, "absent": 9, "uncertain": 0}}, "ranges": {}}}
     save_model(folder / "model.safetensors", model, spec=as_model(model).spec, facts=facts)
@@ -100,8 +100,6 @@ def test_a_packed_model_says_what_it_is_made_of(runs: list[Path], tmp_path: Path
     assert [own["digest"] for own in facts["stages"]] == [weights_digest(path / "model.safetensors") for path in runs]
     assert [(own["image_size"], own["recipe"]) for own in facts["stages"]] == [(8, "controlled-64"), (16, "super-256"), (32, "super-256")]
     assert facts["sample"]["guidance"] == 1.5 and facts["support"]["films"] == 20
-    with pytest.raises(UsageError, match="packed of several models"):
-        recipe_of_base(run.path, train=TrainConfig())
     assert all(own["digest"][:16] in (run.path / "card.md").read_text() for own in facts["stages"])
     before = run.weights.read_bytes()
     assert sx.pack(runs, out=run.path).weights.read_bytes() == before, "the same call leaves the same file"
@@ -147,18 +145,42 @@ def test_stages_that_do_not_chain_are_refused(runs: list[Path], tmp_path: Path) 
     assert not (tmp_path / "joint").exists()
 
 
-def test_stages_that_hear_other_names_are_refused_and_what_they_do_not_hear_may_differ(runs: list[Path], tmp_path: Path) -> None:
-    others = stage(tmp_path / "a", enlarging(), findings=("Effusion", "Hernia"))
-    with pytest.raises(UsageError, match="findings: Hernia, Mass"):
-        sx.pack([runs[0], others], out=tmp_path / "joint")
-    with pytest.raises(UsageError, match="sites: north, west"):
-        sx.pack([runs[0], stage(tmp_path / "b", enlarging(), sites=("east", "north"))], out=tmp_path / "joint")
-    with pytest.raises(UsageError, match="masks: heart"):
-        three = stage(tmp_path / "c", enlarging('model.parts=["mask", "image"]'), masks=(*MASKS, "heart"))
-        sx.pack([runs[0], three], out=tmp_path / "joint")
-    deaf = stage(tmp_path / "d", enlarging('model.parts=["image"]'), findings=("Hernia",), sites=("north",), masks=("heart",))
-    films = sx.load_model(sx.pack([runs[0], deaf], out=tmp_path / "joint").path).sample(asked(size=16), [1, 2], PLAIN)
-    assert films.shape == (2, 1, 16, 16) and bool(films.isfinite().all())
+# ---- made of other names, and of other packed models
+
+
+def test_a_stage_is_not_told_of_what_it_does_not_know_and_the_card_says_so(runs: list[Path], tmp_path: Path) -> None:
+    parts = 'model.parts=["attributes", "labels", "mask", "image"]'
+    other = stage(tmp_path / "other", enlarging(parts), findings=("Hernia", "Effusion"), sites=("north", "east"), masks=("heart", "lung"))
+    run = sx.pack([runs[0], other], out=tmp_path / "joint")
+    assert "was never told of Mass, west, Mass:" in (run.path / "card.md").read_text()
+    model, small = sx.load_model(run.path), torch.zeros(2, 1, 8, 8)
+    second = model.stages[1]  # type: ignore[attr-defined]
+    told = _in_names_of(asked(size=16), sx.load_model(runs[0]).spec, second.spec)
+    assert told.labels[0].isnan().tolist() == [True, False] and told.labels[0, 1] == 1.0
+    assert told.attributes[0, len(ATTRIBUTES):].isnan().tolist() == [True, False]
+    assert told.mask is not None and told.mask[:, 0].isnan().all()
+    assert second.sample(replace(told, image=small), [1, 2]).isfinite().all()
+    deaf = stage(tmp_path / "deaf", enlarging('model.parts=["image"]'), findings=("Hernia",), sites=("north",), masks=("heart",))
+    assert "never told" not in (sx.pack([runs[0], deaf], out=tmp_path / "quiet").path / "card.md").read_text()
+
+
+def test_a_packed_model_is_a_base_and_its_first_stage_can_be_exchanged(runs: list[Path], tmp_path: Path) -> None:
+    joint = sx.pack(runs, out=tmp_path / "joint", precision="fp32")
+    recipe = recipe_of_base(joint.path, train=load_recipe("edm-64").train)
+    assert (recipe.name, recipe.model.image_size) == ("controlled-64", 8)
+    check_base(recipe, joint.path)
+    base, alone = load_base(joint.path), load_base(runs[0])
+    assert all(torch.equal(base.state_dict()[key], tensor) for key, tensor in alone.state_dict().items())
+    trained = stage(tmp_path / "trained", smallest("diffusion"), findings=("Effusion", "Hernia"), seed=9)
+    exchanged, by_hand = (sx.pack([trained, *rest], out=tmp_path / name, precision="fp32")
+                          for name, rest in (("exchanged", [joint.path]), ("by-hand", runs[1:])))
+    first, second = (read_spec(run.weights)[1]["stages"] for run in (exchanged, by_hand))
+    assert first == second and first[0]["digest"] == weights_digest(trained / "model.safetensors")
+    ours, theirs = load_file(exchanged.weights), load_file(by_hand.weights)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    again = stages_of(sx.pack([sx.pack(runs[:2], out=tmp_path / "two-of-three", precision="fp32").path, runs[2]],
+                              out=tmp_path / "all", precision="fp32").path)
+    assert [part.digest for part in again] == [weights_digest(path / "model.safetensors") for path in runs]
 
 
 # ---- through the verbs

@@ -28,14 +28,17 @@ from synthorax.progress import format_seconds
 from synthorax.run import Run, read_spec
 from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, resolved, sentence, with_way
 from synthorax.steps.generate import preview
-from synthorax.steps.models import load_model
+from synthorax.steps.models import source_of, stages_of, weights_of
 from synthorax.steps.plan import FEWEST_FILMS, Plan, plan_like, read_plan
 from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.train_run import without_no_finding
 from synthorax.types import Films
+from synthorax.zoo import shipped
 
+BASE = "cxr-256"
+"""shipped model that the generator starts from where neither a recipe nor a base is given"""
 RECIPE = "edm-64"
-"""of the generator where neither a recipe nor a base is given; with a base, how it is trained here"""
+"""of the generator where that does not ship; with a base, how it is trained here"""
 SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
 FIXED_SECONDS = {"read": 5, "prepare": 5, "plan": 5, "screen": 30, "evaluate": 25, "benefit": 130}
@@ -77,15 +80,17 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
 
     Leaves `out`/train (all real training films and the screened synthetic ones), `out`/synthetic, plan.csv, report.json,
     report.html and run/. `num` is how many films of each finding to make; by default as many as the most frequent finding has, or
-    fewer if the time is short. The generator starts from `base` if there is one and has its shape; `adapt` says what of it moves: full,
-    lora, trunk, or auto (the default with a base), which goes by the number of films. Calling it again goes on where it stopped. Raises
-    InputError for films that cannot be used, and UsageError for a base that does not fit.
+    fewer if the time is short. The generator starts from `base`, by default from the model that ships, unless a `recipe` is named; `adapt`
+    says what of it moves: full, lora, trunk, or auto (the default), which goes by the number of films. Of a base that was packed of several
+    stages the first learns from these films, and the others enlarge what it makes (model/). Calling it again goes on where it stopped.
+    Raises InputError for films that cannot be used, and UsageError for a base that does not fit.
     """
     out = Path(out)
     seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
     stages = _Stages(seconds)
+    base = usual_base() if base is None and recipe is None else base
     settings = _settings(recipe, base=base, adapt=adapt).with_train(seed=seed)
-    size = settings.model.image_size
+    size = settings.model.image_size if base is None else read_spec(weights_of(base))[0].image_size
 
     _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
            **({} if adapt is None else {"adapt": adapt}))
@@ -102,8 +107,9 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
-    run = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, seed=seed, device=device,
-                         threads=threads, findings=names)
+    trained = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, seed=seed, device=device,
+                             threads=threads, findings=names)
+    run = _enlarging(trained, base, out=out / "model")
 
     stages.begin("plan")
     plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
@@ -122,7 +128,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     stages.begin("benefit")
     report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed), seed=seed, device=device,
                               threads=threads, into=report)
-    report = replace(_with_base(report, run), command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
+    report = replace(_with_base(report, trained), command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
     joined = _joined(train, synthetic, source, out=out / "train")
     report.write(out)
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
@@ -158,6 +164,11 @@ class _Stages:
         return time.monotonic() - self.start
 
 
+def usual_base() -> str | None:
+    """The model that ships, if it does."""
+    return BASE if BASE in shipped() else None
+
+
 def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None) -> Recipe:
     """The recipe that was named, or else that of the base, or else the usual one; a base that does not fit is refused."""
     if base is None:
@@ -168,6 +179,13 @@ def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None)
     settings = with_way(settings, adapt or "auto")
     check_base(settings, base)
     return settings
+
+
+def _enlarging(trained: Run, base: str | Path | None, *, out: Path) -> Run:
+    """The trained model in the place of the first stage of its base, if that was packed of several; else the trained model itself."""
+    if base is None or len(stages_of(base)) == 1:
+        return trained
+    return workflow.pack([trained, base], out=out, precision="fp32")
 
 
 def _with_its_rate(settings: Recipe, prepared: Prepared, base: str | Path | None, findings: Sequence[str], *, recipe: str | None) -> Recipe:
@@ -255,13 +273,12 @@ def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, n
 
 
 def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: int | None) -> float:
-    model = load_model(run.path)
-    recipe = load_recipe(run.path / "config.toml")
+    source, _, settings = source_of(run)
     trial = plan_like(without_no_finding(prepared.films("train")), num=16)
     with started(device=device, threads=threads) as engine:
-        preview(model, trial, settings=recipe.sample, engine=engine)  # warm up
+        preview(source.model, trial, settings=settings, engine=engine)  # warm up
         start = time.monotonic()
-        preview(model, trial, settings=recipe.sample, engine=engine)
+        preview(source.model, trial, settings=settings, engine=engine)
         return (time.monotonic() - start) / len(trial)
 
 

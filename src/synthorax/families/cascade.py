@@ -30,7 +30,7 @@ class CascadeConfig:
 
 
 class CascadeModel(nn.Module):
-    """Stages that each enlarge the film of the one before; what is asked for is heard by all, as far as they can hear it."""
+    """Stages that each enlarge the film of the one before; what is asked for is heard by all, as far as they know it by name."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def cascade_spec(specs: Sequence[ModelSpec], settings: Sequence[Mapping[str, Any
 
 
 def check_stages(specs: Sequence[ModelSpec]) -> None:
-    """Raise UsageError where a stage cannot follow the one before, or hears other findings, sites or masks than the first knows."""
+    """Raise UsageError where a stage cannot follow the one before."""
     if len(specs) < 2:
         raise UsageError(f"a cascade needs a model that makes small films and at least one that enlarges them, and {len(specs)} is given")
     for spec in specs:
@@ -90,12 +90,13 @@ def check_stages(specs: Sequence[ModelSpec]) -> None:
         if wanted != before.image_size:
             raise UsageError(f"the stage of {spec.image_size} px enlarges films of {wanted} px, and the one before makes films of "
                              f"{before.image_size} px")
-    for spec in specs[1:]:
-        for names, parts in (("findings", ("labels", "lesions")), ("sites", ("attributes",)), ("masks", ("mask",))):
-            known, own = set(getattr(specs[0], names)), set(getattr(spec, names))
-            if set(parts) & set(spec.conditions) and own != known:
-                differ = ", ".join(sorted(known ^ own))
-                raise UsageError(f"the first stage and that of {spec.image_size} px know other {names}: {differ}; train both on one set")
+
+
+def unknown_to(spec: ModelSpec, first: ModelSpec) -> tuple[str, ...]:
+    """Findings, sites and masks that the first stage can be asked for and a later one cannot, though it hears that part."""
+    kinds = (("findings", ("labels", "lesions")), ("sites", ("attributes",)), ("masks", ("mask",)))
+    return tuple(name for kind, parts in kinds if set(parts) & set(spec.conditions)
+                 for name in getattr(first, kind) if name not in getattr(spec, kind))
 
 
 def _in_names_of(condition: Condition, theirs: ModelSpec, own: ModelSpec) -> Condition:

@@ -8,19 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from synthorax.config import build
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.families import FAMILIES, PACKED
+from synthorax.families import FAMILIES
 from synthorax.families.adaptation import ADAPTABLE, WAYS, check_rank
 from synthorax.families.foreign_diffusers import is_diffusers_folder
 from synthorax.protocols import Family
 from synthorax.registry import lookup
 from synthorax.run import read_spec
-from synthorax.steps.models import PathLike, weights_of
+from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
 from synthorax.steps.student import described, is_student
 from synthorax.training.loop import TrainConfig
@@ -112,8 +110,8 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         return
     if is_diffusers_folder(base):
         raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
-    path = weights_of(base)
-    spec, _ = read_spec(path)
+    path, stage = weights_of(base), stages_of(base)[0]
+    spec = stage.spec
     if spec.family != recipe.family:
         raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
                          "a training starts from a base of its own family")
@@ -130,8 +128,7 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
     if train.adapt != "full" and recipe.family not in ADAPTABLE:
         raise UsageError(f"models of family '{recipe.family}' cannot be adapted by '{train.adapt}'; those that can: {', '.join(ADAPTABLE)}")
     if train.adapt in ("lora", "auto"):
-        with safe_open(path, framework="pt") as file:
-            check_rank({name: file.get_slice(name).get_shape() for name in file.keys()}, train.adapt_rank)  # noqa: SIM118
+        check_rank({name: weight.shape for name, weight in stage.weights.items()}, train.adapt_rank)
 
 
 def with_compressor_of(recipe: Recipe, base: PathLike | None) -> Recipe:
@@ -139,7 +136,7 @@ def with_compressor_of(recipe: Recipe, base: PathLike | None) -> Recipe:
     missing = getattr(recipe.model, "compressor", "none") not in ("none", "wavelet") and not recipe.model.compressor_config
     if base is None or not missing or is_diffusers_folder(base):
         return recipe
-    config = read_spec(weights_of(base))[0].config
+    config = stages_of(base)[0].spec.config
     return replace(recipe, model=replace(recipe.model, compressor_config=config.get("compressor_config", {})))
 
 
@@ -150,10 +147,8 @@ def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
     """
     if is_diffusers_folder(base):
         raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
-    path = weights_of(base)
-    spec, facts = read_spec(path)
-    if spec.family in PACKED:
-        raise UsageError(f"{base} is packed of several models; start from one of those")
+    path, stage = weights_of(base), stages_of(base)[0]
+    spec, facts = stage.spec, stage.facts
     family: Family = lookup(FAMILIES, spec.family, kind="family")
     model = build(family.model_config, spec.config, where=str(path), prefix="model")
     name = str(facts.get("recipe", ""))

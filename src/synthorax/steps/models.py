@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES, PACKED
+from synthorax.families.cascade import CascadeModel
 from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
 from synthorax.protocols import Model, ModelSpec, SampleSettings, as_model
 from synthorax.run import Run, read_spec, weights_digest
@@ -18,6 +22,18 @@ from synthorax.steps.support import Support
 from synthorax.zoo import checked_weights, shipped
 
 PathLike = str | Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A trained model by itself, or one of those that a packed model is made of."""
+
+    spec: ModelSpec
+    facts: Mapping[str, Any]
+    """how it was trained, as its own file said"""
+    weights: Mapping[str, Tensor]
+    digest: str
+    """SHA-256 of the file that it was trained to"""
 
 
 def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
@@ -42,6 +58,27 @@ def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
         raise InputError(f"does not fit the networks of this version of synthorax ({' '.join(str(error).split())[:200]})", file=path,
                          remedy=remedy) from error
     return as_model(model.eval().requires_grad_(False).to(device))
+
+
+def load_base(name_or_path: PathLike) -> nn.Module:
+    """The network that a training starts from: of a packed model the stage that makes small films. Raises as `load_model`."""
+    model = cast(nn.Module, load_model(name_or_path))
+    return model.stages[0] if isinstance(model, CascadeModel) else model
+
+
+def stages_of(name_or_path: PathLike | Run) -> tuple[Stage, ...]:
+    """What a packed model was packed of, the stage that makes small films first; of any other model, that alone."""
+    path = weights_of(name_or_path)
+    spec, facts = read_spec(path)
+    weights = load_file(path)
+    if spec.family not in PACKED:
+        return (Stage(spec=spec, facts=facts, weights=weights, digest=weights_digest(path)),)
+    stages = []
+    for number, (record, told) in enumerate(zip(spec.config["stages"], facts["stages"], strict=True)):
+        prefix = f"stages.{number}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        stages.append(Stage(spec=ModelSpec.from_dict(record), facts=told, weights=own, digest=told["digest"]))
+    return tuple(stages)
 
 
 def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]:

@@ -7,16 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from safetensors.torch import load_file
-
 from synthorax import __version__
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.families.cascade import CascadeModel, cascade_spec
+from synthorax.families.cascade import CascadeModel, cascade_spec, unknown_to
 from synthorax.files import write_atomic
 from synthorax.protocols import ModelSpec
-from synthorax.run import Run, only_user, read_spec, save_model, weights_digest
+from synthorax.run import Run, only_user, read_spec, save_model
 from synthorax.steps.card import model_head, training_of, write_card
-from synthorax.steps.models import PathLike, weights_of
+from synthorax.steps.models import PathLike, Stage, stages_of
 
 Precision = Literal["bf16", "fp32"]
 
@@ -24,37 +22,38 @@ Precision = Literal["bf16", "fp32"]
 def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, name: str = "", precision: Precision = "bf16") -> Run:
     """Write the models of `runs`, the one that makes small films first, as one cascade in the folder `out`.
 
-    Its metadata name each stage with the digest of its weights; what was seen in training is that of the first. `precision` bf16 halves the
+    A packed model may be one of `runs`: in the first place it brings all its stages, in another one those that enlarge, so that a first
+    stage that was trained on can be put in the place of the old one. What a stage does not know by name is not stated to it. The file's
+    metadata name each stage with the digest of its weights; what was seen in training is that of the first. `precision` bf16 halves the
     file, fp32 keeps every bit. The same call again leaves the same file. Raises UsageError where a stage cannot follow the one before,
     and InputError for an `out` that holds something else.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"unknown precision '{precision}'; {nearest(precision, get_args(Precision))}")
-    paths = [weights_of(run) for run in runs]
-    read = [read_spec(path) for path in paths]
-    specs, facts = [spec for spec, _ in read], [stated for _, stated in read]
-    spec = cascade_spec(specs, [stated.get("sample", {}) for stated in facts[1:]], records=[asdict(own) for own in specs])
+    stages = _stages(runs)
+    specs, first = [stage.spec for stage in stages], stages[0].facts
+    spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], records=[asdict(own) for own in specs])
     model = CascadeModel(spec)
-    for stage, path in zip(model.stages, paths, strict=True):
-        stage.load_state_dict(load_file(path))
-    stages = [_stage(own, stated, path) for own, stated, path in zip(specs, facts, paths, strict=True)]
+    for network, stage in zip(model.stages, stages, strict=True):
+        network.load_state_dict(stage.weights)
+    remembered = [{**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size} for stage in stages]
     name = name or out.resolve().name
-    told: dict[str, Any] = {"recipe": name, "stages": stages, "precision": precision, "tool": f"synthorax {__version__}"}
-    told |= {key: facts[0][key] for key in ("sample", "support") if key in facts[0]}
-    sources = [source for stated in facts for source in stated.get("sources", ())]
+    told: dict[str, Any] = {"recipe": name, "stages": remembered, "precision": precision, "tool": f"synthorax {__version__}"}
+    told |= {key: first[key] for key in ("sample", "support") if key in first}
+    sources = [source for stage in stages for source in stage.facts.get("sources", ())]
     told["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
     run = Run(path=out)
     with only_user(out):
-        _claim(run, stages, precision)
-        write_atomic(out / "card.md", _card(name, spec, told, facts))
+        _claim(run, remembered, precision)
+        write_atomic(out / "card.md", _card(name, spec, told, specs))
         save_model(run.weights, model.eval(), spec=spec, facts=told, precision=precision)
     return run
 
 
-def _stage(spec: ModelSpec, facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the cascade remembers of a stage."""
-    told: dict[str, Any] = {"digest": weights_digest(path), "image_size": spec.image_size}
-    return told | {key: facts[key] for key in ("recipe", "steps", "films_seen", "data_digest") if key in facts}
+def _stages(runs: Sequence[PathLike | Run]) -> list[Stage]:
+    """All stages in order."""
+    found = [stages_of(run) for run in runs]
+    return [stage for number, stages in enumerate(found) for stage in (stages[1:] if number and len(stages) > 1 else stages)]
 
 
 def _claim(run: Run, stages: Sequence[dict[str, Any]], precision: Precision) -> None:
@@ -68,9 +67,11 @@ def _claim(run: Run, stages: Sequence[dict[str, Any]], precision: Precision) -> 
         raise InputError("is not empty", file=run.path, remedy="choose another --out")
 
 
-def _card(name: str, spec: ModelSpec, told: dict[str, Any], facts: Sequence[dict[str, Any]]) -> str:
+def _card(name: str, spec: ModelSpec, told: dict[str, Any], specs: Sequence[ModelSpec]) -> str:
     """The card of the whole, with the training of every stage."""
     head = model_head(spec, told, name=name)
-    detail = f"Detail beyond {told['stages'][0]['image_size']} px is made up by the later stages."
-    training = [training_of(stated) | {"weights_sha256": stage["digest"]} for stated, stage in zip(facts, told["stages"], strict=True)]
-    return write_card(head | {"training": training, "limits": [*head["limits"], detail]})
+    limits = [*head["limits"], f"Detail beyond {specs[0].image_size} px is made up by the later stages."]
+    limits += [f"The stage of {own.image_size} px was never told of {', '.join(unknown)}: of these it shows what the first stage drew."
+               for own in specs[1:] if (unknown := unknown_to(own, specs[0]))]
+    training = [training_of(stage) | {"weights_sha256": stage["digest"]} for stage in told["stages"]]
+    return write_card(head | {"training": training, "limits": limits})

@@ -8,8 +8,7 @@ from synthorax.config import build
 from synthorax.errors import UsageError
 from synthorax.families.distilled import Distilled
 from synthorax.protocols import SampleSettings
-from synthorax.run import read_spec
-from synthorax.steps.models import PathLike, weights_of
+from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.recipe import Recipe
 
 TAUGHT = "a student begins with its teacher's weights"
@@ -33,8 +32,7 @@ def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLi
         raise UsageError("a student works on the latents of its teacher; leave --compressor out")
     if recipe.train.adapt != "full":
         raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; of a student every weight moves, so leave it out")
-    path = weights_of(teacher)
-    spec, _ = read_spec(path)
+    path, spec = weights_of(teacher), stages_of(teacher)[0].spec
     if spec.family != recipe.family:
         raise UsageError(f"the recipe '{recipe.name}' learns from a model of family '{recipe.family}', and {teacher} is of '{spec.family}'")
     theirs = build(type(recipe.model), spec.config, where=str(path), prefix="model")

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
 
 from synthorax import __version__
 from synthorax.data.pixels import from_unit
@@ -32,7 +31,7 @@ from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
-from synthorax.steps.models import PathLike, load_model, weights_of
+from synthorax.steps.models import PathLike, load_base, weights_of
 from synthorax.steps.plan import plan_like
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
 from synthorax.steps.support import Support
@@ -73,7 +72,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     if beginning.base is not None:
-        objective.begin(cast(nn.Module, load_model(beginning.base)))
+        objective.begin(load_base(beginning.base))
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
