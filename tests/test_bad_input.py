@@ -13,9 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from synthorax import cli
+from synthorax.engine import started
+from synthorax.errors import OutOfMemoryError
 from synthorax.protocols import as_model
 from synthorax.run import save_model
 from synthorax.steps.support import Support
@@ -278,3 +281,11 @@ def test_every_option_of_generate_reaches_the_films(run: Run, model: Path, tmp_p
                 "guidance_to": "20", "part_guidance": '{"labels": 3.0}'}
     assert {name: row[name] for name in settings} == settings
     assert "Effusion uncertain: never seen in training" in row["extrapolation"]
+
+
+@pytest.mark.parametrize("take", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**60, dtype=np.uint8)])
+def test_too_little_memory_is_said_with_a_remedy_and_other_failures_stay_what_they_are(take: Callable[[], object]) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory on cpu .*batches smaller"), started(device="cpu", threads=1):
+        take()
+    with pytest.raises(RuntimeError, match="size of tensor"), started(device="cpu", threads=1):
+        torch.ones(2) + torch.ones(3)

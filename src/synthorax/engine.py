@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from synthorax.errors import UsageError
+from synthorax.errors import OutOfMemoryError, UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 T = TypeVar("T")
@@ -72,7 +72,10 @@ class Engine:
 @contextlib.contextmanager
 def started(*, device: Device = "auto", threads: int | None = None, precision: Literal["auto", "bf16", "fp32"] = "auto",
             seed: int = 0) -> Iterator[Engine]:
-    """Set threads and every random state, join the processes of `torchrun` if it started this one, and leave them at the end."""
+    """Set threads and every random state, join the processes of `torchrun` if it started this one, and leave them at the end.
+
+    Raises OutOfMemoryError where what is done inside finds no memory.
+    """
     torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or available_cores())
     seed_everything(seed)
     where = _device(device)
@@ -85,6 +88,12 @@ def started(*, device: Device = "auto", threads: int | None = None, precision: L
     try:
         yield Engine(device=where, bf16=_bf16(where) if precision == "auto" else precision == "bf16",
                      rank=dist.get_rank() if world_size > 1 else 0, world_size=world_size)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _no_memory(error):
+            raise
+        raise OutOfMemoryError(f"not enough memory on {where.type} ({' '.join(str(error).split())[:120]}); what was finished is kept, and "
+                               "the same command goes on: make batches smaller (train.batch_size, --batch-size), films smaller, or use "
+                               "another device") from error
     finally:
         if world_size > 1:
             dist.destroy_process_group()
@@ -121,6 +130,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries may draw from it
     torch.manual_seed(seed)
+
+
+def _no_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch found no memory; on the processor it says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _device(wish: Device) -> torch.device:

@@ -37,6 +37,10 @@ class TrainingError(SynthoraxError):
     """Training cannot go on, for instance because the loss is not a number; the last good weights are kept."""
 
 
+class OutOfMemoryError(SynthoraxError):
+    """The machine or its GPU has too little memory for what was asked; what was finished before is kept."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Say which of `choices` was probably meant, as the tail of an error message.
 

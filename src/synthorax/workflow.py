@@ -38,7 +38,7 @@ from synthorax.steps.ask import Ask, Box
 from synthorax.steps.catalogue import runs_in, shipped_models
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
-from synthorax.steps.generate import check_settings, generate_films
+from synthorax.steps.generate import BATCH_SIZE, check_settings, generate_films
 from synthorax.steps.models import PathLike, source_of
 from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
@@ -155,11 +155,12 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
-             image_noise: float | None = None, enlarging_steps: int | None = None,
+             image_noise: float | None = None, enlarging_steps: int | None = None, batch_size: int = BATCH_SIZE,
              device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
-    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe.
+    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. A smaller
+    `batch_size` takes less memory, and may change single grey levels.
     Everything is checked before anything is written: UsageError, or InputError with file and row for a plan that is a table.
 
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
@@ -180,11 +181,13 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     if image_size not in (None, spec.image_size):
         raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
                          "model")
+    if batch_size < 1:
+        raise UsageError(f"batch_size {batch_size}: a batch has at least one film")
     check_settings(source.model, settings)
     plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
         _module(source.model).to(engine.device)
-        return generate_films(source, plan, out=Path(out), settings=settings, engine=engine, report=report)
+        return generate_films(source, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
 
 
 def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
