@@ -3,7 +3,9 @@
   python bench/steps.py --model runs/a --student runs/a-student --data prepared --out bench-steps [--films 256] [--threads 2]
 
 Every contender makes the same films: the same seeds, asked for what training films state. Measured are PSNR to the 50-step film of the
-same seed, KID against held-out real films with its difference from that of 50 steps, network evaluations a film, and milliseconds.
+same seed, KID against held-out real films with its difference from that of 50 steps, network evaluations a film, and milliseconds of a film
+alone and of a film in a batch of eight. A packed model is measured whole: its first stage with fewer and fewer steps, then the stages
+that enlarge, against 50 steps of each.
 Writes steps.json, steps.md and sheet.png into --out. Films are kept there, so a killed bench goes on where it stopped. On two cores,
 256 films of 64 px take about 20 minutes; --no-solvers or fewer --films make it shorter.
 """
@@ -12,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +34,7 @@ from synthorax.evaluation.fidelity import kid_difference, kid_score
 from synthorax.evaluation.sampling import normal_interval, standard_error
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.evaluation.structure import psnr, to_intensity
+from synthorax.families.cascade import CascadeModel
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import sha256, write_atomic, write_json
 from synthorax.judges.features import load_features
@@ -41,12 +46,15 @@ from synthorax.steps.train_run import without_no_finding
 
 REFERENCE_STEPS = 50
 CURVE = (24, 12, 8, 6, 4, 2, 1)
+ENLARGING = (16, 4, 2, 1)
 CALLS = (4, 6, 8)
 SOLVERS = ("dpmpp-2m", "unipc", "heun")
 SCHEDULES = ("karras", "karras-few", "cosine", "exponential", "exponential-few")
 SHEET_FILMS = 6
 TIMINGS = 3
+BATCH = 8
 FEATURES = "efficientnet-lite0"
+COLUMNS = ("", "evaluations", "ms, one film", "ms, of 8", "PSNR to 50 steps, dB", "KID x 1,000", "beyond 50 steps", "in %")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +62,19 @@ class Contender:
     """One way to make the films."""
 
     name: str
-    model: DiffusionModel
+    model: DiffusionModel | CascadeModel
     settings: SampleSettings
     group: str
-    """curve, solvers or students: the table in which it stands"""
+    """curve, enlarging, solvers or students: the table in which it stands"""
 
     @property
     def file(self) -> str:
         return f"{self.name.replace(' ', '-')}.npy"
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of all stages."""
+        return [stage.network for stage in self.model.stages] if isinstance(self.model, CascadeModel) else [self.model.network]
 
 
 def main() -> int:
@@ -77,15 +90,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs="*", default=CURVE, help="of the teacher's curve, below 50")
     parser.add_argument("--no-solvers", action="store_true", help="leave out the other solvers and schedules")
     parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="fp32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     claim = {"model": sha256(weights_of(options.model)), "films": options.films, "guidance": options.guidance, "seed": options.seed,
+             "precision": options.precision,
              "data": Prepared.load(options.data).digest}
     path = options.out / "claim.json"
     if path.exists() and json.loads(path.read_text()) != claim:
         raise SystemExit(f"{options.out} holds a bench of another model or other options; choose another --out")
     write_json(path, claim)
-    with started(threads=options.threads, precision="fp32", seed=options.seed) as engine:
+    with started(threads=options.threads, precision=options.precision, seed=options.seed) as engine:
         record = measure(options, list(contenders(options)), engine=engine)
     write_json(options.out / "steps.json", record | {"claim": claim, "threads": options.threads})
     write_atomic(options.out / "steps.md", tables(record))
@@ -97,12 +112,16 @@ def contenders(options: argparse.Namespace) -> Iterator[Contender]:
     """The reference first."""
     source, _, usual = source_of(options.model)
     model = source.model
-    if not isinstance(model, DiffusionModel):
+    if not isinstance(model, DiffusionModel | CascadeModel):
         raise SystemExit(f"{options.model} is no diffusion model of ours")
     usual = replace(usual, **({} if options.guidance is None else {"guidance": options.guidance, "part_guidance": {}}))
     common = replace(usual, sampler="dpmpp-2m", schedule="karras", eta=None)
+    packed = isinstance(model, CascadeModel)
     for steps in (REFERENCE_STEPS, *sorted(options.steps, reverse=True)):
-        yield Contender(name=f"dpmpp-2m karras {steps}", model=model, settings=replace(common, steps=steps), group="curve")
+        settings = replace(common, steps=steps, enlarging_steps=REFERENCE_STEPS if packed and steps == REFERENCE_STEPS else None)
+        yield Contender(name=f"dpmpp-2m karras {steps}", model=model, settings=settings, group="curve")
+    for steps in ENLARGING if packed else ():
+        yield Contender(name=f"enlarging {steps}", model=model, settings=replace(common, enlarging_steps=steps), group="enlarging")
     for path in options.student:
         source, _, settings = source_of(path)
         assert isinstance(source.model, DiffusionModel)
@@ -115,7 +134,7 @@ def contenders(options: argparse.Namespace) -> Iterator[Contender]:
         else:
             for steps in sorted(options.steps, reverse=True):
                 yield Contender(name=f"{title} {steps}", model=source.model, settings=replace(settings, steps=steps), group="students")
-    for sampler in () if options.no_solvers else SOLVERS:
+    for sampler in () if options.no_solvers or packed else SOLVERS:
         for schedule in SCHEDULES:
             for calls in CALLS:
                 steps = (calls + 1) // 2 if sampler == "heun" else calls  # heun asks twice a step but for the last
@@ -172,23 +191,26 @@ def kept(path: Path, way: Contender, plan: Plan, *, engine: Engine) -> NDArray[n
 
 
 def costs(way: Contender, plan: Plan, *, engine: Engine) -> dict[str, float]:
-    """Network evaluations a film, and the shortest of some times for one film alone."""
-    rows: list[int] = []
+    """Network evaluations a film of each stage, the shortest of some times for one film alone, and the median a film in a batch."""
+    rows: Counter[nn.Module] = Counter()
 
     def count(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        rows.append(len(inputs[0]))
+        rows[network] += len(inputs[0])
 
-    condition = replace(plan, rows=plan.rows[:1]).heard_by(way.model.spec).condition(way.model.spec)
-    seconds = []
-    hook = way.model.network.register_forward_pre_hook(count)
-    for _ in range(TIMINGS):
-        rows.clear()
-        start = time.perf_counter()
-        with engine.autocast():
-            way.model.sample(condition, [0], way.settings)
-        seconds.append(time.perf_counter() - start)
-    hook.remove()
-    return {"evaluations": sum(rows), "ms_alone": round(1000 * min(seconds), 1)}
+    def seconds(films: int) -> Iterator[float]:
+        condition = replace(plan, rows=plan.rows[:films]).heard_by(way.model.spec).condition(way.model.spec)
+        for _ in range(TIMINGS):
+            start = time.perf_counter()
+            with engine.autocast():
+                way.model.sample(condition, range(films), way.settings)
+            yield (time.perf_counter() - start) / films
+
+    hooks = [network.register_forward_pre_hook(count) for network in way.networks]
+    alone = min(seconds(1))
+    for hook in hooks:
+        hook.remove()
+    return {"evaluations": [rows[network] // TIMINGS for network in way.networks], "ms_alone": round(1000 * alone, 1),
+            "ms_in_batch": round(1000 * statistics.median(seconds(min(BATCH, len(plan)))), 1)}
 
 
 def tables(record: dict[str, Any]) -> str:
@@ -196,19 +218,20 @@ def tables(record: dict[str, Any]) -> str:
     first = record["rows"][0]
     lines = [f"{record['films']} films of {record['image_size']} px, {record['real_films']} held-out films; KID of 50 steps "
              f"{spread(first['kid'], 1000)}, floor {1000 * first['kid_floor']:.2f} (all times 1,000).", ""]
-    for group in ("curve", "students", "solvers"):
+    for group in ("curve", "enlarging", "students", "solvers"):
         rows = [row for row in record["rows"] if row["group"] == group]
         if rows:
-            lines += ["| | evaluations | ms, one film | PSNR to 50 steps, dB | KID x 1,000 | beyond 50 steps | in % |", "|---" * 7 + "|"]
+            lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
             lines += [as_line(row, first) for row in rows] + [""]
     return "\n".join(lines)
 
 
 def as_line(row: dict[str, Any], first: dict[str, Any]) -> str:
-    cells = [row["name"], f"{row['evaluations']}", f"{row['ms_alone']:.0f}", "–", spread(row["kid"], 1000), "–", "–"]
+    cells = [row["name"], " + ".join(map(str, row["evaluations"])), f"{row['ms_alone']:.0f}", f"{row['ms_in_batch']:.0f}", "–",
+             spread(row["kid"], 1000), "–", "–"]
     if "kid_more" in row:
-        cells[3], cells[5] = spread(row["psnr_db"], 1), spread(row["kid_more"], 1000)
-        cells[6] = spread([100 * value / first["kid"][0] for value in row["kid_more"]], 1, digits=0)
+        cells[4], cells[6] = spread(row["psnr_db"], 1), spread(row["kid_more"], 1000)
+        cells[7] = spread([100 * value / first["kid"][0] for value in row["kid_more"]], 1, digits=0)
     return "| " + " | ".join(cells) + " |"
 
 
