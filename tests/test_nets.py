@@ -296,6 +296,29 @@ def test_the_transformer_knows_places_that_a_network_without_positions_could_not
     assert patches_to_channels(level, 2).flatten(2).std(-1).max() > 0.01  # an image that is the same everywhere
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["unet", "transformer"])
+def test_silent_channels_may_be_left_out(kind: str, dims: int) -> None:
+    """The image and every gradient are those of channels of 0."""
+    if kind == "unet":
+        network: nn.Module = UNet(UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(False,), patch=2, embedding=EMBEDDING,
+                                             coordinates=True, dims=dims), inputs=3)
+    else:
+        network = Transformer(TransformerConfig(width=24, depth=1, heads=2, patch=2, embedding=EMBEDDING, dims=dims), inputs=3)
+    trained(network)
+    x, noise, embedding = torch.randn(2, 1, *[4] * dims), torch.tensor([0.1, 1.0]), torch.randn(2, EMBEDDING)
+    films, gradients = [], []
+    for given in (x, torch.cat([x, torch.zeros_like(x), torch.zeros_like(x)], dim=1)):
+        network.zero_grad()
+        film = network(given, noise, embedding)
+        film.square().sum().backward()
+        films.append(film.detach())
+        gradients.append([weight.grad.clone() for weight in network.parameters() if weight.grad is not None])
+    torch.testing.assert_close(films[0], films[1])
+    for left_out, zero in zip(*gradients, strict=True):
+        torch.testing.assert_close(left_out, zero, rtol=1e-4, atol=1e-5)
+
+
 # Embeddings
 
 

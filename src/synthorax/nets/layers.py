@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from synthorax.errors import UsageError
 
@@ -61,6 +62,14 @@ def patches_to_channels(x: Tensor, patch: int) -> Tensor:
     split = x.reshape(batch, channels, *(size for side in sides for size in (side // patch, patch)))  # [B, C, H / p, p, W / p, p]
     ordered = split.permute(0, 1, *range(3, 2 * dims + 2, 2), *range(2, 2 * dims + 2, 2))  # [B, C, p, p, H / p, W / p]
     return ordered.reshape(batch, channels * patch**dims, *(side // patch for side in sides))
+
+
+def without_silent(first: nn.Module, x: Tensor, *, silent: slice) -> Tensor:
+    """What the layer `first` makes of an image whose input channels `silent` are 0; x lacks them, and they cost nothing."""
+    weight: Tensor = first.weight  # type: ignore[assignment]
+    kept = torch.cat([weight[:, :silent.start], weight[:, silent.stop:]], dim=1)
+    made: Tensor = functional_call(first, {"weight": kept}, (x,))
+    return made
 
 
 def channels_to_patches(x: Tensor, patch: int) -> Tensor:

@@ -20,6 +20,7 @@ from synthorax.nets.layers import (
     normalisation,
     patches_to_channels,
     require_sides,
+    without_silent,
     zeroed,
 )
 from synthorax.nets.transformer import TransformerConfig
@@ -60,7 +61,8 @@ class UNet(nn.Module):
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `smallest_multiple`.
-    Masks and images of the condition are channels of x after those that carry noise.
+    Masks and images of the condition are channels of x after those that carry noise; where all of them are 0 they may be left out, which
+    gives the same image sooner.
     """
 
     def __init__(self, config: UNetConfig, *, inputs: int = 1, outputs: int = 1) -> None:
@@ -75,7 +77,8 @@ class UNet(nn.Module):
         def block(entering: int, leaving: int, attention: bool) -> Block:
             return Block(entering, leaving, config=config, attention=attention)
 
-        self.first = convolution(inputs * config.patch**dims + dims * config.coordinates, levels[0], 3, dims=dims)
+        self.folded = inputs * config.patch**dims
+        self.first = convolution(self.folded + dims * config.coordinates, levels[0], 3, dims=dims)
         self.down = nn.ModuleList()
         skips = [levels[0]]
         for level, channels in enumerate(levels):
@@ -103,7 +106,8 @@ class UNet(nn.Module):
         tokens = prepared_context(context, context_stated, width=self.config.context)
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, self.config.patch)  # [B, inputs p^dims, *(S / p)]
-        x = self.first(torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x)
+        silent = slice(x.shape[1], self.folded)
+        x = without_silent(self.first, torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x, silent=silent)
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding, tokens) if isinstance(layer, Block) else layer(x)
