@@ -366,8 +366,8 @@ class DiffusionModel(nn.Module):
     def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
         """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and films, each of whose
         channels comes with a plane that says "stated", a film also with its noise level. Nothing where no row states any of these."""
-        shown = [part for part in ("lesions", "mask", "image") if part in self.config.parts]
-        if not self.config.centred and not any(bool(condition.stated(part).any()) for part in shown):
+        heard = [part for part in ("lesions", "mask", "image") if part in self.config.parts]
+        if not self.config.centred and not any(bool(condition.stated(part).any()) for part in heard):
             return []
         beside = []
         if "lesions" in self.config.parts:
