@@ -17,11 +17,12 @@ from synthorax.engine import Engine
 from synthorax.errors import UsageError
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
-from synthorax.protocols import Batch, Condition, SampleSettings, as_model
+from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, Batch, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
 from synthorax.steps.recipe import build_objective, load_recipe
-from synthorax.training.feed import Feed, unit_images
+from synthorax.training.feed import Feed, unit_images, varied
 from synthorax.training.loop import train
+from synthorax.types import Masks
 from trainings import FINDINGS, MASKS, SITES, fresh_objective, made_up_films, randomised, smallest
 
 FAST = SampleSettings(steps=3, guidance=2.0)
@@ -164,12 +165,18 @@ def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
     assert torch.equal(model.sample(asked, [1], FAST), model.sample(more, [1], FAST))
 
 
-@pytest.mark.parametrize("part", ["labels", "lesions", "mask"])
+@pytest.mark.parametrize("part", ["labels", "attributes", "lesions", "mask"])
 def test_what_no_film_of_training_states_changes_nothing(part: str, engine: Engine) -> None:
+    """Of the first finding, attribute or mask class, nothing is stated in training, and something after it."""
     objective = objective_of('model.parts=["attributes", "labels", "lesions", "mask"]')
     model, batch = objective.model, batch_of(objective, engine)
     first, rest = getattr(batch.condition, part).clone(), getattr(batch.condition, part).clone()
-    first[:, 1:], rest[:, :1] = math.nan, math.nan  # of the first finding or mask class, and of the others
+    first[:, 1:], rest[:, :1] = math.nan, math.nan
+    everything = Condition(labels=torch.ones(1, len(FINDINGS)), attributes=torch.ones(1, len(ATTRIBUTES) + len(SITES)),
+                           lesions=torch.ones(1, len(FINDINGS), len(LESION_PROPERTIES)), mask=torch.ones(1, len(MASKS), 1, 1))
+    known = getattr(everything, part).clone()
+    known[:, 0] = math.nan
+    objective.silence(replace(everything, **{part: known}))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(5):
         objective("denoise", replace(batch, condition=replace(batch.condition, **{part: rest})))["denoise"].mean().backward()
@@ -179,6 +186,21 @@ def test_what_no_film_of_training_states_changes_nothing(part: str, engine: Engi
     silent, never, learned = (model.denoise(batch.images, torch.ones(4), replace(unstated(4), **{part: value}))
                               for value in (torch.full_like(first, math.nan), first, rest))
     assert torch.equal(never, silent) and not torch.equal(learned, silent)
+
+
+def test_films_say_what_they_differ_in() -> None:
+    films, spec = made_up_films(8), objective_of().model.spec
+    told = varied(films, spec=spec)
+    assert not told.labels.isnan().any() and not told.mask.isnan().any()  # type: ignore[union-attr]
+    assert told.attributes[0, [0, 1, 3, 4]].eq(1).all() and told.attributes[0, 2].isnan(), "PA, AP, sex and age; no lateral film"
+    assert told.lesions is not None and told.lesions.isnan().all(), "all masses have one place and size"
+    assert films.masks is not None and films.lesions is not None
+    lesions, labels, index = films.lesions.copy(), films.labels.copy(), films.masks.index.copy()
+    lesions[0, 1, 1], labels[:, 0], index[:, 0] = 0.1, 0.0, Masks.NOT_STATED
+    other = varied(replace(films, lesions=lesions, labels=labels, masks=replace(films.masks, index=index)), spec=spec)
+    assert other.lesions is not None and (~other.lesions[0].isnan()).nonzero().tolist() == [[1, 1]]
+    assert other.labels[0].isnan().tolist() == [True, False], "absent in every film is nothing to tell films apart by"
+    assert other.mask is not None and other.mask[0, :, 0, 0].isnan().tolist() == [True, False]
 
 
 def test_a_low_resolution_film_is_followed_and_may_be_missing(engine: Engine) -> None:

@@ -324,14 +324,13 @@ def test_silent_channels_may_be_left_out(kind: str, dims: int) -> None:
 
 def test_absent_uncertain_present_and_not_stated_are_four_inputs() -> None:
     embedding, statements = StatementEmbedding(1, 2), torch.tensor([[0.0], [UNCERTAIN], [1.0], [math.nan]])
-    assert not embedding(statements).any(), "nothing is heard before it is learned"
+    assert torch.pdist(embedding(statements)).min() > 0.1
     nn.init.eye_(embedding.linear.weight)
     assert embedding(statements).tolist() == [[1, -1], [1, 0], [1, 1], [0, 0]]  # (stated, value)
 
 
 def test_a_place_is_heard_number_by_number_and_silence_is_zero() -> None:
     embedding = PlaceEmbedding(3, 64)
-    nn.init.normal_(embedding.linear.weight, std=0.1)
     unstated = torch.full((1, 3, len(LESION_PROPERTIES)), math.nan)
     assert not embedding(unstated).any()
     single = []
@@ -341,6 +340,8 @@ def test_a_place_is_heard_number_by_number_and_silence_is_zero() -> None:
             single[-1][0, finding, column] = value
     heard = embedding(torch.cat(single))
     assert torch.pdist(heard).min() > 0.1  # 0 is not silence, and no number is taken for another's
+    many = PlaceEmbedding(30, 64)(torch.cat([single[0], unstated.repeat(1, 9, 1)], dim=1))
+    assert many.std().item() == pytest.approx(heard[0].std().item(), rel=0.5)  # one lesion is as loud among many findings
     torch.testing.assert_close(embedding(torch.where(unstated.isnan() & ~single[0].isnan(), single[0], single[-1])),
                                heard[:1] + heard[-1:])
 
@@ -357,7 +358,6 @@ def test_a_number_is_heard_as_stated_value_and_waves() -> None:
 
 def test_near_places_are_told_apart_and_stay_neighbours() -> None:
     embedding, column = PlaceEmbedding(1, 256), LESION_PROPERTIES.index("x")
-    nn.init.normal_(embedding.linear.weight)
     lesions = torch.full((101, 1, len(LESION_PROPERTIES)), math.nan)
     lesions[:, 0, column] = torch.linspace(0, 1, 101)
     heard = embedding(lesions)
@@ -365,9 +365,7 @@ def test_near_places_are_told_apart_and_stay_neighbours() -> None:
     steps = distance.diagonal(1)
     assert steps.min() > 0.3 * steps.max()  # as clear at the edges as in the middle
     assert distance[50, 51] < distance[50, 55]
-    statement = StatementEmbedding(1, 256)
-    nn.init.normal_(statement.linear.weight)
-    plain = statement(torch.tensor([[0.50], [0.51]]))
+    plain = StatementEmbedding(1, 256)(torch.tensor([[0.50], [0.51]]))
     assert steps.min() > 2 * torch.dist(plain[0], plain[1])  # and clearer than the number alone
 
 

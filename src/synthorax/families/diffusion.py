@@ -141,10 +141,6 @@ class DiffusionModel(nn.Module):
         latent = self.compressor.channels
         self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
-        # What no training film states must change nothing: an untrained channel of a lesion's side once overexposed whole films.
-        first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
-        with torch.no_grad():
-            first.weight[:, latent * c.patch**2:(latent + beside) * c.patch**2] = 0.0
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -243,6 +239,28 @@ class DiffusionModel(nn.Module):
         if not isinstance(base, DiffusionModel):
             raise UsageError("a diffusion model can only start from another one")
         self.load_state_dict(adopted(self.state_dict(), base.state_dict(), own_names=self.named_axes(), base_names=base.named_axes()))
+
+    def silence(self, varied: Condition) -> None:
+        """Set to 0 the weights that hear what is NaN in `varied`, a condition of one row: statements on which films to come do not differ.
+
+        Training does not move weights that nothing reaches. Left random, those of a lesion's side overexposed whole films once a text
+        named a side. (All weights at 0 would do too, but then labels are learned far more slowly.)
+        """
+        for part in ("labels", "attributes", "lesions"):
+            if part in self.embeddings:
+                self.embeddings[part].silence(getattr(varied, part)[0].isnan())  # type: ignore[operator]
+        silent = [torch.zeros(self.compressor.channels, dtype=torch.bool)]
+        if "lesions" in self.config.parts:
+            assert varied.lesions is not None
+            places = [LESION_PROPERTIES.index(name) for name in ("left", "x", "y")]
+            silent.append(varied.lesions[0][:, places].isnan().all(1).repeat(MAPS))
+        if "mask" in self.config.parts:
+            assert varied.mask is not None
+            silent.append(varied.mask[0].isnan().flatten(1).all(1).repeat(2))
+        columns = torch.cat(silent).repeat_interleave(self.config.patch**2)
+        first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
+        with torch.no_grad():
+            first.weight[:, :len(columns)][:, columns] = 0.0
 
     def named_axes(self) -> dict[str, Names]:
         """Weights that have an axis whose entries mean something by name: the axis and the names."""

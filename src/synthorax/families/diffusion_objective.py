@@ -82,6 +82,10 @@ class DiffusionObjective(Objective):
         """Measure the scale of the latents."""
         self.model.compressor.fit(images)
 
+    def silence(self, varied: Condition) -> None:
+        """See `DiffusionModel.silence`."""
+        self.model.silence(varied)
+
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, config, draws = self.model, self.config, batch.draws
         images, lesion = batch.images, batch.lesion

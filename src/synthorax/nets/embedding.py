@@ -27,14 +27,12 @@ class NoiseEmbedding(nn.Module):
 class StatementEmbedding(nn.Module):
     """Statements in [0, 1] or NaN, [B, K] -> [B, channels]: absent, uncertain (0.5), present and not stated are four different inputs.
 
-    Each statement is heard as (stated, value): (1, -1), (1, 0), (1, 1) and (0, 0). Weights begin at 0, so that what no training film
-    states changes nothing.
+    Each statement is heard as (stated, value): (1, -1), (1, 0), (1, 1) and (0, 0).
     """
 
     def __init__(self, num_statements: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * num_statements, channels, bias=False)
-        nn.init.zeros_(self.linear.weight)
 
     def forward(self, statements: Tensor) -> Tensor:  # noqa: D102
         stated = ~statements.isnan()
@@ -43,11 +41,17 @@ class StatementEmbedding(nn.Module):
         return embedded
 
 
+    def silence(self, which: Tensor) -> None:
+        """Hear nothing of some statements, [K] of bool, until training teaches it."""
+        with torch.no_grad():
+            self.linear.weight[:, which.repeat(2)] = 0.0
+
+
 class PlaceEmbedding(nn.Module):
     """Place, size and severity of each finding, [B, K, P] in [0, 1] or NaN -> [B, channels]; exactly 0 where nothing is stated.
 
     Each number v is heard as whether it is stated, 2 v - 1, and the sines and cosines of 2^j pi v for the first `octaves` j, so that
-    a linear layer can tell near values apart (Eq. 4, Mildenhall et al. 2020). Weights begin at 0, as those of `StatementEmbedding`.
+    a linear layer can tell near values apart (Eq. 4, Mildenhall et al. 2020).
     """
 
     angular: Tensor
@@ -57,7 +61,8 @@ class PlaceEmbedding(nn.Module):
         self.register_buffer("angular", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
         features = len(LESION_PROPERTIES) * (2 + 2 * octaves)
         self.linear = nn.Linear(num_findings * features, channels, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        # An image has a lesion or two, so the weights begin as large as if there were only one finding to speak of.
+        nn.init.uniform_(self.linear.weight, -(features**-0.5), features**-0.5)
 
     def forward(self, lesions: Tensor) -> Tensor:  # noqa: D102
         stated = ~lesions.isnan()[..., None]  # [B, K, P, 1]
@@ -66,3 +71,8 @@ class PlaceEmbedding(nn.Module):
         features = torch.cat([torch.ones_like(value), 2 * value - 1, angle.sin(), angle.cos()], dim=-1)
         embedded: Tensor = self.linear(torch.where(stated, features, 0.0).flatten(1))
         return embedded
+
+    def silence(self, which: Tensor) -> None:
+        """Hear nothing of some numbers, [K, P] of bool, until training teaches it."""
+        with torch.no_grad():
+            self.linear.weight[:, which.flatten().repeat_interleave(2 + 2 * len(self.angular))] = 0.0

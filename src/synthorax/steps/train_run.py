@@ -36,7 +36,7 @@ from synthorax.steps.plan import plan_like
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
 from synthorax.steps.support import Support
 from synthorax.training import loop
-from synthorax.training.feed import unit_images
+from synthorax.training.feed import unit_images, varied
 from synthorax.types import Films
 
 MEASURED_FILMS = 256  # enough for the scale of a compressor's latents
@@ -71,6 +71,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
+    objective.silence(varied(films, spec=as_model(objective.model).spec))
     if beginning.base is not None:
         objective.begin(load_base(beginning.base))
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)

@@ -19,7 +19,7 @@ from synthorax.engine import Engine
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
 from synthorax.training.reading import made_up_text, read
-from synthorax.types import Films, Lesion, Stated
+from synthorax.types import Films, Lesion, Masks, Stated
 
 MAX_ROTATION_DEGREES = 3.0
 MAX_ZOOM = 0.05
@@ -95,6 +95,24 @@ class Feed:
         """The text of a film in the batch, or as often one of no film."""
         rng = np.random.default_rng(derive(seed, "reading"))
         return text if rng.random() < OWN_READING else made_up_text(self.spec.findings, rng)
+
+
+def varied(films: Films, *, spec: ModelSpec) -> Condition:
+    """What these films differ in, as a condition of one row: 1 where they state two values at least (a mask: any), NaN elsewhere."""
+    known = condition_of(films.studies, uncertain_kept(films), sites=spec.sites)
+
+    def differing(values: Tensor) -> Tensor:
+        lowest, highest = values.nan_to_num(math.inf).amin(0), values.nan_to_num(-math.inf).amax(0)
+        return torch.where(lowest < highest, 1.0, math.nan)[None]
+
+    lesions = torch.full((1, len(spec.findings), len(LESION_PROPERTIES)), math.nan)
+    if films.lesions is not None:
+        lesions = differing(torch.from_numpy(films.lesions))
+    mask = torch.full((1, len(spec.masks), 1, 1), math.nan)
+    if films.masks is not None:
+        stated = (films.masks.index != Masks.NOT_STATED).any(0)
+        mask = torch.where(torch.from_numpy(stated), 1.0, math.nan)[None, :, None, None]
+    return Condition(labels=differing(known.labels), attributes=differing(known.attributes), lesions=lesions, mask=mask)
 
 
 STATEMENTS = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT, UNCERTAIN: Stated.UNCERTAIN}
