@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from synthorax.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+"""What Linux calls the instructions with which x86 processors multiply bfloat16."""
 T = TypeVar("T")
 
 
@@ -133,7 +135,7 @@ def _bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as handle:  # noqa: PTH123
-        return "amx_bf16" in handle.read()  # without AMX, bf16 on a CPU is no faster and loses digits
+        return not NATIVE_BF16.isdisjoint(handle.read().split())  # other processors are no faster with it, and lose digits
     return False
 
 
