@@ -35,6 +35,14 @@ class VolumeConvolution(nn.Conv3d):
             return super().forward(input.to(self.weight.dtype))
 
 
+def for_convolutions(x: Tensor) -> Tensor:
+    """The same images with channels last in memory on a CPU, as its convolutions want them; what follows keeps that order.
+
+    Volumes, and images on other devices, stay as they are.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" and x.ndim == 4 else x
+
+
 def normalisation(channels: int) -> nn.GroupNorm:
     """Group normalisation with at most 32 groups of at least 4 channels."""
     groups = next(groups for groups in range(min(32, max(1, channels // 4)), 0, -1) if channels % groups == 0)
