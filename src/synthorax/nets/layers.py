@@ -36,11 +36,12 @@ class VolumeConvolution(nn.Conv3d):
 
 
 def for_convolutions(x: Tensor) -> Tensor:
-    """The same images with channels last in memory on a CPU, as its convolutions want them; what follows keeps that order.
+    """The same images, with channels last in memory for sampling on a CPU, whose convolutions want that; what follows keeps the order.
 
-    Volumes, and images on other devices, stay as they are.
+    In training, what convolutions gain by it is lost between them. Volumes, and images on other devices, stay as they are too.
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" and x.ndim == 4 else x
+    sampling = x.device.type == "cpu" and x.ndim == 4 and not torch.is_grad_enabled()
+    return x.contiguous(memory_format=torch.channels_last) if sampling else x
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
