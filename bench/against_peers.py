@@ -93,7 +93,7 @@ def built(options: argparse.Namespace) -> Iterator[tuple[str, nn.Module]]:
     config = DiffusionConfig(image_size=options.size, parts=(), channels=options.channels, multipliers=tuple(options.multipliers),
                              blocks=options.blocks, attention=tuple(attends), patch=1, embedding=4 * options.channels)
     yield "ours", DiffusionModel(ModelSpec(family="diffusion", image_size=options.size, findings=(), conditions=(), config=asdict(config)))
-    if importlib.util.find_spec("diffusers"):
+    if installed("diffusers"):
         from diffusers import UNet2DModel
 
         yield "diffusers", UNet2DModel(
@@ -101,12 +101,18 @@ def built(options: argparse.Namespace) -> Iterator[tuple[str, nn.Module]]:
             down_block_types=["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
             up_block_types=["AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)], norm_num_groups=groups,
             attention_head_dim=min(HEAD, widths[-1]), resnet_time_scale_shift="scale_shift")
-    if importlib.util.find_spec("monai"):
+    if installed("monai"):
         from monai.networks.nets import DiffusionModelUNet
 
         yield "monai", DiffusionModelUNet(
             spatial_dims=2, in_channels=1, out_channels=1, channels=widths, attention_levels=attends, num_res_blocks=options.blocks,
             norm_num_groups=groups, num_head_channels=min(HEAD, widths[-1]))
+
+
+def installed(name: str) -> bool:
+    """Whether there is such a package, rather than a mere folder of that name."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def contenders(networks: dict[str, nn.Module], options: argparse.Namespace, *, device: torch.device, ours: str) -> Iterator[Contender]:

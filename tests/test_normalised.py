@@ -96,6 +96,15 @@ def test_sampling_with_channels_last_computes_what_training_does_with_channels_f
         with torch.inference_mode():
             first, second = network(*inputs).float(), network(*inputs).float()
     assert torch.equal(first, second)
+    with torch.inference_mode():
+        seen = network.middle[0].register_forward_pre_hook(lambda _, given: formats.append(given[0].is_contiguous(memory_format=LAST)))
+        formats: list[bool] = []
+        network(*inputs)
+        single = UNet(UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(False,), patch=1, embedding=16))
+        single.middle[0].register_forward_pre_hook(lambda _, given: formats.append(given[0].is_contiguous(memory_format=LAST)))
+        single(*inputs)
+    seen.remove()
+    assert formats == [True, True]
     assert (first - trained).norm() <= (0.03 if bf16 else 1e-5) * trained.norm()
 
 

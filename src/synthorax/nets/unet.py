@@ -106,6 +106,7 @@ class UNet(nn.Module):
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, self.config.patch)  # [B, inputs p^dims, *(S / p)]
         x = self.first(for_convolutions(torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x))
+        x = for_convolutions(x)  # of an input with a single channel, no order can be told
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding, tokens) if isinstance(layer, Block) else layer(x)
