@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from synthorax.errors import UsageError
 from synthorax.nets.layers import convolution, normalisation, zeroed
+from synthorax.nets.normalised import normalised
 
 
 class Context(NamedTuple):
@@ -47,11 +48,10 @@ class SelfAttention(nn.Module):
         self.project = zeroed(convolution(channels, channels, 1, dims=dims))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        batch, channels, *sides = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, -1)
-        query, key, value = qkv.transpose(-1, -2).unbind(1)  # each [B, heads, N, C / heads]
+        tokens = self.qkv(normalised(x, self.norm)).flatten(2).transpose(1, 2).contiguous()  # [B, N, 3 C], as fast attention wants it
+        query, key, value = (split_heads(part, self.heads) for part in tokens.chunk(3, dim=-1))  # each [B, heads, N, C / heads]
         mixed = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.project(mixed.transpose(-1, -2).reshape(batch, channels, *sides))
+        projected: Tensor = self.project(mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:]))
         return x + projected
 
 

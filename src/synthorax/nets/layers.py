@@ -36,6 +36,15 @@ class VolumeConvolution(nn.Conv3d):
             return super().forward(input.to(self.weight.dtype))
 
 
+def for_convolutions(x: Tensor) -> Tensor:
+    """The same images, with channels last in memory for sampling on a CPU, whose convolutions want that; what follows keeps the order.
+
+    In training, what convolutions gain by it is lost between them. Volumes, and images on other devices, stay as they are too.
+    """
+    sampling = x.device.type == "cpu" and x.ndim == 4 and not torch.is_grad_enabled()
+    return x.contiguous(memory_format=torch.channels_last) if sampling else x
+
+
 def normalisation(channels: int) -> nn.GroupNorm:
     """Group normalisation with at most 32 groups of at least 4 channels."""
     groups = next(groups for groups in range(min(32, max(1, channels // 4)), 0, -1) if channels % groups == 0)

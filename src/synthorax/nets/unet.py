@@ -16,6 +16,7 @@ from synthorax.nets.layers import (
     channels_to_patches,
     convolution,
     coordinates_like,
+    for_convolutions,
     halved,
     normalisation,
     patches_to_channels,
@@ -23,6 +24,7 @@ from synthorax.nets.layers import (
     without_silent,
     zeroed,
 )
+from synthorax.nets.normalised import normalised
 from synthorax.nets.transformer import TransformerConfig
 
 
@@ -107,7 +109,8 @@ class UNet(nn.Module):
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, self.config.patch)  # [B, inputs p^dims, *(S / p)]
         silent = slice(x.shape[1], self.folded)
-        x = without_silent(self.first, torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x, silent=silent)
+        x = for_convolutions(torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x)
+        x = for_convolutions(without_silent(self.first, x, silent=silent))  # of an input with a single channel, no order can be told
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding, tokens) if isinstance(layer, Block) else layer(x)
@@ -116,7 +119,8 @@ class UNet(nn.Module):
             x = layer(x, embedding, tokens)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), embedding, tokens) if isinstance(layer, Block) else layer(x)
-        return channels_to_patches(self.last(x), self.config.patch)
+        norm, _, last = self.last
+        return channels_to_patches(last(normalised(x, norm, silu=True)), self.config.patch)
 
 
 class Block(nn.Module):
@@ -136,9 +140,9 @@ class Block(nn.Module):
         self.cross = CrossAttention(outputs, context=config.context) if attention and config.context else None
 
     def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> Tensor:  # noqa: D102
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        scale, shift = self.affine(embedding).reshape(*h.shape[:1], -1, *[1] * (h.ndim - 2)).chunk(2, dim=1)  # each [B, C_out, 1, 1]
-        h = F.silu(self.norm_out(h) * (1 + scale) + shift)
+        h = self.conv_in(normalised(x, self.norm_in, silu=True))
+        scale, shift = self.affine(embedding).chunk(2, dim=1)  # each [B, C_out]
+        h = normalised(h, self.norm_out, scale=scale, shift=shift, silu=True)
         attended: Tensor = self.attention(self.conv_out(self.dropout(h)) + self.skip(x))
         if self.cross is not None and context is not None:
             attended = self.cross(attended.flatten(2).transpose(1, 2), context).transpose(1, 2).reshape(h.shape)
