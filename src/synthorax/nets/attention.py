@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
         tokens = self.qkv(normalised(x, self.norm)).flatten(2).transpose(1, 2).contiguous()  # [B, N, 3 C], as fast attention wants it
         query, key, value = (split_heads(part, self.heads) for part in tokens.chunk(3, dim=-1))  # each [B, heads, N, C / heads]
         mixed = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.project(mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:]))
+        projected: Tensor = self.project(mixed.transpose(1, 2).flatten(2).transpose(1, 2).reshape(x.shape))
         return x + projected
 
 

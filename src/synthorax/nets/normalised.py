@@ -16,8 +16,8 @@ def normalised(x: Tensor, norm: nn.GroupNorm, *, scale: Tensor | None = None, sh
     if not _channels_last(x):
         made: Tensor = norm(x)
         if scale is not None and shift is not None:
-            axes = [1] * (x.ndim - 2)
-            made = made * (1 + scale.unflatten(1, (-1, *axes))) + shift.unflatten(1, (-1, *axes))
+            shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+            made = made * (1 + scale.reshape(shape)) + shift.reshape(shape)
         return F.silu(made) if silu else made
     factor, offset = norm.weight.expand(x.shape[:2]), norm.bias.expand(x.shape[:2])  # [B, C]
     if scale is not None and shift is not None:
@@ -44,5 +44,5 @@ def _normalised_last(x: Tensor, factor: Tensor, offset: Tensor, *, groups: int, 
 
 def _grouped(by_channel: Tensor, groups: int) -> Tensor:
     """[B, C] -> [B, C]: for each channel the sum over its group."""
-    parts = by_channel.unflatten(1, (groups, -1))
+    parts = by_channel.reshape(len(by_channel), groups, -1)
     return parts.sum(2, keepdim=True).expand_as(parts).flatten(1)

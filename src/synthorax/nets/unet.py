@@ -120,6 +120,7 @@ class UNet(nn.Module):
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), embedding, tokens) if isinstance(layer, Block) else layer(x)
         norm, _, last = self.last
+        assert isinstance(norm, nn.GroupNorm)
         return channels_to_patches(last(normalised(x, norm, silu=True)), self.config.patch)
 
 
