@@ -26,6 +26,7 @@ from synthorax.nets.layers import (
 )
 from synthorax.nets.normalised import normalised
 from synthorax.nets.transformer import TransformerConfig
+from synthorax.nets.upsampling import convolved_at_double
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,14 +165,16 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repetition, then convolve, [B, C, *S] -> [B, C, *(2 S)]."""
+    """Double the resolution by repetition, and convolve, [B, C, *S] -> [B, C, *(2 S)]."""
 
     def __init__(self, channels: int, *, dims: int) -> None:
         super().__init__()
-        self.conv = convolution(channels, channels, 3, dims=dims)
+        self.conv: nn.Module = convolution(channels, channels, 3, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        enlarged: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if isinstance(self.conv, nn.Conv2d):
+            return convolved_at_double(x, self.conv)
+        enlarged: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # a volume, or a layer with a low-rank update
         return enlarged
 
 
