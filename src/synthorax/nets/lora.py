@@ -40,7 +40,11 @@ class LowRank(nn.Module):
             self.expand = zeroed(kind(rank, layer.out_channels, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        sum_of_both: Tensor = self.layer(x) + self.scale * self.expand(self.reduce(x))
+        return self.through(lambda layer: layer(x))
+
+    def through(self, apply: Callable[[Any], Tensor]) -> Tensor:
+        """The sum of both where layers are not simply called: `apply` is what is done with the frozen layer, and with A."""
+        sum_of_both: Tensor = apply(self.layer) + self.scale * self.expand(apply(self.reduce))
         return sum_of_both
 
     def update(self) -> Tensor:

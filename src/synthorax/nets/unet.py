@@ -24,6 +24,7 @@ from synthorax.nets.layers import (
     without_silent,
     zeroed,
 )
+from synthorax.nets.lora import LowRank
 from synthorax.nets.normalised import normalised
 from synthorax.nets.transformer import TransformerConfig
 from synthorax.nets.upsampling import convolved_at_double
@@ -172,10 +173,13 @@ class Upsample(nn.Module):
         self.conv: nn.Module = convolution(channels, channels, 3, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        if isinstance(self.conv, nn.Conv2d):
-            return convolved_at_double(x, self.conv)
-        enlarged: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # a volume, or a layer with a low-rank update
-        return enlarged
+        def enlarged(conv: nn.Module) -> Tensor:
+            if isinstance(conv, nn.Conv2d):
+                return convolved_at_double(x, conv)
+            volume: Tensor = conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            return volume
+
+        return self.conv.through(enlarged) if isinstance(self.conv, LowRank) else enlarged(self.conv)
 
 
 def smallest_multiple(config: UNetConfig | TransformerConfig) -> int:
