@@ -15,12 +15,14 @@ def convolved_at_double(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1))
-    rows = []
-    for i, along_rows in enumerate(_folded(conv.weight, 2)):
-        columns = [F.conv2d(padded[:, :, i: i + height + 1, j: j + width + 1], kernel, conv.bias)
-                   for j, kernel in enumerate(_folded(along_rows, 3))]
-        rows.append(torch.stack(columns, dim=-1).flatten(-2))  # [B, C', H, 2 W]
-    return torch.stack(rows, dim=3).flatten(2, 3)
+    quarters = {(i, j): F.conv2d(padded[:, :, i: i + height + 1, j: j + width + 1], kernel, conv.bias)
+                for i, along_rows in enumerate(_folded(conv.weight, 2)) for j, kernel in enumerate(_folded(along_rows, 3))}
+    one = quarters[0, 0]
+    order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    made = torch.empty(*one.shape[:2], 2 * height, 2 * width, dtype=one.dtype, device=one.device, memory_format=order)
+    for (i, j), quarter in quarters.items():
+        made[:, :, i::2, j::2] = quarter
+    return made
 
 
 def _folded(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
