@@ -55,14 +55,17 @@ def _live(title: str) -> Iterator[Report]:
 
 def _plain(title: str) -> Iterator[Report]:
     start = last = time.monotonic()
+    first: tuple[float, float] | None = None  # when work was first told of, and how much was behind it: all of it may be from before a kill
 
     def report(part: float, text: str) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = first or (now, part)
         if now - start < 2 or now - last < PLAIN_INTERVAL_SECONDS:
             return
         last = now
-        left = f", {format_seconds((now - start) * (1 - part) / part)} left" if part > 0 else ""
+        since, before = now - first[0], first[1]
+        left = f", {format_seconds(since * (1 - part) / (part - before))} left" if part > before else ""
         print(f"{title}: {part:.0%}{left}  {text}".rstrip(), file=sys.stderr, flush=True)
 
     yield report

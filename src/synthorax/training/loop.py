@@ -18,7 +18,7 @@ from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError
 from synthorax.files import write_atomic
-from synthorax.progress import Report, format_seconds, quiet
+from synthorax.progress import Report, quiet
 from synthorax.protocols import Objective, Phase, as_model
 from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
@@ -251,9 +251,8 @@ class _Log:
             handle.write(json.dumps(line) + "\n")
         for name, value in values.items() if self.board is not None else ():
             self.board.add_scalar(f"loss/{name}", value, progress.step)
-        left = progress.elapsed_seconds * (1 - done) / done if done > 0 else 0.0
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s, {format_seconds(left)} left")
+        report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s")
 
     def close(self) -> None:
         if self.board is not None:
