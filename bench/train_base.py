@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
     try:
         prepared = prepare(options)
         done: list[tuple[Stage, Run]] = []
+        begun_from = {stage.base for stage in stages}
         for stage in stages:
-            run = trained(stage, done, prepared, options, clock)
+            run = trained(stage, done, prepared, options, clock, tune=stage.name not in begun_from)
             if run is None:
                 print("train_base.py: saved; the same command goes on", file=sys.stderr)
                 return PAUSED
@@ -127,8 +128,8 @@ def prepare(options: argparse.Namespace) -> Prepared:
                       policy=LabelPolicy(unlisted="not stated"))
 
 
-def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.Namespace, clock: Clock) -> Run | None:
-    """The stage's finished run, with the best length of averaging; None where the call's time is up before that."""
+def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.Namespace, clock: Clock, *, tune: bool) -> Run | None:
+    """The stage's finished run, to `tune` with the best length of averaging; None where the call's time is up before that."""
     run, curve = Run(path=options.out / stage.name), Curve(options.out)
     base = next((before.path for other, before in earlier if other.name == stage.base), None)
     while not run.finished:
@@ -147,7 +148,7 @@ def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.N
         if clock.left() < curve.took():
             return None
         measure(stage, run, earlier, prepared, options, curve)
-    return tuned(stage, run, earlier, prepared, options, curve, clock)
+    return tuned(stage, run, earlier, prepared, options, curve, clock) if tune else run
 
 
 def trained_hours(run: Run) -> float:

@@ -17,6 +17,7 @@ import synthorax as sx
 from synthorax import cli
 from synthorax.data.dataset import read_dataset
 from synthorax.data.pixels import write_png
+from synthorax.diffusion.guidance import autoguided
 from synthorax.errors import InputError, UsageError
 from synthorax.families.cascade import CascadeModel, _in_names_of
 from synthorax.families.diffusion import DiffusionModel
@@ -24,7 +25,7 @@ from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import derive
 from synthorax.run import read_spec, save_model, weights_digest
 from synthorax.steps.adapt import check_base, recipe_of_base
-from synthorax.steps.models import load_base, stages_of
+from synthorax.steps.models import guide_of, load_base, source_of, stages_of
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe
 from trainings import FINDINGS, MASKS, SITES, enlarging, randomised, smallest
 
@@ -223,3 +224,37 @@ def test_stages_are_diffusion_models_with_their_own_weights(runs: list[Path], tm
         alone = sx.load_model(path)
         assert isinstance(inside, DiffusionModel) and isinstance(alone, DiffusionModel)
         assert all(torch.equal(inside.state_dict()[key], tensor) for key, tensor in alone.state_dict().items())
+
+
+def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Path], tmp_path: Path) -> None:
+    """By the weight that was packed, with its names matched, and not at all at weight 1; a packed model brings its guide along."""
+    findings, sites, masks = OTHER_ORDER
+    weak = stage(tmp_path / "weak", smallest("diffusion"), findings=findings, sites=sites, masks=masks, seed=9)
+    alone, guided = (sx.pack(runs[:2], out=tmp_path / name, guide=guide, sample={"steps": 3}, precision="fp32")
+                     for name, guide in (("alone", None), ("guided", weak)))
+    model = sx.load_model(guided.path)
+    usual = source_of(guided.path)[2]
+    assert (usual.autoguidance, usual.guidance, usual.steps) == (2.0, 1.0, 3)
+    plain = replace(usual, autoguidance=1.0)
+    torch.testing.assert_close(model.sample(asked(size=16), [4, 5], plain), sx.load_model(alone.path).sample(asked(size=16), [4, 5], plain))
+
+    base, two, other = (sx.load_model(path) for path in (*runs[:2], weak))
+    turned = asked(size=8)
+    turned = replace(turned, labels=turned.labels.flip(1), mask=turned.mask.flip(1),  # type: ignore[union-attr]
+                     attributes=torch.cat([turned.attributes[:, : len(ATTRIBUTES)], turned.attributes[:, len(ATTRIBUTES):].flip(1)], dim=1))
+    weaker = other.guided(turned, 2, plain)[0]  # type: ignore[attr-defined]
+    small = base.sample(asked(size=8), [4, 5], plain, change=lambda own: autoguided(own, weaker, weight=2.0))  # type: ignore[call-arg]
+    large = two.sample(replace(turned, image=small), [derive(seed, "stage", 1) for seed in (4, 5)], SampleSettings(steps=3, guidance=1.0))
+    made = model.sample(asked(size=8), [4, 5], usual)
+    torch.testing.assert_close(made, large, atol=1e-5, rtol=0)
+    assert not torch.allclose(made, model.sample(asked(size=8), [4, 5], plain), atol=1e-3)
+
+    again = sx.pack([guided.path, runs[2]], out=tmp_path / "again", precision="fp32")
+    assert source_of(again.path)[2] == usual and guide_of(again.path) is not None
+    assert guide_of(sx.pack([runs[0], guided.path], out=tmp_path / "mine").path) is None, "a guide belongs to its first stage"
+    with pytest.raises(UsageError, match="both must work on the same numbers"):
+        sx.pack(runs[:2], out=tmp_path / "wrong", guide=stage(tmp_path / "large", smallest("diffusion", "model.image_size=16")))
+    with pytest.raises(InputError, match="did you mean 'autoguidance'"):
+        sx.pack(runs[:2], out=tmp_path / "wrong", guide=weak, sample={"autoguidence": 2})
+    with pytest.raises(UsageError, match="weaker model"):
+        sx.generate(alone.path, num=1, out=tmp_path / "films", autoguidance=2.0)

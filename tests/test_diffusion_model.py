@@ -240,7 +240,7 @@ def test_and_joins_texts_and_not_takes_them_away() -> None:
     labels = torch.tensor([[1.0, math.nan]] * 4)
     asked = replace(unstated(4), labels=labels, text=("a mass AND effusion", "a mass NOT effusion", "NOT effusion", "a mass"))
     settings = SampleSettings(guidance=1.0)
-    got = model._guided(asked, 4, settings)[0](x, sigma)
+    got = model.guided(asked, 4, settings)[0](x, sigma)
 
     def plain(texts: tuple[str, ...], *, stated: bool) -> Tensor:
         return model.denoise(x, sigma, replace(unstated(4), labels=labels if stated else unstated(4).labels, text=texts))

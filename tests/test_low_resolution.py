@@ -90,7 +90,7 @@ def test_noise_has_the_level_that_is_told_and_films_that_are_not_stated_have_non
 
 def planes(model: DiffusionModel, condition: Condition) -> torch.Tensor:
     """Film, stated and noise level as the network gets them, [B, 3, 16, 16]."""
-    heard = model._guided(condition, len(condition), PLAIN, seeds=range(len(condition)))[1]
+    heard = model.guided(condition, len(condition), PLAIN, seeds=range(len(condition)))[1]
     return model._beside(heard, torch.zeros(len(condition), 1, 16, 16))[-1]
 
 
@@ -187,7 +187,7 @@ def test_guidance_acts_on_the_other_parts_and_keeps_the_film() -> None:
     model = model_of('model.parts=["labels", "image"]', "model.image_noise=0.0")
     condition = replace(showing(smooth(8)), labels=torch.tensor([[1.0, 0.0], [math.nan, 1.0]]))
     x, sigma = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.3)
-    got = model._guided(condition, 2, replace(PLAIN, guidance=2.5), seeds=[1, 2])[0](x, sigma)
+    got = model.guided(condition, 2, replace(PLAIN, guidance=2.5), seeds=[1, 2])[0](x, sigma)
     free = model.denoise(x, sigma, condition.only(("image",)))
     torch.testing.assert_close(got, free + 2.5 * (model.denoise(x, sigma, condition) - free), atol=1e-4, rtol=1e-4)
     guided = model.sample(condition, [1, 2], PLAIN, change=lambda denoise: classifier_guided(denoise, lambda film: film.flatten(1).mean(1),

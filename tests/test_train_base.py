@@ -41,8 +41,8 @@ def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, mon
     monkeypatch.setattr(train_base, "LENGTHS", (0.1,))
     monkeypatch.setattr(train_base, "SPARE_SECONDS", 0.0)
     monkeypatch.setattr(train_base, "SHORTEST_SECONDS", 0.3)
-    stages = (Stage(name="small", recipe="edm-64", share=0.5, overrides=(*TINY, "train.ema_snapshots=2")),
-              Stage(name="more", recipe="edm-64", share=0.5, overrides=TINY, base="small"))
+    stages = (Stage(name="small", recipe="edm-64", share=0.5, overrides=TINY),
+              Stage(name="more", recipe="edm-64", share=0.5, overrides=(*TINY, "train.ema_snapshots=2"), base="small"))
     out = tmp_path / "base"
     arguments = ["--sources", *map(str, sources), "--out", str(out), "--hours", str(3 / 3600), "--curve-minutes", str(1 / 60),
                  "--curve-films", "6", "--films", "24", "--size", str(SIDE), "--name", "tiny", "--device", "cpu", "--threads", "1"]
@@ -70,12 +70,14 @@ def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, mon
     assert len(list((out / "sheets").glob("*.png"))) == len(points) >= 2
     assert "| more |" in (out / "curve.md").read_text()
 
-    kids: dict[str, Any] = json.loads((out / "small/tuning.json").read_text())
+    start = json.loads((out / "more/data.json").read_text())["base_digest"]
+    assert start == Run(path=out / "small").to_dict()["model_digest"], "the next stage starts from the one before"
+
+    kids: dict[str, Any] = json.loads((out / "more/tuning.json").read_text())
     assert set(kids) == {"as trained", "0.1"}
     chosen = min(kids, key=lambda name: kids[name]["value"])
-    start = json.loads((out / "more/data.json").read_text())["base_digest"]
-    beginning = Run(path=out / "small" if chosen == "as trained" else out / "small/tuned")
-    assert start == beginning.to_dict()["model_digest"], "the next stage starts from the better average"
+    shipped = Run(path=out / "more" if chosen == "as trained" else out / "more/tuned")
+    assert f"{shipped.path} --name" in told["put it into the package"], "the better average ships"
 
     head = read_card(out / "zoo/tiny.md")
     assert [entry["recipe"] for entry in head["training"]] == ["edm-64", "edm-64"] and head["metrics"]

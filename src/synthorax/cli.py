@@ -181,13 +181,17 @@ def train(
 def pack(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or model files: one that makes small films, then those that enlarge.")],
     out: Annotated[Path, typer.Option(help="Folder for the joint model.")],
+    guide: Annotated[Path | None, typer.Option(help="Weaker model of what the first makes, to lead that away from.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(help="SETTING=VALUE that becomes usual, such as autoguidance=2 or steps=16; "
+                                                          "repeat for more.")] = None,
     precision: Annotated[Precision, typer.Option(help="bf16 halves the file, fp32 keeps every bit.")] = Precision.bf16,
     json: Json = False,
 ) -> None:
     """Put trained models together, so that each enlarges the films of the one before."""
     from synthorax.workflow import pack as verb
 
-    _finish(verb(runs, out=out, precision="bf16" if precision is Precision.bf16 else "fp32"), json)
+    _finish(verb(runs, out=out, guide=guide, sample=dict(_setting(given) for given in sample or ()),
+                 precision="bf16" if precision is Precision.bf16 else "fp32"), json)
 
 
 @app.command(epilog="Example: synthorax plan prepared/ --balance Pneumothorax --out plan.csv")
@@ -239,6 +243,7 @@ def generate(
     part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,
     guidance_from: Annotated[float | None, typer.Option(min=0, help="Lowest noise level at which guidance acts.")] = None,
     guidance_to: Annotated[float | None, typer.Option(min=0, help="Highest noise level at which guidance acts.")] = None,
+    autoguidance: Annotated[float | None, typer.Option(help="Cascade: weight of guidance away from its weaker model; 1 is none.")] = None,
     image_noise: Annotated[float | None, typer.Option(min=0, help="Cascade: noise in the small films that are enlarged.")] = None,
     enlarging_steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Cascade: noise levels of the stages that enlarge.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Films made at a time; fewer take less memory.")] = 16,
@@ -259,7 +264,8 @@ def generate(
     dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
                    sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
-                   guidance_from=guidance_from, guidance_to=guidance_to, image_noise=image_noise, enlarging_steps=enlarging_steps,
+                   guidance_from=guidance_from, guidance_to=guidance_to, autoguidance=autoguidance, image_noise=image_noise,
+                   enlarging_steps=enlarging_steps,
                    batch_size=batch_size, seed=seed, device=device.value, threads=threads, **asked)
     _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
@@ -445,6 +451,17 @@ def _named(text: str) -> tuple[str, str]:
     """`NAME=VALUE`, or a value alone with an empty name."""
     name, equals, value = text.partition("=")
     return (name.strip(), value.strip()) if equals else ("", text.strip())
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` with a number or a word as value."""
+    import json
+
+    name, value = _named(text)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _numbers(option: str, text: str, *, count: int) -> Any:

@@ -215,6 +215,8 @@ class SampleSettings:
     """lowest noise level at which guidance acts"""
     guidance_to: NotNegative = 1e6
     """highest noise level at which guidance acts"""
+    autoguidance: Finite = 1.0
+    """weight of guidance away from the weaker model that is packed beside a cascade's first stage; 1 is none"""
     image_noise: NotNegative | None = None
     """noise added to the film that the part image shows, which the network is told; None: as the model was made"""
     enlarging_steps: AtLeastOne | None = None

@@ -125,12 +125,13 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     return run
 
 
-def pack(runs: Sequence[Run | PathLike], *, out: PathLike, precision: Literal["bf16", "fp32"] = "bf16") -> Run:
+def pack(runs: Sequence[Run | PathLike], *, out: PathLike, guide: Run | PathLike | None = None, sample: Mapping[str, Any] | None = None,
+         precision: Literal["bf16", "fp32"] = "bf16") -> Run:
     """Put trained models together: one that makes small films, and those that enlarge them step by step; see `steps.pack.pack_cascade`.
 
     >>> pack(["runs/base-64", "runs/super-256"], out="models/cxr-256")  # doctest: +SKIP
     """
-    return pack_cascade(runs, Path(out), precision=precision)
+    return pack_cascade(runs, Path(out), guide=guide, sample=sample, precision=precision)
 
 
 def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
@@ -155,8 +156,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              sampler: str | None = None, steps: int | None = None,
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
-             image_noise: float | None = None, enlarging_steps: int | None = None, batch_size: int = BATCH_SIZE,
-             device: Device = "auto", threads: int | None = None) -> Dataset:
+             autoguidance: float | None = None, image_noise: float | None = None, enlarging_steps: int | None = None,
+             batch_size: int = BATCH_SIZE, device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
     What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. A smaller
@@ -167,7 +168,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     """
     source, spec, settings = source_of(model)
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
-              "guidance_from": guidance_from, "guidance_to": guidance_to, "image_noise": image_noise, "enlarging_steps": enlarging_steps}
+              "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
+              "image_noise": image_noise, "enlarging_steps": enlarging_steps}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     settings = replace(settings, **given)
     asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,

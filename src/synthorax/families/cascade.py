@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from synthorax.diffusion.guidance import autoguided
 from synthorax.errors import UsageError
-from synthorax.families.diffusion import DiffusionModel
+from synthorax.families.diffusion import Change, DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
 from synthorax.rng import derive
 
@@ -27,6 +28,9 @@ class CascadeConfig:
     """specs of the stages, the one that makes small films first"""
     settings: tuple[Mapping[str, Any], ...]
     """how each stage after the first is sampled: fields of `SampleSettings`"""
+    guide: Mapping[str, Any] | None = None
+    """spec of a weaker model of what the first stage makes, which guides it (Karras et al. 2024, "Guiding a diffusion model with a bad
+    version of itself")"""
 
 
 class CascadeModel(nn.Module):
@@ -36,29 +40,41 @@ class CascadeModel(nn.Module):
         super().__init__()
         config = CascadeConfig(**spec.config)
         specs = [ModelSpec.from_dict(record) for record in config.stages]
-        check_stages(specs)
+        guide = None if config.guide is None else ModelSpec.from_dict(config.guide)
+        check_stages(specs, guide=guide)
         if len(config.settings) != len(specs) - 1:
             raise UsageError(f"a cascade of {len(specs)} stages has settings for {len(config.settings)} of them beyond the first")
         self.spec = spec
         self.stages = nn.ModuleList([DiffusionModel(own) for own in specs])
+        self.guide = None if guide is None else DiffusionModel(guide)
         self.settings = [SampleSettings(**own) for own in config.settings]
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One film a seed, [B, 1, H, W] in [-1, 1], of the size of the last stage.
 
-        `settings` are those of the first stage; of the others they change the number of steps, where `enlarging_steps` is set, and the
-        noise in the films that they enlarge, where `image_noise` is. Masks may have the size of any stage.
+        `settings` are those of the first stage, its guide included; of the others they change the number of steps, where
+        `enlarging_steps` is set, and the noise in the films that they enlarge, where `image_noise` is. Masks may have the size of any
+        stage.
         """
         settings = settings or SampleSettings()
         base, *enlarging = (cast(DiffusionModel, stage) for stage in self.stages)
         if condition is None:
             condition = Condition.unstated(len(seeds), num_labels=len(base.spec.findings), num_sites=len(base.spec.sites))
-        films = base.sample(condition, seeds, settings)
+        films = base.sample(condition, seeds, settings, change=self._away_from_guide(condition, seeds, settings))
         for number, (stage, own) in enumerate(zip(enlarging, self.settings, strict=True), start=1):
             asked = replace(_in_names_of(condition.to(films.device), base.spec, stage.spec), image=films)
-            chosen = replace(own, steps=settings.enlarging_steps or own.steps, image_noise=settings.image_noise)
+            noise = own.image_noise if settings.image_noise is None else settings.image_noise
+            chosen = replace(own, steps=settings.enlarging_steps or own.steps, image_noise=noise)
             films = stage.sample(asked, [derive(seed, "stage", number) for seed in seeds], chosen)
         return films
+
+    def _away_from_guide(self, condition: Condition, seeds: Sequence[int], settings: SampleSettings) -> Change | None:
+        """What autoguidance does to the first stage's denoiser; None where it does nothing."""
+        if self.guide is None or settings.autoguidance == 1:
+            return None
+        asked = _in_names_of(condition, cast(DiffusionModel, self.stages[0]).spec, self.guide.spec)
+        weak, _ = self.guide.guided(asked, len(seeds), replace(settings, guidance=1.0, part_guidance={}), seeds=seeds)
+        return lambda denoise: autoguided(denoise, weak, weight=settings.autoguidance)
 
 
 def build_cascade(spec: ModelSpec) -> CascadeModel:
@@ -66,23 +82,32 @@ def build_cascade(spec: ModelSpec) -> CascadeModel:
     return CascadeModel(spec)
 
 
-def cascade_spec(specs: Sequence[ModelSpec], settings: Sequence[Mapping[str, Any]], *, records: Sequence[Mapping[str, Any]]) -> ModelSpec:
-    """What a cascade of stages with these specs says of itself; `records` are the specs as tables. Raises UsageError as `check_stages`."""
-    check_stages(specs)
+def cascade_spec(specs: Sequence[ModelSpec], settings: Sequence[Mapping[str, Any]], *, guide: ModelSpec | None = None) -> ModelSpec:
+    """What a cascade of stages with these specs, and of a guide, says of itself. Raises UsageError as `check_stages`."""
+    check_stages(specs, guide=guide)
     base, size = specs[0], specs[-1].image_size
     return ModelSpec(family="cascade", image_size=size, findings=base.findings, conditions=base.conditions, sites=base.sites,
-                     masks=base.masks, config={"image_size": size, "stages": list(records), "settings": [dict(own) for own in settings]})
+                     masks=base.masks, config={"image_size": size, "stages": [asdict(own) for own in specs],
+                                                         "settings": [dict(own) for own in settings],
+                                                         **({} if guide is None else {"guide": asdict(guide)})})
 
 
-def check_stages(specs: Sequence[ModelSpec]) -> None:
-    """Raise UsageError where a stage cannot follow the one before."""
-    if len(specs) < 2:
+def check_stages(specs: Sequence[ModelSpec], *, guide: ModelSpec | None = None) -> None:
+    """Raise UsageError where a stage cannot follow the one before, or the guide cannot go with the first."""
+    if len(specs) < 2 and guide is None:
         raise UsageError(f"a cascade needs a model that makes small films and at least one that enlarges them, and {len(specs)} is given")
-    for spec in specs:
+    for spec in (*specs, *([guide] if guide is not None else [])):
         if spec.family != "diffusion":
             raise UsageError(f"the stages of a cascade are diffusion models, and one is of family '{spec.family}'")
     if specs[0].config.get("centred"):
         raise UsageError("the first stage enlarges films; begin with a model that makes them")
+    if guide is not None:
+        for key in ("image_size", "compressor"):
+            own, other = specs[0].config.get(key), guide.config.get(key)
+            if own != other:
+                raise UsageError(f"the guide has {key} {other} and the first stage {own}; both must work on the same numbers")
+        if "image" in guide.conditions:
+            raise UsageError("the guide enlarges films; take a weaker model of what the first stage makes")
     for before, spec in pairwise(specs):
         if "image" not in spec.conditions:
             raise UsageError(f"the stage of {spec.image_size} px does not hear the part image, so it cannot enlarge films")

@@ -186,7 +186,7 @@ class DiffusionModel(nn.Module):
         """
         settings = settings or self.usual_settings
         with torch.inference_mode():
-            denoise, condition = self._guided(condition, len(seeds), settings, seeds=seeds)
+            denoise, condition = self.guided(condition, len(seeds), settings, seeds=seeds)
             draws = Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings)
             if start is None:
@@ -213,7 +213,7 @@ class DiffusionModel(nn.Module):
         settings = settings or self.usual_settings
         with torch.inference_mode():
             films = films.to(self._device)
-            denoise, _ = self._guided(condition, len(seeds), settings, seeds=seeds, sides=(films.shape[2], films.shape[3]))
+            denoise, _ = self.guided(condition, len(seeds), settings, seeds=seeds, sides=(films.shape[2], films.shape[3]))
             clean, draws = self.compressor.encode(films), Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings, highest=level)
             x = clean + draws.normal(*clean.shape[1:]) * sigmas[0].item()
@@ -227,7 +227,7 @@ class DiffusionModel(nn.Module):
             raise UsageError("a student of few steps cannot be walked backwards; invert with its teacher")
         settings = settings or self.usual_settings
         with torch.inference_mode():
-            denoise, _ = self._guided(condition, len(films), settings)
+            denoise, _ = self.guided(condition, len(films), settings)
             latents = self.compressor.encode(films.to(self._device))
             return invert(denoise, latents, self._sigmas(settings), refinements=refinements)
 
@@ -310,7 +310,7 @@ class DiffusionModel(nn.Module):
         return sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.config.sigma_min,
                                sigma_max=min(highest, self.config.sigma_max))
 
-    def _guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
+    def guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
                 sides: tuple[int, int] | None = None) -> tuple[Denoise, Condition]:
         """The guided denoiser of films of these sides, and the condition as it is heard; without seeds a film in it stays free of noise."""
         self.check_settings(settings)

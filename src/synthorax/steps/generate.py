@@ -85,6 +85,8 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         raise UsageError("this model enlarges films and makes none of its own; put it behind one that does with synthorax pack")
     if settings.enlarging_steps is not None and not hasattr(model, "stages"):
         raise UsageError(f"enlarging_steps are those of a cascade, and this is a model of family '{model.spec.family}'")
+    if settings.autoguidance != 1 and getattr(model, "guide", None) is None:
+        raise UsageError("autoguidance needs a weaker model that is packed beside the first stage (synthorax pack --guide)")
     if settings.image_noise is not None and not hasattr(model, "stages") and "image" not in model.spec.conditions:
         raise UsageError("image_noise: the model does not hear the part image")
     if not hasattr(model, "denoise") and not hasattr(model, "stages"):
@@ -163,6 +165,7 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     weights = json.dumps(dict(settings.part_guidance), sort_keys=True)
     cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
              "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}",
+             "autoguidance": f"{settings.autoguidance:g}",
              "image_noise": f"{settings.image_noise}", "enlarging_steps": f"{settings.enlarging_steps}"}
     return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
 

@@ -73,12 +73,22 @@ def stages_of(name_or_path: PathLike | Run) -> tuple[Stage, ...]:
     weights = load_file(path)
     if spec.family not in PACKED:
         return (Stage(spec=spec, facts=facts, weights=weights, digest=weights_digest(path)),)
-    stages = []
-    for number, (record, told) in enumerate(zip(spec.config["stages"], facts["stages"], strict=True)):
-        prefix = f"stages.{number}."
-        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        stages.append(Stage(spec=ModelSpec.from_dict(record), facts=told, weights=own, digest=told["digest"]))
-    return tuple(stages)
+    return tuple(_part(record, told, weights, prefix=f"stages.{number}.")
+                 for number, (record, told) in enumerate(zip(spec.config["stages"], facts["stages"], strict=True)))
+
+
+def guide_of(name_or_path: PathLike | Run) -> Stage | None:
+    """The weaker model that guides the first stage of a packed one; None where there is none."""
+    path = weights_of(name_or_path)
+    spec, facts = read_spec(path)
+    if spec.family not in PACKED or "guide" not in facts:
+        return None
+    return _part(spec.config["guide"], facts["guide"], load_file(path), prefix="guide.")
+
+
+def _part(record: Mapping[str, Any], told: Mapping[str, Any], weights: Mapping[str, Tensor], *, prefix: str) -> Stage:
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return Stage(spec=ModelSpec.from_dict(record), facts=told, weights=own, digest=told["digest"])
 
 
 def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]:

@@ -2,49 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from synthorax import __version__
+from synthorax.config import build
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.cascade import CascadeModel, cascade_spec, unknown_to
 from synthorax.files import write_atomic
-from synthorax.protocols import ModelSpec
+from synthorax.protocols import ModelSpec, SampleSettings
 from synthorax.run import Run, only_user, read_spec, save_model
 from synthorax.steps.card import model_head, training_of, write_card
-from synthorax.steps.models import PathLike, Stage, stages_of
+from synthorax.steps.models import PathLike, Stage, guide_of, stages_of, weights_of
 
 Precision = Literal["bf16", "fp32"]
 
 
-def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, name: str = "", precision: Precision = "bf16") -> Run:
+GUIDED = {"autoguidance": 2.0, "guidance": 1.0, "part_guidance": {}}
+"""settings of a model that is packed with a guide, where none are given"""
+
+
+def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, guide: PathLike | Run | None = None, sample: Mapping[str, Any] | None = None,
+                 name: str = "", precision: Precision = "bf16") -> Run:
     """Write the models of `runs`, the one that makes small films first, as one cascade in the folder `out`.
 
     A packed model may be one of `runs`: in the first place it brings all its stages, in another one those that enlarge, so that a first
-    stage that was trained on can be put in the place of the old one. What a stage does not know by name is not stated to it. The file's
-    metadata name each stage with the digest of its weights; what was seen in training is that of the first. `precision` bf16 halves the
-    file, fp32 keeps every bit. The same call again leaves the same file. Raises UsageError where a stage cannot follow the one before,
-    and InputError for an `out` that holds something else.
+    stage that was trained on can be put in the place of the old one. `guide` is a weaker model of what the first stage makes, smaller and
+    less trained, away from which that is guided (Karras et al. 2024); a packed model in the first place brings its own. `sample` are
+    fields of `SampleSettings` that become usual; the others are those of the first of `runs`, or with a guide `GUIDED`. What a stage does
+    not know by name is not stated to it. The file's metadata name each stage with the digest of its weights; what was seen in training is
+    that of the first. `precision` bf16 halves the file, fp32 keeps every bit. The same call again leaves the same file. Raises UsageError
+    where a stage cannot follow the one before or a setting is unknown, and InputError for an `out` that holds something else.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"unknown precision '{precision}'; {nearest(precision, get_args(Precision))}")
     stages = _stages(runs)
     specs, first = [stage.spec for stage in stages], stages[0].facts
-    spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], records=[asdict(own) for own in specs])
+    weaker = guide_of(runs[0]) if guide is None else stages_of(guide)[0]
+    settings = read_spec(weights_of(runs[0]))[1].get("sample", {}) | (GUIDED if guide is not None else {}) | dict(sample or {})
+    build(SampleSettings, settings, where="pack", prefix="sample.")
+    spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=weaker and weaker.spec)
     model = CascadeModel(spec)
     for network, stage in zip(model.stages, stages, strict=True):
         network.load_state_dict(stage.weights)
-    remembered = [{**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size} for stage in stages]
+    told: dict[str, Any] = {"stages": [_remembered(stage) for stage in stages], "precision": precision, "sample": settings}
+    if model.guide is not None and weaker is not None:
+        model.guide.load_state_dict(weaker.weights)
+        told["guide"] = _remembered(weaker)
     name = name or out.resolve().name
-    told: dict[str, Any] = {"recipe": name, "stages": remembered, "precision": precision, "tool": f"synthorax {__version__}"}
-    told |= {key: first[key] for key in ("sample", "support") if key in first}
+    told |= {"recipe": name, "tool": f"synthorax {__version__}"} | {key: first[key] for key in ("support",) if key in first}
     sources = [source for stage in stages for source in stage.facts.get("sources", ())]
     told["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
     run = Run(path=out)
     with only_user(out):
-        _claim(run, remembered, precision)
+        _claim(run, told)
         write_atomic(out / "card.md", _card(name, spec, told, specs))
         save_model(run.weights, model.eval(), spec=spec, facts=told, precision=precision)
     return run
@@ -56,11 +68,15 @@ def _stages(runs: Sequence[PathLike | Run]) -> list[Stage]:
     return [stage for number, stages in enumerate(found) for stage in (stages[1:] if number and len(stages) > 1 else stages)]
 
 
-def _claim(run: Run, stages: Sequence[dict[str, Any]], precision: Precision) -> None:
+def _remembered(stage: Stage) -> dict[str, Any]:
+    return {**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size}
+
+
+def _claim(run: Run, told: Mapping[str, Any]) -> None:
     """Refuse a folder that holds a training, another model or anything else."""
     if run.weights.exists():
         facts = read_spec(run.weights)[1]
-        if (facts.get("stages"), facts.get("precision")) == (list(stages), precision):
+        if all(facts.get(key) == told.get(key) for key in ("stages", "guide", "precision", "sample")):
             return
         raise InputError("holds another model", file=run.path, remedy="choose another --out")
     if any(entry.name not in (".lock", "card.md") for entry in run.path.iterdir()):
@@ -73,5 +89,6 @@ def _card(name: str, spec: ModelSpec, told: dict[str, Any], specs: Sequence[Mode
     limits = [*head["limits"], f"Detail beyond {specs[0].image_size} px is made up by the later stages."]
     limits += [f"The stage of {own.image_size} px was never told of {', '.join(unknown)}: of these it shows what the first stage drew."
                for own in specs[1:] if (unknown := unknown_to(own, specs[0]))]
-    training = [training_of(stage) | {"weights_sha256": stage["digest"]} for stage in told["stages"]]
+    parts = [*told["stages"], *([told["guide"]] if "guide" in told else [])]
+    training = [training_of(stage) | {"weights_sha256": stage["digest"]} for stage in parts]
     return write_card(head | {"training": training, "limits": limits})
