@@ -42,7 +42,7 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, guide: PathLike |
     weaker = guide_of(runs[0]) if guide is None else stages_of(guide)[0]
     settings = read_spec(weights_of(runs[0]))[1].get("sample", {}) | (GUIDED if guide is not None else {}) | dict(sample or {})
     build(SampleSettings, settings, where="pack", prefix="sample.")
-    spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=weaker and weaker.spec)
+    spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=None if weaker is None else weaker.spec)
     model = CascadeModel(spec)
     for network, stage in zip(model.stages, stages, strict=True):
         network.load_state_dict(stage.weights)
