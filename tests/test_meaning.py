@@ -10,7 +10,7 @@ from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
 from synthorax.evaluation.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.calibration import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.corruptions import CORRUPTIONS, corrupted
-from synthorax.evaluation.diversity import ms_ssim_scores, neighbours
+from synthorax.evaluation.diversity import ms_ssim_scores
 from synthorax.evaluation.fidelity import fid, kid, mmd
 from synthorax.evaluation.pairs import paired_rows, paired_scores
 from synthorax.evaluation.preservation import lesion_looks
@@ -138,7 +138,8 @@ def test_every_set_metric_is_in_the_table(measured):
 
 
 def test_one_film_for_all_is_worse_than_ten(measured):
-    for metric in ("fid", "recall", "coverage", "vendi", "ms_ssim_gap"):
+    """Recall is nought for both: a film that is made many times has a ball without extent."""
+    for metric in ("fid", "coverage", "vendi", "ms_ssim_gap"):
         better = SEES[metric][0]
         assert better * measured["collapse to 1"][metric] < better * measured["collapse to 10"][metric], metric
 

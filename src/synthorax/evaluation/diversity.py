@@ -18,6 +18,7 @@ from synthorax.types import Score
 NeighbourMetric = Literal["precision", "recall", "density", "coverage"]
 JACKKNIFE_GROUPS = 20
 MAX_PAIRED_FILMS = 250
+"""of films up to 128 px; of larger ones half, since their cost grows with their area"""
 PAIRS_PER_FILM = 4
 
 
@@ -133,8 +134,9 @@ def _pair_similarity(first: Pixels, second: Pixels, rng: np.random.Generator) ->
     if min(len(first), len(second)) < 3:
         raise InputError("MS-SSIM of pairs needs at least 3 films a set")
     within = first is second
-    a = to_intensity(first[rng.permutation(len(first))[:MAX_PAIRED_FILMS]])
-    b = a if within else to_intensity(second[rng.permutation(len(second))[:MAX_PAIRED_FILMS]])
+    most = MAX_PAIRED_FILMS if first.shape[-1] <= 128 else MAX_PAIRED_FILMS // 2
+    a = to_intensity(first[rng.permutation(len(first))[:most]])
+    b = a if within else to_intensity(second[rng.permutation(len(second))[:most]])
     num = min(len(a), len(b))
     a, b = a[:num], b[:num]
     shifts = range(1, 1 + min(PAIRS_PER_FILM, (num - 1) // 2))
