@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from synthorax.evaluation import blocks
-from synthorax.evaluation.blocks import as_tensors, gaussian, kernel_sums, median_distance, mmd_and_influences, negative_distance, polynomial
+from synthorax.evaluation.blocks import (
+    as_tensors,
+    gaussian,
+    kernel_sums,
+    median_distance,
+    mmd_and_influences,
+    negative_distance,
+    polynomial,
+)
 from synthorax.evaluation.fidelity import energy_score
 from synthorax.evaluation.neighbourhoods import four
 

@@ -68,7 +68,8 @@ def test_a_torchscript_file_sees_films_as_its_contract_says(tmp_path):
     assert load_features(saved(tmp_path, "plain.pt")).num_features == 6  # three channels, as ImageNet
 
 
-@pytest.mark.parametrize(("contract", "word"), [({"channels": 2, "mean": [0.0]}, "numbers"), ([1], "contract"), ({"std": [0, 1, 1]}, "std")])
+@pytest.mark.parametrize(("contract", "word"), [
+    ({"channels": 2, "mean": [0.0]}, "numbers"), ([1], "contract"), ({"std": [0, 1, 1]}, "std")])
 def test_a_wrong_contract_is_refused(tmp_path, contract, word):
     with pytest.raises(InputError, match=word):
         load_features(saved(tmp_path, "net.pt", contract=contract))

@@ -12,14 +12,18 @@ from synthorax.evaluation.calibration import feature_band, nearest_distances, ne
 from synthorax.evaluation.corruptions import CORRUPTIONS, corrupted
 from synthorax.evaluation.diversity import ms_ssim_scores
 from synthorax.evaluation.fidelity import fid, kid, mmd
+from synthorax.evaluation.measure import evaluate_films
+from synthorax.evaluation.outlines import Outlining, fit_outliner
 from synthorax.evaluation.pairs import paired_rows, paired_scores
-from synthorax.evaluation.preservation import lesion_looks
+from synthorax.evaluation.preservation import lesion_looks, lesion_preservation
 from synthorax.evaluation.realism import distances, radiomics_distance
 from synthorax.evaluation.requests import controllability
 from synthorax.evaluation.robustness import corruption_shifts, site_distances
 from synthorax.evaluation.sides import RealFilms, Seen, shared_groups
 from synthorax.evaluation.variety import neighbourhood
 from synthorax.evaluation.vendi import vendi_score
+from synthorax.judges.radiomics import RadiomicsFeatures
+from synthorax.judges.segmenter import SegmenterConfig
 from synthorax.types import Films, Masks, Study
 
 SIZE = 48
@@ -322,3 +326,72 @@ def test_mmd_and_fid_of_equal_and_distant_gaussians():
     assert mmd(a, b, bandwidth=width) == pytest.approx(closed, rel=0.15)
     assert abs(mmd(a, rng.normal(size=(2000, 6)), bandwidth=width)) < closed / 5
     assert fid(a, a) < 1e-9 and kid(a, a) < 0
+
+
+# Requested masks, by a judge that learned from the real side's masks
+
+
+@pytest.fixture(scope="module")
+def outlining(real):
+    config = SegmenterConfig(updates=120, batch_size=8, width=8, input_size=SIZE)
+    return fit_outliner(real, ["lung", "Effusion", "Nodule"], seed=0, config=config)
+
+
+def test_masks_that_are_shifted_or_on_the_wrong_side_agree_less(real, faithful, outlining):
+    assert outlining.outliner.held_out_dice["lung"] > 0.7
+    found = {}
+    for name, change in (("right", lambda masks: masks), ("shifted", lambda masks: np.roll(masks, -10, axis=1)),
+                         ("wrong side", lambda masks: masks[:, :, ::-1])):
+        films = replace(faithful, masks=replace(faithful.masks, pixels=change(faithful.masks.pixels)))
+        dimension = lesion_preservation(real, films, outlining, space=SPACE, seed=0)
+        found[name] = {(score.metric, score.group): score for score in dimension.scores}
+    iou, side = ("requested mask IoU", "Effusion"), ("side agreement", "Effusion")
+    for wrong in ("shifted", "wrong side"):
+        assert found[wrong][iou].value < found["right"][iou].value - 0.1
+    assert found["wrong side"][side].value < 0.5 < found["right"][side].value
+    assert found["right"][iou].floor == pytest.approx(found["right"][iou].value, abs=0.15)  # the judge errs on real films as much
+    assert found["right"]["requested mask IoU", "lung"].value > 0.6
+
+
+def test_what_no_judge_learned_is_skipped_with_the_reason(real, faithful, outlining):
+    assert "Nodule" in outlining.reasons and "0 real training films" in outlining.reasons["Nodule"]
+    without = Outlining(outliner=None, reasons={"Effusion": "no judge for a reason"})
+    films = replace(faithful, masks=Masks(names=("Effusion",), pixels=faithful.masks.pixels, index=faithful.masks.index[:, 2:]))
+    dimension = lesion_preservation(real, films, without, space=SPACE, seed=0)
+    assert dimension.status == "measured" and dimension.extra["not_measured"]["Effusion: agreement"] == "no judge for a reason"
+    assert {score.metric for score in dimension.scores} == {"lesion contrast", "lesion SSIM", "lesion perceptual distance"}
+    bare = RealFilms(train=replace(real.train, masks=None), held_out=replace(real.held_out, masks=None))
+    skipped = lesion_preservation(bare, films, without, space=SPACE, seed=0)
+    assert skipped.status == "skipped" and "no judge for a reason" in skipped.reason
+    assert lesion_preservation(real, replace(faithful, masks=None), outlining, space=SPACE, seed=0).status == "skipped"
+
+
+# The whole report
+
+
+def test_the_report_holds_every_part(real, faithful, tmp_path):
+    report = evaluate_films(real, replace(faithful, masks=None), features=[SPACE, RadiomicsFeatures()], facts={}, quick=True)
+    assert {name for name, part in report.dimensions.items() if part.status == "measured"} == {
+        "fidelity", "diversity", "controllability", "balance", "privacy"}
+    fidelity = report.dimensions["fidelity"]
+    spaces = {(score.metric, score.features) for score in fidelity.scores if score.group == "all"}
+    assert {("kid", "thumbnails"), ("kid", "radiomics"), ("radiomics_distance", "radiomics")} <= spaces
+    assert {score.group for score in fidelity.scores if score.features == "radiomics"} == {"all"}  # groups in the first space only
+    assert fidelity.extra["same_patient_bands"]["ssim"]["verdict"] == "uncalibrated"  # every drawn person has one film
+    assert {"anatomy", "ssim and psnr"} <= set(fidelity.extra["not_measured"])
+    assert "quick" in report.dimensions["robustness"].reason
+    page = report.write(tmp_path).read_text()
+    assert "Map of real and synthetic films, thumbnails" in page and page.count("Forest plot:") == 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_nan_features_and_too_few_films_are_words_not_numbers(real, faithful):
+    class Broken(Thumbnails):
+        def __call__(self, images):
+            return np.full((len(images), 144), np.nan, dtype=np.float32)
+
+    report = evaluate_films(real, faithful.take(range(30)), features=Broken(), facts={}, quick=True)
+    for name in ("fidelity", "diversity"):
+        assert report.dimensions[name].status == "skipped" and "NaN" in report.dimensions[name].reason
+    report = evaluate_films(real, faithful.take([0]), features=SPACE, facts={}, quick=True)
+    assert report.dimensions["fidelity"].status == "skipped" and "too few" in report.dimensions["fidelity"].reason

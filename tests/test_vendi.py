@@ -39,5 +39,6 @@ def test_its_interval_is_as_wide_as_new_draws_are():
 def test_nan_is_refused_and_equal_sizes_are_compared():
     with pytest.raises(InputError):
         vendi(np.full((4, 2), np.nan))
-    score = vendi_score(np.random.default_rng(0).normal(size=(30, 4)), np.random.default_rng(1).normal(size=(90, 4)), features_name="x", seed=0)
+    real, made = (np.random.default_rng(seed).normal(size=(num, 4)) for seed, num in ((0, 30), (1, 90)))
+    score = vendi_score(real, made, features_name="x", seed=0)
     assert score.n_real == score.n_synthetic == 30

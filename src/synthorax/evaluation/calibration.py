@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.errors import InputError
 from synthorax.evaluation.blocks import as_tensors, distance_blocks
 from synthorax.evaluation.sampling import Matrix
 from synthorax.evaluation.statistics import wilson
@@ -87,6 +88,8 @@ def feature_band(films: Films, features: NDArray[np.floating], pairs: NDArray[np
 
 def nearest_distances(films: NDArray[np.floating], among: NDArray[np.floating]) -> Matrix:
     """Distance of each film's features [N, F] to the nearest of `among` [M, F], [N]."""
+    if not (np.isfinite(films).all() and np.isfinite(among).all()):
+        raise InputError("features hold NaN or infinity")
     x, y = as_tensors(films, among, centre=True)
     return np.concatenate([block.min(dim=1).values.double().clamp_min(0).sqrt().numpy() for _, block in distance_blocks(x, y)])
 

@@ -73,7 +73,7 @@ def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace 
     return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by},
                   judges=(*named, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures=sheets(real.train, synthetic) | maps(seen), notes=_notes(real.train, facts))
+                  figures={**sheets(real.train, synthetic), **maps(seen)}, notes=_notes(real.train, facts))
 
 
 def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:

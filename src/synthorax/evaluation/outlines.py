@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def smaller(images: FilmArray) -> FilmArray:
         return images
     chunks = (torch.from_numpy(images[start : start + 64].astype(np.float32))[:, None] for start in range(0, len(images), 64))
     parts = [functional.interpolate(chunk, (SIDE_PX, SIDE_PX), mode="area") for chunk in chunks]
-    return torch.cat(parts)[:, 0].round().numpy().astype(images.dtype)
+    return cast(FilmArray, torch.cat(parts)[:, 0].round().numpy().astype(images.dtype))
 
 
 def outlines_of(films: Films, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:

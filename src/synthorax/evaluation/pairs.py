@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.evaluation.calibration import Band
-from synthorax.evaluation.control import Films as Pixels
 from synthorax.evaluation.sampling import normal_interval, standard_error
-from synthorax.evaluation.structure import psnr, ssim, to_intensity
+from synthorax.evaluation.structure import Pixels, psnr, ssim, to_intensity
 from synthorax.types import Films, Score
 
 COLUMN = "pair_of"
@@ -26,7 +27,7 @@ def paired_rows(synthetic: Films, *real: Films) -> tuple[NDArray[np.intp], Pixel
     found = [partners[synthetic.studies[row].extra[COLUMN]] for row in rows]
     side = synthetic.images.shape[1]
     pixels = np.array([films.images[row] for films, row in found], dtype=synthetic.images.dtype).reshape(-1, side, side)
-    return np.array(rows, dtype=np.intp), pixels
+    return np.array(rows, dtype=np.intp), cast(Pixels, pixels)
 
 
 def paired_scores(real: Pixels, synthetic: Pixels, *, bands: tuple[Band, Band]) -> tuple[Score, ...]:

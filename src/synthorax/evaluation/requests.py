@@ -17,6 +17,8 @@ from synthorax.types import Films, Score
 
 def controllability(real: RealFilms, synthetic: Films, seen: Seen) -> tuple[Dimension, list[dict[str, str]]]:
     """AUROC of what was asked for, and the judges of it; floor: the same on real held-out films."""
+    if not all(np.isfinite(vectors).all() for vectors in (seen.train, seen.held_out, seen.synthetic)):
+        return Dimension("skipped", reason=f"the features of '{seen.space.name}' hold NaN or infinity"), []
     scores, judges = [], []
     for finding in synthetic.findings:
         asked, shown = synthetic.column(finding), real.held_out.column(finding)
