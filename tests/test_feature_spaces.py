@@ -110,6 +110,9 @@ def test_the_chest_space_sees_what_it_was_taught():
     gap = np.linalg.norm(features[ill].mean(0) - features[~ill].mean(0))
     assert gap > features[ill].std(0).mean()
     assert fit_chest_features(films, seed=0, config=config).digest == space.digest
+    plain = load_features("radiomics", train=films)
+    assert np.allclose(plain(images).mean(axis=0), 0, atol=1e-2) and plain(images).std(axis=0).max() == pytest.approx(1, abs=1e-2)
+    assert plain.digest != load_features("radiomics").digest
     nothing = Films(images=images, studies=films.studies, findings=("Mass",), labels=np.full((40, 1), np.nan, np.float32), digest="d")
     with pytest.raises(InputError, match="no chest classifier"):
         fit_chest_features(nothing, seed=0)

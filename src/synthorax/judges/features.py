@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol, cast
 
 import numpy as np
@@ -68,4 +69,20 @@ def load_features(name: str, *, train: Films | None = None, seed: int = 0) -> Fe
     if name not in FEATURES:
         choices = nearest(name, (*FEATURES, CHEST, XRAYVISION))
         raise UsageError(f"unknown feature space '{name}'; {choices}, or give the path of a .pt or .onnx file")
-    return cast(FeatureSpace, lookup(FEATURES, name, kind="feature space")())
+    space = cast(FeatureSpace, lookup(FEATURES, name, kind="feature space")())
+    return Standardised(space, train) if name == "radiomics" and train is not None else space
+
+
+class Standardised:
+    """A space whose numbers have units of their own, each divided by its spread over the real training films, less their mean."""
+
+    def __init__(self, space: FeatureSpace, train: Films) -> None:
+        """Mean and spread are learned once, from `train`; the digest covers them."""
+        known = space(train.images).astype(np.float64)
+        self._space, self._mean, self._scale = space, known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
+        self.name, self.num_features = f"{space.name}-standardised", space.num_features
+        self.digest = hashlib.sha256(space.digest.encode() + self._mean.tobytes() + self._scale.tobytes()).hexdigest()
+
+    def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Features [N, F] of films [N, S, S]."""
+        return ((self._space(images) - self._mean) / self._scale).astype(np.float32)
