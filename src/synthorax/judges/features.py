@@ -85,4 +85,4 @@ class Standardised:
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
         """Features [N, F] of films [N, S, S]."""
-        return ((self._space(images) - self._mean) / self._scale).astype(np.float32)
+        return np.asarray((self._space(images) - self._mean) / self._scale, dtype=np.float32)
