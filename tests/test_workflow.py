@@ -160,7 +160,7 @@ def test_prepare_twice_reuses_the_cache(prepared: Prepared) -> None:
 
 def test_too_few_films_skip_dimensions_with_the_reason(run: Run, prepared: Prepared, tmp_path: Path) -> None:
     few = sx.generate(run, out=tmp_path / "few", num=2, steps=2)
-    report = sx.evaluate(real=prepared, synthetic=few)
+    report = sx.evaluate(real=prepared, synthetic=few, quick=True)
     for name in ("fidelity", "diversity"):
         assert report.dimensions[name].status == "skipped"
         assert "too few" in report.dimensions[name].reason
@@ -170,6 +170,6 @@ def test_too_few_films_skip_dimensions_with_the_reason(run: Run, prepared: Prepa
 def test_a_folder_of_nothing_but_images_can_be_evaluated(synthetic: Dataset, prepared: Prepared, tmp_path: Path) -> None:
     for study in synthetic.studies:
         (tmp_path / Path(study.file_name).name).write_bytes((synthetic.path / study.file_name).read_bytes())
-    report = sx.evaluate(real=prepared, synthetic=tmp_path)
+    report = sx.evaluate(real=prepared, synthetic=tmp_path, quick=True)
     assert report.dimensions["fidelity"].status == "measured"
     assert report.dimensions["controllability"].status == "skipped"

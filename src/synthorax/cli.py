@@ -292,16 +292,19 @@ def evaluate(
     real: Annotated[Path, typer.Option(help="Prepared folder.")],
     synthetic: Annotated[Path, typer.Option(help="Dataset folder of synthetic films, by any generator.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
-    features: Annotated[str, typer.Option(help="Feature space that grades the films.")] = "efficientnet-lite0",
+    features: Annotated[list[str] | None, typer.Option(help="Feature space that grades the films: efficientnet-lite0 (by default), chest, "
+                                                            "radiomics, torchxrayvision, or a .pt or .onnx file; repeat for more.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Train no judge of outlines and corrupt no film.")] = False,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Measure synthetic films against real ones: fidelity, diversity, control, balance, privacy."""
+    """Measure synthetic films against real ones: fidelity, lesions, diversity, control, balance, robustness, privacy."""
     from synthorax.workflow import evaluate as verb
 
-    _finish(verb(real=real, synthetic=synthetic, out=out, features=features, seed=seed, device=device.value, threads=threads), json)
+    _finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, seed=seed,
+                 device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax benefit --real prepared/ --synthetic kept/ --finding Pneumothorax --out report/")

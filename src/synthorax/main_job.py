@@ -123,7 +123,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads)
 
     stages.begin("evaluate")
-    report = workflow.evaluate(real=prepared, synthetic=synthetic, seed=seed, device=device, threads=threads)
+    report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
 
     stages.begin("benefit")
     report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed), seed=seed, device=device,

@@ -18,14 +18,16 @@ from torch import nn
 from synthorax.config import parse_duration
 from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
+from synthorax.data.masks import mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.vocabulary import CHESTXRAY14, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
-from synthorax.evaluation.measure import RealFilms, evaluate_films
+from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.report import Dimension, Report
+from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
@@ -46,7 +48,7 @@ from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
 from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
-from synthorax.types import Films, LabelPolicy, Study
+from synthorax.types import Films, LabelPolicy, Masks, Study
 
 
 def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
@@ -202,12 +204,21 @@ def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: 
 
 
 def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,
-             features: str = "efficientnet-lite0", seed: int = 0, device: Device = "auto", threads: int | None = None) -> Report:
-    """Measure a synthetic set, by any generator, against real films; writes report.json and report.html if `out` is given."""
+             features: str | Sequence[str] = "efficientnet-lite0", quick: bool = False, seed: int = 0, device: Device = "auto",
+             threads: int | None = None) -> Report:
+    """Measure a synthetic set, by any generator, against real films; writes report.json and report.html if `out` is given.
+
+    `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. `quick` trains no
+    judge and corrupts no film.
+    """
     prepared, made = _prepared(real), _dataset(synthetic)
-    sides, films = _sides(prepared, made)
+    names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
+    if not names:
+        raise UsageError("evaluate needs at least one feature space")
+    sides, films = _sides(prepared, made, masks=True)
     with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
-        report = evaluate_films(sides, films, features=load_features(features), facts=made.facts, seed=seed, report=show)
+        spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
+        report = evaluate_films(sides, films, features=spaces, facts=made.facts, seed=seed, quick=quick, report=show)
     return _written(report, out)
 
 
@@ -297,15 +308,28 @@ def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, fin
     return result.to_dimension()
 
 
-def _sides(prepared: Prepared, synthetic: Dataset) -> tuple[RealFilms, Films]:
-    """Both sides at one size; held-out films are those of the validation and the test split."""
+def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False) -> tuple[RealFilms, Films]:
+    """Both sides at one size; held-out films are those of the validation and the test split. With `masks`, those that the tables name."""
     size = common_size(synthetic, prepared)
-    films = load_films(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY)
-    held_out = prepared.films("val", size=size), prepared.films("test", size=size)
+    asked = masks and bool(mask_classes(synthetic.studies, prepared.findings))
+    films = load_films(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY, masks=asked)
+    known = masks and bool(prepared.mask_classes())
+    held_out = tuple(prepared.films(split, size=size, masks=known) for split in ("val", "test"))
     joined = Films(images=np.concatenate([part.images for part in held_out]), findings=prepared.findings,
                    studies=(*held_out[0].studies, *held_out[1].studies), digest=prepared.digest,
-                   labels=np.concatenate([part.labels for part in held_out]))
-    return RealFilms(train=prepared.films("train", size=size), held_out=joined), films
+                   labels=np.concatenate([part.labels for part in held_out]), masks=_joined_masks(held_out))
+    return RealFilms(train=prepared.films("train", size=size, masks=known), held_out=joined), films
+
+
+def _joined_masks(parts: Sequence[Films]) -> Masks | None:
+    """The masks of several sets of films in a row, which share their classes."""
+    stored = [part.masks for part in parts if part.masks is not None]
+    if len(stored) < len(parts):
+        return None
+    before = np.cumsum([0, *(len(masks.pixels) for masks in stored)])
+    return Masks(names=stored[0].names, pixels=np.concatenate([masks.pixels for masks in stored]),
+                 index=np.concatenate([np.where(masks.index >= 0, masks.index + shift, masks.index).astype(np.int32)
+                                       for masks, shift in zip(stored, before, strict=False)]))
 
 
 def _module(model: Model) -> nn.Module:

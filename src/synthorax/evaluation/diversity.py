@@ -10,6 +10,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
+from synthorax.evaluation.neighbourhoods import Four, four
 from synthorax.evaluation.sampling import FloorSets, Matrix, checked_features, normal_interval, real_floor, standard_error
 from synthorax.evaluation.structure import Pixels, ms_ssim, to_intensity
 from synthorax.types import Score
@@ -17,6 +18,7 @@ from synthorax.types import Score
 NeighbourMetric = Literal["precision", "recall", "density", "coverage"]
 JACKKNIFE_GROUPS = 20
 MAX_PAIRED_FILMS = 250
+"""of films up to 128 px; of larger ones half, since their cost grows with their area"""
 PAIRS_PER_FILM = 4
 
 
@@ -40,7 +42,7 @@ def neighbours(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, k
     >>> neighbours(np.eye(9), np.eye(9)).coverage
     1.0
     """
-    values = _four(_Distances.between(real, synthetic, k=k), k=k)
+    values = four(*checked_features(real, synthetic, at_least=k + 1), k=k).whole
     return Neighbours(precision=float(values[0]), recall=float(values[1]), density=float(values[2]),
                       coverage=float(values[3]))
 
@@ -52,10 +54,11 @@ def neighbour_scores(real: NDArray[np.floating], synthetic: NDArray[np.floating]
 
     Wilson alone would hold the other set fixed; on real films it was up to 2.6 times too narrow.
     """
-    distances = _Distances.between(real, synthetic, k=k)
-    values = _four(distances, k=k)
-    errors = _jackknife_errors(distances, real_patients, k=k, seed=seed)
-    floors, note = real_floor(lambda a, b: _four(_Distances.between(a, b, k=k), k=k), floor_sets,
+    rng = np.random.default_rng(seed)
+    parts = _left_out_together(rng, len(real), real_patients), _left_out_together(rng, len(synthetic), None)
+    measured = four(*checked_features(real, synthetic, at_least=k + 1), k=k, real_part=parts[0], synthetic_part=parts[1])
+    values, errors = measured.whole, _jackknife_errors(measured)
+    floors, note = real_floor(lambda a, b: four(*checked_features(a, b, at_least=k + 1), k=k).whole, floor_sets,
                               n_real=len(real), n_synthetic=len(synthetic), seed=seed)
     num_judged = {"precision": len(synthetic), "recall": len(real), "coverage": len(real)}
     scores = []
@@ -73,56 +76,17 @@ def neighbour_scores(real: NDArray[np.floating], synthetic: NDArray[np.floating]
     return tuple(scores)
 
 
-@dataclass(frozen=True, slots=True)
-class _Distances:
-    real: Matrix  # [N, N]
-    synthetic: Matrix  # [M, M]
-    across: Matrix  # [N, M]
-
-    @classmethod
-    def between(cls, real: NDArray[np.floating], synthetic: NDArray[np.floating], *, k: int) -> _Distances:
-        real, synthetic = checked_features(real, synthetic, at_least=k + 1)
-        return cls(_squared_distances(real, real), _squared_distances(synthetic, synthetic),
-                   _squared_distances(real, synthetic))
-
-    def without(self, real: NDArray[np.bool_], synthetic: NDArray[np.bool_]) -> _Distances:
-        """The distances between the films that stay."""
-        return _Distances(self.real[np.ix_(real, real)], self.synthetic[np.ix_(synthetic, synthetic)],
-                          self.across[np.ix_(real, synthetic)])
+def _left_out_together(rng: np.random.Generator, num_films: int, patients: NDArray[np.str_] | None) -> NDArray[np.intp]:
+    """The part of each film, [N]; a patient's films leave together."""
+    unit = np.arange(num_films) if patients is None else np.unique(patients, return_inverse=True)[1]
+    num_units = int(unit.max()) + 1
+    return np.asarray((rng.permutation(num_units) % min(JACKKNIFE_GROUPS, num_units, max(1, num_films // 2)))[unit], dtype=np.intp)
 
 
-def _squared_distances(x: Matrix, y: Matrix) -> Matrix:
-    """[N, M]. The difference of large numbers leaves about 1e-14 of them between equal films; that is set to nought, so
-    that copies have balls of radius nought and a collapsed set scores as one."""
-    sizes = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)[None]
-    squared = sizes - 2 * x @ y.T
-    return np.where(squared < 1e-12 * sizes, 0.0, squared)
-
-
-def _four(distances: _Distances, *, k: int) -> Matrix:
-    """Precision, recall, density, coverage: [4]. A set's distances hold each film itself, hence rank k, not k - 1."""
-    radius_real = np.partition(distances.real, k, axis=1)[:, k]
-    radius_synthetic = np.partition(distances.synthetic, k, axis=1)[:, k]
-    in_real_ball = distances.across < radius_real[:, None]
-    in_synthetic_ball = distances.across < radius_synthetic[None]
-    return np.array([in_real_ball.any(axis=0).mean(), in_synthetic_ball.any(axis=1).mean(),
-                     in_real_ball.sum(axis=0).mean() / k, in_real_ball.any(axis=1).mean()])
-
-
-def _jackknife_errors(distances: _Distances, real_patients: NDArray[np.str_] | None, *, k: int, seed: int) -> Matrix:
-    """Standard errors [4] by leaving out one group at a time, on each side; a patient's films leave together."""
-    rng = np.random.default_rng(seed)
-    n_real, n_synthetic = distances.across.shape
-    patient = np.arange(n_real) if real_patients is None else np.unique(real_patients, return_inverse=True)[1]
+def _jackknife_errors(measured: Four) -> Matrix:
+    """Standard errors [4] from leaving out one part at a time, on each side."""
     variance = np.zeros(4)
-    for on_real_side, unit in ((True, patient), (False, np.arange(n_synthetic))):
-        num_units = int(unit.max()) + 1
-        num_groups = min(JACKKNIFE_GROUPS, num_units, len(unit) // 2)
-        member = (rng.permutation(num_units) % num_groups)[unit]
-        kept = [member != g for g in range(num_groups)]
-        whole = np.ones(n_synthetic if on_real_side else n_real, dtype=np.bool_)
-        replicates = np.array([_four(distances.without(*((rows, whole) if on_real_side else (whole, rows))), k=k)
-                               for rows in kept if rows.sum() > k])
+    for replicates in (measured.without_real, measured.without_synthetic):
         if len(replicates) > 1:
             variance += (len(replicates) - 1) * replicates.var(axis=0)
     return np.sqrt(variance)
@@ -170,8 +134,9 @@ def _pair_similarity(first: Pixels, second: Pixels, rng: np.random.Generator) ->
     if min(len(first), len(second)) < 3:
         raise InputError("MS-SSIM of pairs needs at least 3 films a set")
     within = first is second
-    a = to_intensity(first[rng.permutation(len(first))[:MAX_PAIRED_FILMS]])
-    b = a if within else to_intensity(second[rng.permutation(len(second))[:MAX_PAIRED_FILMS]])
+    most = MAX_PAIRED_FILMS if first.shape[-1] <= 128 else MAX_PAIRED_FILMS // 2
+    a = to_intensity(first[rng.permutation(len(first))[:most]])
+    b = a if within else to_intensity(second[rng.permutation(len(second))[:most]])
     num = min(len(a), len(b))
     a, b = a[:num], b[:num]
     shifts = range(1, 1 + min(PAIRS_PER_FILM, (num - 1) // 2))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,64 +10,87 @@ from numpy.typing import NDArray
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
-from synthorax.evaluation.diversity import ms_ssim_scores, neighbour_scores
-from synthorax.evaluation.fidelity import fid_score, kid_score
+from synthorax.evaluation.outlines import Outlining, fit_outliner
+from synthorax.evaluation.plots_groups import embedding_map
+from synthorax.evaluation.preservation import lesion_preservation, requested_classes
+from synthorax.evaluation.realism import ORGANS, fidelity
 from synthorax.evaluation.report import BalanceRow, Dimension, Report
+from synthorax.evaluation.requests import controllability
+from synthorax.evaluation.robustness import robustness
 from synthorax.evaluation.sheets import contact_sheet, png_bytes
-from synthorax.evaluation.statistics import delong_interval, wilson
+from synthorax.evaluation.sides import FEWEST_FILMS, RealFilms, Seen, shared_groups
+from synthorax.evaluation.statistics import wilson
+from synthorax.evaluation.variety import diversity
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
-from synthorax.judges.probe import fit_probe
 from synthorax.privacy.copies import CopyDetector
 from synthorax.progress import Report as Progress
 from synthorax.progress import quiet
 from synthorax.types import Films, Score
 
-FEWEST_IN_GROUP = 20
 SHEET_FILMS = 24
 SHEET_FINDINGS = 3
-NOT_MEASURED = {
-    "lesion_preservation": "no lesion masks were requested of these films, so there is no region to compare",
-    "clinical_acceptability": "no reader study was given",
-    "robustness": "needs real films of another site, which were not given",
-}
+NOT_MEASURED = {"clinical_acceptability": "no reader study was given"}
+LEFT_OUT = "left out of the quick evaluation; run `synthorax evaluate` for it"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RealFilms:
-    """The real side: films that the generator may have learned from, and films of patients whom it never saw."""
-
-    train: Films
-    held_out: Films
-
-
-def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace, facts: Mapping[str, Any],
-                   seed: int = 0, report: Progress = quiet) -> Report:
+def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace | Sequence[FeatureSpace], facts: Mapping[str, Any],
+                   seed: int = 0, quick: bool = False, report: Progress = quiet) -> Report:
     """Everything that can be said of `synthetic` without training on it; `facts` is the synthetic set's dataset.json.
 
-    Fidelity and diversity compare with held-out films; floors compare held-out with training films. Raises InputError if a judge
-    that chose these films (`facts["judges"]`) has the same weights as the one that would grade them now.
+    Fidelity and diversity compare with held-out films; floors compare held-out with training films. Groups, requests and robustness are
+    measured in the first of `features`. `quick` leaves out what trains a judge and what needs features of corrupted films. Raises
+    InputError if a judge that chose these films (`facts["judges"]`) has the same weights as one that would grade them now.
     """
-    _refuse_reused_judge(features, facts)
-    vectors = {name: features(films.images) for name, films in
-               (("train", real.train), ("held_out", real.held_out), ("synthetic", synthetic))}
-    report(0.4, "features")
-    controllability, judges = _controllability(real, synthetic, vectors, features)
-    report(0.5, "controllability")
+    spaces = features if isinstance(features, Sequence) else (features,)
+    for space in spaces:
+        _refuse_reused_judge(space, facts)
+    seen = []
+    for number, space in enumerate(spaces):
+        seen.append(Seen.through(space, real, synthetic))
+        report(0.4 * (number + 1) / len(spaces), "features")
+    control, judges = controllability(real, synthetic, seen[0])
+    outlining = Outlining(outliner=None, reasons=dict.fromkeys((*ORGANS, *requested_classes(synthetic)), LEFT_OUT))
+    if not quick:
+        outlining = fit_outliner(real, _classes(real, synthetic), seed=seed)
+    report(0.6, "outlines")
+    groups = list(shared_groups(real, synthetic))
     dimensions = {
-        "fidelity": _or_skipped(lambda: Dimension("measured", scores=_fidelity(real, synthetic, vectors, features, seed=seed))),
-        "diversity": _or_skipped(lambda: Dimension("measured", scores=_diversity(real, synthetic, vectors, features, seed=seed))),
-        "controllability": controllability,
+        "fidelity": _or_skipped(lambda: fidelity(real, synthetic, seen, groups, outlining, seed=seed)),
+        "diversity": _or_skipped(lambda: diversity(real, synthetic, seen, groups, seed=seed)),
+        "lesion_preservation": _or_skipped(lambda: lesion_preservation(real, synthetic, outlining, space=spaces[0], seed=seed)),
+        "controllability": control,
         "balance": _balance(real.train, synthetic),
+        "robustness": _or_skipped(lambda: robustness(real, synthetic, seen[0], seed=seed, corruptions=not quick)),
         "privacy": _or_skipped(lambda: _privacy(real, synthetic)),
         **{name: Dimension("skipped", reason=reason) for name, reason in NOT_MEASURED.items()},
     }
     report(0.9, "report")
     made_by = {name: facts[name] for name in ("model", "model_digest") if name in facts}
+    named = [{"name": space.name, "digest": space.digest} for space in spaces]
+    if outlining.outliner is not None:
+        named.append({"name": outlining.outliner.judge.name, "digest": outlining.outliner.judge.digest})
     return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by},
-                  judges=({"name": features.name, "digest": features.digest}, *judges, *facts.get("judges", ())),
+                  judges=(*named, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures=sheets(real.train, synthetic), notes=_notes(real.train, facts))
+                  figures={**sheets(real.train, synthetic), **maps(seen)}, notes=_notes(real.train, facts))
+
+
+def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:
+    """For each feature space, where real and synthetic films lie on the two directions in which real films differ most."""
+    drawn = {}
+    for space in seen:
+        if len(space.held_out) >= FEWEST_FILMS and len(space.synthetic) >= 2:
+            name = f"Map of real and synthetic films, {space.space.name}"
+            drawn[name] = embedding_map(space.held_out[:most], space.synthetic[:most], space=space.space.name)
+    return drawn
+
+
+def _classes(real: RealFilms, synthetic: Films) -> list[str]:
+    """Mask classes that a judge is wanted for: organs, and whatever was requested."""
+    known = () if real.train.masks is None else real.train.masks.names
+    organs = [name for name in ORGANS if name in known or name == "lung"]
+    return [*organs, *(name for name in requested_classes(synthetic) if name not in organs)]
 
 
 def balance_rows(before: Films, added: Films) -> tuple[BalanceRow, ...]:
@@ -89,7 +111,7 @@ def sheets(real: Films, synthetic: Films) -> dict[str, bytes]:
     counts = {name: int((synthetic.column(name) == 1).sum()) for name in synthetic.findings if name != NO_FINDING}
     for finding in sorted(counts, key=lambda name: -counts[name])[:SHEET_FINDINGS]:
         shown, asked = np.flatnonzero(real.column(finding) == 1), np.flatnonzero(synthetic.column(finding) == 1)
-        if len(shown) and len(asked) >= FEWEST_IN_GROUP:
+        if len(shown) and len(asked) >= FEWEST_FILMS:
             figures |= {f"real: {finding}": _sheet(real, shown), f"synthetic: {finding}": _sheet(synthetic, asked)}
     return figures
 
@@ -113,93 +135,6 @@ def _or_skipped(measure: Callable[[], Dimension]) -> Dimension:
         return measure()
     except InputError as error:
         return Dimension("skipped", reason=str(error))
-
-
-def _fidelity(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]], features: FeatureSpace, *,
-              seed: int) -> tuple[Score, ...]:
-    scores: list[Score] = []
-    for group, kept_real, kept_synthetic in _groups(real.held_out, synthetic):
-        train = np.arange(len(real.train)) if group == "all" else np.flatnonzero(real.train.column(group) == 1)
-        floor = (vectors["held_out"][kept_real], vectors["train"][train]) if len(train) >= FEWEST_IN_GROUP else None
-        for measure in (fid_score, kid_score):
-            scores.append(measure(vectors["held_out"][kept_real], vectors["synthetic"][kept_synthetic], floor_sets=floor,
-                                  features_name=features.name, seed=seed, group=group,
-                                  real_patients=real.held_out.patients()[kept_real]))
-    return tuple(scores)
-
-
-def _diversity(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]], features: FeatureSpace, *,
-               seed: int) -> tuple[Score, ...]:
-    neighbours = neighbour_scores(vectors["held_out"], vectors["synthetic"], floor_sets=(vectors["held_out"], vectors["train"]),
-                                  features_name=features.name, seed=seed, real_patients=real.held_out.patients())
-    similarity = ms_ssim_scores(real.held_out.images, synthetic.images, seed=seed,
-                                floor_sets=(real.held_out.images, real.train.images))
-    return (*neighbours, *similarity)
-
-
-def _groups(real: Films, synthetic: Films) -> list[tuple[str, NDArray[np.intp], NDArray[np.intp]]]:
-    """All films, then each finding that enough films on both sides show."""
-    groups = [("all", np.arange(len(real)), np.arange(len(synthetic)))]
-    for finding in real.findings:
-        shown, asked = np.flatnonzero(real.column(finding) == 1), np.flatnonzero(synthetic.column(finding) == 1)
-        patients = len(set(real.patients()[shown]))
-        if finding != NO_FINDING and min(patients, len(asked)) >= FEWEST_IN_GROUP // 2 and len(shown) >= FEWEST_IN_GROUP:
-            groups.append((finding, shown, asked))
-    return groups
-
-
-def _controllability(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]],
-                     features: FeatureSpace) -> tuple[Dimension, list[dict[str, str]]]:
-    """AUROC of what was asked for, by linear probes that learned from real training films; floor: the same on real held-out films."""
-    scores, judges = [], []
-    for finding in synthetic.findings:
-        asked, shown = synthetic.column(finding), real.held_out.column(finding)
-        if finding == NO_FINDING or not (_both_classes(asked) and _both_classes(shown) and _both_classes(real.train.column(finding))):
-            continue
-        probe = fit_probe(vectors["train"], real.train.column(finding), name=f"{features.name} probe for {finding}")
-        judges.append({"name": probe.name, "digest": probe.digest})
-        value = _auroc(asked, probe.scores(vectors["synthetic"]))
-        ceiling = _auroc(shown, probe.scores(vectors["held_out"]))
-        scores.append(Score(metric="requested finding auroc", value=value.auc, low=value.low, high=value.high, better="higher",
-                            n_real=len(real.held_out), n_synthetic=len(synthetic), group=finding, features=probe.name,
-                            floor=ceiling.auc, note=f"on real held-out films {ceiling.auc:.2f} [{ceiling.low:.2f}, {ceiling.high:.2f}]"))
-    views = _views(real, synthetic, vectors, features)
-    if views is not None:
-        scores.append(views)
-    if not scores:
-        return Dimension("skipped", reason=f"no finding is both asked for and not asked for in at least {FEWEST_IN_GROUP} films"), []
-    return Dimension("measured", scores=tuple(scores)), judges
-
-
-def _views(real: RealFilms, synthetic: Films, vectors: Mapping[str, NDArray[np.float32]], features: FeatureSpace) -> Score | None:
-    """How often a probe for the view agrees with the view that was asked for (PA against AP)."""
-    train, held_out, made = (_view_labels(films) for films in (real.train, real.held_out, synthetic))
-    if not (_both_classes(train) and _both_classes(held_out) and _both_classes(made)):
-        return None
-    probe = fit_probe(vectors["train"], train, name=f"{features.name} probe for view")
-
-    def agreement(labels: NDArray[np.float32], which: str) -> tuple[int, int]:
-        stated = ~np.isnan(labels)
-        return int(((probe.scores(vectors[which]) > 0) == (labels == 1))[stated].sum()), int(stated.sum())
-
-    agreed, total = agreement(made, "synthetic")
-    low, high = wilson(agreed, total)
-    real_agreed, real_total = agreement(held_out, "held_out")
-    return Score(metric="view agreement", value=agreed / total, low=low, high=high, better="higher", n_real=real_total,
-                 n_synthetic=total, features=probe.name, floor=real_agreed / real_total)
-
-
-def _view_labels(films: Films) -> NDArray[np.float32]:
-    return np.array([{"PA": 1.0, "AP": 0.0}.get(study.view, np.nan) for study in films.studies], dtype=np.float32)
-
-
-def _both_classes(labels: NDArray[np.float32]) -> bool:
-    return min(int((labels == 1).sum()), int((labels == 0).sum())) >= FEWEST_IN_GROUP // 2
-
-
-def _auroc(labels: NDArray[np.float32], scores: NDArray[np.float64]) -> Any:
-    stated = ~np.isnan(labels)
-    return delong_interval(labels[stated].astype(int), scores[stated])
 
 
 def _balance(before: Films, added: Films) -> Dimension:

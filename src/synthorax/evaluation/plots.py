@@ -50,7 +50,7 @@ def balance_bars(findings: Sequence[str], *, before: Sequence[float], after: Seq
                       label="with the synthetic films" if row == 0 else None)
             for position, count in ((row - 0.19, low), (row + 0.19, high)):
                 axes.text(count + 0.012 * limit, position, f"{count:,.0f}", va="center", fontsize=9)
-        axes.set_yticks(range(len(findings)), [_short(name) for name in findings])
+        axes.set_yticks(range(len(findings)), [short_label(name) for name in findings])
         axes.set_ylim(len(findings) - 0.45, -0.55)
         axes.set_xlim(0, 1.12 * limit)
         axes.set_xlabel("films with the finding")
@@ -75,7 +75,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], *,
             colour, dashes = ARM_LOOKS.get(arm) or next(spare)
             area = f", AUROC {aurocs[arm]:.3f}" if aurocs and arm in aurocs else ""
             axes.plot(curve["fpr"], curve["tpr"], color=colour, linestyle=dashes, linewidth=1.8,
-                      label=_short(arm) + area)
+                      label=short_label(arm) + area)
             if len(curve.get("low", ())) and len(curve.get("high", ())):
                 axes.fill_between(curve["fpr"], curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal", xlabel="1 − specificity", ylabel="sensitivity")
@@ -98,7 +98,7 @@ def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[
             colour, marker = {"helps": (GREEN, "^"), "hurts": (VERMILION, "v")}.get(said, (GREY, "o"))
             axes.plot([left, right], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot([middle], [row], color=colour, marker=marker, markersize=8)
-        axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+        axes.set_yticks(range(len(labels)), [short_label(label) for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlim(-limit, limit)
         axes.set_xlabel(axis_label, labelpad=7)
@@ -127,7 +127,7 @@ def new_figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _short(text: str) -> str:
+def short_label(text: str) -> str:
     """One printable line of at most `_LABEL_LENGTH` characters: labels come from anybody's tables."""
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1].rstrip() + "…"

@@ -7,13 +7,15 @@ import importlib.resources
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from synthorax.evaluation import plots
+from synthorax.evaluation import plots, plots_groups
 
 if TYPE_CHECKING:
     from synthorax.evaluation.report import Report
 
 Figure = bytes | str
 """PNG bytes or SVG text"""
+FORESTS = (("fidelity", "kid", "KID, lower is better"), ("diversity", "coverage", "coverage, higher is better"))
+"""dimension, metric and words of the plots by group"""
 
 
 def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -73,7 +75,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
                                      trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(show=show, embedded=_embedded, words=_words)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
-    drawn = {name: Markup(svg.replace(namespace, "", 1)) for name, svg in _drawn(report).items()}
+    drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _drawn(report).items()}
     sheets: dict[str, dict[str, Figure]] = {}
     for name, figure in report.figures.items():
         side, _, finding = name.partition(": ")
@@ -87,7 +89,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
 
 def _words(name: str) -> str:
     """A metric's or a key's name for reading: `fid` becomes `FID`, `near_copies` becomes `near copies`."""
-    short = {"fid", "kid", "auroc", "auprc", "ssim", "auc", "ms", "mmd"}
+    short = {"fid", "kid", "auroc", "auprc", "ssim", "auc", "ms", "mmd", "psnr"}
     words = [word.upper() if word in short else word for word in name.replace("_", " ").split(" ")]
     return " ".join(words).replace("MS SSIM", "MS-SSIM")
 
@@ -98,6 +100,13 @@ def _drawn(report: Report) -> dict[str, str]:
     if rows := report.balance:
         drawn["balance"] = plots.balance_bars([row.finding for row in rows], before=[row.before for row in rows],
                                               after=[row.after for row in rows])
+    for name, metric, label in FORESTS:
+        part = [score for score in report.dimensions[name].scores if score.metric == metric]
+        part = [score for score in part if part and score.features == part[0].features]
+        if len(part) > 1:
+            drawn[f"forest {name}"] = drawn.get(f"forest {name}", "") + plots_groups.group_forest(
+                [score.group for score in part], value=[score.value for score in part], low=[score.low for score in part],
+                high=[score.high for score in part], floor=[score.floor for score in part], axis_label=f"{label} ({part[0].features})")
     entries = report.dimensions["benefit"].findings
     compared: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
     for entry in entries:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.errors import UsageError, nearest
+from synthorax.judges.chest import fit_chest_features
+from synthorax.judges.foreign_features import from_file, torchxrayvision
 from synthorax.registry import lookup
+from synthorax.types import Films
 
 
 class FeatureSpace(Protocol):
@@ -36,13 +41,48 @@ class FeatureSpace(Protocol):
 
 FEATURES = {
     "efficientnet-lite0": "synthorax.judges.efficientnet_lite:EfficientNetLite0Features",
+    "radiomics": "synthorax.judges.radiomics:RadiomicsFeatures",
 }
+CHEST = "chest"
+"""name of the space that is trained on the real training films before it is used; see `judges.chest`"""
+XRAYVISION = "torchxrayvision"
+FILE_ENDINGS = (".pt", ".ts", ".torchscript", ".onnx")
 
 
-def load_features(name: str) -> FeatureSpace:
+def load_features(name: str, *, train: Films | None = None, seed: int = 0) -> FeatureSpace:
     """The feature space called `name`; an unknown name is an error that lists the choices.
+
+    Beside the names in `FEATURES`: `chest` learns from the real films `train`, `torchxrayvision` (or `torchxrayvision:WEIGHTS`) is
+    somebody else's, and a path that ends in `.pt` or `.onnx` is a file.
 
     >>> load_features("efficientnet-lite0").num_features
     1280
     """
-    return cast(FeatureSpace, lookup(FEATURES, name, kind="feature space")())
+    if name == CHEST:
+        if train is None:
+            raise UsageError("the feature space 'chest' learns from real training films, and there are none here")
+        return fit_chest_features(train, seed=seed)
+    if name.lower().endswith(FILE_ENDINGS):
+        return from_file(name)
+    if name.partition(":")[0] == XRAYVISION:
+        return torchxrayvision(name.partition(":")[2] or "densenet121-res224-all")
+    if name not in FEATURES:
+        choices = nearest(name, (*FEATURES, CHEST, XRAYVISION))
+        raise UsageError(f"unknown feature space '{name}'; {choices}, or give the path of a .pt or .onnx file")
+    space = cast(FeatureSpace, lookup(FEATURES, name, kind="feature space")())
+    return Standardised(space, train) if name == "radiomics" and train is not None else space
+
+
+class Standardised:
+    """A space whose numbers have units of their own, each divided by its spread over the real training films, less their mean."""
+
+    def __init__(self, space: FeatureSpace, train: Films) -> None:
+        """Mean and spread are learned once, from `train`; the digest covers them."""
+        known = space(train.images).astype(np.float64)
+        self._space, self._mean, self._scale = space, known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
+        self.name, self.num_features = f"{space.name}-standardised", space.num_features
+        self.digest = hashlib.sha256(space.digest.encode() + self._mean.tobytes() + self._scale.tobytes()).hexdigest()
+
+    def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Features [N, F] of films [N, S, S]."""
+        return np.asarray((self._space(images) - self._mean) / self._scale, dtype=np.float32)
