@@ -43,6 +43,7 @@ SMALLEST = {
     "diffusion": ("controlled-64", *SMALL_DIFFUSION),
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
+    "s4-gmvae": ("s4-fs-gmvae-v3", "model.image_size=32", "model.latent_size=4", "model.components=3"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
 }

@@ -4,6 +4,7 @@ FAMILIES: dict[str, str] = {
     "diffusion": "synthorax.families.diffusion_family:FAMILY",
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
+    "s4-gmvae": "synthorax.families.s4_gmvae:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }
