@@ -94,7 +94,7 @@ def load_imagenet(network: nn.Module, name: str, source: str) -> None:
     """
     if source == "torchvision":
         try:
-            from torchvision.models import get_weight  # noqa: PLC0415
+            from torchvision.models import get_weight
         except ImportError as error:
             raise UsageError("objective.encoder_weights=torchvision needs torchvision: pip install 'synthorax[torchvision]', "
                              "or give the path of its weights file") from error
