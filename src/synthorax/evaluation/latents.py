@@ -107,7 +107,8 @@ def prior_distance(codes: Codes, prior: Codes) -> Score:
     low, high = normal_interval(value, error)
     half = len(second) // 2
     floor = _mmd(second[:half], second[half:], width=width)[0] if half >= 2 else None
-    return Score(metric="codes_mmd", value=value, low=low, high=high, better="lower", n_real=len(first), n_synthetic=len(second), floor=floor)
+    return Score(metric="codes_mmd", value=value, low=low, high=high, better="lower", n_real=len(first), n_synthetic=len(second),
+                 floor=floor)
 
 
 def traversal_sheet(decode: Decode, code: Codes, *, numbers: Sequence[int], values: Sequence[float], tile_px: int = 96) -> Image.Image:
@@ -124,7 +125,8 @@ def traversal_sheet(decode: Decode, code: Codes, *, numbers: Sequence[int], valu
 def interpolation_sheet(decode: Decode, first: Codes, last: Codes, *, steps: int = 7, tile_px: int = 96) -> Image.Image:
     """Films on the straight way from one code to another, a row for each pair of [N, Z] and [N, Z]."""
     if first.shape != last.shape or steps < 2:
-        raise UsageError(f"an interpolation needs as many first as last codes and at least 2 steps, not {first.shape}, {last.shape}, {steps}")
+        raise UsageError(f"an interpolation needs as many first as last codes and at least 2 steps, not {first.shape}, {last.shape} "
+                         f"and {steps}")
     parts = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
     codes = (1 - parts) * first.astype(np.float32)[:, None] + parts * last.astype(np.float32)[:, None]  # [N, steps, Z]
     return _sheet(decode(codes.reshape(-1, first.shape[1])), columns=steps, captions=None, title="from the first code to the last",

@@ -11,7 +11,7 @@ from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
 from synthorax.families.vae import admit_mixture, withheld
 from synthorax.families.vae_model import VaeConfig, VaeModel
-from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
+from synthorax.losses.adversarial import least_squares
 from synthorax.losses.likelihood import surprise
 from synthorax.protocols import Batch, Condition, Family, Objective, Phase
 
@@ -46,9 +46,9 @@ class CodeCritic(nn.Module):
 
 
 class AaeObjective(Objective):
-    """Reconstruction, codes that the critic takes for the prior's, and the critic, which pays hinge losses in place of logistic ones.
+    """Reconstruction, codes that the critic takes for the prior's, and the critic, which pays least squares in place of logistic losses.
 
-    The encoder is a Gaussian (or what the prior asks for), not a point: Sec. 2, second choice.
+    Least squares also pull back codes that went past the prior (Mao et al. 2017). The encoder is a Gaussian (or what the prior asks for), not a point: Sec. 2, second choice.
     """
 
     phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
@@ -57,8 +57,8 @@ class AaeObjective(Objective):
     def __init__(self, model: nn.Module, config: AaeObjectiveConfig) -> None:
         super().__init__()
         assert isinstance(model, VaeModel)
-        if model.config.prior == "mixture":
-            raise UsageError("model.prior=mixture: an adversarial autoencoder needs a prior that is given, not learned: "
+        if model.config.prior in ("mixture", "geometric"):
+            raise UsageError(f"model.prior={model.config.prior}: an adversarial autoencoder needs a prior that is given, not learned: "
                              "normal, dirichlet or cauchy")
         if model.config.likelihood == "gaussian" and config.sigma <= 0:
             raise UsageError(f"objective.sigma={config.sigma}: the likelihood gaussian needs a deviation above 0")
@@ -82,9 +82,10 @@ class AaeObjective(Objective):
             code = model.prior.draw(model.posterior(batch.images, told), batch.draws)
         if phase == "discriminate":
             given = model.prior.sample(batch.draws)
-            return {"given": hinge_real(critic(model.prior.heard(given))), "coded": hinge_made(critic(model.prior.heard(code)))}
+            return {"given": least_squares(critic(model.prior.heard(given)), target=1),
+                    "coded": least_squares(critic(model.prior.heard(code)), target=0)}
         return {"reconstruction": surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma),
-                "adversarial": config.adversarial * hinge_maker(critic(model.prior.heard(code)))}
+                "adversarial": config.adversarial * least_squares(critic(model.prior.heard(code)), target=1)}
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=AaeObjectiveConfig, build_model=VaeModel, build_objective=AaeObjective,

@@ -61,10 +61,10 @@ class Normal(nn.Module):
         return _normal_draw(raw, draws)
 
     def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
-        return _moments(raw)[0]
+        return moments(raw)[0]
 
     def divergence(self, raw: Tensor, code: Tensor) -> Tensor:  # noqa: D102
-        return kl_standard_normal_each(*_moments(raw))
+        return kl_standard_normal_each(*moments(raw))
 
     def sample(self, draws: Draws) -> Tensor:  # noqa: D102
         return draws.normal(self.latent_size)
@@ -87,10 +87,10 @@ class Mixture(nn.Module):
         return _normal_draw(raw, draws)
 
     def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
-        return _moments(raw)[0]
+        return moments(raw)[0]
 
     def divergence(self, raw: Tensor, code: Tensor) -> Tensor:  # noqa: D102
-        mean, log_variance = _moments(raw)
+        mean, log_variance = moments(raw)
         return kl_mixture_draw(code, mean, log_variance, means=self.means, log_variances=self.log_variances,
                                log_weights=self.logits.log_softmax(0))[:, None]
 
@@ -146,14 +146,14 @@ class Cauchy(nn.Module):
         self.latent_size, self.numbers, self.scale = latent_size, 2 * latent_size, scale
 
     def draw(self, raw: Tensor, draws: Draws) -> Tensor:  # noqa: D102
-        place, log_scale = _moments(raw)
+        place, log_scale = moments(raw)
         return place + log_scale.exp() * _standard_cauchy(draws, self.latent_size)
 
     def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
-        return _moments(raw)[0]
+        return moments(raw)[0]
 
     def divergence(self, raw: Tensor, code: Tensor) -> Tensor:  # noqa: D102
-        return kl_cauchy_each(*_moments(raw), prior_scale=self.scale)
+        return kl_cauchy_each(*moments(raw), prior_scale=self.scale)
 
     def sample(self, draws: Draws) -> Tensor:  # noqa: D102
         return self.scale * _standard_cauchy(draws, self.latent_size)
@@ -163,23 +163,29 @@ class Cauchy(nn.Module):
 
 
 PRIORS = {"normal": "synthorax.families.priors:Normal", "mixture": "synthorax.families.priors:Mixture",
-          "dirichlet": "synthorax.families.priors:Dirichlet", "cauchy": "synthorax.families.priors:Cauchy"}
+          "dirichlet": "synthorax.families.priors:Dirichlet", "cauchy": "synthorax.families.priors:Cauchy",
+          "geometric": "synthorax.families.geometric:Geometric"}
 
 
-def build_prior(name: str, *, latent_size: int, components: int, concentration: float) -> Prior:
-    """The prior of that name; `components` are those of a mixture, `concentration` is a Dirichlet's, or the scale of a Cauchy."""
+def build_prior(name: str, *, latent_size: int, components: int, concentration: float, remembered: int) -> Prior:
+    """The prior of that name; `components` are those of a mixture, `concentration` is a Dirichlet's, or the scale of a Cauchy.
+
+    `remembered` posteriors make the metric of a geometric one.
+    """
     kind = lookup(PRIORS, name, kind="prior")
-    given = {"mixture": {"components": components}, "dirichlet": {"concentration": concentration}, "cauchy": {"scale": concentration}}
+    given = {"mixture": {"components": components}, "dirichlet": {"concentration": concentration}, "cauchy": {"scale": concentration},
+             "geometric": {"remembered": remembered}}
     return cast(Prior, kind(latent_size, **given.get(name, {})))
 
 
-def _moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance, or place and log-scale, as the encoder puts them out, [B, 2 Z] -> two of [B, Z]."""
     mean, log_variance = raw.float().chunk(2, dim=1)
     return mean, log_variance.clamp(-20, 10)
 
 
 def _normal_draw(raw: Tensor, draws: Draws) -> Tensor:
-    mean, log_variance = _moments(raw)
+    mean, log_variance = moments(raw)
     return mean + (0.5 * log_variance).exp() * draws.normal(mean.shape[1])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from synthorax.config import NotNegative, Part, WholeNotNegative
 from synthorax.errors import UsageError
+from synthorax.families.geometric import Geometric
 from synthorax.families.vae_model import HEARD, VaeConfig, VaeModel
 from synthorax.losses.divergence import free_bits
 from synthorax.losses.likelihood import surprise
@@ -65,6 +66,8 @@ class VaeObjective(Objective):
         assert isinstance(model, VaeModel)
         told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         raw = model.posterior(batch.images, told)
+        if self.training and isinstance(model.prior, Geometric):
+            model.prior.remember(raw)
         code = model.prior.draw(raw, batch.draws)
         divergence = free_bits(model.prior.divergence(raw, code), nats=config.free_bits * self._grouped, over_batch=self.training)
         return {"reconstruction": surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma),

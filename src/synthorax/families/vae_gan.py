@@ -55,6 +55,8 @@ class VaeGanObjective(Objective):
         if model.config.likelihood != "mse":
             raise UsageError(f"model.likelihood={model.config.likelihood}: the family vae-gan has the likelihood of a critic's features; "
                              "take mse, which says that the decoder puts out the film itself")
+        if model.config.prior == "geometric":
+            raise UsageError("model.prior=geometric belongs to the family vae: vae-gan samples in every step of its training")
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model, "critic": PatchDiscriminator(channels=config.critic_channels,
                                                                                   layers=config.critic_layers)})

@@ -35,12 +35,14 @@ class VaeConfig:
     likelihood: Literal["mse", "gaussian", "learned-gaussian", "bernoulli"] = "gaussian"
     """how far a film may be from what is expected: mse, gaussian (one fixed deviation), learned-gaussian (a variance for every
     pixel) or bernoulli"""
-    prior: Literal["normal", "mixture", "dirichlet", "cauchy"] = "normal"
-    """what codes are thought to be before a film is seen"""
+    prior: Literal["normal", "mixture", "dirichlet", "cauchy", "geometric"] = "normal"
+    """what codes are thought to be before a film is seen; geometric is normal in training, and samples where films are"""
     components: AtLeastOne = 20
     """Gaussians of the prior mixture"""
     concentration: NotNegative = 0.98
     """of the prior dirichlet, below 1 for codes with few large parts; the scale of the prior cauchy"""
+    remembered: AtLeastOne = 256
+    """posteriors that the prior geometric keeps; about as many as there are films"""
     channels: AtLeastOne = 32
     """feature maps at the highest resolution"""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
@@ -59,7 +61,8 @@ class VaeModel(nn.Module):
         self.spec, self.config = spec, VaeConfig(**spec.config)
         c = self.config
         _check_parts(c, spec)
-        self.prior = build_prior(c.prior, latent_size=c.latent_size, components=c.components, concentration=c.concentration)
+        self.prior = build_prior(c.prior, latent_size=c.latent_size, components=c.components, concentration=c.concentration,
+                                 remembered=c.remembered)
         shape = checked(FilmCoderConfig(image_size=c.image_size, channels=c.channels, multipliers=tuple(c.multipliers), patch=c.patch,
                                         embedding=c.embedding, maps=2 * len(spec.masks) * ("mask" in c.parts)))
         self.embeddings = nn.ModuleDict()
