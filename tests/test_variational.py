@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import synthorax as sx
+from synthorax.data.phantom import write_phantom_dataset
 from synthorax.engine import Engine
 from synthorax.errors import SynthoraxError, UsageError
 from synthorax.families.vae import VaeObjective
@@ -133,26 +136,25 @@ def test_features_are_blind_to_nothing_but_equality(engine: Engine) -> None:
     assert terms["features"].abs().max() < 1e-6 and terms["pixels"].abs().max() == 0 and (terms["divergence"] > 0).all()
 
 
-def test_codes_of_an_adversarial_autoencoder_come_closer_to_the_prior(engine: Engine) -> None:
-    """With codes that begin far off, a critic that knows where the prior is pulls them in."""
+@pytest.mark.parametrize("side", [6.0, -6.0])
+def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Engine) -> None:
+    """Codes that lie far off on either side, a critic that has learned to tell: the encoder is asked to come back."""
     objective = fresh_objective(smallest("aae", "objective.adversarial=1.0", "objective.critic_width=16")).train()
     model = objective.model
     assert isinstance(model, VaeModel) and model.encoder.last.bias is not None
     with torch.no_grad():
-        model.encoder.last.bias[:4] = 6.0
-    encoder = torch.optim.Adam(model.encoder.last.parameters(), lr=0.02)
+        model.encoder.last.bias[:4] = side
     critic = torch.optim.Adam(objective.players["critic"].parameters(), lr=0.01)
     batch = batch_of(objective, engine, size=8)
-    before = model.encode(batch.images, batch.condition).mean().item()
-    for _ in range(400):
+    for _ in range(60):
         critic.zero_grad()
-        torch.stack(list(objective("discriminate", batch).values())).sum().backward()
+        terms = objective("discriminate", batch)
+        torch.stack(list(terms.values())).sum().backward()
         critic.step()
-        encoder.zero_grad()
-        objective("autoencode", batch)["adversarial"].sum().backward()
-        encoder.step()
-    after = model.encode(batch.images, batch.condition)
-    assert before > 4 and after.abs().mean().item() < 2.5
+    assert terms["coded"].mean() < 0.1 and model.encoder.last.weight.grad is None, "the critic learns, and teaches nobody in its phase"
+    objective("autoencode", batch)["adversarial"].sum().backward()
+    asked = model.encoder.last.bias.grad
+    assert asked is not None and asked[:4].sum().item() * side > 0, "descent lowers what is too high, and lifts what is too low"
 
 
 @pytest.mark.parametrize(("family", "override", "message"), [
@@ -182,3 +184,13 @@ def test_more_components_than_films_are_refused() -> None:
     objective.admit(num_films=30)
     with pytest.raises(UsageError, match="components=30 is more than the 29 films"):
         objective.admit(num_films=29)
+
+
+def test_training_is_refused_before_it_begins(tmp_path: Path) -> None:
+    drawn = write_phantom_dataset(tmp_path / "drawn", num=30, size=32, seed=1, prevalence={"Effusion": 0.4})
+    prepared = sx.prepare(drawn, size=32, out=tmp_path / "prepared")
+    for recipe, override, message in (("gmvae-64", "model.components=31", "more than the .* films"),
+                                      ("s4-vae", "train.batch_size=1", r"train\.batch_size=1: .*batch normalisation")):
+        with pytest.raises(UsageError, match=message):
+            sx.train(recipe, prepared, out=tmp_path / recipe, device="cpu", threads=1, overrides=["model.image_size=32", override])
+        assert not list((tmp_path / recipe).glob("checkpoints/*"))

@@ -48,7 +48,8 @@ class CodeCritic(nn.Module):
 class AaeObjective(Objective):
     """Reconstruction, codes that the critic takes for the prior's, and the critic, which pays least squares in place of logistic losses.
 
-    Least squares also pull back codes that went past the prior (Mao et al. 2017). The encoder is a Gaussian (or what the prior asks for), not a point: Sec. 2, second choice.
+    Least squares also pull back codes that went past the prior (Mao et al. 2017). The encoder is a Gaussian, or what the prior asks
+    for, and not a point: the paper's second choice (Sec. 2).
     """
 
     phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),

@@ -7,7 +7,7 @@ is from itself. `heard` is the code as the decoder hears it: a change of variabl
 from __future__ import annotations
 
 import math
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -173,8 +173,8 @@ def build_prior(name: str, *, latent_size: int, components: int, concentration: 
     `remembered` posteriors make the metric of a geometric one.
     """
     kind = lookup(PRIORS, name, kind="prior")
-    given = {"mixture": {"components": components}, "dirichlet": {"concentration": concentration}, "cauchy": {"scale": concentration},
-             "geometric": {"remembered": remembered}}
+    given: dict[str, dict[str, Any]] = {"mixture": {"components": components}, "dirichlet": {"concentration": concentration},
+                                        "cauchy": {"scale": concentration}, "geometric": {"remembered": remembered}}
     return cast(Prior, kind(latent_size, **given.get(name, {})))
 
 

@@ -33,7 +33,7 @@ class FilmCoderConfig:
     @property
     def side(self) -> int:
         """Of the smallest maps."""
-        return self.image_size // (self.patch * 2 ** (len(self.multipliers) - 1))
+        return int(self.image_size // (self.patch * 2 ** (len(self.multipliers) - 1)))
 
     def block(self, inputs: int, outputs: int) -> Block:
         """A residual block that hears the condition."""
