@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from synthorax.families.s4_gmvae import S4GmvaeModel, S4GmvaeObjective
 from synthorax.losses.divergence import kl_standard_normal
 from synthorax.nets.imagenet import DenseNet121, Vgg16, load_imagenet
 from synthorax.nets.s4_mixture import MixtureDecoder, equalised, transition
-from synthorax.protocols import as_model
+from synthorax.protocols import Condition, as_model
 from synthorax.rng import Draws
 from synthorax.steps.recipe import build_objective, load_recipe, recipe_names
 from synthorax.training.feed import Feed
@@ -59,7 +60,7 @@ def test_parameters_are_those_that_s4_prints_or_implies() -> None:
 def test_sides_run_from_14_to_224_pixels() -> None:
     for kind in (1, 2):
         decoder = MixtureDecoder(kind, inputs=2, image_size=224)
-        x = decoder.linear(torch.zeros(1, 2)).unflatten(1, decoder.shape)
+        x = decoder.first(torch.zeros(1, 2)).unflatten(1, decoder.shape)
         sides = [x.shape[2]]
         for layer in decoder.layers:
             x = layer(x)
@@ -164,3 +165,14 @@ def test_what_cannot_be_trained_is_refused() -> None:
     for override in ("model.image_size=48", "model.latent_size=0", "model.components=0"):
         with pytest.raises(SynthoraxError, match=override.partition("=")[0].replace(".", r"\.")):
             build_objective(smallest("s4-gmvae", override), findings=FINDINGS)
+
+
+def test_findings_that_no_film_differs_in_are_not_heard() -> None:
+    objective = objective_of()
+    varied = Condition(labels=torch.tensor([[1.0, math.nan]]), attributes=torch.full((1, 7), math.nan))
+    objective.silence(varied)
+    model = as_model(objective.model.eval())
+    asked = {name: Condition(labels=torch.tensor([labels]), attributes=varied.attributes)
+             for name, labels in {"first": [1.0, math.nan], "second": [math.nan, 1.0], "none": [math.nan, math.nan]}.items()}
+    made = {name: model.sample(condition, [3]) for name, condition in asked.items()}
+    assert torch.equal(made["second"], made["none"]) and not torch.equal(made["first"], made["none"])

@@ -136,6 +136,24 @@ def test_features_are_blind_to_nothing_but_equality(engine: Engine) -> None:
     assert terms["features"].abs().max() < 1e-6 and terms["pixels"].abs().max() == 0 and (terms["divergence"] > 0).all()
 
 
+def test_mask_classes_that_no_film_has_are_not_heard() -> None:
+    objective = fresh_objective(smallest("vae"))
+    nothing = torch.full((1, 2), math.nan)
+    films = Condition(labels=nothing, attributes=torch.full((1, 7), math.nan), mask=torch.tensor([1.0, math.nan]).reshape(1, 2, 1, 1))
+    objective.silence(films)
+    model = objective.model
+    assert isinstance(model, VaeModel)
+
+    def made(channel: int) -> Tensor:
+        mask = torch.full((1, 2, 16, 16), math.nan)
+        mask[:, channel] = 1.0
+        asked = Condition(labels=nothing, attributes=films.attributes, mask=mask)
+        return torch.cat([model.decode(torch.zeros(1, 4), asked).flatten(), model.posterior(torch.zeros(1, 1, 16, 16), asked).flatten()])
+
+    unasked = torch.cat([model.decode(torch.zeros(1, 4)).flatten(), model.posterior(torch.zeros(1, 1, 16, 16)).flatten()])
+    assert torch.equal(made(1), unasked) and not torch.equal(made(0), unasked)
+
+
 @pytest.mark.parametrize("side", [6.0, -6.0])
 def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Engine) -> None:
     """Codes that lie far off on either side, a critic that has learned to tell: the encoder is asked to come back."""

@@ -90,8 +90,9 @@ def log_volume(z: Tensor, means: Tensor, precisions: Tensor, *, width: Tensor) -
     pulled = precisions * away
     near = (-(pulled * away).sum(2) / width).exp()  # [B, N]
     far = FLOOR * (-z.square().sum(1, keepdim=True) / size).exp()  # [B, 1]
-    metric = near @ precisions + far  # [B, Z]
-    weight = near * (metric.reciprocal() @ precisions.T)  # [B, N]: near_i times the sum over numbers of P_ij / g_j
+    # Sums and no matrix products: those would be rounded to bfloat16 where sampling is.
+    metric = (near[:, :, None] * precisions).sum(1) + far  # [B, Z]
+    weight = near * (precisions / metric[:, None]).sum(2)  # [B, N]
     slope = -(weight[:, :, None] * pulled).sum(1) / width - far * metric.reciprocal().sum(1, keepdim=True) * z / size
     return 0.5 * metric.log().sum(1), slope
 

@@ -141,6 +141,15 @@ class S4GmvaeObjective(Objective):
         if self.model.config.components > num_films:
             raise UsageError(f"model.components={self.model.config.components} is more than the {num_films} films to learn from")
 
+    def silence(self, varied: Condition) -> None:
+        """Set to 0 the weights that hear findings on which the training films do not differ; see `Objective.silence`."""
+        assert isinstance(self.model, S4GmvaeModel)
+        if self.model.config.labels:
+            first = self.model.decoder.first
+            assert isinstance(first, nn.Linear)
+            with torch.no_grad():
+                first.weight[:, self.model.config.latent_size:][:, varied.labels[0].isnan().repeat(2)] = 0.0
+
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model = self.model
         assert isinstance(model, S4GmvaeModel)

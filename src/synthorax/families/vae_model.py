@@ -107,6 +107,14 @@ class VaeModel(nn.Module):
         """Set to 0 the weights that hear statements which no training film makes; see `Objective.silence`."""
         for part, embedding in self.embeddings.items():
             embedding.silence(getattr(varied, part)[0].isnan())  # type: ignore[operator]
+        if "mask" in self.config.parts:
+            assert varied.mask is not None
+            silent = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
+            with torch.no_grad():
+                for layer in self.decoder.maps:
+                    layer.weight[:, silent] = 0.0  # type: ignore[index,operator]
+                seen = torch.cat([silent.new_zeros(1), silent]).repeat_interleave(self.config.patch**2)
+                self.encoder.first.weight[:, seen] = 0.0
 
     @property
     def _device(self) -> torch.device:

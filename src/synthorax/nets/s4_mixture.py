@@ -27,14 +27,14 @@ class MixtureDecoder(nn.Module):
         super().__init__()
         channels = DECODER_CHANNELS[kind]
         self.shape = (channels[0], image_size // 16, image_size // 16)
-        self.linear = nn.Linear(inputs, channels[0] * (image_size // 16) ** 2)
+        self.first = nn.Linear(inputs, channels[0] * (image_size // 16) ** 2)
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:  # noqa: D102
-        image: Tensor = self.layers(self.linear(z).unflatten(1, self.shape))
+        image: Tensor = self.layers(self.first(z).unflatten(1, self.shape))
         return image
 
 
@@ -43,11 +43,11 @@ class LinearDecoder(nn.Module):
 
     def __init__(self, *, inputs: int, image_size: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, image_size**2), nn.Tanh(),
-                                    nn.Unflatten(1, (1, image_size, image_size)))
+        self.first = nn.Linear(inputs, HIDDEN)
+        self.layers = nn.Sequential(nn.ReLU(), nn.Linear(HIDDEN, image_size**2), nn.Tanh(), nn.Unflatten(1, (1, image_size, image_size)))
 
     def forward(self, z: Tensor) -> Tensor:  # noqa: D102
-        image: Tensor = self.layers(z)
+        image: Tensor = self.layers(self.first(z))
         return image
 
 
