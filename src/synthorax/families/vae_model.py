@@ -112,7 +112,7 @@ class VaeModel(nn.Module):
             silent = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
             with torch.no_grad():
                 for layer in self.decoder.maps:
-                    layer.weight[:, silent] = 0.0  # type: ignore[index,operator]
+                    layer.weight[:, silent] = 0.0  # type: ignore[operator]
                 seen = torch.cat([silent.new_zeros(1), silent]).repeat_interleave(self.config.patch**2)
                 self.encoder.first.weight[:, seen] = 0.0
 
