@@ -16,9 +16,12 @@ SETTINGS = {
     "s4-vae": ("train.steps=4", "train.checkpoint_every=2"),
     "s4-gan": ("train.steps=4", "train.checkpoint_every=2"),
     "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
+    "vae": ("train.steps=24", "train.checkpoint_every=2", "objective.beta_warmup=12"),  # the warm-up counts its steps
+    "aae": ("train.steps=24", "train.checkpoint_every=2"),
+    "vae-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
 }
-QUICKLY_WRITTEN = ("diffusion", "kl-autoencoder", "vq-gan")
+QUICKLY_WRITTEN = ("diffusion", "kl-autoencoder", "vae", "aae", "vae-gan", "vq-gan")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 

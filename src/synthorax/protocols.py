@@ -247,6 +247,9 @@ class Objective(nn.Module):
     def prepare(self, images: Tensor) -> None:
         """Measure on some training films [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
 
+    def admit(self, *, num_films: int) -> None:
+        """Raise UsageError where this objective cannot learn from so few training films; most can."""
+
     def silence(self, varied: Condition) -> None:
         """Let fresh weights hear nothing of what is NaN in `varied`, a condition of one row: what films to come do not differ in."""
 

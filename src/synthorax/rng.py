@@ -39,3 +39,9 @@ class Draws:
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), [B, *shape]."""
         return torch.stack([torch.rand(shape, generator=g) for g in self._generators]).to(self.device)
+
+    def gamma(self, shape: Tensor) -> Tensor:
+        """Gamma numbers of scale 1, [B, ...] as `shape` above 0; their gradients follow the shape (Sec. 3, Figurnov et al. 2018)."""
+        rows = zip(shape.cpu(), self._generators, strict=True)
+        drawn = torch.stack([torch._standard_gamma(row, generator=g) for row, g in rows])
+        return drawn.to(self.device)

@@ -1,10 +1,14 @@
 """Generative families. A new one is a file here and a line in one of these tables."""
 
 FAMILIES: dict[str, str] = {
+    "aae": "synthorax.families.aae:FAMILY",
     "diffusion": "synthorax.families.diffusion_family:FAMILY",
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
+    "s4-gmvae": "synthorax.families.s4_gmvae:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "vae": "synthorax.families.vae:FAMILY",
+    "vae-gan": "synthorax.families.vae_gan:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }
 """families that are trained by a recipe"""

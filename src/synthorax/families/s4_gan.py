@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from synthorax.errors import UsageError
 from synthorax.losses.adversarial import least_squares
 from synthorax.nets.s4 import Discriminator, Generator
+from synthorax.nets.s4_mixture import equalised
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
@@ -23,6 +24,8 @@ class S4GanConfig:
     """side of the square films in pixels, a multiple of 64; the printed parameter counts hold at 128"""
     latent_size: int = 100
     """numbers in the latent code"""
+    equalise: bool = False
+    """learn films with equalised histograms, as S4 did, which are then also what is made"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +70,8 @@ class S4GanObjective(Objective):
         made = self.model.generator(batch.draws.normal(self.latent_size))
         if phase == "generator":
             return {"generator": least_squares(discriminator(made).float(), target=1)}
-        return {"real": least_squares(discriminator(batch.images).float(), target=1),
+        films = equalised(batch.images) if self.model.config.equalise else batch.images
+        return {"real": least_squares(discriminator(films).float(), target=1),
                 "made": least_squares(discriminator(made.detach()).float(), target=0)}
 
 

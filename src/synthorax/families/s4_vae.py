@@ -12,6 +12,7 @@ from synthorax.errors import UsageError
 from synthorax.losses.divergence import kl_standard_normal
 from synthorax.losses.reconstruction import squared_error
 from synthorax.nets.s4 import Decoder, Encoder
+from synthorax.nets.s4_mixture import equalised
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
@@ -24,6 +25,8 @@ class S4VaeConfig:
     """side of the square films in pixels, a multiple of 32; the printed parameter counts hold at 128"""
     latent_size: int = 1024
     """numbers in the latent code"""
+    equalise: bool = False
+    """learn films with equalised histograms, as S4 did, which are then also what is made"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +83,10 @@ class S4VaeObjective(Objective):
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model = self.model
         assert isinstance(model, S4VaeModel)
-        mean, log_variance = model.encode(batch.images)
+        films = equalised(batch.images) if model.config.equalise else batch.images
+        mean, log_variance = model.encode(films)
         code = mean + (0.5 * log_variance).exp() * batch.draws.normal(model.config.latent_size)
-        return {"reconstruction": squared_error(model.decode(code), batch.images),
+        return {"reconstruction": squared_error(model.decode(code), films),
                 "kl": self.config.beta * kl_standard_normal(mean, log_variance)}
 
 

@@ -1,0 +1,148 @@
+"""A variational autoencoder for films of 32 to 128 px that hears labels, attributes and masks, with a likelihood and a prior of choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.config import AtLeastOne, NotNegative
+from synthorax.errors import UsageError, nearest
+from synthorax.families.priors import build_prior
+from synthorax.losses.likelihood import expected_film, outputs_of
+from synthorax.nets.embedding import StatementEmbedding
+from synthorax.nets.variational import FilmCoderConfig, FilmDecoder, FilmEncoder, checked
+from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
+from synthorax.rng import Draws
+
+HEARD = ("labels", "attributes", "mask")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeConfig:
+    """Shape of the autoencoder, its likelihood and its prior."""
+
+    image_size: int = 64
+    """side of the square films in pixels"""
+    parts: tuple[str, ...] = ()
+    """what encoder and decoder hear: any of labels, attributes, mask; nothing for an unconditional model"""
+    latent_size: AtLeastOne = 64
+    """numbers in the code"""
+    likelihood: Literal["mse", "gaussian", "learned-gaussian", "bernoulli"] = "gaussian"
+    """how far a film may be from what is expected: mse, gaussian (one fixed deviation), learned-gaussian (a variance for every
+    pixel) or bernoulli"""
+    prior: Literal["normal", "mixture", "dirichlet", "cauchy", "geometric"] = "normal"
+    """what codes are thought to be before a film is seen; geometric is normal in training, and samples where films are"""
+    components: AtLeastOne = 20
+    """Gaussians of the prior mixture"""
+    concentration: NotNegative = 0.98
+    """of the prior dirichlet, below 1 for codes with few large parts; the scale of the prior cauchy"""
+    remembered: AtLeastOne = 256
+    """posteriors that the prior geometric keeps; about as many as there are films"""
+    channels: AtLeastOne = 32
+    """feature maps at the highest resolution"""
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """feature maps of each level, in units of `channels`; each level after the first halves the resolution"""
+    patch: AtLeastOne = 2
+    """pixels of a side folded into channels before the first convolution"""
+    embedding: AtLeastOne = 128
+    """width of the condition's embedding"""
+
+
+class VaeModel(nn.Module):
+    """Encoder q(z | x, c), prior p(z) and decoder p(x | z, c) (Sohn et al. 2015, with a prior that does not hear the condition)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, VaeConfig(**spec.config)
+        c = self.config
+        _check_parts(c, spec)
+        self.prior = build_prior(c.prior, latent_size=c.latent_size, components=c.components, concentration=c.concentration,
+                                 remembered=c.remembered)
+        shape = checked(FilmCoderConfig(image_size=c.image_size, channels=c.channels, multipliers=tuple(c.multipliers), patch=c.patch,
+                                        embedding=c.embedding, maps=2 * len(spec.masks) * ("mask" in c.parts)))
+        self.embeddings = nn.ModuleDict()
+        if "labels" in c.parts:
+            self.embeddings["labels"] = StatementEmbedding(len(spec.findings), c.embedding)
+        if "attributes" in c.parts:
+            self.embeddings["attributes"] = StatementEmbedding(len(ATTRIBUTES) + len(spec.sites), c.embedding)
+        self.encoder = FilmEncoder(shape, outputs=self.prior.numbers)
+        self.decoder = FilmDecoder(shape, latent_size=c.latent_size, outputs=outputs_of(c.likelihood))
+
+    def posterior(self, films: Tensor, condition: Condition | None = None) -> Tensor:
+        """The numbers that `prior` makes codes of, [B, 1, S, S] in [-1, 1] -> [B, prior.numbers]."""
+        embedding, maps = self._heard(condition, len(films))
+        seen = films if maps is None else torch.cat([films, maps.to(films)], dim=1)
+        numbers: Tensor = self.encoder(seen, F.silu(embedding)).float()
+        return numbers
+
+    def explain(self, code: Tensor, condition: Condition | None = None) -> Tensor:
+        """What the decoder says of the film of a code, as the likelihood takes it, [B, Z] -> [B, outputs, S, S]."""
+        embedding, maps = self._heard(condition, len(code))
+        raw: Tensor = self.decoder(self.prior.heard(code), embedding, maps).float()
+        return raw
+
+    def encode(self, films: Tensor, condition: Condition | None = None) -> Tensor:
+        """The middle of the posterior, [B, 1, S, S] in [-1, 1] -> [B, Z]."""
+        return self.prior.centre(self.posterior(films, condition))
+
+    def decode(self, code: Tensor, condition: Condition | None = None) -> Tensor:
+        """The mean film of a code, [B, Z] -> [B, 1, S, S] in [-1, 1]."""
+        return expected_film(self.explain(code, condition), likelihood=self.config.likelihood)
+
+    def rebuild(self, films: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
+        """Films through a code drawn from their posterior and back, [B, 1, S, S] in [-1, 1] -> the same."""
+        return self.decode(self.prior.draw(self.posterior(films, condition), draws), condition)
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """Decode codes from the prior, one film a seed, [B, 1, S, S] in [-1, 1]; the pixels' own noise is left out."""
+        with torch.inference_mode():
+            return self.decode(self.prior.sample(Draws(seeds, device=self._device)), condition)
+
+    def silence(self, varied: Condition) -> None:
+        """Set to 0 the weights that hear statements which no training film makes; see `Objective.silence`."""
+        for part, embedding in self.embeddings.items():
+            embedding.silence(getattr(varied, part)[0].isnan())  # type: ignore[operator]
+        if "mask" in self.config.parts:
+            assert varied.mask is not None
+            silent = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
+            with torch.no_grad():
+                for layer in self.decoder.maps:
+                    layer.weight[:, silent] = 0.0  # type: ignore[operator]
+                seen = torch.cat([silent.new_zeros(1), silent]).repeat_interleave(self.config.patch**2)
+                self.encoder.first.weight[:, seen] = 0.0
+
+    @property
+    def _device(self) -> torch.device:
+        return self.decoder.first.weight.device
+
+    def _heard(self, condition: Condition | None, size: int) -> tuple[Tensor, Tensor | None]:
+        """The embedding [B, E] and the maps [B, 2 M, S, S] of a condition; None states nothing."""
+        c, device = self.config, self._device
+        if condition is None:
+            condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
+        condition = condition.only(c.parts).to(device)
+        embedding = torch.zeros(size, c.embedding, device=device)
+        for part, layer in self.embeddings.items():
+            embedding = embedding + layer(getattr(condition, part))
+        if "mask" not in c.parts:
+            return embedding, None
+        mask = condition.mask
+        if mask is None:
+            return embedding, torch.zeros(size, 2 * len(self.spec.masks), c.image_size, c.image_size, device=device)
+        stated = ~mask.isnan()
+        return embedding, torch.cat([torch.where(stated, 2 * mask - 1, 0.0), stated.to(mask)], dim=1)
+
+
+def _check_parts(config: VaeConfig, spec: ModelSpec) -> None:
+    for part in config.parts:
+        if part not in HEARD:
+            raise UsageError(f"model.parts: unknown part '{part}'; {nearest(part, HEARD)}")
+    if "mask" in config.parts and not spec.masks:
+        raise UsageError("model.parts names mask, and the films come with no masks: take mask out of model.parts, or films with masks")
+    if "labels" in config.parts and not spec.findings:
+        raise UsageError("model.parts names labels, and the films come with no findings: take labels out of model.parts")

@@ -1,0 +1,56 @@
+"""How badly a decoder explains a film: negative log-likelihoods, summed over pixels, one number a film.
+
+A likelihood is given by what the decoder puts out, [B, outputs, S, S], the film that it expects, and what it pays for the real one.
+Constants are kept where the likelihood has a scale, so that two scales can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+LIKELIHOODS = ("mse", "gaussian", "learned-gaussian", "bernoulli")
+LOWEST_LOG_VARIANCE = 2 * math.log(2 / 255)
+"""of learned variances: a deviation of a grey level, below which a film in 8 bits says nothing and the density grows without bound"""
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+def outputs_of(likelihood: str) -> int:
+    """Maps that a decoder puts out for one film: one, or mean and log-variance."""
+    return 2 if likelihood == "learned-gaussian" else 1
+
+
+def expected_film(raw: Tensor, *, likelihood: str) -> Tensor:
+    """The mean film, [B, outputs, S, S] -> [B, 1, S, S] in [-1, 1]."""
+    mean = raw[:, :1].float()
+    return 2 * mean.sigmoid() - 1 if likelihood == "bernoulli" else mean.clamp(-1, 1)
+
+
+def surprise(raw: Tensor, films: Tensor, *, likelihood: str, sigma: float) -> Tensor:
+    """What the decoder pays for films [B, 1, S, S] in [-1, 1], [B].
+
+    - `mse`: the squared error, whatever `sigma`
+    - `gaussian`: minus the log-density of a normal distribution of deviation `sigma`
+    - `learned-gaussian`: the same with a variance for every pixel, with a lower bound that keeps gradients (Rybkin et al. 2021)
+    - `bernoulli`: cross-entropy of grey values in [0, 1]; no density for grey values strictly between (Loaiza-Ganem and Cunningham
+      2019), but what most early work minimises
+    """
+    raw = raw.float()
+    if likelihood == "bernoulli":
+        each = F.binary_cross_entropy_with_logits(raw, (films + 1) / 2, reduction="none")
+    elif likelihood == "mse":
+        each = (raw - films).square()
+    elif likelihood == "gaussian":
+        each = 0.5 * ((raw - films) / sigma).square() + math.log(sigma) + _HALF_LOG_TWO_PI
+    else:
+        mean, log_variance = raw.chunk(2, dim=1)
+        log_variance = bounded(log_variance)
+        each = 0.5 * ((mean - films).square() * (-log_variance).exp() + log_variance) + _HALF_LOG_TWO_PI
+    return each.flatten(1).sum(1)
+
+
+def bounded(log_variance: Tensor) -> Tensor:
+    """Log-variances softly kept above `LOWEST_LOG_VARIANCE`."""
+    return LOWEST_LOG_VARIANCE + F.softplus(log_variance - LOWEST_LOG_VARIANCE)

@@ -1,0 +1,214 @@
+"""Variational autoencoders and their adversarial kin: what they refuse, who teaches whom, and that they learn to rebuild films."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import synthorax as sx
+from synthorax.data.phantom import write_phantom_dataset
+from synthorax.engine import Engine
+from synthorax.errors import SynthoraxError, UsageError
+from synthorax.families.vae import VaeObjective
+from synthorax.families.vae_gan import VaeGanObjective
+from synthorax.families.vae_model import VaeModel
+from synthorax.protocols import Batch, Condition, Objective, as_model
+from synthorax.rng import Draws
+from synthorax.steps.recipe import build_objective, load_recipe
+from synthorax.training.feed import Feed
+from trainings import FINDINGS, MASKS, fresh_objective, made_up_films, smallest
+
+RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "aae-64", "vae-gan-64")
+PRIORS = ("normal", "mixture", "dirichlet", "cauchy", "geometric")
+
+
+def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
+    spec = as_model(objective.model).spec
+    return Feed(made_up_films(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+
+
+def steps(objective: Objective, batch: Batch, *, number: int) -> list[float]:
+    """Some steps of Adam on one batch; the first term of every step."""
+    optimiser = torch.optim.Adam(objective.players["model"].parameters(), lr=3e-3)
+    told = []
+    for _ in range(number):
+        optimiser.zero_grad()
+        terms = objective(objective.phases[0].name, batch)
+        torch.stack([term.mean() for term in terms.values()]).sum().backward()
+        optimiser.step()
+        told.append(next(iter(terms.values())).mean().item())
+    return told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_are_of_their_size(name: str) -> None:
+    recipe = load_recipe(name)
+    model = build_objective(recipe, findings=FINDINGS, masks=MASKS).model
+    assert recipe.model.image_size == 64 and ("mask" not in recipe.model.parts)
+    assert 1e6 < sum(weight.numel() for weight in model.parameters()) < 2e7
+    assert as_model(model.eval()).sample(None, [1]).shape == (1, 1, 64, 64)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_learns_to_rebuild_films(prior: str, engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae", f"model.prior={prior}", "model.components=3", "model.likelihood=mse",
+                                         "objective.beta=0.01"))
+    told = steps(objective.train(), batch_of(objective, engine), number=40)
+    assert all(math.isfinite(value) for value in told) and told[-1] < 0.8 * told[0]
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "learned-gaussian", "bernoulli"])
+def test_every_likelihood_learns(likelihood: str, engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae", f"model.likelihood={likelihood}"))
+    told = steps(objective.train(), batch_of(objective, engine), number=20)
+    assert told[-1] < told[0]
+    assert as_model(objective.model).sample(None, [1]).abs().max() <= 1
+
+
+def test_the_bound_is_below_the_likelihood_of_an_exact_model() -> None:
+    """With a posterior that is the prior and a decoder that ignores the code, the bound is the log-likelihood itself."""
+    objective = fresh_objective(smallest("vae", "model.parts=[]", "objective.sigma=0.5", "objective.free_bits=0.0")).eval()
+    model = objective.model
+    assert isinstance(model, VaeModel)
+    with torch.no_grad():
+        for layer in (model.encoder.last, model.decoder.last):
+            layer.weight.zero_()
+            assert layer.bias is not None
+            layer.bias.zero_()
+    films = torch.rand(2, 1, 16, 16) * 2 - 1
+    condition = Condition.unstated(2, num_labels=2, num_sites=2)
+    losses = objective("elbo", Batch(images=films, condition=condition, draws=Draws([0, 1])))
+    exact = torch.distributions.Normal(0.0, 0.5).log_prob(films).sum((1, 2, 3))
+    torch.testing.assert_close(losses["reconstruction"], -exact, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(losses["divergence"], torch.zeros(2))
+
+
+def test_beta_weighs_the_divergence_and_warms_up(engine: Engine) -> None:
+    def divergence(*overrides: str) -> Tensor:
+        objective = fresh_objective(smallest("vae", "objective.free_bits=0.0", *overrides)).eval()
+        return objective("elbo", batch_of(objective, engine))["divergence"]
+
+    torch.testing.assert_close(divergence("objective.beta=4.0"), 4 * divergence("objective.beta=1.0"))
+    warming = fresh_objective(smallest("vae", "objective.free_bits=0.0", "objective.beta_warmup=4")).train()
+    batches = [batch_of(warming, engine) for _ in range(6)]
+    told = [warming("elbo", batch)["divergence"].detach() for batch in batches]
+    for step, part in enumerate((0.25, 0.5, 0.75, 1.0, 1.0)):
+        torch.testing.assert_close(told[step], part * told[5])
+
+
+def test_half_of_a_film_can_be_told_by_its_mask(engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae"))
+    model = objective.model
+    assert isinstance(model, VaeModel) and "mask" in model.spec.conditions
+    mask = torch.zeros(1, 2, 16, 16)
+    nothing = Condition.unstated(1, num_labels=2, num_sites=2)
+    here = Condition(labels=nothing.labels, attributes=nothing.attributes, mask=mask.index_fill(3, torch.arange(8), 1.0))
+    there = Condition(labels=nothing.labels, attributes=nothing.attributes, mask=mask.index_fill(3, torch.arange(8, 16), 1.0))
+    code = torch.zeros(1, 4)
+    difference = (model.decode(code, here) - model.decode(code, there)).abs()
+    assert difference.max() > 0 and not torch.equal(model.decode(code, here), model.decode(code, None))
+
+
+def test_the_critic_of_a_vae_gan_does_not_teach_the_encoder(engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae-gan", "objective.features=0.0", "objective.pixels=0.0", "objective.beta=0.0")).train()
+    assert isinstance(objective, VaeGanObjective)
+    terms = objective("autoencode", batch_of(objective, engine))
+    terms["adversarial"].sum().backward()
+    model = objective.model
+    assert isinstance(model, VaeModel)
+    assert all(weight.grad is None or not bool(weight.grad.any()) for weight in model.encoder.parameters())
+    assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.decoder.parameters())
+
+
+def test_features_are_blind_to_nothing_but_equality(engine: Engine) -> None:
+    """A decoder that put out the film itself would pay nothing for features and pixels."""
+    objective = fresh_objective(smallest("vae-gan")).eval()
+    assert isinstance(objective, VaeGanObjective)
+    batch = batch_of(objective, engine)
+    model = objective.model
+    assert isinstance(model, VaeModel)
+    model.explain = lambda code, condition=None: batch.images  # type: ignore[method-assign]
+    terms = objective("autoencode", batch)
+    assert terms["features"].abs().max() < 1e-6 and terms["pixels"].abs().max() == 0 and (terms["divergence"] > 0).all()
+
+
+def test_mask_classes_that_no_film_has_are_not_heard() -> None:
+    objective = fresh_objective(smallest("vae"))
+    nothing = torch.full((1, 2), math.nan)
+    films = Condition(labels=nothing, attributes=torch.full((1, 7), math.nan), mask=torch.tensor([1.0, math.nan]).reshape(1, 2, 1, 1))
+    objective.silence(films)
+    model = objective.model
+    assert isinstance(model, VaeModel)
+
+    def made(channel: int) -> Tensor:
+        mask = torch.full((1, 2, 16, 16), math.nan)
+        mask[:, channel] = 1.0
+        asked = Condition(labels=nothing, attributes=films.attributes, mask=mask)
+        return torch.cat([model.decode(torch.zeros(1, 4), asked).flatten(), model.posterior(torch.zeros(1, 1, 16, 16), asked).flatten()])
+
+    unasked = torch.cat([model.decode(torch.zeros(1, 4)).flatten(), model.posterior(torch.zeros(1, 1, 16, 16)).flatten()])
+    assert torch.equal(made(1), unasked) and not torch.equal(made(0), unasked)
+
+
+@pytest.mark.parametrize("side", [6.0, -6.0])
+def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Engine) -> None:
+    """Codes that lie far off on either side, a critic that has learned to tell: the encoder is asked to come back."""
+    objective = fresh_objective(smallest("aae", "objective.adversarial=1.0", "objective.critic_width=16")).train()
+    model = objective.model
+    assert isinstance(model, VaeModel) and model.encoder.last.bias is not None
+    with torch.no_grad():
+        model.encoder.last.bias[:4] = side
+    critic = torch.optim.Adam(objective.players["critic"].parameters(), lr=0.01)
+    batch = batch_of(objective, engine, size=8)
+    for _ in range(60):
+        critic.zero_grad()
+        terms = objective("discriminate", batch)
+        torch.stack(list(terms.values())).sum().backward()
+        critic.step()
+    assert terms["coded"].mean() < 0.1 and model.encoder.last.weight.grad is None, "the critic learns, and teaches nobody in its phase"
+    objective("autoencode", batch)["adversarial"].sum().backward()
+    asked = model.encoder.last.bias.grad
+    assert asked is not None and asked[:4].sum().item() * side > 0, "descent lowers what is too high, and lifts what is too low"
+
+
+@pytest.mark.parametrize(("family", "override", "message"), [
+    ("vae", "model.latent_size=0", r"model\.latent_size"),
+    ("vae", "model.image_size=18", r"model\.image_size 18"),
+    ("vae", 'model.parts=["lables"]', "unknown part 'lables'"),
+    ("vae", "objective.sigma=0.0", r"objective\.sigma"),
+    ("vae", "model.prior=gauss", r"model\.prior"),
+    ("aae", "model.prior=mixture", "given, not learned"),
+    ("vae-gan", "model.likelihood=gaussian", r"model\.likelihood"),
+])
+def test_what_cannot_be_trained_is_refused(family: str, override: str, message: str) -> None:
+    with pytest.raises(SynthoraxError, match=message):
+        build_objective(smallest(family, override), findings=FINDINGS, masks=MASKS)
+
+
+def test_films_without_masks_or_findings_are_refused() -> None:
+    with pytest.raises(UsageError, match="no masks"):
+        build_objective(smallest("vae"), findings=FINDINGS)
+    with pytest.raises(UsageError, match="no findings"):
+        build_objective(smallest("vae"), findings=(), masks=MASKS)
+
+
+def test_more_components_than_films_are_refused() -> None:
+    objective = fresh_objective(smallest("vae", "model.prior=mixture", "model.components=30"))
+    assert isinstance(objective, VaeObjective)
+    objective.admit(num_films=30)
+    with pytest.raises(UsageError, match="components=30 is more than the 29 films"):
+        objective.admit(num_films=29)
+
+
+def test_training_is_refused_before_it_begins(tmp_path: Path) -> None:
+    drawn = write_phantom_dataset(tmp_path / "drawn", num=30, size=32, seed=1, prevalence={"Effusion": 0.4})
+    prepared = sx.prepare(drawn, size=32, out=tmp_path / "prepared")
+    for recipe, override, message in (("gmvae-64", "model.components=31", "more than the .* films"),
+                                      ("s4-vae", "train.batch_size=1", r"train\.batch_size=1: .*batch normalisation")):
+        with pytest.raises(UsageError, match=message):
+            sx.train(recipe, prepared, out=tmp_path / recipe, device="cpu", threads=1, overrides=["model.image_size=32", override])
+        assert not list((tmp_path / recipe).glob("checkpoints/*"))
