@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.statistics import Bootstrap, checked
@@ -19,7 +22,7 @@ CHUNK = 1_000_000
 
 def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike, statistic: CountedStatistic, *, num: int = 2000,
                       seed: int = 0, over_runs: bool = False, corrected: bool = False, level: float = 0.95) -> Bootstrap:
-    """As `statistics.patient_bootstrap`, for statistics that take counts: the same meaning, and some fifty times faster.
+    """As `statistics.patient_bootstrap`, for statistics that take counts: faster by far, and a little wider where patients are few.
 
     With `over_runs` the last axis of the scores is repeated trainings; they are drawn too and `statistic` gets their mean. `corrected`
     is for distances, which a finite sample makes too large: what drawing anew adds to the value is taken from value and draws
@@ -54,9 +57,14 @@ def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike,
         drawn -= 2 * added if corrected else added
     if corrected:
         value, drawn = max(0.0, value - added), np.maximum(0.0, drawn)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    # Expanded percentiles (Hesterberg 2015, section 4.4): draws of n patients vary by a factor (n - 1) / n too little, and n is small.
+    fewer = min(len(np.unique(owner[positive])), len(np.unique(owner[~positive])))
+    stretch, freedom = math.sqrt(fewer / (fewer - 1)) if fewer > 1 else math.inf, max(fewer - 1, 1)
+    outside = float(norm.cdf(stretch * student.ppf(0.5 - level / 2, freedom)))
+    low, high = np.quantile(drawn, [outside, 1 - outside])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Bootstrap(value=value, low=float(low), high=float(high), p=min(1.0, 2 * (tail + 1) / (num + 1)), num=num)
+    p = 2 * float(student.cdf(norm.ppf(min(0.5, (tail + 1) / (num + 1))) / stretch, freedom))
+    return Bootstrap(value=value, low=float(low), high=float(high), p=min(1.0, p), num=num)
 
 
 def counted_auroc(positive: NDArray[np.bool_], scores: Vector, counts: Vector) -> Vector:
