@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit_comparison import (
     adjusted,
     arm_told,
@@ -36,11 +37,11 @@ from synthorax.evaluation.benefit_training import Job, Progress, first, shuffled
 from synthorax.evaluation.learning_curve import curve_jobs, learning_curve
 from synthorax.evaluation.report import Dimension
 from synthorax.evaluation.statistics import delong_interval
-from synthorax.judges.classifiers import training_of
+from synthorax.judges.classifiers import training_of, usual_classifier
 from synthorax.rng import derive
 from synthorax.types import Films
 
-__all__ = ["BenefitConfig", "BenefitResult", "measure_benefit", "origin_probe"]
+__all__ = ["BenefitConfig", "BenefitResult", "asked_config", "gate_reasons", "measure_benefit", "origin_probe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +103,7 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
               else one_split(real_train, real_test, real_val))
     made = shuffled(synthetic, seed=config.seed)
     arms = _arms_with_films(config, design, made)
-    jobs = {job.name: job for job in (*_jobs(arms, design, tested, config), *(curve_jobs(design, tested, config)))}
+    jobs = {job.name: job for job in (*_jobs(arms, design, tested, config), *(curve_jobs(design, tested, config) if config.positives else ()))}
     answers = train_jobs(list(jobs.values()), design.real, made, config=config, keep=keep, progress=progress or _say_nothing)
     by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities for run in range(config.seeds)]
                      for fold in range(len(parts))] for repeat, parts in enumerate(design.parts)] for arm in arms}
@@ -123,6 +124,26 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
     curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
     probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
     return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve)
+
+
+def asked_config(*, classifier: str, weights: Path | None, updates: int | None, seeds: int, folds: int, repeats: int,
+                 positives: Sequence[int], more_positives: Sequence[int] = (), seed: int) -> BenefitConfig:
+    """The protocol that a command line asks for; the classifier has its usual settings but for those that are given."""
+    if more_positives and not positives:
+        raise UsageError(f"'{more_positives[0]}' belongs to no option; numbers follow --positives")
+    if weights is not None and not weights.is_file():
+        raise InputError("there is no such file of weights", file=weights)
+    own = replace(usual_classifier(classifier), weights="" if weights is None else str(weights))
+    if updates is not None:
+        own = replace(own, updates=updates)
+    return BenefitConfig(classifier=own, seeds=seeds, folds=folds, repeats=repeats, positives=(*positives, *more_positives), seed=seed)
+
+
+def gate_reasons(dimension: Dimension) -> list[str]:
+    """Why the gate is shut, nothing if it is open. What was not tested does not pass."""
+    untested = [f"{entry['finding']}: not tested, {entry['reason']}" for entry in dimension.extra.get("not_tested", ())]
+    shut = [f"{entry['finding']}: {reason}" for entry in dimension.findings for reason in entry["gate"]["reasons"]]
+    return [*([] if dimension.findings else [dimension.reason]), *untested, *shut]
 
 
 def origin_probe(real: Films, synthetic: Films, *, config: BenefitConfig) -> dict[str, Any] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit_protocol import BenefitConfig
 from synthorax.rng import derive
@@ -75,6 +76,26 @@ def cross_validation(seen: Films, unseen: Films, *, targets: Sequence[str], conf
     told = {"protocol": "cross-validation", "folds": config.folds, "repeats": config.repeats,
             "over": over if len(seen) else "all patients; the synthetic set says that its generator has seen none of them"}
     return Design(real=real, parts=tuple(parts), tested=rows, told=told)
+
+
+def seen_by_generator(facts: Mapping[str, Any], prepared: Prepared, *, cross_validated: bool) -> Literal["training split", "nothing"]:
+    """Which real films the generator of a synthetic set has seen, by the set's `dataset.json`; the training split if it is silent.
+
+    `trained_on` there names the prepared data and the data sets that it learned from, `not_trained_on` the prepared data of which it
+    has seen no film: the word of whoever made the set. Raises InputError where the two contradict each other, and, before a
+    cross-validation, where it learned from another division of these data sets, so that its training patients may be tested here.
+    """
+    told = facts.get("trained_on", {})
+    declared, learned = prepared.digest in facts.get("not_trained_on", ()), told.get("data_digest", "")
+    own = {source.digest for source in prepared.sources if source.digest}
+    shared = own & {str(source.get("digest", "")) for source in told.get("sources", ())}
+    if declared and (learned == prepared.digest or shared):
+        raise InputError("says that its generator was trained on these films and that it was not", file="dataset.json",
+                         remedy="correct trained_on or not_trained_on")
+    if cross_validated and learned and learned != prepared.digest and shared:
+        raise InputError("the generator learned from another division of the same data set, so patients whom it has seen may be tested",
+                         remedy="cross-validate on the prepared folder that it was trained on")
+    return "nothing" if declared else "training split"
 
 
 def joined(parts: Sequence[Films]) -> Films:
