@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_benefit import QUICK, TEST, TRAIN, films, synthetic
 
 from synthorax.errors import InputError
 from synthorax.evaluation import benefit_training
@@ -16,6 +15,7 @@ from synthorax.evaluation.benefit_training import class_weights
 from synthorax.evaluation.learning_curve import fewer_positives
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.judges.classifiers import training_of
+from test_benefit import QUICK, TEST, TRAIN, films, synthetic
 
 TINY = replace(QUICK, classifier=replace(QUICK.classifier, updates=4))
 VAL = films(4, present=20, absent=30, name="val")

@@ -85,7 +85,7 @@ def draw_weights(network: nn.Module, *, generator: torch.Generator) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
-            module.p = 0.0
+            module.p = 0.0  # type: ignore[assignment]  # of StochasticDepth mypy knows nothing
 
 
 def load_weights(network: nn.Module, file: Path) -> None:
@@ -94,7 +94,7 @@ def load_weights(network: nn.Module, file: Path) -> None:
     Raises InputError where the file is no such thing, or of another network.
     """
     try:
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        found: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
         found = found.get("state_dict", found)
         # Files of torchvision name the layers of DenseNet as Python no longer allows.
         old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")

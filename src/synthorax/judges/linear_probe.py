@@ -116,4 +116,5 @@ def _varied(images: FilmArray, *, seed: int) -> FilmArray:
     grey = images.astype(np.float32) / full
     centre, spread = grey.mean(axis=(1, 2), keepdims=True), grey.std(axis=(1, 2), keepdims=True)
     moved, = vary(standardise(images, size=images.shape[1]), by=CLASSIC, generator=torch.Generator().manual_seed(seed))
-    return ((moved[:, 0].numpy() * spread + centre).clip(0, 1) * full).astype(images.dtype)
+    varied: FilmArray = ((moved[:, 0].numpy() * spread + centre).clip(0, 1) * full).astype(images.dtype)
+    return varied
