@@ -5,7 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import synthorax as sx
+from synthorax.cli import app
+from synthorax.data.dataset import write_facts, write_table
+from synthorax.data.phantom import write_phantom_dataset
 from synthorax.errors import InputError
 from synthorax.evaluation import benefit_training
 from synthorax.evaluation.benefit import BenefitConfig, asked_config, gate_reasons, measure_benefit
@@ -178,7 +183,8 @@ def test_a_killed_study_goes_on_to_the_same_report(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"classifier": replace(TINY.classifier, updates=5)}, "classifier"), ({"seed": 1}, "seed"), ({"synthetic_only": True}, "synthetic_only"),
+    ({"classifier": replace(TINY.classifier, updates=5)}, "classifier"), ({"seed": 1}, "seed"),
+    ({"synthetic_only": True}, "synthetic_only"),
 ])
 def test_a_changed_protocol_is_refused(tmp_path, change, said):
     config = replace(TINY, classifier=replace(TINY.classifier, updates=2))
@@ -241,3 +247,45 @@ def test_one_split_asks_only_held_out_films():
     assert {design.real.studies[row].file_name for row in part.test} == {study.file_name for study in TEST.studies}
     assert {design.real.studies[row].file_name for row in part.val} == {study.file_name for study in VAL.studies}
     assert design.test.images.tobytes() == TEST.images.tobytes()
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A prepared folder of drawings, and more drawings that pass for synthetic films."""
+    folder, often = tmp_path_factory.mktemp("study"), {"Pneumothorax": 0.4}
+    real = write_phantom_dataset(folder / "real", num=90, size=32, seed=0, prevalence=often)
+    prepared = sx.prepare(real, size=32, out=folder / "prepared", split=(0.4, 0.3, 0.3))
+    made = write_phantom_dataset(folder / "made", num=40, size=32, seed=1, prevalence=often)
+    studies = [replace(study, origin="synthetic", patient_id="", study_id="", split="") for study in made.studies]
+    write_table(made.path, studies)
+    write_facts(made.path, name="made", studies=studies, synthetic=True, extra={"not_trained_on": [prepared.digest]})
+    return prepared, made.path
+
+
+def command(folders, out, *more):
+    arguments = ["benefit", "--real", str(folders[0].path), "--synthetic", str(folders[1]), "--finding", "Pneumothorax", "--out", str(out),
+                 "--updates", "2", *more]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_the_command_measures_a_curve_and_the_gate_ends_with_4(folders, tmp_path):
+    ended = command(folders, tmp_path, "--seeds", "3", "--gate", "--positives", "3", "5")
+    assert ended.exit_code == 4 and "the gate says no: Pneumothorax: " in ended.output
+    told = json.loads((tmp_path / "report.json").read_text())["dimensions"]["benefit"]
+    assert [point["n_real_positive_train"] for point in told["learning_curve"][0]["points"]] == [3, 5]
+    entry = told["findings"][0]
+    assert entry["power"]["n_patients"] is None or entry["power"]["n_patients"] > 0
+    assert all({"brier", "ece"} <= set(arm) for arm in entry["arms"])
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "trainings").glob("*.npz")}
+    assert command(folders, tmp_path, "--seeds", "3", "--positives", "3", "--positives", "5").exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trainings").glob("*.npz")} == kept
+
+
+def test_a_set_that_has_not_seen_the_films_is_cross_validated_on_all_of_them(folders, tmp_path):
+    ended = command(folders, tmp_path, "--seeds", "1", "--folds", "3", "--repeats", "3", "--json")
+    assert ended.exit_code == 0, ended.output
+    entry = json.loads((tmp_path / "report.json").read_text())["dimensions"]["benefit"]["findings"][0]
+    assert entry["n_test"] == len(folders[0]) and entry["design"]["over"].startswith("all patients")

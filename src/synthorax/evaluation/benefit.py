@@ -91,8 +91,8 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
     real_val = real_val if real_val is not None and len(real_val) else None
     refuse_leaks(real_train, real_test, synthetic, real_val)
     refuse_misfits(real_train, real_test, synthetic, real_val, findings)
-    held_out = joined([*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test])
-    pool = held_out if config.folds else real_test
+    unseen = [*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test]
+    pool = joined(unseen) if config.folds else real_test
     targets = list(dict.fromkeys(findings))
     reasons = {finding: too_few(pool, finding, config) for finding in targets}
     skipped = tuple({"finding": finding, "reason": reason} for finding, reason in reasons.items() if reason)
@@ -103,8 +103,8 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
               else one_split(real_train, real_test, real_val))
     made = shuffled(synthetic, seed=config.seed)
     arms = _arms_with_films(config, design, made)
-    jobs = {job.name: job for job in (*_jobs(arms, design, tested, config), *(curve_jobs(design, tested, config) if config.positives else ()))}
-    answers = train_jobs(list(jobs.values()), design.real, made, config=config, keep=keep, progress=progress or _say_nothing)
+    jobs = _jobs(arms, design, tested, config) + (curve_jobs(design, tested, config) if config.positives else [])
+    answers = train_jobs(jobs, design.real, made, config=config, keep=keep, progress=progress or _say_nothing)
     by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities for run in range(config.seeds)]
                      for fold in range(len(parts))] for repeat, parts in enumerate(design.parts)] for arm in arms}
     found = compared(design, by_arm, ratios=_ratios(arms, design, made), config=config)
