@@ -101,7 +101,8 @@ def test_permutation_sees_a_gain_and_not_a_change_of_scale():
 def test_power_is_what_a_study_of_that_size_has():
     """Plan from one set, then draw sets of the planned size: about 80 of 100 see the gain."""
     labels, a, b = pair(7, n=4000, gain=0.25)
-    gain = auroc(labels, b) - auroc(labels, a)
+    spread = math.sqrt(2 * (1 + 0.7**2))
+    gain = norm.cdf(1.45 / spread) - norm.cdf(1.2 / spread)  # the true one
     plan = power_of(labels, a, b, range(4000), gain=gain)
     assert plan.n_patients == plan.n_films and plan.n_positive == pytest.approx(0.3 * plan.n_films, abs=1)
     found = [delong(*pair(100 + number, n=plan.n_films, gain=0.25)).p < 0.05 for number in range(200)]
