@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation import benefit
+from synthorax.evaluation import benefit, benefit_training
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation.benefit_comparison import adjusted, gate_of, verdict_of
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.types import Films, Study
 
 QUICK = BenefitConfig(classifier=ClassifierConfig(updates=50, batch_size=16, width=16, learning_rate=0.01, autocast=False),
-                      resamples=300, synthetic_only=False, probe=False)
+                      resamples=300, synthetic_only=False, probe=False).brief()
 
 
 def films(seed, *, present, absent, name, origin="real", films_per_patient=1, right_label=True, signal=45.0):
@@ -136,24 +137,24 @@ def test_a_stop_ends_all_trainings_at_once(stop):
 def test_arms_start_from_the_same_weights_and_differ_in_films_alone(monkeypatch):
     """What reaches training: one configuration, one seed a repetition, never a test film."""
     calls = []
-    real_training = benefit.train_classifier
+    real_training = benefit_training.training_of(QUICK.classifier)
 
     def noted(images, labels, **how):
         calls.append((images, how))
         return real_training(images, labels, **how)
 
-    monkeypatch.setattr(benefit, "train_classifier", noted)
+    monkeypatch.setattr(benefit_training, "training_of", lambda config: noted)
     config = replace(QUICK, classifier=replace(QUICK.classifier, updates=1), synthetic_only=True, ratio=0.5, sweep=(0.25, 9.0))
     entry = measure_benefit(TRAIN, TEST, synthetic(), findings=["Mass"], config=config).findings[0]
-    assert len({how["seed"] for _, how in calls}) == 3 and len(calls) == 7 * 3
+    assert len({how["seed"] for _, how in calls}) == 3 and len(calls) == 6 * 3
     assert {replace(how["config"], augment="none") for _, how in calls} == {config.classifier}
-    assert [len(images) for images, _ in calls[:7]] == [80, 80, 80, 100, 200, 120, 120]
-    assert [arm.get("ratio") for arm in entry["arms"]] == [None, None, None, 0.25, 1.5, 0.5, None]
+    assert [len(images) for images, _ in calls[:6]] == [80, 80, 80, 100, 120, 120]
+    assert [arm.get("ratio") for arm in entry["arms"]] == [None, None, None, 0.25, 0.5, None]  # there are no films for ratio 9
     test_films = {image.tobytes() for image in TEST.images}
     assert not any(image.tobytes() in test_films for images, _ in calls for image in images)
     weights = calls[2][1]["film_weights"]
     share = weights[:4].sum() / weights.sum()
-    added = calls[5][0][80:]
+    added = calls[4][0][80:]
     made_present = {image.tobytes() for image in synthetic().images[:60]}
     assert share == pytest.approx((4 + sum(image.tobytes() in made_present for image in added)) / 120)
 
@@ -173,16 +174,16 @@ def test_several_films_of_a_patient_let_the_bootstrap_decide():
 ])
 def test_where_the_tests_disagree_the_verdict_is_the_cautious_one(one, two, verdict):
     tests = {name: {"low": low, "high": high, "p_holm": p} for name, (low, high, p) in (("DeLong", one), ("patient bootstrap", two))}
-    assert benefit._verdict({"tests": tests}) == verdict
+    assert verdict_of({"tests": tests}) == verdict
 
 
 def test_several_findings_are_corrected_for_each_other():
     deltas = [{"test": "DeLong", "tests": {"DeLong": {"p": p}, "patient bootstrap": {"p": 2 * p}}} for p in (0.01, 0.03)]
-    assert [delta["p_holm"] for delta in benefit._adjusted(deltas)] == pytest.approx([0.02, 0.03])
+    assert [delta["p_holm"] for delta in adjusted(deltas)] == pytest.approx([0.02, 0.03])
 
 
 def test_small_gain_fails_the_gate_although_it_is_certain():
-    gate = benefit._gate({"delta": {"value": 0.01}, "verdict": "helps", "others_worse": []}, QUICK)
+    gate = gate_of({"delta": {"value": 0.01}, "verdict": "helps", "others_worse": []}, QUICK)
     assert not gate["passed"] and gate["reasons"] == ["AUROC gain +0.010 is below 0.02"]
 
 
@@ -243,6 +244,10 @@ def test_a_synthetic_validation_film_is_refused_and_an_empty_validation_set_is_n
 def test_wrong_use_is_refused():
     with pytest.raises(UsageError, match="at least 3 seeds"):
         BenefitConfig(seeds=2)
+    for wrong, said in (({"folds": 2}, "at least 3 folds"), ({"repeats": 2}, "give folds too"), ({"positives": (5, 5)}, "different"),
+                        ({"folds": 3, "positives": (5,)}, "on the test split")):
+        with pytest.raises(UsageError, match=said):
+            BenefitConfig(**wrong)
     with pytest.raises(UsageError, match="above 0"):
         BenefitConfig(ratio=0)
     with pytest.raises(UsageError, match="did you mean 'Mass'"):

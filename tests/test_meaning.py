@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
 from synthorax.evaluation.anatomy import anatomy_scores, measure_anatomy
-from synthorax.evaluation.calibration import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
+from synthorax.evaluation.patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.corruptions import CORRUPTIONS, corrupted
 from synthorax.evaluation.diversity import ms_ssim_scores
 from synthorax.evaluation.fidelity import fid, kid, mmd

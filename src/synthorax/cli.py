@@ -313,18 +313,31 @@ def benefit(
     synthetic: Annotated[Path, typer.Option(help="Dataset folder of synthetic films, by any generator.")],
     finding: Annotated[list[str], typer.Option(help="Finding that the films are to help with; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
-    seeds: Annotated[int, typer.Option(min=3, help="Trainings of each arm.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm, with --folds in each fold.")] = 5,
+    classifier: Annotated[str, typer.Option(help="small, densenet121, resnet50, efficientnet, vgg16 or linear-probe.")] = "small",
+    weights: Annotated[Path | None, typer.Option(help="Pretrained weights of the classifier, .pth or .safetensors.")] = None,
+    updates: Annotated[int | None, typer.Option(min=2, help="Updates of every training.")] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validate held-out patients in so many folds; for rare findings.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Cross-validations, each with other folds.")] = 1,
+    positives: Annotated[list[int] | None, typer.Option(help="Learning curve over so many real positives: 10 20 50 100.")] = None,
+    more_positives: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="End with code 4 unless the films help, by 2 points or more, at no cost.")] = False,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Find out whether adding the films helps on real patients never seen."""
-    from synthorax.evaluation.benefit import BenefitConfig
+    """Find out whether adding the films helps on real patients never seen; the same command goes on after a stop."""
+    from synthorax.evaluation.benefit import asked_config, gate_reasons
     from synthorax.workflow import benefit as verb
 
-    _finish(verb(real=real, synthetic=synthetic, findings=finding, out=out, config=BenefitConfig(seeds=seeds, seed=seed), seed=seed,
-                 device=device.value, threads=threads), json)
+    config = asked_config(classifier=classifier, weights=weights, updates=updates, seeds=seeds, folds=folds, repeats=repeats,
+                          positives=positives or (), more_positives=more_positives or (), seed=seed)
+    report = verb(real=real, synthetic=synthetic, findings=finding, out=out, config=config, seed=seed, device=device.value, threads=threads)
+    _finish(report, json)
+    if gate and (reasons := gate_reasons(report.dimensions["benefit"])):
+        print(f"synthorax: the gate says no: {'; '.join(reasons)}", file=sys.stderr)
+        raise typer.Exit(4)
 
 
 @app.command(name="lesion-noise", epilog="Example: synthorax lesion-noise prepared/ --size 64 --out noise/")

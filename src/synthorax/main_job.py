@@ -126,8 +126,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
 
     stages.begin("benefit")
-    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed), seed=seed, device=device,
-                              threads=threads, into=report)
+    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed).brief(), seed=seed,
+                              device=device, threads=threads, into=report)
     report = replace(_with_base(report, trained), command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
     joined = _joined(train, synthetic, source, out=out / "train")
     report.write(out)

@@ -24,6 +24,7 @@ from synthorax.data.vocabulary import CHESTXRAY14, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation.benefit_design import seen_by_generator
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.report import Dimension, Report
@@ -225,15 +226,23 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
             config: BenefitConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
             into: Report | None = None) -> Report:
-    """Find out whether adding the synthetic films helps on real patients never seen; `into` is a report to complete."""
+    """Find out whether adding the synthetic films helps on real patients never seen; `into` is a report to complete.
+
+    Without `into`, finished trainings are kept in `out`/trainings, and the same call after a stop goes on with the others.
+    """
     prepared, made = _prepared(real), _dataset(synthetic)
     names = [canonical(name, allow=prepared.findings) for name in findings]
     for name in names:
         if name not in prepared.findings:
             raise InputError(f"no film states '{name}'", file=prepared.path, remedy=nearest(name, prepared.findings))
     sides, films = _sides(prepared, made)
-    with started(device=device, threads=threads, seed=seed), progress("benefit") as show:
-        dimension = measured_benefit(prepared, sides, films, names, config=config or BenefitConfig(seed=seed), report=show)
+    config = config or BenefitConfig(seed=seed)
+    unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
+    keep = Path(out) / "trainings" if out is not None and into is None else None
+    with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
+        if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
+            config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
+        dimension = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show)
     if into is None:
         real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
         into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
@@ -298,12 +307,15 @@ def models(*folders: PathLike) -> list[dict[str, Any]]:
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,
-                     report: Callable[[float, str], None]) -> Dimension:
-    """The benefit dimension: measured on the test split alone, or skipped with the reason."""
+                     report: Callable[[float, str], None], unseen: bool = False, keep: Path | None = None) -> Dimension:
+    """The benefit dimension: measured on patients that the generator has not seen, or skipped with the reason.
+
+    `unseen` says that it has not seen those of the training split either.
+    """
     size = synthetic.images.shape[1]
     test = prepared.films("test", size=size)
     val = prepared.films("val", size=size)
-    result = measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val,
+    result = measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val, train_unseen=unseen, keep=keep,
                              progress=lambda done, total, text: report(done / total, text))
     return result.to_dimension()
 

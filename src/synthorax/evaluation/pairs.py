@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.evaluation.calibration import Band
+from synthorax.evaluation.patient_bands import Band
 from synthorax.evaluation.sampling import normal_interval, standard_error
 from synthorax.evaluation.structure import Pixels, psnr, ssim, to_intensity
 from synthorax.types import Films, Score

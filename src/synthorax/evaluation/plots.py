@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION, GREEN, PURPLE, AMBER, GREY = "#0082c8", "#d55e00", "#009e73", "#b878a6", "#c98a00", "#8c8c8c"
 ARM_LOOKS: Mapping[str, tuple[str, str]] = {
-    "real": (BLUE, "-"), "classic": (GREEN, "--"), "oversampling": (PURPLE, "-."),
+    "real": (BLUE, "-"), "classic": (GREEN, "--"), "oversampling": (PURPLE, "-."), "class-weighted loss": (AMBER, "--"),
     "real+synthetic": (VERMILION, "-"), "synthetic only": (GREY, ":"),
 }
 """arm -> colour and line style"""
@@ -108,6 +108,23 @@ def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[
                           ha=side, va="top")
         axes.tick_params(axis="y", length=0)
         return svg_text(figure, label="Forest plot: differences with their 95 % intervals")
+
+
+def learning_curves(counts: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """AUROC by the number of real positive training films, one line an arm: `value`, with its interval from `low` to `high`."""
+    with page_style():
+        figure, axes = new_figure(width_in=4.6, height_in=3.4)
+        for number, (arm, curve) in enumerate(curves.items()):
+            colour, dashes = ARM_LOOKS.get(arm) or OTHER_LOOKS[number % len(OTHER_LOOKS)]
+            places = [count * 1.03 ** (number - (len(curves) - 1) / 2) for count in counts]  # side by side, not one over the other
+            axes.vlines(places, curve["low"], curve["high"], color=colour, linewidth=1.4, alpha=0.6)
+            axes.plot(places, curve["value"], color=colour, linestyle=dashes, marker="o", markersize=5, linewidth=1.8, label=_short(arm))
+        axes.set_xscale("log")
+        axes.set_xticks(list(counts), [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.set(xlabel="real training films with the finding", ylabel="AUROC")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.2)
+        return svg_text(figure, label="Learning curve: AUROC by real positive training films")
 
 
 def page_style() -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from synthorax.data.masks import is_organ
 from synthorax.errors import InputError
 from synthorax.evaluation.anatomy import distribution_score
-from synthorax.evaluation.calibration import nearest_distances
+from synthorax.evaluation.patient_bands import nearest_distances
 from synthorax.evaluation.control import contrast, mask_agreement, see, share_inside, side_agreement
 from synthorax.evaluation.outlines import SIDE_PX, Outliner, Outlining, outlines_of, smaller
 from synthorax.evaluation.report import Dimension

@@ -122,6 +122,12 @@ def _drawn(report: Report) -> dict[str, str]:
         if entry.get("roc"):
             areas = {arm["arm"]: arm["auroc"] for arm in entry.get("arms", ()) if "auroc" in arm}
             drawn[f"roc {entry['finding']}"] = plots.roc_curves(entry["roc"], aurocs=areas)
+    for curve in report.dimensions["benefit"].extra.get("learning_curve", ()):
+        if points := curve["points"]:
+            lines = {arm["arm"]: {key: [point["arms"][number][name] for point in points]
+                                  for key, name in (("value", "auroc"), ("low", "low"), ("high", "high"))}
+                     for number, arm in enumerate(points[0]["arms"])}
+            drawn[f"curve {curve['finding']}"] = plots.learning_curves([point["n_real_positive_train"] for point in points], lines)
     return drawn
 
 

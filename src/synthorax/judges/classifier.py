@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from synthorax.judges.fitting import (
     vary,
 )
 from synthorax.judges.residual import ResidualBlock, convolution, initialise
+from synthorax.registry import lookup
 
 CLASSIC = Variation(degrees=10, scale=0.1, shift=0.1, contrast=0.2, brightness=0.2, noise=0.05)
 """classic augmentation"""
@@ -45,6 +46,29 @@ class ClassifierConfig(FittingConfig):
     """films larger than this (pixels a side) are averaged down to it"""
     augment: Literal["none", "classic"] = "none"
     """`classic`: small rotation, shift, scale, brightness, contrast, noise; never a left-right flip, which moves the heart"""
+    network: str = "small"
+    """one of `NETWORKS`, or another classifier of `judges.classifiers`"""
+    weights: str = ""
+    """file of pretrained weights that the network starts from; empty: weights drawn by the seed"""
+
+
+class ClassifierNetwork(Protocol):
+    """A module with a `head`, whose input `features` gives; built from a config, and all of its weights from one generator."""
+
+    head: nn.Linear
+
+    def features(self, films: Tensor) -> Tensor:
+        """`films` [B, 1, S, S], standardised -> [B, F]."""
+
+
+NETWORKS = {
+    "small": "synthorax.judges.classifier:small_network",
+    "densenet121": "synthorax.judges.known_networks:densenet121",
+    "resnet50": "synthorax.judges.known_networks:resnet50",
+    "efficientnet": "synthorax.judges.known_networks:efficientnet",
+    "vgg16": "synthorax.judges.known_networks:vgg16",
+}
+"""name -> function of the config, `num_findings`, `size` and `generator` that builds the network"""
 
 
 class ResidualNetwork(nn.Module):
@@ -72,6 +96,15 @@ class ResidualNetwork(nn.Module):
         return logits
 
 
+def small_network(config: ClassifierConfig, *, num_findings: int, size: int, generator: torch.Generator) -> ResidualNetwork:
+    """The network of this file; it has no pretrained weights, so a file of weights is a UsageError."""
+    if config.weights:
+        raise UsageError("the small classifier starts from weights drawn by the seed; leave its weights out, or choose another network")
+    network = ResidualNetwork(num_findings=num_findings, width=config.width, input_size=size)
+    initialise(network, head=network.head, bias=0.0, generator=generator)
+    return network
+
+
 def _block(before: int, after: int, *, stride: int) -> ResidualBlock:
     shortcut = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), convolution(before, after, kernel=1))
     return ResidualBlock(before, after, shortcut=shortcut, stride=stride)
@@ -88,7 +121,8 @@ class Classifier:
     film_size: int
     """pixels a side of the films that it accepts"""
     config: ClassifierConfig
-    network: ResidualNetwork = field(repr=False)
+    network: nn.Module = field(repr=False)
+    """also a `ClassifierNetwork`"""
     losses: tuple[float, ...] = field(repr=False)
     """training loss of every update"""
 
@@ -103,7 +137,8 @@ class Classifier:
 
     def features(self, images: FilmArray) -> NDArray[np.float64]:
         """What the last layer sees of films [N, S, S]: activations [N, F]."""
-        return self._run(images, lambda films: self.network.features(films).double())
+        network = cast(ClassifierNetwork, self.network)
+        return self._run(images, lambda films: network.features(films).double())
 
     def _run(self, images: FilmArray, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         check_film_size(images, film_size=self.film_size, judge=self.name)
@@ -122,11 +157,14 @@ def train_classifier(
     config: ClassifierConfig,
     seed: int,
     film_weights: NDArray[np.floating] | None = None,
+    class_weights: NDArray[np.floating] | None = None,
+    start: Classifier | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Train on films [N, S, S] with labels [N, K] in {0, 1, NaN}; a NaN label takes no part in the loss.
 
     `film_weights` [N] are relative frequencies with which films are drawn (oversampling); None draws all equally often.
+    `class_weights` [2, K] are factors on the loss of absent and of present findings. `start` is a classifier to go on from.
     `progress(done, total)` is called after every update. On the CPU the same arguments give the same weights, and one thread is
     used: to train several at a time, call this from several threads.
     Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
@@ -140,31 +178,41 @@ def train_classifier(
         raise UsageError(f"labels have shape {labels.shape} for {len(images)} films and {len(findings)} findings")
     with one_thread():
         return _train(images, labels, findings=tuple(findings), config=ready(config), seed=seed, film_weights=film_weights,
-                      progress=progress)
+                      class_weights=class_weights, start=start, progress=progress)
 
 
 def _train(images: FilmArray, labels: NDArray[np.floating], *, findings: tuple[str, ...], config: ClassifierConfig, seed: int,
-           film_weights: NDArray[np.floating] | None, progress: Callable[[int, int], None] | None) -> Classifier:
+           film_weights: NDArray[np.floating] | None, class_weights: NDArray[np.floating] | None, start: Classifier | None,
+           progress: Callable[[int, int], None] | None) -> Classifier:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
-    network = ResidualNetwork(num_findings=len(findings), width=config.width, input_size=size)
-    initialise(network, head=network.head, bias=0.0, generator=generator)
+    network = cast(nn.Module, lookup(NETWORKS, config.network, kind="classifier")(
+        config if start is None else replace(config, weights=""), num_findings=len(findings), size=size, generator=generator))
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
     targets = torch.from_numpy(np.asarray(labels, dtype=np.float32))
+    factors = None if class_weights is None else torch.from_numpy(np.asarray(class_weights, dtype=np.float32)).to(config.device)
 
     def loss_of(rows: NDArray[np.intp]) -> Tensor:
         films = standardise(images[rows], size=size)
         if config.augment == "classic":
             films, = vary(films, by=CLASSIC, generator=generator)
-        return _masked_cross_entropy(logits_of(network, films, config=config), targets[rows].to(config.device))
+        return _masked_cross_entropy(logits_of(network, films, config=config), targets[rows].to(config.device), factors)
 
     losses = fit(network, loss_of, batches=film_batches(len(images), film_weights, config=config, seed=seed), config=config,
                  judge="classifier", progress=progress)
-    return Classifier(name=f"residual-{size}px-w{config.width}", digest=network_digest(network), findings=findings,
+    name = f"residual-{size}px-w{config.width}" if config.network == "small" else f"{config.network}-{size}px"
+    return Classifier(name=name, digest=network_digest(network), findings=findings,
                       film_size=images.shape[1], config=config, network=network, losses=losses)
 
 
-def _masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the stated labels; 0 with a gradient of 0 when a batch states none."""
+def _masked_cross_entropy(logits: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:
+    """Mean binary cross-entropy over the stated labels; 0 with a gradient of 0 when a batch states none.
+
+    `factors` [2, K] multiply the loss of absent and of present findings.
+    """
     stated = ~torch.isnan(targets)
     losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
+    if factors is not None:
+        losses = losses * torch.where(targets == 1, factors[1], factors[0])
     return (losses * stated).sum() / stated.sum().clamp_min(1)

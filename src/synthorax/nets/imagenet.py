@@ -96,7 +96,7 @@ def load_imagenet(network: nn.Module, name: str, source: str) -> None:
         try:
             from torchvision.models import get_weight
         except ImportError as error:
-            raise UsageError("objective.encoder_weights=torchvision needs torchvision: pip install 'synthorax[torchvision]', "
+            raise UsageError("objective.encoder_weights=torchvision needs torchvision: pip install 'synthorax[networks]', "
                              "or give the path of its weights file") from error
         stored: Mapping[str, Tensor] = get_weight(PUBLISHED[name]).get_state_dict(progress=False)
     else:

@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,8 @@ class Source:
     digest: str
     support: Support | None = None
     """what the model was trained on, if that is known: rows that go beyond it are marked"""
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    """`data_digest` of the prepared films and `sources` that the model file names, so that a proof can tell whom it has seen"""
 
 
 def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
@@ -74,7 +77,8 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=True,
                     extra={"labels": source.model.spec.findings, "model": source.name, "model_digest": source.digest,
-                           "settings": asdict(settings)})
+                           "settings": asdict(settings),
+                           **({"trained_on": dict(source.trained_on)} if source.trained_on else {})})
     return read_dataset(out)
 
 

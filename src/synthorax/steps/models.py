@@ -102,7 +102,8 @@ def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]
     spec, facts = read_spec(path)
     name = str(where) if str(where) in shipped() else f"{facts.get('recipe', spec.family)}"
     support = Support.from_dict(facts["support"]) if "support" in facts else None
-    source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support)
+    trained_on: dict[str, Any] = {key: facts[key] for key in ("data_digest", "sources") if key in facts}
+    source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support, trained_on=trained_on)
     return source, spec, SampleSettings(**facts.get("sample", {}))
 
 

@@ -177,5 +177,6 @@ def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence
     columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
     write_atomic(out / "dropped.csv", table_bytes(columns, dropped))
     write_table(out, kept)
-    inherited = {key: synthetic.facts[key] for key in ("model", "model_digest", "settings") if key in synthetic.facts}
+    told = ("model", "model_digest", "settings", "trained_on", "not_trained_on")
+    inherited = {key: synthetic.facts[key] for key in told if key in synthetic.facts}
     write_facts(out, name=out.name, studies=kept, synthetic=True, extra={**inherited, **extra})
