@@ -2,9 +2,11 @@
 
 FAMILIES: dict[str, str] = {
     "diffusion": "synthorax.families.diffusion_family:FAMILY",
+    "gan": "synthorax.families.gan:FAMILY",
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "stylegan2": "synthorax.families.stylegan2:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }
 """families that are trained by a recipe"""

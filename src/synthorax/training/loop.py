@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.engine import Engine, deferred_interrupt
-from synthorax.errors import TrainingError
+from synthorax.errors import TrainingError, UsageError
 from synthorax.files import write_atomic
 from synthorax.progress import Report, format_seconds, quiet
 from synthorax.protocols import Objective, Phase, as_model
@@ -140,13 +140,14 @@ class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+        _check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
         self.feed = Feed(films, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
                          augment=config.augment, seed=config.seed, engine=engine)
         self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
-                           for phase in objective.phases}
+                           for phase in objective.phases if not phase.optimizer}
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
         self.snapshots = folder / "snapshots"
         self.averages = PowerAverages(objective.model) if config.ema_snapshots else None
@@ -166,7 +167,7 @@ class _Loop:
         films_before = self.progress.films
         for phase in self.objective.phases:
             if self.progress.step % phase.every == 0:
-                for _ in range(phase.repeats):
+                for _ in range(self.engine.from_main(self.objective.repeats(phase))):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
         self.progress.step += 1
         seen = {"films_seen": self.progress.films, "films_in_step": self.progress.films - films_before}
@@ -191,7 +192,7 @@ class _Loop:
         for name, player in self.objective.players.items():
             for weight in player.parameters():
                 weight.requires_grad_(name in phase.updates and id(weight) not in self.frozen)
-        optimizer = self.optimizers[phase.name]
+        optimizer = self.optimizers[phase.optimizer or phase.name]
         optimizer.zero_grad(set_to_none=True)
         with self.engine.autocast():
             losses: dict[str, Tensor] = self.wrapped(phase.name, batch)
@@ -226,6 +227,12 @@ class _Loop:
         warmup = min(1.0, (self.progress.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         cooldown = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
         return config.learning_rate * warmup * cooldown
+
+
+def _check_batch(objective: Objective, config: TrainConfig) -> None:
+    """Refuse batches of one film where batch normalisation would compare the film with itself."""
+    if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
+        raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two films a batch")
 
 
 class _Log:
