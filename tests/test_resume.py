@@ -18,11 +18,12 @@ SETTINGS = {
     "gan": ("train.steps=24", "train.checkpoint_every=2", "objective.loss=wasserstein", "objective.critic_norm=layer",
             "objective.gradient_penalty=10.0", "objective.critic_repeats_most=4"),  # how often the critic moves follows from its past
     "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
+    "spade-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "stylegan2": ("train.steps=24", "train.checkpoint_every=2", "objective.r1_every=3", "objective.path_every=2",
                   "objective.sight.rise_films=50", "objective.sight.noise_levels=100"),  # augmentation and noise follow from the past
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
 }
-QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "stylegan2", "vq-gan")
+QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vq-gan")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 

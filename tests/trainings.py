@@ -46,6 +46,8 @@ SMALLEST = {
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
+    "spade-gan": ("spade-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8", "model.hidden=4",
+                  "objective.critic_channels=4", "objective.segmenter_channels=2"),
     "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
                   "model.embedding=8", "objective.critic_channels=4"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),

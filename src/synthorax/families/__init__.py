@@ -6,6 +6,7 @@ FAMILIES: dict[str, str] = {
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "spade-gan": "synthorax.families.spade_gan:FAMILY",
     "stylegan2": "synthorax.families.stylegan2:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
 }

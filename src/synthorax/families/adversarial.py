@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part
@@ -15,6 +16,7 @@ from synthorax.families.critic_sight import CriticSight, Pace, SightConfig
 from synthorax.families.heard import CriticHead, num_statements, statement_loss, statements, varied_statements
 from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
 from synthorax.nets.gan import ConvolutionalCritic, CriticNorm, ResidualCritic
+from synthorax.nets.spade import MaskReader
 from synthorax.nets.stylegan2 import ScaledLinear, StyleCritic
 from synthorax.protocols import Batch, Condition, ModelSpec, Objective, Phase
 from synthorax.registry import lookup
@@ -49,6 +51,10 @@ class AdversarialConfig:
     """steps between two path length terms, which count as many times more"""
     auxiliary: NotNegative = 1.0
     """weight of guessing labels and attributes, where model.conditioning is auxiliary"""
+    segmenter: NotNegative = 0.0
+    """weight, in the generator's loss, of a segmenter that reads the mask from made films; it learns from real films alone"""
+    segmenter_channels: AtLeastOne = 8
+    """feature maps of the segmenter at full resolution"""
     beta1: Part = 0.5
     """decay of Adam's first moment"""
     beta2: Part = 0.999
@@ -110,6 +116,15 @@ class PathLength(nn.Module):
         return (lengths - mean).square()
 
 
+def mask_loss(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Cross-entropy of masks read from films, mean over the stated classes' pixels, 0 where none is stated, [B, M, H, W] -> [B]."""
+    if mask is None:
+        return 0.0 * logits.flatten(1).sum(1)
+    known = ~mask.isnan()
+    loss = F.binary_cross_entropy_with_logits(logits, mask.nan_to_num(0.5), reduction="none")
+    return (loss * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+
+
 class AdversarialObjective(Objective):
     """Critic and generator in turn; lazy penalties are phases of their own that share the optimiser of their player."""
 
@@ -119,7 +134,7 @@ class AdversarialObjective(Objective):
         self.loss: AdversarialLoss = lookup(ADVERSARIAL, config.loss, kind="adversarial loss")
         self.spec, conditioning = self.maker.spec, self.maker.config.conditioning
         adaptive = bool(config.sight.augment or config.sight.noise_levels)
-        _check(config, self.loss, adaptive=adaptive, styles=hasattr(model, "styles_of"))
+        _check(config, self.loss, adaptive=adaptive, styles=hasattr(model, "styles_of"), masks=hasattr(model, "beside"))
         self.players = nn.ModuleDict({"generator": model})
         if adaptive:
             assert self.loss.boundary is not None
@@ -128,12 +143,18 @@ class AdversarialObjective(Objective):
             self.players["pace"] = Pace(usual=config.critic_repeats, most=config.critic_repeats_most)
         if config.path_length:
             self.players["path"] = PathLength()
+        self.mask_channels = 2 * len(self.spec.masks) if hasattr(model, "beside") else 0
+        if config.segmenter:
+            self.players["segmenter"] = MaskReader(masks=len(self.spec.masks), channels=config.segmenter_channels)
         self.players["critic"] = Critic(config, image_size=self.spec.image_size, conditioning=conditioning,
-                                        inputs=self.sight.channels if self.sight is not None else 1, statements=num_statements(self.spec))
+                                        inputs=(self.sight.channels if self.sight is not None else 1) + self.mask_channels,
+                                        statements=num_statements(self.spec))
         betas = (config.beta1, config.beta2)
         phases = [Phase(name="critic", updates=("critic",), repeats=config.critic_repeats, betas=betas)]
         if config.r1:
             phases.append(Phase(name="r1", updates=("critic",), every=config.r1_every, betas=betas, optimizer="critic"))
+        if config.segmenter:
+            phases.append(Phase(name="segmenter", updates=("segmenter",)))
         phases.append(Phase(name="generator", updates=("generator",), sees_patients=False, betas=betas))
         if config.path_length:
             phases.append(Phase(name="path-length", updates=("generator",), every=config.path_every, sees_patients=False, betas=betas,
@@ -164,25 +185,32 @@ class AdversarialObjective(Objective):
         if phase == "critic":
             return self._critic_losses(batch, stated)
         if phase == "r1":
-            seen = self._seen(batch.images, batch.draws)
-            penalty = zero_centred_penalty(lambda films: self.players["critic"](films, stated)[0], seen)
+            seen, beside = self._seen(batch.images, batch.draws), self._beside(batch)
+            penalty = zero_centred_penalty(lambda films: self.players["critic"](torch.cat([films, beside], dim=1), stated)[0], seen)
             return {"r1": self.config.r1 * self.config.r1_every * penalty}
         if phase == "path-length":
             return {"path_length": self._path_length(batch)}
-        scores, guesses = self.players["critic"](self._seen(self._made(batch), batch.draws), stated)
-        return {"generator": self.loss.maker(scores), **self._guessed("generator_statements", guesses, stated)}
+        if phase == "segmenter":
+            return {"segmenter": mask_loss(self.players["segmenter"](batch.images).float(), batch.condition.mask)}
+        made = self._made(batch)
+        scores, guesses = self.players["critic"](torch.cat([self._seen(made, batch.draws), self._beside(batch)], dim=1), stated)
+        terms = {"generator": self.loss.maker(scores), **self._guessed("generator_statements", guesses, stated)}
+        if "segmenter" in self.players:
+            terms["generator_mask"] = self.config.segmenter * mask_loss(self.players["segmenter"](made).float(), batch.condition.mask)
+        return terms
 
     def _critic_losses(self, batch: Batch, stated: Tensor) -> dict[str, Tensor]:
         critic = self.players["critic"]
         with torch.no_grad():
             made = self._made(batch)
-        real_seen, made_seen = self._seen(batch.images, batch.draws), self._seen(made, batch.draws)
-        real, real_guesses = critic(real_seen, stated)
-        false, made_guesses = critic(made_seen, stated)
+        real_seen, made_seen, beside = self._seen(batch.images, batch.draws), self._seen(made, batch.draws), self._beside(batch)
+        real, real_guesses = critic(torch.cat([real_seen, beside], dim=1), stated)
+        false, made_guesses = critic(torch.cat([made_seen, beside], dim=1), stated)
         terms = {"real": self.loss.real(real), "made": self.loss.made(false),
                  **self._guessed("real_statements", real_guesses, stated), **self._guessed("made_statements", made_guesses, stated)}
         if self.config.gradient_penalty:
-            penalty = gradient_penalty(lambda films: critic(films, stated)[0], real_seen, made_seen, part=batch.draws.uniform(1)[:, 0])
+            penalty = gradient_penalty(lambda films: critic(torch.cat([films, beside], dim=1), stated)[0], real_seen, made_seen,
+                                       part=batch.draws.uniform(1)[:, 0])
             terms["penalty"] = self.config.gradient_penalty * penalty
         if self.training and self.sight is not None:
             self.sight.learn(real.detach())
@@ -198,6 +226,13 @@ class AdversarialObjective(Objective):
             return films
         seen: Tensor = self.sight(films, draws)
         return seen
+
+    def _beside(self, batch: Batch) -> Tensor:
+        """The mask that the critic sees beside films, [B, 2 M, S, S]; no channels for families without masks."""
+        if not self.mask_channels:
+            return batch.images[:, :0]
+        channels: Tensor = cast(Any, self.model).beside(batch.condition, size=len(batch), device=batch.images.device)
+        return channels
 
     def _guessed(self, name: str, guesses: Tensor | None, stated: Tensor) -> dict[str, Tensor]:
         return {} if guesses is None else {name: self.config.auxiliary * statement_loss(guesses, stated)}
@@ -218,7 +253,7 @@ class AdversarialObjective(Objective):
         return term
 
 
-def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, styles: bool) -> None:
+def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, styles: bool, masks: bool) -> None:
     """Refuse settings that contradict one another."""
     if config.critic_norm == "batch" and (config.gradient_penalty or config.r1):
         raise UsageError("objective.critic_norm=batch lets films share statistics, which a gradient penalty on each film must not; "
@@ -230,6 +265,10 @@ def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, 
                          f"critic's certainty cannot be told; choose another loss")
     if config.path_length and not styles:
         raise UsageError("objective.path_length needs a generator with styles: family 'stylegan2'")
+    if config.segmenter and not masks:
+        raise UsageError("objective.segmenter needs a generator that hears masks: family 'spade-gan'")
+    if config.sight.augment and masks:
+        raise UsageError("objective.sight.augment moves films and not the masks beside them; choose noise_levels for family 'spade-gan'")
     if config.critic_repeats_most is not None and config.critic_repeats_most < config.critic_repeats:
         raise UsageError(f"objective.critic_repeats_most={config.critic_repeats_most} is less than critic_repeats={config.critic_repeats}")
     if config.critic_repeats_most is not None and config.loss != "wasserstein":

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,8 @@ from synthorax.training.power_ema import PowerAverages
 from synthorax.types import Films
 
 _LOG = logging.getLogger(__name__)
+Look = Callable[[nn.Module, int], Mapping[str, float | str] | None]
+"""Looks at the averaged model after a step; what it returns becomes a line of metrics.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,14 +91,14 @@ class Outcome:
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, pause_seconds: float | None = None, report: Report = quiet,
-          sample: Callable[[nn.Module, int], None] | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
+          sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
-    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. The budget is in
-    seconds of `clock`. After `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another
-    call goes on. On the CPU, a run that is killed or paused at any moment and continued ends bit for bit like one that was not (unless
-    a budget ends it). Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is
-    not finite; the last good weights are then in checkpoints/.
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
+    returns becomes a line of metrics.jsonl. The budget is in seconds of `clock`. After `pause_seconds` of this call on the wall's clock,
+    and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any moment and
+    continued ends bit for bit like one that was not (unless a budget ends it). Weights that need no gradient when it begins stay as they
+    are. Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
@@ -125,7 +127,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
 
 
 def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
-                sample: Callable[[nn.Module, int], None] | None) -> None:
+                sample: Look | None) -> None:
     """What the main process leaves on disk after a step, each thing at its own interval."""
     config, step = loop.config, loop.progress.step
     if log is not None and step % config.log_every == 0:
@@ -133,7 +135,9 @@ def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, don
     if step % config.checkpoint_every == 0:
         loop.save()
     if sample is not None and config.sample_every and step % config.sample_every == 0:
-        sample(loop.ema.model, step)
+        seen = sample(loop.ema.model, step)
+        if log is not None and seen:
+            log.note(loop.progress, seen)
 
 
 class _Loop:
@@ -261,6 +265,12 @@ class _Log:
         left = progress.elapsed_seconds * (1 - done) / done if done > 0 else 0.0
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s, {format_seconds(left)} left")
+
+    def note(self, progress: Progress, seen: Mapping[str, float | str]) -> None:
+        """One line on something else than losses."""
+        line = {"step": progress.step, "films": progress.films, "elapsed_seconds": round(progress.elapsed_seconds, 1), **seen}
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         if self.board is not None:
