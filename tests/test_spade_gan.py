@@ -55,13 +55,16 @@ def test_masks_count_by_stated_pixels_alone() -> None:
 
 
 def test_the_segmenter_is_passive(engine: Engine) -> None:
-    """It moves in its own phase, on real films; in the generator's phase it only judges."""
+    """It learns beside the critic, from real films; in the generator's phase it only judges."""
     objective = objective_of()
     assert {phase.name: (phase.updates, phase.sees_patients) for phase in objective.phases} == {
-        "critic": (("critic",), True), "segmenter": (("segmenter",), True), "generator": (("generator",), False)}
+        "critic": (("critic", "segmenter"), True), "generator": (("generator",), False)}
     spec = as_model(objective.model).spec
     batch = Feed(made_up_films(16), spec=spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
     assert set(objective("generator", batch)) == {"generator", "generator_mask"}
+    learned = objective.eval()("critic", batch)["segmenter"]
+    objective.players["generator"].generator.last.bias.data += 1.0  # type: ignore[union-attr, operator]
+    assert torch.equal(objective("critic", batch)["segmenter"], learned), "made films teach it nothing"
     assert "generator_mask" not in objective_of("objective.segmenter=0.0")("generator", batch)
 
 

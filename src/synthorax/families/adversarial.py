@@ -150,11 +150,10 @@ class AdversarialObjective(Objective):
                                         inputs=(self.sight.channels if self.sight is not None else 1) + self.mask_channels,
                                         statements=num_statements(self.spec))
         betas = (config.beta1, config.beta2)
-        phases = [Phase(name="critic", updates=("critic",), repeats=config.critic_repeats, betas=betas)]
+        learning = ("critic", "segmenter") if config.segmenter else ("critic",)  # both learn from real films; Adam keeps them apart
+        phases = [Phase(name="critic", updates=learning, repeats=config.critic_repeats, betas=betas)]
         if config.r1:
             phases.append(Phase(name="r1", updates=("critic",), every=config.r1_every, betas=betas, optimizer="critic"))
-        if config.segmenter:
-            phases.append(Phase(name="segmenter", updates=("segmenter",)))
         phases.append(Phase(name="generator", updates=("generator",), sees_patients=False, betas=betas))
         if config.path_length:
             phases.append(Phase(name="path-length", updates=("generator",), every=config.path_every, sees_patients=False, betas=betas,
@@ -190,8 +189,6 @@ class AdversarialObjective(Objective):
             return {"r1": self.config.r1 * self.config.r1_every * penalty}
         if phase == "path-length":
             return {"path_length": self._path_length(batch)}
-        if phase == "segmenter":
-            return {"segmenter": mask_loss(self.players["segmenter"](batch.images).float(), batch.condition.mask)}
         made = self._made(batch)
         scores, guesses = self.players["critic"](torch.cat([self._seen(made, batch.draws), self._beside(batch)], dim=1), stated)
         terms = {"generator": self.loss.maker(scores), **self._guessed("generator_statements", guesses, stated)}
@@ -212,6 +209,8 @@ class AdversarialObjective(Objective):
             penalty = gradient_penalty(lambda films: critic(torch.cat([films, beside], dim=1), stated)[0], real_seen, made_seen,
                                        part=batch.draws.uniform(1)[:, 0])
             terms["penalty"] = self.config.gradient_penalty * penalty
+        if "segmenter" in self.players:
+            terms["segmenter"] = mask_loss(self.players["segmenter"](batch.images).float(), batch.condition.mask)
         if self.training and self.sight is not None:
             self.sight.learn(real.detach())
         if self.training and "pace" in self.players:
