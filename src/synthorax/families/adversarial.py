@@ -14,6 +14,7 @@ from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
 from synthorax.families.critic_sight import CriticSight, Pace, SightConfig
 from synthorax.families.heard import CriticHead, num_statements, statement_loss, statements, varied_statements
+from synthorax.families.label_guesser import MADE_PAIRS, TAUGHT, LabelGuesser, guessed_rows
 from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
 from synthorax.nets.gan import ConvolutionalCritic, CriticNorm, ResidualCritic
 from synthorax.nets.spade import MaskReader
@@ -55,6 +56,8 @@ class AdversarialConfig:
     """weight, in the generator's loss, of a segmenter that reads the mask from made films; it learns from real films alone"""
     segmenter_channels: AtLeastOne = 8
     """feature maps of the segmenter at full resolution"""
+    guesser: bool = False
+    """let a third player guess the labels that films do not state, and the critic judge its pairs too; for model.conditioning=projection"""
     beta1: Part = 0.5
     """decay of Adam's first moment"""
     beta2: Part = 0.999
@@ -95,7 +98,8 @@ class Critic(nn.Module):
     def forward(self, seen: Tensor, stated: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores [B, 1] of films [B, C, S, S] against statements [B, K + A], and logits of the statements where they are guessed."""
         features = self.trunk(seen).float()
-        return self.head(features, stated), self.head.guess(features) if self.head.guess is not None else None
+        with torch.autocast(seen.device.type, enabled=False):  # a score of bfloat16 has three digits
+            return self.head(features, stated), self.head.guess(features) if self.head.guess is not None else None
 
 
 class PathLength(nn.Module):
@@ -134,7 +138,8 @@ class AdversarialObjective(Objective):
         self.loss: AdversarialLoss = lookup(ADVERSARIAL, config.loss, kind="adversarial loss")
         self.spec, conditioning = self.maker.spec, self.maker.config.conditioning
         adaptive = bool(config.sight.augment or config.sight.noise_levels)
-        _check(config, self.loss, adaptive=adaptive, styles=hasattr(model, "styles_of"), masks=hasattr(model, "beside"))
+        _check(config, self.loss, adaptive=adaptive, styles=hasattr(model, "styles_of"), masks=hasattr(model, "beside"),
+               conditioning=conditioning)
         self.players = nn.ModuleDict({"generator": model})
         if adaptive:
             assert self.loss.boundary is not None
@@ -146,6 +151,9 @@ class AdversarialObjective(Objective):
         self.mask_channels = 2 * len(self.spec.masks) if hasattr(model, "beside") else 0
         if config.segmenter:
             self.players["segmenter"] = MaskReader(masks=len(self.spec.masks), channels=config.segmenter_channels)
+        if config.guesser:
+            self.players["guesser"] = LabelGuesser(labels=len(self.spec.findings), image_size=self.spec.image_size,
+                                                   channels=config.critic_channels)
         self.players["critic"] = Critic(config, image_size=self.spec.image_size, conditioning=conditioning,
                                         inputs=(self.sight.channels if self.sight is not None else 1) + self.mask_channels,
                                         statements=num_statements(self.spec))
@@ -154,6 +162,8 @@ class AdversarialObjective(Objective):
         phases = [Phase(name="critic", updates=learning, repeats=config.critic_repeats, betas=betas)]
         if config.r1:
             phases.append(Phase(name="r1", updates=("critic",), every=config.r1_every, betas=betas, optimizer="critic"))
+        if config.guesser:
+            phases.append(Phase(name="guesser", updates=("guesser",), betas=betas))
         phases.append(Phase(name="generator", updates=("generator",), sees_patients=False, betas=betas))
         if config.path_length:
             phases.append(Phase(name="path-length", updates=("generator",), every=config.path_every, sees_patients=False, betas=betas,
@@ -189,6 +199,8 @@ class AdversarialObjective(Objective):
             return {"r1": self.config.r1 * self.config.r1_every * penalty}
         if phase == "path-length":
             return {"path_length": self._path_length(batch)}
+        if phase == "guesser":
+            return self._guesser_losses(batch)
         made = self._made(batch)
         scores, guesses = self.players["critic"](torch.cat([self._seen(made, batch.draws), self._beside(batch)], dim=1), stated)
         terms = {"generator": self.loss.maker(scores), **self._guessed("generator_statements", guesses, stated)}
@@ -209,6 +221,11 @@ class AdversarialObjective(Objective):
             penalty = gradient_penalty(lambda films: critic(torch.cat([films, beside], dim=1), stated)[0], real_seen, made_seen,
                                        part=batch.draws.uniform(1)[:, 0])
             terms["penalty"] = self.config.gradient_penalty * penalty
+        if "guesser" in self.players:
+            with torch.no_grad():
+                pairs = self._guessed_pairs(batch)
+            scores, _ = critic(torch.cat([real_seen, beside], dim=1), pairs)
+            terms["guessed"] = MADE_PAIRS * guessed_rows(batch.condition.labels) * self.loss.made(scores)
         if "segmenter" in self.players:
             terms["segmenter"] = mask_loss(self.players["segmenter"](batch.images).float(), batch.condition.mask)
         if self.training and self.sight is not None:
@@ -216,6 +233,23 @@ class AdversarialObjective(Objective):
         if self.training and "pace" in self.players:
             cast(Pace, self.players["pace"]).learn((real - false).detach().mean())
         return terms
+
+    def _guesser_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The guesser learns stated labels, labels that films were made for, and to make pairs that pass for real (Sec. 3.2, Li et al. 2017)."""
+        guesser, labels = cast(LabelGuesser, self.players["guesser"]), batch.condition.labels
+        if self.training:
+            guesser.note(labels)
+        with torch.no_grad():
+            made = self._made(batch)
+        seen = torch.cat([self._seen(batch.images, batch.draws), self._beside(batch)], dim=1)
+        scores, _ = self.players["critic"](seen, self._guessed_pairs(batch))
+        return {"labels": statement_loss(guesser(batch.images), labels), "made_labels": TAUGHT * statement_loss(guesser(made), labels),
+                "pairs": MADE_PAIRS * guessed_rows(labels) * self.loss.maker(scores)}
+
+    def _guessed_pairs(self, batch: Batch) -> Tensor:
+        """Statements of the batch with guesses for labels that are not stated, [B, K + A]."""
+        labels = cast(LabelGuesser, self.players["guesser"]).filled(batch.condition.labels, batch.images)
+        return torch.cat([labels, batch.condition.attributes], dim=1)
 
     def _made(self, batch: Batch) -> Tensor:
         return self.maker.film_of([batch.draws.normal(*size) for size in self.maker.code_sizes], batch.condition).float()
@@ -252,7 +286,7 @@ class AdversarialObjective(Objective):
         return term
 
 
-def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, styles: bool, masks: bool) -> None:
+def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, styles: bool, masks: bool, conditioning: str) -> None:
     """Refuse settings that contradict one another."""
     if config.critic_norm == "batch" and (config.gradient_penalty or config.r1):
         raise UsageError("objective.critic_norm=batch lets films share statistics, which a gradient penalty on each film must not; "
@@ -264,6 +298,8 @@ def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, 
                          f"critic's certainty cannot be told; choose another loss")
     if config.path_length and not styles:
         raise UsageError("objective.path_length needs a generator with styles: family 'stylegan2'")
+    if config.guesser and conditioning != "projection":
+        raise UsageError("objective.guesser needs a critic that judges films together with labels: model.conditioning=projection")
     if config.segmenter and not masks:
         raise UsageError("objective.segmenter needs a generator that hears masks: family 'spade-gan'")
     if config.sight.augment and masks:

@@ -55,7 +55,8 @@ class CriticHead(nn.Module):
         score: Tensor = self.score(features)
         if self.projection is None:
             return score
-        return score + self.scale * (features * self.projection(stated)).sum(1, keepdim=True)
+        judged: Tensor = score + self.scale * (features * self.projection(stated)).sum(1, keepdim=True)
+        return judged
 
     def silence(self, which: Tensor) -> None:
         """Hear nothing of some statements, [K + A] of bool, until training teaches it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +44,10 @@ class ConditionalNorm(nn.Module):
             nn.init.normal_(self.change.weight, std=0.02)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
-        x = self.norm(x)
+        x = cast(Tensor, self.norm(x))
         if self.change is None:
             return x
-        gain, offset = self.change(condition)[:, :, None, None].chunk(2, dim=1)
+        gain, offset = cast(Tensor, self.change(condition))[:, :, None, None].chunk(2, dim=1)
         return x * (1 + gain) + offset
 
 
@@ -75,9 +75,9 @@ class _ResidualEnlarge(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         inner = F.interpolate(F.relu(self.norms[0](x, condition)), scale_factor=2)
-        inner = self.second(F.relu(self.norms[1](self.first(inner), condition)))
         skipped: Tensor = F.interpolate(self.skip(x), scale_factor=2)  # 1 x 1: before or after enlarging is the same
-        return inner + skipped
+        made: Tensor = self.second(F.relu(self.norms[1](self.first(inner), condition))) + skipped
+        return made
 
 
 class Generator(nn.Module):
@@ -139,7 +139,8 @@ class _ResidualHalve(nn.Module):
         self.inner = nn.Sequential(*before, one, _normalised(outputs, norm=norm), nn.ReLU(), other)
 
     def forward(self, x: Tensor) -> Tensor:
-        return halved(self.inner(x)) + self.skip(halved(x))
+        made: Tensor = halved(self.inner(x)) + self.skip(halved(x))
+        return made
 
 
 class ResidualCritic(nn.Module):

@@ -34,7 +34,7 @@ class MaskNorm(nn.Module):
 
     def forward(self, x: Tensor, beside: Tensor) -> Tensor:
         """x [B, C, h, w] beside the mask and what else is heard, [B, I, H, W], which is averaged to the size of x."""
-        heard = F.relu(self.shared(F.adaptive_avg_pool2d(beside, x.shape[2:])))
+        heard = F.relu(self.shared(F.adaptive_avg_pool2d(beside, (x.shape[2], x.shape[3]))))
         gain, offset = self.change(heard).chunk(2, dim=1)
         changed: Tensor = self.norm(x) * (1 + gain) + offset
         return changed

@@ -70,7 +70,8 @@ class ModulatedConvolution(nn.Module):
             return made
         weight = self.convolution.weight * self.convolution.scale
         norm = (scales.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # [B, outputs]
-        return made * norm[:, :, None, None]
+        demodulated: Tensor = made * norm[:, :, None, None]
+        return demodulated
 
 
 class _StyledLayer(nn.Module):
@@ -159,7 +160,8 @@ class _CriticBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = rectified(self.second(halved(rectified(self.first(x)))))
-        return (inner + self.skip(halved(x))) / math.sqrt(2)
+        made: Tensor = (inner + self.skip(halved(x))) / math.sqrt(2)
+        return made
 
 
 class BatchSpread(nn.Module):
