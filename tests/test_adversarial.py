@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,7 @@ from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_
 from synthorax.nets.critic_augmentation import CUTOUT, augmented
 from synthorax.nets.gan import widths
 from synthorax.nets.stylegan2 import ModulatedConvolution, ScaledLinear, Synthesis
-from synthorax.protocols import Batch, as_model
+from synthorax.protocols import Batch, Condition, as_model
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 from synthorax.training.feed import Feed
@@ -182,6 +183,22 @@ def test_auxiliary_and_projection_critics_hear_the_condition_and_plain_ones_do_n
         assert (guesses is not None) == (conditioning == "auxiliary")
 
 
+def test_parts_are_withheld_from_generator_and_critic_alike(engine: Engine) -> None:
+    for dropout in (0.0, 0.3, 1.0):
+        objective = objective_of("gan", f"objective.part_dropout={dropout}")
+        batch = batch_for(objective, engine)
+        many = Condition(labels=torch.ones(500, 2), attributes=torch.ones(500, 7))
+        heard = objective._withheld(replace(batch, images=batch.images[:1].expand(500, -1, -1, -1), condition=many, draws=Draws(range(500))))
+        for part in (heard.labels, heard.attributes):
+            assert torch.equal(part.isnan().any(1), part.isnan().all(1)), "as a whole"
+            assert part.isnan().float().mean().item() == pytest.approx(dropout, abs=0.06)
+        both = (heard.labels[:, 0].isnan() & heard.attributes[:, 0].isnan()).float().mean().item()
+        assert both == pytest.approx(dropout**2, abs=0.06), "independently"
+    kept = objective.eval()("critic", replace(batch, draws=Draws(range(4))))
+    other = replace(batch.condition, labels=1 - batch.condition.labels)
+    torch.testing.assert_close(objective("critic", replace(batch, condition=other, draws=Draws(range(4)))), kept)
+
+
 # ---- style
 
 
@@ -211,7 +228,7 @@ def test_scaled_layers_keep_the_variance_and_learn_slowly_on_request() -> None:
 
 def test_path_lengths_of_a_linear_generator(engine: Engine) -> None:
     """With film = style times a number a for every pixel, the length is a |sum of the direction| for each of L equal layers."""
-    objective = objective_of("stylegan2").eval()
+    objective = objective_of("stylegan2", "objective.part_dropout=0.0").eval()
     model = cast(Any, objective.model)
 
     class Linear(Synthesis):

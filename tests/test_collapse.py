@@ -44,8 +44,8 @@ def test_varied_films_are_no_collapse_and_one_film_again_and_again_is(films: NDA
     assert looks[0]["sample_ms_ssim"] < looks[4]["sample_ms_ssim"]  # type: ignore[operator]
 
 
-def look(*, ms_ssim: float, recall: float) -> dict[str, float | str]:
-    return {"sample_ms_ssim": ms_ssim, "real_ms_ssim": 0.4, "sample_recall": recall}
+def look(*, ms_ssim: float, recall: float, precision: float = 0.5) -> dict[str, float | str]:
+    return {"sample_ms_ssim": ms_ssim, "real_ms_ssim": 0.4, "sample_recall": recall, "sample_precision": precision}
 
 
 def test_the_first_grey_sheet_is_forgiven_and_lost_recall_is_not() -> None:
@@ -54,6 +54,8 @@ def test_the_first_grey_sheet_is_forgiven_and_lost_recall_is_not() -> None:
     assert "alike" in collapse_warning([grey, grey])
     assert "recall was 0.50 and is 0.05" in collapse_warning([fine, look(ms_ssim=0.45, recall=0.05)])
     assert collapse_warning([look(ms_ssim=0.45, recall=0.1), look(ms_ssim=0.45, recall=0.0)]) == "", "there was nothing to lose"
+    noise = look(ms_ssim=0.45, recall=0.9, precision=0.0)
+    assert collapse_warning([noise, look(ms_ssim=0.45, recall=0.1)]) == "", "noise is wide, not varied"
 
 
 def test_too_few_or_too_small_films_say_nothing(tmp_path: Path) -> None:

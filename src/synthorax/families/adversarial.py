@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -56,6 +56,8 @@ class AdversarialConfig:
     """weight, in the generator's loss, of a segmenter that reads the mask from made films; it learns from real films alone"""
     segmenter_channels: AtLeastOne = 8
     """feature maps of the segmenter at full resolution"""
+    part_dropout: Part = 0.1
+    """probability of withholding labels, attributes or the mask of a film from all players, so that films can be asked for without"""
     guesser: bool = False
     """let a third player guess the labels that films do not state, and the critic judge its pairs too; for model.conditioning=projection"""
     beta1: Part = 0.5
@@ -190,6 +192,7 @@ class AdversarialObjective(Objective):
         cast(Critic, self.players["critic"]).head.silence(varied_statements(varied))
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        batch = replace(batch, condition=self._withheld(batch))
         stated = statements(batch.condition, self.spec, size=len(batch), device=batch.images.device)
         if phase == "critic":
             return self._critic_losses(batch, stated)
@@ -207,6 +210,16 @@ class AdversarialObjective(Objective):
         if "segmenter" in self.players:
             terms["generator_mask"] = self.config.segmenter * mask_loss(self.players["segmenter"](made).float(), batch.condition.mask)
         return terms
+
+    def _withheld(self, batch: Batch) -> Condition:
+        """The condition with parts that are heard taken out at random, each as a whole."""
+        condition, heard = batch.condition, [part for part in ("attributes", "labels", "mask") if part in self.spec.conditions]
+        if not heard or not self.config.part_dropout:
+            return condition
+        gone = batch.draws.uniform(len(heard)) < self.config.part_dropout  # [B, parts]
+        parts = {part: value.masked_fill(gone[:, number].reshape(-1, *[1] * (value.ndim - 1)), torch.nan)
+                 for number, part in enumerate(heard) if (value := getattr(condition, part)) is not None}
+        return replace(condition, **parts)
 
     def _critic_losses(self, batch: Batch, stated: Tensor) -> dict[str, Tensor]:
         critic = self.players["critic"]
@@ -235,7 +248,7 @@ class AdversarialObjective(Objective):
         return terms
 
     def _guesser_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The guesser learns stated labels, labels that films were made for, and to make pairs that pass for real (Sec. 3.2, Li et al. 2017)."""
+        """The guesser learns stated labels, labels that films were made for, and to pass its pairs for real (Sec. 3.2, Li et al. 2017)."""
         guesser, labels = cast(LabelGuesser, self.players["guesser"]), batch.condition.labels
         if self.training:
             guesser.note(labels)

@@ -25,7 +25,7 @@ SIDE_PX = 16
 ALIKE = 0.5
 """part of the way from the MS-SSIM of real pairs to that of equal films"""
 HAD, LOST = 0.2, 0.25
-"""recall that was reached, and part of the best recall, below which it counts as lost"""
+"""recall and precision that were reached at one look (noise has recall without precision), and the part of that recall that is a loss"""
 
 
 class CollapseMonitor:
@@ -67,13 +67,14 @@ def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:
     def numbers(name: str) -> list[float]:
         return [float(look[name]) for look in looks]
 
-    made, real, recall = (numbers(name) for name in ("sample_ms_ssim", "real_ms_ssim", "sample_recall"))
+    made, real, precision, recall = (numbers(name) for name in ("sample_ms_ssim", "real_ms_ssim", "sample_precision", "sample_recall"))
     alike = [one > other + ALIKE * (1 - other) for one, other in zip(made, real, strict=True)]
     if len(alike) > 1 and all(alike[-2:]):
         return (f"the films collapse: pairs of them are more alike (MS-SSIM {made[-1]:.2f}) than pairs of real ones ({real[-1]:.2f}); "
                 f"a lower learning rate, a penalty on the critic or augmentation before it may help")
-    if max(recall) >= HAD and recall[-1] < LOST * max(recall):
-        return (f"the films lose variety: recall was {max(recall):.2f} and is {recall[-1]:.2f}; an earlier checkpoint may be better, "
+    best = max((one for one, plausible in zip(recall, precision, strict=True) if plausible >= HAD), default=0.0)
+    if best >= HAD and recall[-1] < LOST * best:
+        return (f"the films lose variety: recall was {best:.2f} and is {recall[-1]:.2f}; an earlier checkpoint may be better, "
                 f"or a lower learning rate")
     return ""
 
