@@ -144,7 +144,7 @@ class _ResidualHalve(nn.Module):
 
 
 class ResidualCritic(nn.Module):
-    """Residual blocks down to 4 px and a sum over positions, [B, C, S, S] -> features [B, F]."""
+    """Residual blocks down to 4 px and a scaled sum over positions, [B, C, S, S] -> features [B, F]."""
 
     def __init__(self, *, image_size: int, inputs: int, channels: int, norm: CriticNorm) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class ResidualCritic(nn.Module):
         self.features = steps[-1]
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
-        features: Tensor = F.relu(self.blocks(images)).sum((2, 3))
+        features: Tensor = F.relu(self.blocks(images)).sum((2, 3)) / SMALLEST_PX  # a sum of n numbers over the root of n: as steep as they
         return features
 
 
