@@ -8,13 +8,13 @@ from scipy import ndimage
 
 from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
 from synthorax.evaluation.anatomy import anatomy_scores, measure_anatomy
-from synthorax.evaluation.patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.corruptions import CORRUPTIONS, corrupted
 from synthorax.evaluation.diversity import ms_ssim_scores
 from synthorax.evaluation.fidelity import fid, kid, mmd
 from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.outlines import Outlining, fit_outliner
 from synthorax.evaluation.pairs import paired_rows, paired_scores
+from synthorax.evaluation.patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.preservation import lesion_looks, lesion_preservation
 from synthorax.evaluation.realism import distances, radiomics_distance
 from synthorax.evaluation.requests import controllability

@@ -15,13 +15,18 @@ SETTINGS = {
     "diffusion": ("train.steps=24", "train.checkpoint_every=2", "model.dropout=0.2"),  # dropout draws from the global random state
     "s4-vae": ("train.steps=4", "train.checkpoint_every=2"),
     "s4-gan": ("train.steps=4", "train.checkpoint_every=2"),
+    "gan": ("train.steps=24", "train.checkpoint_every=2", "objective.loss=wasserstein", "objective.critic_norm=layer",
+            "objective.gradient_penalty=10.0", "objective.critic_repeats_most=4"),  # how often the critic moves follows from its past
     "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
     "vae": ("train.steps=24", "train.checkpoint_every=2", "objective.beta_warmup=12"),  # the warm-up counts its steps
     "aae": ("train.steps=24", "train.checkpoint_every=2"),
     "vae-gan": ("train.steps=24", "train.checkpoint_every=2"),
+    "spade-gan": ("train.steps=24", "train.checkpoint_every=2"),
+    "stylegan2": ("train.steps=24", "train.checkpoint_every=2", "objective.r1_every=3", "objective.path_every=2",
+                  "objective.sight.rise_films=50", "objective.sight.noise_levels=100"),  # augmentation and noise follow from the past
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
 }
-QUICKLY_WRITTEN = ("diffusion", "kl-autoencoder", "vae", "aae", "vae-gan", "vq-gan")
+QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "aae", "vae-gan", "vq-gan")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 

@@ -43,12 +43,18 @@ SMALL_VAE = ("model.image_size=16", "model.channels=4", "model.multipliers=[1, 2
 SMALLEST = {
     "aae": ("aae-64", *SMALL_VAE, "objective.critic_width=4"),
     "diffusion": ("controlled-64", *SMALL_DIFFUSION),
+    "gan": ("projection-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8",
+            "objective.critic_channels=4"),
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
     "s4-gmvae": ("s4-fs-gmvae-v3", "model.image_size=32", "model.latent_size=4", "model.components=3"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
     "vae": ("cvae-64", *SMALL_VAE, 'model.parts=["labels", "attributes", "mask"]'),
     "vae-gan": ("vae-gan-64", *SMALL_VAE, "objective.critic_channels=2", "objective.critic_layers=1"),
+    "spade-gan": ("spade-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8", "model.hidden=4",
+                  "objective.critic_channels=4", "objective.segmenter_channels=2"),
+    "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
+                  "model.embedding=8", "objective.critic_channels=4"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
 }
 """family -> a shipped recipe and the settings that make it as small as it can be"""

@@ -169,6 +169,8 @@ class Phase:
     """whether real films enter the loss; differential privacy and the audit need to know"""
     betas: tuple[float, float] = (0.9, 0.99)
     """moment decay rates of this phase's Adam"""
+    optimizer: str = ""
+    """the earlier phase whose Adam moves the players here too, as a lazy penalty needs it; empty: one of its own"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,6 +251,10 @@ class Objective(nn.Module):
 
     def admit(self, *, num_films: int) -> None:
         """Raise UsageError where this objective cannot learn from so few training films; most can."""
+
+    def repeats(self, phase: Phase) -> int:
+        """Updates of a phase in the coming step, for schedules that follow from training so far; asked before each step."""
+        return phase.repeats
 
     def silence(self, varied: Condition) -> None:
         """Let fresh weights hear nothing of what is NaN in `varied`, a condition of one row: what films to come do not differ in."""

@@ -12,9 +12,9 @@ from torch.nn import functional
 from synthorax.data.masks import is_organ
 from synthorax.errors import InputError
 from synthorax.evaluation.anatomy import distribution_score
-from synthorax.evaluation.patient_bands import nearest_distances
 from synthorax.evaluation.control import contrast, mask_agreement, see, share_inside, side_agreement
 from synthorax.evaluation.outlines import SIDE_PX, Outliner, Outlining, outlines_of, smaller
+from synthorax.evaluation.patient_bands import nearest_distances
 from synthorax.evaluation.report import Dimension
 from synthorax.evaluation.sampling import normal_interval, standard_error
 from synthorax.evaluation.sides import RealFilms

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from synthorax.errors import InputError
 from synthorax.evaluation.anatomy import anatomy_scores, measure_anatomy
-from synthorax.evaluation.patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.fidelity import energy_score, fid_score, kid_score, mmd_score
 from synthorax.evaluation.outlines import LEAST_DICE, Outliner, Outlining, describe_outliner
 from synthorax.evaluation.pairs import COLUMN, FEWEST_PAIRS, paired_rows, paired_scores
+from synthorax.evaluation.patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.report import Dimension
 from synthorax.evaluation.sides import FEWEST_FILMS, Group, RealFilms, Seen
 from synthorax.judges.radiomics import RadiomicsFeatures

@@ -3,10 +3,13 @@
 FAMILIES: dict[str, str] = {
     "aae": "synthorax.families.aae:FAMILY",
     "diffusion": "synthorax.families.diffusion_family:FAMILY",
+    "gan": "synthorax.families.gan:FAMILY",
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-gmvae": "synthorax.families.s4_gmvae:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "spade-gan": "synthorax.families.spade_gan:FAMILY",
+    "stylegan2": "synthorax.families.stylegan2:FAMILY",
     "vae": "synthorax.families.vae:FAMILY",
     "vae-gan": "synthorax.families.vae_gan:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",

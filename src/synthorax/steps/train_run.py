@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
+from synthorax.steps.collapse import CollapseMonitor
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_base, weights_of
 from synthorax.steps.plan import plan_like
@@ -130,21 +131,23 @@ def _sites(films: Films) -> tuple[str, ...]:
     return tuple(sites) if len(sites) > 1 else ()
 
 
-def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
-    """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run."""
+def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> loop.Look:
+    """Writes a sheet of 32 films whose conditions and seeds stay the same throughout the run, and watches for collapse."""
     if "image" in conditions_of(recipe):
         return _enlarged_sheet_writer(run, films, recipe, engine)
     chosen = plan_like(films, num=32, seed=recipe.train.seed)
+    monitor = CollapseMonitor(films.images, log=run.path / "metrics.jsonl", seed=recipe.train.seed)
 
-    def write(model: Any, step: int) -> None:
+    def write(model: Any, step: int) -> Mapping[str, float | str]:
         made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
         sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+        return monitor.look(made)
 
     return write
 
 
-def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> Callable[[Any, int], None]:
+def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> loop.Look:
     """Writes a sheet of eight training films: each shrunk, as the model makes it large again, and as it is."""
     rows = np.random.default_rng(derive(recipe.train.seed, "sheet")).choice(len(films), size=8)
     shown = films.take(rows)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.engine import Engine, deferred_interrupt
-from synthorax.errors import TrainingError
+from synthorax.errors import TrainingError, UsageError
 from synthorax.files import write_atomic
 from synthorax.progress import Report, quiet
 from synthorax.protocols import Objective, Phase, as_model
@@ -27,6 +27,8 @@ from synthorax.training.power_ema import PowerAverages
 from synthorax.types import Films
 
 _LOG = logging.getLogger(__name__)
+Look = Callable[[nn.Module, int], Mapping[str, float | str] | None]
+"""Looks at the averaged model after a step; what it returns becomes a line of metrics.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,14 +91,14 @@ class Outcome:
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, pause_seconds: float | None = None, report: Report = quiet,
-          sample: Callable[[nn.Module, int], None] | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
+          sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
-    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step. The budget is in
-    seconds of `clock`. After `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another
-    call goes on. On the CPU, a run that is killed or paused at any moment and continued ends bit for bit like one that was not (unless
-    a budget ends it). Weights that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is
-    not finite; the last good weights are then in checkpoints/.
+    `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
+    returns becomes a line of metrics.jsonl. The budget is in seconds of `clock`. After `pause_seconds` of this call on the wall's clock,
+    and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any moment and
+    continued ends bit for bit like one that was not (unless a budget ends it). Weights that need no gradient when it begins stay as they
+    are. Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
@@ -125,7 +127,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
 
 
 def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
-                sample: Callable[[nn.Module, int], None] | None) -> None:
+                sample: Look | None) -> None:
     """What the main process leaves on disk after a step, each thing at its own interval."""
     config, step = loop.config, loop.progress.step
     if log is not None and step % config.log_every == 0:
@@ -133,20 +135,23 @@ def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, don
     if step % config.checkpoint_every == 0:
         loop.save()
     if sample is not None and config.sample_every and step % config.sample_every == 0:
-        sample(loop.ema.model, step)
+        seen = sample(loop.ema.model, step)
+        if log is not None and seen:
+            log.note(loop.progress, seen)
 
 
 class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+        _check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
         self.feed = Feed(films, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
                          augment=config.augment, seed=config.seed, engine=engine)
         self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
-                           for phase in objective.phases}
+                           for phase in objective.phases if not phase.optimizer}
         self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
         self.snapshots = folder / "snapshots"
         self.averages = PowerAverages(objective.model) if config.ema_snapshots else None
@@ -166,7 +171,7 @@ class _Loop:
         films_before = self.progress.films
         for phase in self.objective.phases:
             if self.progress.step % phase.every == 0:
-                for _ in range(phase.repeats):
+                for _ in range(self.engine.from_main(self.objective.repeats(phase))):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
         self.progress.step += 1
         seen = {"films_seen": self.progress.films, "films_in_step": self.progress.films - films_before}
@@ -191,7 +196,7 @@ class _Loop:
         for name, player in self.objective.players.items():
             for weight in player.parameters():
                 weight.requires_grad_(name in phase.updates and id(weight) not in self.frozen)
-        optimizer = self.optimizers[phase.name]
+        optimizer = self.optimizers[phase.optimizer or phase.name]
         optimizer.zero_grad(set_to_none=True)
         with self.engine.autocast():
             losses: dict[str, Tensor] = self.wrapped(phase.name, batch)
@@ -228,6 +233,12 @@ class _Loop:
         return config.learning_rate * warmup * cooldown
 
 
+def _check_batch(objective: Objective, config: TrainConfig) -> None:
+    """Refuse batches of one film where batch normalisation would compare the film with itself."""
+    if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
+        raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two films a batch")
+
+
 class _Log:
     """metrics.jsonl and TensorBoard; lines after the step that training continues from are dropped."""
 
@@ -253,6 +264,12 @@ class _Log:
             self.board.add_scalar(f"loss/{name}", value, progress.step)
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s")
+
+    def note(self, progress: Progress, seen: Mapping[str, float | str]) -> None:
+        """One line on something else than losses."""
+        line = {"step": progress.step, "films": progress.films, "elapsed_seconds": round(progress.elapsed_seconds, 1), **seen}
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         if self.board is not None:

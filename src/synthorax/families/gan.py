@@ -1,0 +1,84 @@
+"""Adversarial generators with plain or residual convolutions, with or without a condition: DCGAN, LSGAN, WGAN-GP, AC-GAN, projection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.config import AtLeastOne
+from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
+from synthorax.families.heard import HEARD, num_statements, statements, varied_statements
+from synthorax.nets.embedding import StatementEmbedding
+from synthorax.nets.gan import Generator
+from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GanConfig:
+    """Shape of the generator."""
+
+    image_size: int = 64
+    """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
+    network: Literal["plain", "residual"] = "plain"
+    """plain transposed convolutions (DCGAN), or residual blocks"""
+    norm: Literal["batch", "group"] = "batch"
+    """what the generator's features are normalised with; batch needs batches of two films at least"""
+    latent_size: AtLeastOne = 128
+    """numbers in the latent code"""
+    channels: AtLeastOne = 32
+    """feature maps at full resolution"""
+    conditioning: Literal["none", "auxiliary", "projection"] = "none"
+    """whether films follow labels and attributes, and how the critic checks it: by guessing them, or by a projection"""
+    embedding: AtLeastOne = 64
+    """width of the embedded condition"""
+
+
+class GanModel(nn.Module):
+    """The generator, which is what ships."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, GanConfig(**spec.config)
+        c = self.config
+        self.embedding = StatementEmbedding(num_statements(spec), c.embedding) if c.conditioning != "none" else None
+        self.generator = Generator(image_size=c.image_size, latent_size=c.latent_size, channels=c.channels, norm=c.norm,
+                                   embedding=c.embedding if self.embedding is not None else 0, residual=c.network == "residual")
+
+    @property
+    def code_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, for one film, of the normal numbers that make it."""
+        return ((self.config.latent_size,),)
+
+    def film_of(self, codes: Sequence[Tensor], condition: Condition | None) -> Tensor:
+        """The film of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] in (-1, 1)."""
+        (code,) = codes
+        heard = code.new_zeros(len(code), 0)
+        if self.embedding is not None:
+            heard = self.embedding(statements(condition, self.spec, size=len(code), device=code.device))
+        film: Tensor = self.generator(code, heard)
+        return film
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """One film a seed, [B, 1, S, S] in (-1, 1); `condition` counts where `conditioning` is not none."""
+        draws = Draws(seeds, device=next(self.parameters()).device)
+        with torch.inference_mode():
+            return self.film_of([draws.normal(*size) for size in self.code_sizes], condition).float()
+
+    def silence(self, varied: Condition) -> None:
+        """Hear nothing of what training films do not differ in, until training teaches it."""
+        if self.embedding is not None:
+            self.embedding.silence(varied_statements(varied))
+
+
+def conditions(config: GanConfig) -> tuple[str, ...]:
+    """The parts of a condition that change the film."""
+    return () if config.conditioning == "none" else HEARD
+
+
+FAMILY = Family(model_config=GanConfig, objective_config=AdversarialConfig, build_model=GanModel,
+                build_objective=AdversarialObjective, conditions=conditions)

@@ -1,0 +1,76 @@
+"""Labels and attributes as adversarial families hear them: one row of statements a film, NaN where nothing is stated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from synthorax.nets.embedding import StatementEmbedding
+from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec
+
+HEARD = ("attributes", "labels")
+
+
+def num_statements(spec: ModelSpec) -> int:
+    """Columns of `statements` for a model of this spec."""
+    return len(spec.findings) + len(ATTRIBUTES) + len(spec.sites)
+
+
+def statements(condition: Condition | None, spec: ModelSpec, *, size: int, device: torch.device) -> Tensor:
+    """Labels and attributes beside each other, [B, K + A] in [0, 1] or NaN; None states nothing."""
+    if condition is None:
+        condition = Condition.unstated(size, num_labels=len(spec.findings), num_sites=len(spec.sites))
+    return torch.cat([condition.labels, condition.attributes], dim=1).to(device)
+
+
+def varied_statements(varied: Condition) -> Tensor:
+    """Which statements training films do not differ in, [K + A] of bool, from what `Objective.silence` gets."""
+    return torch.cat([varied.labels, varied.attributes], dim=1)[0].isnan()
+
+
+class CriticHead(nn.Module):
+    """Scores of features, [B, F] -> [B, 1], judged against a condition on request, and guesses at what a film shows.
+
+    projection: linear(f) + <f, e(c)>, where e sums one vector for each statement, exactly 0 for what is not stated
+    (Eq. 3, Miyato and Koyama 2018, for many labels at once). auxiliary: guesses of every statement (Odena et al. 2017).
+    """
+
+    def __init__(self, *, features: int, statements: int, conditioning: str, spectral: bool,
+                 linear: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+        super().__init__()
+        score = linear(features, 1)
+        self.score = spectral_norm(score) if spectral else score
+        self.scale = features**-0.5
+        self.projection = StatementEmbedding(statements, features) if conditioning == "projection" else None
+        if self.projection is not None and spectral:
+            spectral_norm(self.projection.linear)
+        self.guess = linear(features, statements) if conditioning == "auxiliary" else None
+
+    def forward(self, features: Tensor, stated: Tensor) -> Tensor:  # noqa: D102
+        score: Tensor = self.score(features)
+        if self.projection is None:
+            return score
+        judged: Tensor = score + self.scale * (features * self.projection(stated)).sum(1, keepdim=True)
+        return judged
+
+    def silence(self, which: Tensor) -> None:
+        """Hear nothing of some statements, [K + A] of bool, until training teaches it."""
+        if self.projection is not None:
+            if nn.utils.parametrize.is_parametrized(self.projection.linear):
+                original = cast(Tensor, self.projection.linear.parametrizations.weight.original)  # type: ignore[union-attr]
+                with torch.no_grad():
+                    original[:, which.repeat(2)] = 0.0
+            else:
+                self.projection.silence(which)
+
+
+def statement_loss(guesses: Tensor, stated: Tensor) -> Tensor:
+    """Cross-entropy of guessed statements, mean over what is stated, 0 where nothing is; logits and [0, 1] or NaN, [B, K] -> [B]."""
+    known = ~stated.isnan()
+    loss = F.binary_cross_entropy_with_logits(guesses, stated.nan_to_num(0.5).clamp(0, 1), reduction="none")
+    return (loss * known).sum(1) / known.sum(1).clamp(min=1)

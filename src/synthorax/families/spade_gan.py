@@ -1,0 +1,93 @@
+"""Masks to films: a SPADE generator (Park et al. 2019) with a passive segmenter that reads the mask back (Red-GAN, Qasim et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.config import AtLeastOne
+from synthorax.errors import UsageError
+from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
+from synthorax.families.heard import HEARD, num_statements, statements, varied_statements
+from synthorax.nets.embedding import StatementEmbedding
+from synthorax.nets.spade import MaskGenerator, mask_channels
+from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpadeGanConfig:
+    """Shape of the generator."""
+
+    image_size: int = 64
+    """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
+    norm: Literal["batch", "group"] = "batch"
+    """what features are normalised with before the mask speaks; batch needs batches of two films at least"""
+    latent_size: AtLeastOne = 128
+    """numbers in the latent code"""
+    channels: AtLeastOne = 16
+    """feature maps at full resolution"""
+    hidden: AtLeastOne = 32
+    """feature maps between the mask and what it changes"""
+    conditioning: Literal["none", "auxiliary", "projection"] = "projection"
+    """whether films follow labels and attributes too, and how the critic checks it"""
+    embedding: AtLeastOne = 64
+    """width of the embedded condition"""
+
+
+class SpadeGanModel(nn.Module):
+    """The generator, which is what ships."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, SpadeGanConfig(**spec.config)
+        c = self.config
+        if not spec.masks:
+            raise UsageError("family 'spade-gan' makes films of masks, and the training set has none; prepare a set with masks, or choose "
+                             "family 'gan'")
+        self.embedding = StatementEmbedding(num_statements(spec), c.embedding) if c.conditioning != "none" else None
+        self.generator = MaskGenerator(image_size=c.image_size, latent_size=c.latent_size, channels=c.channels, masks=len(spec.masks),
+                                       embedding=c.embedding if self.embedding is not None else 0, hidden=c.hidden, norm=c.norm)
+
+    @property
+    def code_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, for one film, of the normal numbers that make it."""
+        return ((self.config.latent_size,),)
+
+    def beside(self, condition: Condition | None, *, size: int, device: torch.device) -> Tensor:
+        """The mask as the networks hear it, [B, 2 M, S, S]."""
+        return mask_channels(None if condition is None else condition.mask, masks=len(self.spec.masks), size=size,
+                             side=self.config.image_size, device=device)
+
+    def film_of(self, codes: Sequence[Tensor], condition: Condition | None) -> Tensor:
+        """The film of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] in (-1, 1)."""
+        (code,) = codes
+        heard = code.new_zeros(len(code), 0)
+        if self.embedding is not None:
+            heard = self.embedding(statements(condition, self.spec, size=len(code), device=code.device))
+        film: Tensor = self.generator(code, heard, self.beside(condition, size=len(code), device=code.device))
+        return film
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """One film a seed, [B, 1, S, S] in (-1, 1), that follows the mask of `condition`."""
+        draws = Draws(seeds, device=next(self.parameters()).device)
+        with torch.inference_mode():
+            return self.film_of([draws.normal(*size) for size in self.code_sizes], condition).float()
+
+    def silence(self, varied: Condition) -> None:
+        """Hear nothing of what training films do not differ in, until training teaches it."""
+        if self.embedding is not None:
+            self.embedding.silence(varied_statements(varied))
+
+
+def conditions(config: SpadeGanConfig) -> tuple[str, ...]:
+    """The parts of a condition that change the film."""
+    return ("mask",) if config.conditioning == "none" else (*HEARD, "mask")
+
+
+FAMILY = Family(model_config=SpadeGanConfig, objective_config=AdversarialConfig, build_model=SpadeGanModel,
+                build_objective=AdversarialObjective, conditions=conditions)

@@ -1,0 +1,84 @@
+"""Whether a training collapses: sample sheets measured as they are made, and one warning when films become too alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from synthorax.evaluation.diversity import ms_ssim_scores, neighbours
+from synthorax.evaluation.structure import WINDOW_PX, Pixels, to_intensity
+from synthorax.rng import derive
+
+_LOG = logging.getLogger(__name__)
+REAL_FILMS = 128
+"""real films that each sheet is compared with"""
+FEWEST_FILMS = 8
+NEIGHBOUR = 3
+SIDE_PX = 16
+"""side to which films are shrunk before distances: a judge's features would have to stay out of the grading afterwards"""
+ALIKE = 0.5
+"""part of the way from the MS-SSIM of real pairs to that of equal films"""
+HAD, LOST = 0.2, 0.25
+"""recall and precision that were reached at one look (noise has recall without precision), and the part of that recall that is a loss"""
+
+
+class CollapseMonitor:
+    """Measures sheets of films against real ones [N, S, S], and warns once; what it saw before is in metrics.jsonl at `log`."""
+
+    def __init__(self, real: Pixels, *, log: Path, seed: int) -> None:
+        chosen = np.random.default_rng(derive(seed, "collapse")).permutation(len(real))[:REAL_FILMS]
+        self.real, self.log, self.seed = real[np.sort(chosen)], log, seed
+
+    def look(self, made: Pixels) -> Mapping[str, float | str]:
+        """MS-SSIM within made and within real films, precision and recall of one sheet [M, S, S], and a warning when it is time.
+
+        Nothing where films are too few or too small to say.
+        """
+        if min(len(self.real), len(made)) < FEWEST_FILMS or min(made.shape[1:]) < WINDOW_PX:
+            return {}
+        similarity = {score.metric: score.value for score in ms_ssim_scores(self.real, made, floor_sets=None, seed=self.seed)}
+        near = neighbours(_small(self.real), _small(made), k=NEIGHBOUR)
+        now: dict[str, float | str] = {
+            "sample_ms_ssim": round(similarity["ms_ssim_within_synthetic"], 4), "real_ms_ssim": round(similarity["ms_ssim_within_real"], 4),
+            "sample_precision": round(near.precision, 4), "sample_recall": round(near.recall, 4)}
+        before = self._earlier()
+        warning = collapse_warning([*before, now])
+        if warning and not any("warning" in look for look in before):
+            _LOG.warning("%s", warning)
+            now["warning"] = warning
+        return now
+
+    def _earlier(self) -> list[Mapping[str, float | str]]:
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if '"sample_recall"' in line]
+
+
+def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:
+    """What is wrong after the last of some looks, oldest first; empty if nothing is.
+
+    Films are too alike at two looks in a row (the first sheets of any training are), or recall was there and is lost.
+    """
+    def numbers(name: str) -> list[float]:
+        return [float(look[name]) for look in looks]
+
+    made, real, precision, recall = (numbers(name) for name in ("sample_ms_ssim", "real_ms_ssim", "sample_precision", "sample_recall"))
+    alike = [one > other + ALIKE * (1 - other) for one, other in zip(made, real, strict=True)]
+    if len(alike) > 1 and all(alike[-2:]):
+        return (f"the films collapse: pairs of them are more alike (MS-SSIM {made[-1]:.2f}) than pairs of real ones ({real[-1]:.2f}); "
+                f"a lower learning rate, a penalty on the critic or augmentation before it may help")
+    best = max((one for one, plausible in zip(recall, precision, strict=True) if plausible >= HAD), default=0.0)
+    if best >= HAD and recall[-1] < LOST * best:
+        return (f"the films lose variety: recall was {best:.2f} and is {recall[-1]:.2f}; an earlier checkpoint may be better, "
+                f"or a lower learning rate")
+    return ""
+
+
+def _small(films: Pixels) -> NDArray[np.float64]:
+    """Films shrunk to a row of pixels each, [N, F]."""
+    return np.asarray(F.adaptive_avg_pool2d(to_intensity(films), SIDE_PX).flatten(1).numpy())

@@ -1,0 +1,402 @@
+"""Adversarial losses, penalties, critics and schedules: closed forms, and what each is for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthorax.engine import Engine
+from synthorax.errors import UsageError
+from synthorax.families.adversarial import AdversarialObjective, PathLength
+from synthorax.families.critic_sight import UPDATES, CriticSight, Pace, SightConfig
+from synthorax.families.heard import CriticHead, statement_loss
+from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
+from synthorax.nets.critic_augmentation import CUTOUT, augmented
+from synthorax.nets.gan import widths
+from synthorax.nets.stylegan2 import ModulatedConvolution, ScaledLinear, Synthesis
+from synthorax.protocols import Batch, Condition, as_model
+from synthorax.registry import lookup
+from synthorax.rng import Draws
+from synthorax.training.feed import Feed
+from synthorax.training.loop import _Loop
+from trainings import fresh_objective, made_up_films, smallest, train_here
+
+SCORES = torch.tensor([[-2.0], [0.0], [0.3], [5.0]])
+
+
+def loss_called(name: str) -> AdversarialLoss:
+    return cast(AdversarialLoss, lookup(ADVERSARIAL, name, kind="adversarial loss"))
+
+
+def objective_of(family: str, *overrides: str) -> AdversarialObjective:
+    objective = fresh_objective(smallest(family, *overrides))
+    assert isinstance(objective, AdversarialObjective)
+    return objective
+
+
+def batch_for(objective: AdversarialObjective, engine: Engine, *, size: int = 4) -> Batch:
+    spec = as_model(objective.model).spec
+    return Feed(made_up_films(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+
+
+# ---- losses
+
+
+@pytest.mark.parametrize(("name", "real", "made", "maker"), [
+    ("minimax", lambda s: -torch.sigmoid(s).log(), lambda s: -(1 - torch.sigmoid(s)).log(), lambda s: (1 - torch.sigmoid(s)).log()),
+    ("non-saturating", lambda s: -torch.sigmoid(s).log(), lambda s: -(1 - torch.sigmoid(s)).log(), lambda s: -torch.sigmoid(s).log()),
+    ("least-squares", lambda s: (s - 1) ** 2 / 2, lambda s: s**2 / 2, lambda s: (s - 1) ** 2 / 2),
+    ("hinge", lambda s: (1 - s).clamp(min=0), lambda s: (1 + s).clamp(min=0), lambda s: -s),
+    ("wasserstein", lambda s: -s, lambda s: s, lambda s: -s),
+])
+def test_losses_are_those_of_their_papers(name: str, real: Callable[[Tensor], Tensor], made: Callable[[Tensor], Tensor],
+                                          maker: Callable[[Tensor], Tensor]) -> None:
+    loss = loss_called(name)
+    for ours, theirs in ((loss.real, real), (loss.made, made), (loss.maker, maker)):
+        torch.testing.assert_close(ours(SCORES), theirs(SCORES)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_critic_of_equal_films_is_at_the_boundary() -> None:
+    """If a film is as often real as made, the critic pays least at the boundary; that is what certainty is measured from."""
+    grid = torch.linspace(-3, 3, 601)[:, None]
+    for name in ("minimax", "non-saturating", "least-squares"):
+        loss = loss_called(name)
+        best = grid[(loss.real(grid) + loss.made(grid)).argmin()].item()
+        assert best == pytest.approx(cast(float, loss.boundary), abs=0.011), name
+
+
+def test_where_the_critic_is_sure_only_minimax_loses_its_gradient() -> None:
+    slopes = {}
+    for name in ADVERSARIAL:
+        score = torch.full((1, 1), -10.0, requires_grad=True)
+        loss_called(name).maker(score).sum().backward()
+        assert score.grad is not None
+        slopes[name] = abs(score.grad.item())
+    assert slopes.pop("minimax") < 1e-4 and min(slopes.values()) > 0.9
+
+
+# ---- penalties on a critic whose gradient is known
+
+
+def test_penalties_of_a_linear_critic() -> None:
+    """score = <w, film> has the gradient w everywhere: |w| = 5 here."""
+    weight = torch.zeros(1, 8, 8)
+    weight[0, 0, 0], weight[0, 3, 5] = 3.0, -4.0
+
+    def score(films: Tensor) -> Tensor:
+        return (films * weight).sum((1, 2, 3))[:, None]
+
+    real, made = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(gradient_penalty(score, real, made, part=torch.rand(3)), torch.full((3,), 16.0))
+    torch.testing.assert_close(zero_centred_penalty(score, real), torch.full((3,), 12.5))
+
+
+def test_the_gradient_penalty_looks_between_the_films() -> None:
+    """score = |film|^2 / 2 has the film as gradient, so the penalty is that of the mixed film itself."""
+    real, made, part = torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4), torch.tensor([0.0, 0.25, 0.5, 1.0])
+    mixed = part[:, None, None, None] * real + (1 - part[:, None, None, None]) * made
+    got = gradient_penalty(lambda films: 0.5 * films.square().sum((1, 2, 3))[:, None], real, made, part=part)
+    torch.testing.assert_close(got, (mixed.flatten(1).norm(dim=1) - 1) ** 2, rtol=1e-4, atol=1e-5)
+
+
+def test_penalties_teach_the_critic_also_without_gradients_around() -> None:
+    weight = torch.tensor(3.0, requires_grad=True)
+
+    def score(films: Tensor) -> Tensor:
+        return weight * films.sum((1, 2, 3))[:, None]
+
+    zero_centred_penalty(score, torch.randn(2, 1, 2, 2)).sum().backward()
+    assert weight.grad is not None and weight.grad.item() == pytest.approx(2 * 4 * 3.0)  # d/dw of 2 films x 4 pixels x w^2 / 2
+    with torch.no_grad():
+        penalty = zero_centred_penalty(score, torch.randn(2, 1, 2, 2))
+    assert penalty.tolist() == pytest.approx([18, 18])
+
+
+def test_lazy_terms_count_as_often_as_they_are_left_out(engine: Engine) -> None:
+    terms = []
+    for every in (1, 5):
+        objective = objective_of("stylegan2", f"objective.r1_every={every}", f"objective.path_every={every}").eval()
+        batch = batch_for(objective, engine)
+        terms.append({**objective("r1", batch), **objective("path-length", batch_for(objective, engine))})
+        phases = {phase.name: (phase.every, phase.optimizer) for phase in objective.phases}
+        assert phases == {"critic": (1, ""), "r1": (every, "critic"), "generator": (1, ""), "path-length": (every, "generator")}
+    for name in ("r1", "path_length"):
+        torch.testing.assert_close(terms[1][name], 5 * terms[0][name])
+
+
+def test_a_lazy_phase_shares_the_optimiser_of_its_player(engine: Engine, tmp_path: Any) -> None:
+    """A penalty with an Adam of its own would move as far whatever its weight."""
+    recipe = smallest("stylegan2", "objective.r1_every=2", "train.steps=4")
+    loop = _Loop(fresh_objective(recipe), made_up_films(16), recipe.train, engine=engine, folder=tmp_path)
+    for _ in range(2):
+        loop.step(0.0)
+    assert set(loop.optimizers) == {"critic", "generator"}
+    steps = {int(state["step"]) for state in loop.optimizers["critic"].state.values()}
+    assert max(steps) == 3, "two critic updates and one penalty"
+
+
+# ---- conditions
+
+
+def test_projection_is_one_product_with_the_sum_of_what_is_stated() -> None:
+    torch.manual_seed(0)
+    head = CriticHead(features=6, statements=3, conditioning="projection", spectral=False)
+    assert head.projection is not None
+    features, nan = torch.randn(1, 6), math.nan
+    weight = head.projection.linear.weight  # [6, 3 stated + 3 values]
+    plain = head.score(features)
+
+    def product(stated: list[float]) -> Tensor:
+        return (head(features, torch.tensor([stated])) - plain) * 6**0.5
+
+    expected = features @ (weight[:, 0] + weight[:, 3] + weight[:, 2] - weight[:, 5])
+    torch.testing.assert_close(product([1.0, nan, 0.0])[:, 0], expected)
+    assert product([nan, nan, nan]).item() == 0.0, "what is not stated adds nothing"
+    torch.testing.assert_close(product([1.0, nan, 0.0]), product([1.0, nan, nan]) + product([nan, nan, 0.0]))
+
+
+def test_guesses_are_judged_by_what_is_stated() -> None:
+    guesses = torch.tensor([[2.0, -1.0, 7.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    stated = torch.tensor([[1.0, 0.0, math.nan], [math.nan] * 3])
+    loss = statement_loss(guesses, stated)
+    expected = [(math.log1p(math.exp(-2.0)) + math.log1p(math.exp(-1.0))) / 2, 0.0]
+    torch.testing.assert_close(loss, torch.tensor(expected))
+    loss.sum().backward()
+    assert guesses.grad is not None and guesses.grad[0, 2] == 0 and not guesses.grad[1].any()
+
+
+def test_auxiliary_and_projection_critics_hear_the_condition_and_plain_ones_do_not(engine: Engine) -> None:
+    for conditioning, terms in (("none", set()), ("projection", set()), ("auxiliary", {"real_statements", "made_statements"})):
+        objective = objective_of("gan", f"model.conditioning={conditioning}").eval()
+        batch = batch_for(objective, engine)
+        assert set(objective("critic", batch)) == {"real", "made"} | terms
+        stated = torch.tensor([[1.0] * 9, [math.nan] * 9])
+        scores, guesses = objective.players["critic"](batch.images[:1].expand(2, -1, -1, -1), stated)
+        assert torch.equal(scores[0], scores[1]) == (conditioning != "projection")
+        assert (guesses is not None) == (conditioning == "auxiliary")
+
+
+def test_parts_are_withheld_from_generator_and_critic_alike(engine: Engine) -> None:
+    for dropout in (0.0, 0.3, 1.0):
+        objective = objective_of("gan", f"objective.part_dropout={dropout}")
+        batch = batch_for(objective, engine)
+        many = Condition(labels=torch.ones(500, 2), attributes=torch.ones(500, 7))
+        heard = objective._withheld(replace(batch, condition=many, draws=Draws(range(500))))
+        for part in (heard.labels, heard.attributes):
+            assert torch.equal(part.isnan().any(1), part.isnan().all(1)), "as a whole"
+            assert part.isnan().float().mean().item() == pytest.approx(dropout, abs=0.06)
+        both = (heard.labels[:, 0].isnan() & heard.attributes[:, 0].isnan()).float().mean().item()
+        assert both == pytest.approx(dropout**2, abs=0.06), "independently"
+    kept = objective.eval()("critic", replace(batch, draws=Draws(range(4))))
+    other = replace(batch.condition, labels=1 - batch.condition.labels)
+    torch.testing.assert_close(objective("critic", replace(batch, condition=other, draws=Draws(range(4)))), kept)
+
+
+# ---- style
+
+
+def test_modulation_is_that_of_the_weights() -> None:
+    """Scaling inputs and outputs is the same as a convolution with each film's own weights (Eq. 1-3, Karras et al. 2020a)."""
+    torch.manual_seed(1)
+    layer = ModulatedConvolution(5, 7, 3, style_size=4)
+    x, style = torch.randn(2, 5, 6, 6), torch.randn(2, 4)
+    scaled = layer.convolution.weight * layer.convolution.scale
+    for row in range(2):
+        weight = scaled * layer.style(style)[row][None, :, None, None]
+        weight = weight / weight.square().sum((1, 2, 3), keepdim=True).add(1e-8).sqrt()
+        torch.testing.assert_close(layer(x, style)[row], F.conv2d(x[row:row + 1], weight, padding=1)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_scaled_layers_keep_the_variance_and_learn_slowly_on_request() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2000, 50)
+    for rate in (1.0, 0.01):
+        layer = ScaledLinear(50, 60, rate=rate)
+        assert layer(x).var().item() == pytest.approx(1.0, rel=0.1)
+        before = layer(x)
+        with torch.no_grad():
+            layer.weight += 0.1
+        assert (layer(x) - before).std().item() == pytest.approx(0.1 * rate, rel=0.1)
+
+
+def test_path_lengths_of_a_linear_generator(engine: Engine) -> None:
+    """With film = style times a number a for every pixel, the length is a |sum of the direction| for each of L equal layers."""
+    objective = objective_of("stylegan2", "objective.part_dropout=0.0").eval()
+    model = cast(Any, objective.model)
+
+    class Linear(Synthesis):
+        def forward(self, styles: Tensor, noises: Any) -> Tensor:
+            return (3.0 * styles.mean(1)[:, :1, None, None]).expand(-1, 1, 4, 4)
+
+    model.synthesis.__class__ = Linear
+    batch = batch_for(objective, engine)
+    draws = Draws(range(4))
+    term = objective("path-length", Batch(images=batch.images, condition=batch.condition, draws=draws))["path_length"]
+    again = Draws(range(4))
+    for size in model.code_sizes:
+        again.normal(*size)
+    total = again.normal(1, 4, 4).sum((1, 2, 3)) / 4
+    layers = len(model.synthesis.layers)
+    length = (3.0 / layers * total).abs()  # one component of the style, the root of the mean over equal layers
+    torch.testing.assert_close(term, objective.config.path_length * objective.config.path_every * length**2, rtol=1e-4, atol=1e-6)
+
+
+def test_the_running_mean_of_lengths_follows_them() -> None:
+    path = PathLength().train()
+    for _ in range(1000):
+        last = path(torch.full((3,), 2.0))
+    assert path.mean.item() == pytest.approx(2.0, rel=1e-3) and last.max() < 1e-4
+    assert torch.equal(path.eval()(torch.tensor([3.0])), (3.0 - path.mean).square()[None])
+
+
+def test_noise_changes_details_when_it_is_heard() -> None:
+    model = cast(Any, objective_of("stylegan2").model).eval()
+    codes = [Draws([1]).normal(*size) for size in model.code_sizes]
+    other = [codes[0], *(Draws([2]).normal(*size) for size in model.code_sizes[1:])]
+    with torch.no_grad():
+        assert torch.equal(model.film_of(codes, None), model.film_of(other, None)), "noise starts silent"
+        for layer in model.synthesis.layers:
+            layer.strength.fill_(0.5)
+        assert not torch.equal(model.film_of(codes, None), model.film_of(other, None))
+
+
+def test_truncation_leads_to_the_mean_film() -> None:
+    films = []
+    for part in (1.0, 0.5, 0.0):
+        model = as_model(objective_of("stylegan2", f"model.truncation={part}").model.eval())  # type: ignore[arg-type]
+        films.append(model.sample(None, [1, 2, 3]).std(0).mean().item())
+    assert films[0] > films[1] > films[2] == 0.0
+
+
+# ---- augmentation, noise and schedules
+
+
+def test_probability_0_shows_films_bit_for_bit_and_1_changes_all() -> None:
+    films = torch.rand(8, 1, 32, 32) * 2 - 1
+    assert torch.equal(augmented(films, probability=0.0, draws=Draws(range(8))), films)
+    changed = augmented(films, probability=1.0, draws=Draws(range(8)))
+    assert not any(torch.equal(one, other) for one, other in zip(films, changed, strict=True))
+    assert ((changed == 0).float().mean((1, 2, 3)) > 0.5 * CUTOUT**2 / 2).all(), "a square is blanked"
+
+
+def test_augmentation_never_flips() -> None:
+    """A film that is bright on its left stays brighter on its left."""
+    films = -torch.ones(200, 1, 32, 32)
+    films[..., :10] = 1.0
+    for strength in (0.5, 1.0):
+        changed = augmented(films, probability=strength, draws=Draws(range(200)))
+        assert (changed[..., :12].mean((1, 2, 3)) > changed[..., 20:].mean((1, 2, 3))).all()
+
+
+def test_augmentation_of_a_film_depends_on_its_own_stream_and_has_a_gradient() -> None:
+    films = (torch.rand(3, 1, 16, 16) * 2 - 1).requires_grad_()
+    together = augmented(films, probability=0.7, draws=Draws([5, 6, 7]))
+    alone = augmented(films[1:2], probability=0.7, draws=Draws([6]))
+    torch.testing.assert_close(alone[0], together[1])
+    together.sum().backward()
+    assert films.grad is not None and bool(films.grad.isfinite().all()) and bool(films.grad.any())
+
+
+def test_strength_follows_the_sign_of_the_scores() -> None:
+    sight = CriticSight(SightConfig(augment=0.8, certainty=0.6, rise_films=1000), boundary=0.5)
+    for _ in range(UPDATES):
+        sight.learn(torch.full((10, 1), 0.9))  # all above the boundary: sign 1 > 0.6
+    assert sight.strength.item() == pytest.approx(10 * UPDATES / 1000)
+    for _ in range(25 * UPDATES):
+        sight.learn(torch.full((10, 1), 0.9))
+    assert sight.strength.item() == 1.0
+    for _ in range(UPDATES):
+        sight.learn(torch.tensor([[0.9]] * 7 + [[0.1]] * 3))  # mean sign 0.4 < 0.6
+    assert sight.strength.item() == pytest.approx(1 - 10 * UPDATES / 1000)
+
+
+def test_noise_before_the_critic_follows_the_schedule_and_its_level_is_told() -> None:
+    sight = CriticSight(SightConfig(noise_levels=1000, noise_strength=0.3), boundary=0.0)
+    films = torch.full((400, 1, 8, 8), 0.8)
+    reached = []
+    for strength in (0.0, 1.0):
+        sight.strength.fill_(strength)
+        seen = sight(films, Draws(range(400)))
+        assert seen.shape == (400, 2, 8, 8)
+        level = (seen[:, 1, 0, 0] + 1) / 2
+        reached.append(level.max().item())
+        assert (level == 0).float().mean().item() == pytest.approx(0.5, abs=0.08)
+        quiet = level == 0
+        torch.testing.assert_close(seen[quiet, 0], films[quiet, 0])
+        kept = sight._kept(level * 1000)
+        torch.testing.assert_close(seen[:, 0].mean((1, 2)), kept.sqrt() * 0.8, atol=0.15, rtol=0)
+        loud = kept < 0.5
+        if strength:
+            expected = ((1 - kept).sqrt() * 0.3)[loud].mean()
+            assert seen[loud, 0].std((1, 2)).mean().item() == pytest.approx(expected.item(), rel=0.05)
+    assert reached[0] == pytest.approx(0.1, abs=0.01) and reached[1] > 0.9
+
+
+def test_the_pace_follows_the_distance() -> None:
+    pace = Pace(usual=4, most=8)
+    assert pace.repeats() == 4
+    for _ in range(300):
+        pace.learn(torch.tensor(1.0))
+    assert pace.repeats() == 4, "nobody is ahead"
+    for _ in range(15):
+        pace.learn(torch.tensor(3.0))
+    assert pace.repeats() < 4, "the critic is ahead"
+    for _ in range(30):
+        pace.learn(torch.tensor(0.2))
+    assert pace.repeats() > 4, "the generator is ahead"
+    for _ in range(60):
+        pace.learn(torch.tensor(-1.0))
+    assert pace.repeats() == 8, "a critic that cannot tell films apart gets all there is"
+
+
+ADAPTIVE = ("objective.loss=wasserstein", "objective.critic_norm=layer", "objective.gradient_penalty=10.0", "objective.critic_repeats=2",
+            "objective.critic_repeats_most=5")
+
+
+def test_the_loop_gives_the_critic_as_many_updates_as_it_asks_for(tmp_path: Any) -> None:
+    recipe = smallest("gan", *ADAPTIVE, "train.steps=1")
+    assert train_here(recipe, tmp_path / "one").films == 2 * (2 + 1)
+    objective = objective_of("gan", *ADAPTIVE)
+    cast(Pace, objective.players["pace"]).learn(torch.tensor(-1.0))
+    assert [objective.repeats(phase) for phase in objective.phases] == [5, 1]
+
+
+# ---- what contradicts itself is refused before training
+
+
+@pytest.mark.parametrize(("family", "overrides", "message"), [
+    ("gan", ["objective.loss=hinje"], "unknown adversarial loss 'hinje'; did you mean 'hinge'"),
+    ("gan", ["model.image_size=48"], "model.image_size 48"),
+    ("stylegan2", ["model.image_size=100"], "model.image_size 100"),
+    ("gan", ["objective.critic_norm=batch", "objective.gradient_penalty=10.0"], "share statistics"),
+    ("gan", ["objective.critic_norm=batch", "objective.r1=1.0"], "share statistics"),
+    ("gan", ["objective.loss=wasserstein", "objective.sight.augment=0.5"], "certainty"),
+    ("gan", ["objective.path_length=2.0"], "styles"),
+    ("gan", ["objective.critic_repeats_most=9"], "wasserstein"),
+    ("gan", [*ADAPTIVE, "objective.critic_repeats=6"], "less than critic_repeats"),
+    ("stylegan2", ["objective.critic_norm=spectral"], "stylegan2 critic has none"),
+])
+def test_settings_that_contradict_each_other_are_refused(family: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        objective_of(family, *overrides)
+
+
+@pytest.mark.parametrize("family", ["gan", "s4-gan"])
+def test_a_batch_of_one_with_batch_norm_is_refused(family: str, tmp_path: Any) -> None:
+    with pytest.raises(UsageError, match="two films a batch"):
+        train_here(smallest(family, "train.batch_size=1"), tmp_path)
+
+
+def test_a_batch_of_one_without_batch_norm_trains(tmp_path: Any) -> None:
+    assert train_here(smallest("gan", "train.batch_size=1", "train.steps=1", "model.norm=group"), tmp_path).steps == 1
+
+
+def test_widths_double_at_each_halving_up_to_a_limit() -> None:
+    assert widths(64, 16) == [128, 128, 64, 32, 16] and widths(8, 4) == [8, 4]
