@@ -118,7 +118,8 @@ def learning_curves(counts: Sequence[int], curves: Mapping[str, Mapping[str, Seq
             colour, dashes = ARM_LOOKS.get(arm) or OTHER_LOOKS[number % len(OTHER_LOOKS)]
             places = [count * 1.03 ** (number - (len(curves) - 1) / 2) for count in counts]  # side by side, not one over the other
             axes.vlines(places, curve["low"], curve["high"], color=colour, linewidth=1.4, alpha=0.6)
-            axes.plot(places, curve["value"], color=colour, linestyle=dashes, marker="o", markersize=5, linewidth=1.8, label=short_label(arm))
+            axes.plot(places, curve["value"], color=colour, linestyle=dashes, marker="o", markersize=5, linewidth=1.8,
+                      label=short_label(arm))
         axes.set_xscale("log")
         axes.set_xticks(list(counts), [f"{count:,}" for count in counts])
         axes.minorticks_off()

@@ -22,7 +22,7 @@ class ChestFeatures:
     def __init__(self, classifier: Classifier) -> None:
         """From a trained classifier."""
         self.name, self.digest = f"chest-{classifier.name}", classifier.digest
-        self.num_features = classifier.network.head.in_features
+        self.num_features = int(classifier.network.head.in_features)  # type: ignore[arg-type]
         self._classifier = classifier
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:

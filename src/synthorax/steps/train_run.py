@@ -73,7 +73,6 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.admit(num_films=len(films))
-    _refuse_lone_films(objective, recipe)
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     objective.silence(varied(films, spec=as_model(objective.model).spec))
     if beginning.base is not None:
@@ -99,12 +98,6 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
             left.unlink(missing_ok=True)
         save_model(run.weights, outcome.model, spec=spec, facts=facts)
-
-
-def _refuse_lone_films(objective: Objective, recipe: Recipe) -> None:
-    """Batch normalisation sees a film as it differs from the others of its batch: alone, it would be trained on what is never sampled."""
-    if recipe.train.batch_size == 1 and any(isinstance(part, nn.BatchNorm2d) for part in objective.modules()):
-        raise UsageError(f"train.batch_size=1: the family '{recipe.family}' has batch normalisation, which needs at least 2 films")
 
 
 def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
