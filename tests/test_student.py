@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
 from synthorax.steps.export_diffusers import misfits
 from synthorax.steps.generate import check_settings
 from synthorax.steps.recipe import build_model, build_objective, load_recipe
+from synthorax.steps.student import ordinary
 from synthorax.training.feed import unit_images
 from synthorax.training.loop import train
 from trainings import (
@@ -57,7 +58,7 @@ NO_LESION_TERMS = "objective.lesion.mask_weight=0.0"
 HIGHEST = 80.0
 
 
-def objective_of(*overrides: str, ideal: bool = False) -> StudentObjective:
+def objective_of(*overrides: str, ideal: bool = False, guided: bool = False) -> StudentObjective:
     """A student of a teacher with random weights, or of the ideal denoiser for films of noise of the standard deviation `SPREAD`."""
     objective = build_objective(smallest("diffusion", ONE_PART, NO_LESION_TERMS, *overrides), findings=FINDINGS, sites=SITES, masks=MASKS)
     assert isinstance(objective, StudentObjective)
@@ -65,7 +66,9 @@ def objective_of(*overrides: str, ideal: bool = False) -> StudentObjective:
     teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
     if not ideal:  # a fresh network of the parameterisation edm gives 0, and c_skip alone is that ideal
         randomised(teacher)
-    objective.begin(teacher)
+    weak = build_model(replace(spec, config={**spec.config, "distilled": None}))
+    randomised(weak, seed=5)
+    objective.begin(teacher, guide=weak if guided else None)
     return objective
 
 
@@ -75,6 +78,25 @@ def told(size: int) -> Condition:
 
 
 # ---- targets
+
+
+def test_the_lesson_of_a_guide_is_the_estimate_away_from_it() -> None:
+    """And what comes of it is guided and trained on as any other model, which a student of guidance by the condition is not."""
+    settings = ("model.distilled.guidance=1.0", "model.distilled.autoguidance=3.0")
+    with pytest.raises(UsageError, match="no weaker model"):
+        objective_of(*settings)
+    objective = objective_of(*settings, guided=True)
+    clean = SPREAD * Draws(range(3)).normal(1, 8, 8)
+    with torch.no_grad():
+        noisy, sigma, wanted = objective._guidance_lesson(clean, told(3), Draws(range(3)))
+    own, other = (cast(DiffusionModel, model).denoise(noisy, sigma, told(3)) for model in (objective.teacher, objective.guide))
+    torch.testing.assert_close(wanted, other + 3 * (own - other))
+    assert ordinary(objective.model.config).distilled is None
+    objective.model.check_settings(SampleSettings(guidance=1.5))
+    other_student = objective_of("model.distilled.guidance=1.5")
+    assert ordinary(other_student.model.config).distilled is not None
+    with pytest.raises(UsageError, match="guide twice"):
+        other_student.model.check_settings(SampleSettings(guidance=1.5))
 
 
 def test_a_step_with_the_target_lands_where_the_teacher_landed() -> None:

@@ -259,8 +259,11 @@ class Objective(nn.Module):
     def silence(self, varied: Condition) -> None:
         """Let fresh weights hear nothing of what is NaN in `varied`, a condition of one row: what films to come do not differ in."""
 
-    def begin(self, base: nn.Module) -> None:
-        """Start from a trained model of the same shape. Raises UsageError where the family or the shapes do not allow it."""
+    def begin(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
+        """Start from a trained model of the same shape; `guide` is the weaker one that is packed beside it, of use to students.
+
+        Raises UsageError where the family or the shapes do not allow it.
+        """
         if not hasattr(self.model, "adopt"):
             raise UsageError(f"a model of family '{as_model(self.model).spec.family}' cannot start from another one")
         cast(Any, self.model).adopt(base)

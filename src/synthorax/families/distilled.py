@@ -28,6 +28,9 @@ class Distilled:
     """lowest noise level at which the teacher is guided"""
     guidance_to: NotNegative = 1e6
     """highest noise level at which the teacher is guided"""
+    autoguidance: Finite = 1.0
+    """weight with which the teacher is led away from a weaker model that is packed beside it; 1 is none. Alone, it makes a student that is
+    guided and trained on as any other model: its estimates are better, and mean the same"""
     steps: WholeNotNegative = 0
     """steps of the student; 0 builds in guidance alone, and any sampler and number of steps can follow"""
     substeps: AtLeastOne = 4
@@ -35,14 +38,21 @@ class Distilled:
     schedule: str = "karras"
     """how the levels of the teacher's steps * substeps steps fall; the student visits the first of every `substeps`"""
 
+    @property
+    def guides(self) -> bool:
+        """Whether guidance by the condition is built in, on top of which there must be no more."""
+        return any(weight != 1 for weight in (self.guidance, *self.part_guidance.values()))
+
     def taught(self) -> SampleSettings:
         """The guidance that the teacher gets."""
         return SampleSettings(guidance=self.guidance, part_guidance=self.part_guidance, guidance_from=self.guidance_from,
                               guidance_to=self.guidance_to)
 
     def settings(self, wish: SampleSettings | None = None) -> SampleSettings:
-        """How the student is sampled: in its own way, or as wished as far as that is left open, and never with guidance of its own."""
-        usual = replace(wish or SampleSettings(), guidance=1.0, part_guidance={}, guidance_from=0.0, guidance_to=1e6)
+        """How the student is sampled: in its own way, or as wished as far as that is left open; never guided where that is built in."""
+        usual = wish or SampleSettings()
+        if self.guides:
+            usual = replace(usual, guidance=1.0, part_guidance={}, guidance_from=0.0, guidance_to=1e6)
         return replace(usual, sampler=STUDENT_SAMPLER, steps=self.steps, schedule=self.schedule, eta=None) if self.steps else usual
 
     def teacher_levels(self, *, sigma_min: float, sigma_max: float) -> Tensor:
@@ -55,7 +65,7 @@ class Distilled:
 
     def check(self, settings: SampleSettings) -> None:
         """Refuse settings that would guide twice, or walk over levels that the student has not learned."""
-        if any(weight != 1 for weight in (settings.guidance, *settings.part_guidance.values())):
+        if self.guides and any(weight != 1 for weight in (settings.guidance, *settings.part_guidance.values())):
             raise UsageError(f"this model has guidance {self.said()} built in, and more on top of it would guide twice; "
                              "ask for guidance 1 and no part_guidance, or take its teacher")
         if not self.steps:
@@ -71,7 +81,8 @@ class Distilled:
     def said(self) -> str:
         """The built-in guidance in words."""
         parts = "".join(f", {part} {weight:g}" for part, weight in sorted(self.part_guidance.items()))
-        return f"{self.guidance:g}{parts}"
+        weaker = "" if self.autoguidance == 1 else f", away from a weaker model {self.autoguidance:g}"
+        return f"{self.guidance:g}{parts}{weaker}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

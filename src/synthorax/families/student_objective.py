@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.diffusion.distillation import landing_target, snr_weight, student_levels
-from synthorax.diffusion.guidance import guided
+from synthorax.diffusion.guidance import autoguided, guided
 from synthorax.diffusion.samplers import ALWAYS_NOISY, SAMPLERS, USUAL_ETA, Denoise, solve
 from synthorax.errors import UsageError
 from synthorax.families.diffusion import DiffusionModel
@@ -22,8 +22,9 @@ from synthorax.rng import Draws
 
 
 class StudentObjective(Objective):
-    """Distillation of guidance (Meng et al. 2023) and of steps (Salimans and Ho 2022, with several teacher steps in one round).
+    """Distillation of guidance (Meng et al. 2023), also of that by a weaker model (Karras et al. 2024), and of steps.
 
+    Steps are those of Salimans and Ho 2022, with several teacher steps in one round.
     The student is told of films as in `DiffusionObjective`: parts are withheld at random, so that it also hears any subset. Without steps
     of its own it learns the teacher's guided estimate at every noise level. With steps it learns, at each of its levels alone, the
     estimate with which one step lands where the guided teacher lands. The teacher is frozen, and neither shipped nor in checkpoints.
@@ -40,6 +41,7 @@ class StudentObjective(Objective):
         self.config, self.distilled = config, model.config.distilled
         self.films = DiffusionObjective(model, config)
         self.teacher: DiffusionModel | None = None
+        self.guide: DiffusionModel | None = None
         if config.lessons.sampler in ALWAYS_NOISY or USUAL_ETA.get(config.lessons.sampler):
             raise UsageError(f"objective.lessons.sampler: '{config.lessons.sampler}' adds fresh noise, and a student can only learn where "
                              "a walk without any leads; choose unipc, dpmpp-2m, heun, ddim or euler")
@@ -53,8 +55,16 @@ class StudentObjective(Objective):
         if self.distilled.steps:
             self.levels = self.distilled.teacher_levels(sigma_min=model.config.sigma_min, sigma_max=model.config.sigma_max)
 
-    def begin(self, base: nn.Module) -> None:
+    def begin(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
         """Take `base` for the teacher, and start from its weights. UsageError where it is no teacher for these films or this student."""
+        if self.distilled.autoguidance != 1:
+            if not isinstance(guide, DiffusionModel):
+                raise UsageError("model.distilled.autoguidance: the teacher has no weaker model beside it; pack one with it "
+                                 "(synthorax pack --guide)")
+            guiding = DiffusionModel(replace(guide.spec, findings=self.model.spec.findings, sites=self.model.spec.sites,
+                                             masks=self.model.spec.masks))
+            guiding.adopt(guide)
+            self.guide = guiding.requires_grad_(False).eval()
         if not isinstance(base, DiffusionModel):
             raise UsageError("the teacher of a student must be a diffusion model of ours")
         if base.config.distilled is not None and base.config.distilled.steps:
@@ -75,8 +85,9 @@ class StudentObjective(Objective):
     def train(self, mode: bool = True) -> StudentObjective:
         """The teacher stays as it was trained."""
         super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
+        for frozen in (self.teacher, self.guide):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
@@ -117,8 +128,12 @@ class StudentObjective(Objective):
         """The teacher's guided estimate; a teacher that has guidance built in is not guided again."""
         if self.teacher is None:
             raise UsageError("a student learns from a trained model: give the run of its teacher with --base")
-        built_in = self.teacher.config.distilled is not None
-        return guided(self.teacher.denoise, condition, SampleSettings(guidance=1.0) if built_in else self.distilled.taught())
+        built_in = self.teacher.config.distilled is not None and self.teacher.config.distilled.guides
+        taught = guided(self.teacher.denoise, condition, SampleSettings(guidance=1.0) if built_in else self.distilled.taught())
+        if self.guide is None:
+            return taught
+        weak = guided(self.guide.denoise, condition.only(self.guide.config.parts), SampleSettings(guidance=1.0))
+        return autoguided(taught, weak, weight=self.distilled.autoguidance)
 
     def _arrived(self, noise: Tensor, number: Tensor, condition: Condition) -> Tensor:
         """Where the student's walk from pure noise is before its step `number` [B], so that it learns to go on from its own errors."""

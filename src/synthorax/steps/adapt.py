@@ -20,7 +20,7 @@ from synthorax.registry import lookup
 from synthorax.run import read_spec
 from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
-from synthorax.steps.student import described, is_student
+from synthorax.steps.student import described, is_student, ordinary
 from synthorax.training.loop import TrainConfig
 from synthorax.types import Stated
 
@@ -119,7 +119,8 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         raise UsageError(f"the base {base} makes films of {spec.image_size} px and the recipe '{recipe.name}' of "
                          f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
     family: Family = lookup(FAMILIES, spec.family, kind="family")
-    theirs, own = (_plain(config) for config in (build(family.model_config, spec.config, where=str(path), prefix="model"), recipe.model))
+    built = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
+    theirs, own = _plain(built), _plain(recipe.model)
     differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own
                  if key not in MAY_DIFFER and theirs[key] != own[key]]
     differing += [f"it does not hear {part}" for part in own.get("parts", ()) if part not in theirs["parts"]]
@@ -150,7 +151,7 @@ def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
     path, stage = weights_of(base), stages_of(base)[0]
     spec, facts = stage.spec, stage.facts
     family: Family = lookup(FAMILIES, spec.family, kind="family")
-    model = build(family.model_config, spec.config, where=str(path), prefix="model")
+    model = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
     name = str(facts.get("recipe", ""))
     if "settings" in facts:
         settings = recipe_from_toml(facts["settings"], where=str(path))

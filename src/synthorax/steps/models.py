@@ -66,6 +66,12 @@ def load_base(name_or_path: PathLike) -> nn.Module:
     return model.stages[0] if isinstance(model, CascadeModel) else model
 
 
+def load_guide(name_or_path: PathLike) -> nn.Module | None:
+    """The weaker network that guides the first stage of a packed model; None where there is none. Raises as `load_model`."""
+    model = load_model(name_or_path)
+    return model.guide if isinstance(model, CascadeModel) else None
+
+
 def stages_of(name_or_path: PathLike | Run) -> tuple[Stage, ...]:
     """What a packed model was packed of, the stage that makes small films first; of any other model, that alone."""
     path = weights_of(name_or_path)

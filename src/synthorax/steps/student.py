@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from synthorax.config import build
 from synthorax.errors import UsageError
 from synthorax.families.distilled import Distilled
 from synthorax.protocols import SampleSettings
-from synthorax.steps.models import PathLike, stages_of, weights_of
+from synthorax.steps.models import PathLike, guide_of, stages_of, weights_of
 from synthorax.steps.recipe import Recipe
 
 TAUGHT = "a student begins with its teacher's weights"
@@ -33,6 +34,10 @@ def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLi
     if recipe.train.adapt != "full":
         raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; of a student every weight moves, so leave it out")
     path, spec = weights_of(teacher), stages_of(teacher)[0].spec
+    distilled: Distilled = recipe.model.distilled
+    if distilled.autoguidance != 1 and guide_of(teacher) is None:
+        raise UsageError(f"the recipe '{recipe.name}' builds in the guidance by a weaker model, and {teacher} has none beside it; pack one "
+                         "with it (synthorax pack --guide)")
     if spec.family != recipe.family:
         raise UsageError(f"the recipe '{recipe.name}' learns from a model of family '{recipe.family}', and {teacher} is of '{spec.family}'")
     theirs = build(type(recipe.model), spec.config, where=str(path), prefix="model")
@@ -42,7 +47,6 @@ def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLi
         if field.name != "distilled" and own not in (getattr(usual, field.name), getattr(theirs, field.name)):
             raise UsageError(f"model.{field.name} {own}: a student has the shape of its teacher, where it is "
                              f"{getattr(theirs, field.name)}; leave it out")
-    distilled: Distilled = recipe.model.distilled
     _check_guidance(distilled, theirs.distilled)
     for part in distilled.part_guidance:
         if part not in theirs.parts:
@@ -60,7 +64,16 @@ def described(recipe: Recipe) -> str:
     """One sentence on what a student has built in, for its card."""
     distilled: Distilled = recipe.model.distilled
     walk = f"walks in {distilled.steps} steps" if distilled.steps else "walks as it is asked to"
-    return f"Student of that base: {walk}, with the teacher's guidance {distilled.said()} built in; its own guidance is 1."
+    own = "its own guidance is 1" if distilled.guides else "it may be guided as any model"
+    return f"Student of that base: {walk}, with the teacher's guidance {distilled.said()} built in; {own}."
+
+
+def ordinary(config: Any) -> Any:
+    """The model's config as that of no student, where it is guided and trained on as any other; else as it is."""
+    distilled: Distilled | None = getattr(config, "distilled", None)
+    if distilled is None or distilled.guides or distilled.steps:
+        return config
+    return replace(config, distilled=None)
 
 
 def _check_guidance(own: Distilled, teacher: Distilled | None) -> None:
@@ -68,6 +81,6 @@ def _check_guidance(own: Distilled, teacher: Distilled | None) -> None:
         return
     if teacher.steps:
         raise UsageError(f"the teacher is itself a student of {teacher.steps} steps; give the model that it learned from")
-    if own.taught() != teacher.taught():
+    if teacher.guides and own.taught() != teacher.taught():
         raise UsageError(f"the teacher has guidance {teacher.said()} built in, and the recipe asks for {own.said()}; set "
                          f"model.distilled.guidance={teacher.guidance:g} and the other weights and levels as the teacher has them")

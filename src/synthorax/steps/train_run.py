@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
 
 from synthorax import __version__
 from synthorax.data.pixels import from_unit
@@ -26,14 +25,14 @@ from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
-from synthorax.protocols import Objective, as_model, condition_of
+from synthorax.protocols import as_model, condition_of
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.collapse import CollapseMonitor
 from synthorax.steps.generate import preview
-from synthorax.steps.models import PathLike, load_base, weights_of
+from synthorax.steps.models import PathLike, load_base, load_guide, weights_of
 from synthorax.steps.plan import plan_like
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
 from synthorax.steps.support import Support
@@ -76,7 +75,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     objective.silence(varied(films, spec=as_model(objective.model).spec))
     if beginning.base is not None:
-        objective.begin(load_base(beginning.base))
+        objective.begin(load_base(beginning.base), guide=load_guide(beginning.base))
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
