@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -69,6 +69,8 @@ class CopyDetector:
     """similarity above which a film is a copy, by the name of the way"""
     calibration: FalseAlarms
     """on the held-out films that set the thresholds; `false_alarms` measures it on others"""
+    highest_real: float
+    """the highest correlation by registration among them"""
     num_train: int
     gallery: Gallery
     _feature_space: FeatureSpace | None
@@ -101,13 +103,13 @@ class CopyDetector:
             train_features = features(train)
             centre = train_features.mean(axis=0)
             train_features = _unit(train_features - centre)
-        blind = cls(thresholds={}, calibration=FalseAlarms(rate=0, low=0, high=0, num_films=0), num_train=len(train),
-                    gallery=Gallery.of(train), _feature_space=features, _train_features=train_features, _feature_centre=centre)
+        blind = cls(thresholds={}, calibration=FalseAlarms(rate=0, low=0, high=0, num_films=0), highest_real=0.0,
+                    num_train=len(train), gallery=Gallery.of(train), _feature_space=features, _train_features=train_features,
+                    _feature_centre=centre)
         seen = blind._similarities(held_out)
         thresholds = {way: conformal_threshold(similarity, false_alarm_rate / len(seen)) for way, (_, similarity) in seen.items()}
         called = np.any([similarity > thresholds[way] for way, (_, similarity) in seen.items()], axis=0)
-        return cls(thresholds=thresholds, calibration=alarm_rate(called), num_train=len(train), gallery=blind.gallery,
-                   _feature_space=features, _train_features=train_features, _feature_centre=centre)
+        return replace(blind, thresholds=thresholds, calibration=alarm_rate(called), highest_real=float(seen[REGISTRATION][1].max()))
 
     def check(self, images: Pixels) -> CopyCheck:
         """Compare films [N, S, S] of any size with every training film."""

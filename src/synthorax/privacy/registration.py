@@ -98,6 +98,11 @@ class Gallery:
             similarity[own] = fits.gather(1, best)[:, 0].numpy()
         return Registered(index=index, similarity=similarity, whitened_index=whitened_index, stands_out=stands_out)
 
+    def whitened(self, films: Pixels) -> NDArray[np.float32]:
+        """Films [N, S, S] as they lie, in whitened components of this gallery: [N, K]."""
+        windows = _coarse_windows(local_contrast(films, grid=FINE_PX), only_middle=True)[0]
+        return np.asarray((windows @ self._components.T).numpy(), dtype=np.float32)
+
     def fit(self, films: Pixels, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Lay film i [N, S, S] over film `rows[i]` of the gallery alone: the similarity of each pair, [N] in [0, 1]."""
         similarity = np.zeros(len(films))
