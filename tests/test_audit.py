@@ -160,10 +160,10 @@ class Remembering(torch.nn.Module):
 
 
 def test_a_model_that_remembers_is_found_by_its_loss():
-    rng = torch.Generator().manual_seed(0)
-    train, held_out, others = (torch.randn(30, 1, 8, 8, generator=rng) * 0.5 for _ in range(3))
+    rng = torch.Generator().manual_seed(1)
+    train, held_out, others = (torch.randn(60, 1, 8, 8, generator=rng) * 0.5 for _ in range(3))
     members, strangers = (denoising_losses(Remembering(train), films, seed=seed) for seed, films in ((0, train), (1, held_out)))
-    assert members.shape == (30, len(NOISE_LEVELS))
+    assert members.shape == (60, len(NOISE_LEVELS))
     assert loss_auroc(members, strangers).low > 0.85
     unrelated = loss_auroc(*(denoising_losses(Remembering(others), films, seed=seed) for seed, films in ((0, train), (1, held_out))))
     assert unrelated.low <= 0.5 <= unrelated.high

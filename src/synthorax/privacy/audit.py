@@ -246,7 +246,7 @@ def _sheet(train: Films, synthetic: Films, check: CopyCheck) -> bytes:
 
 
 def _eight_bit(film: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
-    return film if film.dtype == np.uint8 else (film >> 8).astype(np.uint8)
+    return (film // (257 if film.dtype == np.uint16 else 1)).astype(np.uint8)
 
 
 def _rate(metric: str, called: NDArray[np.bool_], *, better: Any, n_real: int, **more: Any) -> Score:

@@ -35,7 +35,8 @@ def plant(films: Pixels, *, how: str, seed: int = 0) -> Pixels:
         raise UsageError(f"unknown way to plant a copy '{how}'; choose from: {', '.join(WAYS)}")
     highest = np.iinfo(films.dtype).max
     changed = WAYS[how](films.astype(np.float64) / highest, np.random.default_rng(derive(seed, "planted", how)))
-    return np.asarray(np.rint(np.clip(changed, 0, 1) * highest), dtype=films.dtype)
+    levels = np.rint(np.clip(changed, 0, 1) * highest)
+    return levels.astype(np.uint8) if films.dtype == np.uint8 else levels.astype(np.uint16)
 
 
 def _shifted(films: Grey, rng: np.random.Generator) -> Grey:
