@@ -21,8 +21,6 @@ app = typer.Typer(
 
 PAUSED = 75
 """exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
-GATE_SAID_NO = 4
-"""exit code of a gate that the user asked for"""
 
 
 class Device(StrEnum):
@@ -342,11 +340,11 @@ def audit(
     report = verb(train=train, synthetic=synthetic, out=out, model=model, reference=reference, features=features, seed=seed,
                   config=AuditConfig(planted=planted, seed=seed), device=device.value, threads=threads)
     _finish(report, json)
-    verdict = report.dimensions["privacy"].extra["gate"]
-    for reason in verdict["reasons"]:
+    reasons = report.dimensions["privacy"].extra["gate"]["reasons"]
+    for reason in reasons:
         print(f"not fit for release: {reason}", file=sys.stderr)
-    if gate and not verdict["passed"]:
-        raise typer.Exit(GATE_SAID_NO)
+    if gate and reasons:
+        raise typer.Exit(4)  # a gate that the user asked for said no
 
 
 @app.command(name="lesion-noise", epilog="Example: synthorax lesion-noise prepared/ --size 64 --out noise/")
