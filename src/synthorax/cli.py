@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Synthesise rare findings on chest radiographs, and prove on real patients whether it helped. For research; not a "
          "medical device.")
 
-
 PAUSED = 75
 """exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
 
@@ -341,8 +340,7 @@ def audit(
                   config=AuditConfig(planted=planted, seed=seed), device=device.value, threads=threads)
     _finish(report, json)
     reasons = report.dimensions["privacy"].extra["gate"]["reasons"]
-    for reason in reasons:
-        print(f"not fit for release: {reason}", file=sys.stderr)
+    sys.stderr.writelines(f"not fit for release: {reason}\n" for reason in reasons)
     if gate and reasons:
         raise typer.Exit(4)  # a gate that the user asked for said no
 
