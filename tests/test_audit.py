@@ -278,7 +278,7 @@ def test_a_generator_that_remembers_patients_is_found_in_every_way(followed, hel
                    labels=followed[0].labels, digest="leak")
     found = audit(followed[0], held_out, leaked)
     assert score(found, "near-copy rate", features="").value > 0.95
-    assert score(found, "membership auroc", features="whitened pixels").low > 0.9
+    assert score(found, "membership auroc", features="whitened pixels").low > 0.75
     match = score(found, "patient match rate")
     assert match.low > match.floor
     assert len(found.refusals) >= 4
