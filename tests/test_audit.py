@@ -231,7 +231,7 @@ def test_too_few_follow_ups_are_no_judge(followed):
 
 
 def audit(train, held_out, synthetic, *, planted=1):
-    settings = AuditConfig(planted=planted, judge=SamePatientConfig(updates=30, width=8, batch_size=32))
+    settings = AuditConfig(planted=planted, judge=SamePatientConfig(updates=120, width=8, batch_size=32))
     return audit_films(train, held_out, synthetic, features=Quarters(), config=settings)
 
 
@@ -257,7 +257,7 @@ def test_independent_films_pass(innocent):
     assert innocent.dimension.extra["same_patient_band"]["status"] == "calibrated"
     assert "membership, loss" in innocent.dimension.extra["not_measured"]
     assert all(score(innocent, "planted copies caught", group=how).value >= 0.9 for how in WAYS)
-    assert score(innocent, "false alarms").low <= 0.01
+    assert score(innocent, "false alarms").low <= 3 / 31  # what three ways and 30 films to calibrate them promise
     assert innocent.figures["closest pairs"].startswith(b"\x89PNG")
 
 
