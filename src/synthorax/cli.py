@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Synthesise rare findings on chest radiographs, and prove on real patients whether it helped. For research; not a "
          "medical device.")
 
-
 PAUSED = 75
 """exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
 
@@ -338,6 +337,34 @@ def benefit(
     if gate and (reasons := gate_reasons(report.dimensions["benefit"])):
         print(f"synthorax: the gate says no: {'; '.join(reasons)}", file=sys.stderr)
         raise typer.Exit(4)
+
+
+@app.command(epilog="Example: synthorax audit --train prepared/ --synthetic kept/ --gate --out audit/")
+def audit(
+    train: Annotated[Path, typer.Option(help="Prepared folder that the generator was trained on.")],
+    synthetic: Annotated[Path, typer.Option(help="Dataset folder of synthetic films, by any generator.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and cards.jsonl.")],
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 4 if the films should not be released.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Diffusion model that made the films, for membership by its loss.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Another one that never saw these training films.")] = None,
+    features: Annotated[str, typer.Option(help="Feature space in which copies are looked for, beside pixels.")] = "efficientnet-lite0",
+    planted: Annotated[int, typer.Option(min=1, help="Copies planted in each way, to see whether they are caught.")] = 100,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Find out whether films copy training films, betray who was trained on, or pass for a training patient."""
+    from synthorax.privacy.audit import AuditConfig
+    from synthorax.workflow import audit as verb
+
+    report = verb(train=train, synthetic=synthetic, out=out, model=model, reference=reference, features=features, seed=seed,
+                  config=AuditConfig(planted=planted, seed=seed), device=device.value, threads=threads)
+    _finish(report, json)
+    reasons = report.dimensions["privacy"].extra["gate"]["reasons"]
+    sys.stderr.writelines(f"not fit for release: {reason}\n" for reason in reasons)
+    if gate and reasons:
+        raise typer.Exit(4)  # a gate that the user asked for said no
 
 
 @app.command(name="lesion-noise", epilog="Example: synthorax lesion-noise prepared/ --size 64 --out noise/")

@@ -162,7 +162,7 @@ def _privacy(real: RealFilms, synthetic: Films) -> Dimension:
                   n_real=len(real.train), n_synthetic=len(synthetic), floor=alarms.rate,
                   note=f"floor: {alarms.num_films} real films of other patients by the same threshold "
                        f"[{alarms.low:.3f}, {alarms.high:.3f}]")
-    extra = {"copy_threshold": detector.threshold, "not_measured": "membership, re-identification"}
+    extra = {"copy_threshold": detector.threshold, "not_measured": "membership, re-identification; see `synthorax audit`"}
     return Dimension("measured", scores=(score,), extra=extra)
 
 
