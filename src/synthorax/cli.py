@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json as json_module
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
     name="synthorax", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -145,7 +146,7 @@ def prepare(
     from synthorax.workflow import prepare as verb
 
     policy = build(LabelPolicy, {"uncertain": uncertain, "unlisted": unlisted}, where="the command line", prefix="labels")
-    _finish(verb(dataset, size=size, out=out, split=_fractions(split), films_per_patient=films_per_patient, policy=policy,
+    _finish(verb(dataset, size=size, out=out, split=fractions_of(split), films_per_patient=films_per_patient, policy=policy,
                  seed=seed, allow=allow or (), patient_per_film=patient_per_film), json)
 
 
@@ -189,7 +190,7 @@ def pack(
     """Put trained models together, so that each enlarges the films of the one before."""
     from synthorax.workflow import pack as verb
 
-    _finish(verb(runs, out=out, guide=guide, sample=dict(_setting(given) for given in sample or ()),
+    _finish(verb(runs, out=out, guide=guide, sample=dict(setting_of(given) for given in sample or ()),
                  precision="bf16" if precision is Precision.bf16 else "fp32"), json)
 
 
@@ -207,7 +208,7 @@ def plan(
     from synthorax.workflow import plan as verb
 
     names = [name.strip() for name in balance.split(",") if name.strip()]
-    _finish(verb(prepared, balance=names, count=_counts(count or ()), companions=companions, seed=seed, out=out), json)
+    _finish(verb(prepared, balance=names, count=counts_of(count or ()), companions=companions, seed=seed, out=out), json)
 
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
@@ -254,14 +255,14 @@ def generate(
     """Make synthetic films from a plan or from one condition."""
     numbers = {"age": age, "size": size, "severity": severity}
     asked: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None} | {"image_size": image_size}
-    boxes = [(name, _numbers("box", place, count=4)) for name, place in map(_named, box or ())]
-    centre = None if at is None else _numbers("at", at, count=2)
-    weights = {part: _numbers("part-guidance", weight, count=1)[0] for part, weight in map(_named, part_guidance or ())}
+    boxes = [(name, numbers_of("box", place, count=4)) for name, place in map(named, box or ())]
+    centre = None if at is None else numbers_of("at", at, count=2)
+    weights = {part: numbers_of("part-guidance", weight, count=1)[0] for part, weight in map(named, part_guidance or ())}
 
     from synthorax.workflow import generate as verb
 
     dataset = verb(model, plan, out=out, num=num, finding=finding or (), without=without or (), uncertain=uncertain or (), view=view,
-                   sex=sex, site=site, text=text, mask=[_named(given) for given in mask or ()], box=boxes, side=side, at=centre,
+                   sex=sex, site=site, text=text, mask=[named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
                    guidance_from=guidance_from, guidance_to=guidance_to, autoguidance=autoguidance, image_noise=image_noise,
                    enlarging_steps=enlarging_steps,
@@ -476,58 +477,3 @@ def _finish(result: Any, as_json: bool) -> None:
 
 def _words(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _fractions(text: str) -> tuple[float, float, float]:
-    from synthorax.errors import UsageError
-
-    try:
-        train, val, test = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--split {text}: write three numbers, such as 0.7,0.1,0.2") from None
-    if min(train, test) <= 0 or val < 0 or abs(train + val + test - 1) > 1e-6:
-        raise UsageError(f"--split {text}: three parts above zero that add up to 1")
-    return train, val, test
-
-
-def _named(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`, or a value alone with an empty name."""
-    name, equals, value = text.partition("=")
-    return (name.strip(), value.strip()) if equals else ("", text.strip())
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE` with a number or a word as value."""
-    import json
-
-    name, value = _named(text)
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _numbers(option: str, text: str, *, count: int) -> Any:
-    """As many numbers as asked for, as a tuple."""
-    from synthorax.errors import UsageError
-
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
-        form = {1: "PART=W, such as labels=2", 2: "x,y, such as 0.7,0.4", 4: "x,y,w,h, such as 0.6,0.3,0.2,0.2"}[count]
-        raise UsageError(f"--{option} {text}: write {form}")
-    return numbers
-
-
-def _counts(texts: Sequence[str]) -> dict[str, int]:
-    from synthorax.errors import UsageError
-
-    counts = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        if not number.isdecimal() or int(number) == 0:
-            raise UsageError(f"--count {text}: write Finding=N, such as Pneumothorax=200")
-        counts[name.strip()] = int(number)
-    return counts

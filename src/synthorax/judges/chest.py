@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from synthorax.errors import InputError
 from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
@@ -22,7 +25,7 @@ class ChestFeatures:
     def __init__(self, classifier: Classifier) -> None:
         """From a trained classifier."""
         self.name, self.digest = f"chest-{classifier.name}", classifier.digest
-        self.num_features = int(classifier.network.head.in_features)  # type: ignore[arg-type]
+        self.num_features = cast(nn.Linear, classifier.network.head).in_features
         self._classifier = classifier
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:

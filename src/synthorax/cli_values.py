@@ -1,0 +1,59 @@
+"""What words on the command line mean: numbers, pairs and settings. Importing this file imports no verb."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from synthorax.errors import UsageError
+
+
+def fractions_of(text: str) -> tuple[float, float, float]:
+    """Parts of a split, `TRAIN,VAL,TEST`."""
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--split {text}: write three numbers, such as 0.7,0.1,0.2") from None
+    if min(train, test) <= 0 or val < 0 or abs(train + val + test - 1) > 1e-6:
+        raise UsageError(f"--split {text}: three parts above zero that add up to 1")
+    return train, val, test
+
+
+def named(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`, or a value alone with an empty name."""
+    name, equals, value = text.partition("=")
+    return (name.strip(), value.strip()) if equals else ("", text.strip())
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` with a number or a word as value."""
+    name, value = named(text)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def numbers_of(option: str, text: str, *, count: int) -> Any:
+    """As many numbers as asked for, as a tuple."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+        form = {1: "PART=W, such as labels=2", 2: "x,y, such as 0.7,0.4", 4: "x,y,w,h, such as 0.6,0.3,0.2,0.2"}[count]
+        raise UsageError(f"--{option} {text}: write {form}")
+    return numbers
+
+
+def counts_of(texts: Sequence[str]) -> dict[str, int]:
+    """How many of each, from `FINDING=N`."""
+    counts = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isdecimal() or int(number) == 0:
+            raise UsageError(f"--count {text}: write Finding=N, such as Pneumothorax=200")
+        counts[name.strip()] = int(number)
+    return counts
