@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages import STAGES, Stage, seconds_of
+from stages import GUIDE_FILMS, GUIDE_LENGTH, STAGES, Stage, seconds_of
 
 import synthorax as sx
 from synthorax.cli import PAUSED
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
     try:
         prepared = prepare(options)
         done: list[tuple[Stage, Run]] = []
-        begun_from = {stage.base for stage in stages}
+        begun_from = {stage.base for stage in stages} - {""}
         for stage in stages:
             run = trained(stage, done, prepared, options, clock, tune=stage.name not in begun_from)
             if run is None:
@@ -131,7 +131,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
 def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.Namespace, clock: Clock, *, tune: bool) -> Run | None:
     """The stage's finished run, to `tune` with the best length of averaging; None where the call's time is up before that."""
     run, curve = Run(path=options.out / stage.name), Curve(options.out)
-    base = next((before.path for other, before in earlier if other.name == stage.base), None)
+    base = teacher_of(stage, earlier, options)
     while not run.finished:
         since = trained_hours(run) - curve.hours(stage.name)
         if 60 * since >= options.curve_minutes:
@@ -149,6 +149,20 @@ def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.N
             return None
         measure(stage, run, earlier, prepared, options, curve)
     return tuned(stage, run, earlier, prepared, options, curve, clock) if tune else run
+
+
+def teacher_of(stage: Stage, earlier: Done, options: argparse.Namespace) -> Path | None:
+    """What a stage starts from: the run of another one, or that packed with a guide, which is a third one as it was long before."""
+    runs = {other.name: run for other, run in earlier}
+    if not stage.guide:
+        return runs[stage.base].path if stage.base else None
+    packed = Run(path=options.out / f"{stage.name}-teacher")
+    if packed.finished:
+        return packed.path
+    guide = Run(path=options.out / f"{stage.name}-guide")
+    if not guide.finished:
+        retune(runs[stage.guide], length=GUIDE_LENGTH, films=GUIDE_FILMS, out=guide.path)
+    return sx.pack([runs[stage.base]], out=packed.path, guide=guide, precision="fp32").path
 
 
 def trained_hours(run: Run) -> float:

@@ -12,7 +12,7 @@ from synthorax import zoo
 from synthorax.cli import PAUSED
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
-from synthorax.run import Run
+from synthorax.run import Run, read_spec
 from synthorax.steps.card import read_card
 from synthorax.steps.models import load_model
 
@@ -41,8 +41,11 @@ def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, mon
     monkeypatch.setattr(train_base, "LENGTHS", (0.1,))
     monkeypatch.setattr(train_base, "SPARE_SECONDS", 0.0)
     monkeypatch.setattr(train_base, "SHORTEST_SECONDS", 0.3)
-    stages = (Stage(name="small", recipe="edm-64", share=0.5, overrides=TINY),
-              Stage(name="more", recipe="edm-64", share=0.5, overrides=(*TINY, "train.ema_snapshots=2"), base="small"))
+    monkeypatch.setattr(train_base, "GUIDE_FILMS", 4)
+    kept = (*TINY, "train.ema_snapshots=2")
+    stages = (Stage(name="small", recipe="edm-64", share=0.4, overrides=kept),
+              Stage(name="more", recipe="edm-64", share=0.4, overrides=TINY, base="small"),
+              Stage(name="alone", recipe="student-autoguidance", share=0.2, overrides=kept, base="more", guide="small"))
     out = tmp_path / "base"
     arguments = ["--sources", *map(str, sources), "--out", str(out), "--hours", str(3 / 3600), "--curve-minutes", str(1 / 60),
                  "--curve-films", "6", "--films", "24", "--size", str(SIDE), "--name", "tiny", "--device", "cpu", "--threads", "1"]
@@ -63,7 +66,7 @@ def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, mon
     assert [origin.attribution for origin in prepared.sources] == ["author one", "author two"]
 
     points = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    assert [point["stage"] for point in points] == sorted((point["stage"] for point in points), reverse=True)
+    assert list(dict.fromkeys(point["stage"] for point in points)) == ["small", "more", "alone"]
     assert {score["metric"] for point in points for score in point["scores"]} == {"kid", "fid"}
     assert all(score["low"] <= score["value"] <= score["high"] and score["floor"] is not None
                for point in points for score in point["scores"])
@@ -73,14 +76,18 @@ def test_from_folders_to_a_packed_model(sources: list[Path], tmp_path: Path, mon
     start = json.loads((out / "more/data.json").read_text())["base_digest"]
     assert start == Run(path=out / "small").to_dict()["model_digest"], "the next stage starts from the one before"
 
-    kids: dict[str, Any] = json.loads((out / "more/tuning.json").read_text())
+    taught = read_spec(out / "alone-teacher/model.safetensors")[1]
+    assert taught["guide"]["average_films"] == 4, "the guide is the first stage as it was long before"
+    assert [stage["recipe"] for stage in taught["stages"]] == ["edm-64"]
+
+    kids: dict[str, Any] = json.loads((out / "alone/tuning.json").read_text())
     assert set(kids) == {"as trained", "0.1"}
     chosen = min(kids, key=lambda name: kids[name]["value"])
-    shipped = Run(path=out / "more" if chosen == "as trained" else out / "more/tuned")
+    shipped = Run(path=out / "alone" if chosen == "as trained" else out / "alone/tuned")
     assert f"{shipped.path} --name" in told["put it into the package"], "the better average ships"
 
     head = read_card(out / "zoo/tiny.md")
-    assert [entry["recipe"] for entry in head["training"]] == ["edm-64", "edm-64"] and head["metrics"]
+    assert [entry["recipe"] for entry in head["training"]] == ["edm-64", "edm-64", "student-autoguidance"] and head["metrics"]
     assert {entry["dimension"] for entry in head["metrics"]} >= {"fidelity", "privacy"}
     monkeypatch.setattr(zoo, "FOLDER", out / "zoo")
     assert load_model("tiny").sample(None, seeds=[0]).shape == (1, 1, SIDE, SIDE)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from synthorax.config import parse_duration
@@ -22,7 +20,7 @@ from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.masks import mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
-from synthorax.data.vocabulary import CHESTXRAY14, canonical, label_matrix
+from synthorax.data.vocabulary import CHESTXRAY14, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
@@ -31,16 +29,13 @@ from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot
 from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.evaluation.sides import RealFilms
-from synthorax.evaluation.statistics import AurocInterval
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
-from synthorax.privacy.audit import Attack, AuditConfig, audit_films
-from synthorax.privacy.membership import denoising_losses, loss_auroc
+from synthorax.privacy.audit import AuditConfig, audit_films
 from synthorax.progress import progress
-from synthorax.protocols import Model, condition_of
+from synthorax.protocols import Model
 from synthorax.registry import lookup
-from synthorax.rng import derive
 from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
@@ -48,7 +43,8 @@ from synthorax.steps.catalogue import runs_in, shipped_models
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import BATCH_SIZE, check_settings, generate_films
-from synthorax.steps.models import PathLike, load_base, source_of
+from synthorax.steps.loss_attack import loss_attack
+from synthorax.steps.models import PathLike, source_of
 from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
@@ -269,7 +265,7 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
     if reference is not None and model is None:
         raise UsageError("a reference model corrects the loss of a model; give the model too")
     with started(device=device, threads=threads, seed=seed), progress("audit") as show:
-        attack: Any = "no diffusion model was given (--model)" if model is None else _loss_attack(prepared, model, reference, seed=seed)
+        attack: Any = "no diffusion model was given (--model)" if model is None else loss_attack(prepared, model, reference, seed=seed)
         found = audit_films(sides.train, sides.held_out, films, features=load_features(features), facts=made.facts, report=show,
                             config=config or AuditConfig(seed=seed), loss_attack=attack)
     inputs = {"real": {"digest": prepared.digest, "train": len(sides.train), "held_out": len(sides.held_out)},
@@ -374,34 +370,6 @@ def _joined_masks(parts: Sequence[Films]) -> Masks | None:
     return Masks(names=stored[0].names, pixels=np.concatenate([masks.pixels for masks in stored]),
                  index=np.concatenate([np.where(masks.index >= 0, masks.index + shift, masks.index).astype(np.int32)
                                        for masks, shift in zip(stored, before, strict=False)]))
-
-
-def _loss_attack(prepared: Prepared, model: PathLike, reference: PathLike | None, *, seed: int) -> Attack | str:
-    """What tells members by a model's denoising loss, or why this model has none."""
-    networks = [load_base(name) for name in (model, reference) if name is not None]
-    for name, network in zip((model, reference), networks, strict=False):
-        if not isinstance(network, DiffusionModel) or network.needs_film:
-            return f"{name} is no diffusion model that makes films of nothing"
-        if prepared.size % network.spec.image_size:
-            return f"films of {prepared.size} px cannot be reduced to the {network.spec.image_size} px of {name}"
-
-    def losses(network: Any, split: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        parts = [prepared.films(part, size=network.spec.image_size) for part in (("train",) if split == "train" else ("val", "test"))]
-        studies = [study for part in parts for study in part.studies]
-        images = np.concatenate([part.images for part in parts])[rows]
-        films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max * 2 - 1
-        chosen = [studies[row] for row in rows]
-        told = condition_of(chosen, label_matrix(chosen, network.spec.findings, policy=prepared.policy), sites=network.spec.sites)
-        return denoising_losses(network, films, told, seed=derive(seed, split))
-
-    def attack(rows: NDArray[np.intp], rows_held: NDArray[np.intp]) -> tuple[AurocInterval, str]:
-        members, others = ([losses(network, split, part) for network in networks] for split, part in
-                           (("train", rows), ("held out", rows_held)))
-        if reference is None:
-            return loss_auroc(members[0], others[0]), "denoising loss at several noise levels"
-        return loss_auroc(members[0] - members[1], others[0] - others[1]), f"denoising loss, less that of {reference}"
-
-    return attack
 
 
 def _module(model: Model) -> nn.Module:
