@@ -31,8 +31,8 @@ LABELS_HEARD_MORE = ("objective.dropout.labels=0.1", "objective.statement_dropou
 STAGES: tuple[Stage, ...] = (
     Stage(name="base-64", recipe="base-64", share=0.33, overrides=(*UNTIL_TIME_IS_UP, *WITH_LESIONS)),
     Stage(name="base-64-labels", recipe="base-64", share=0.25, overrides=(*UNTIL_TIME_IS_UP, *LABELS_HEARD_MORE), base="base-64"),
-    Stage(name="base-64-alone", recipe="student-autoguidance", share=0.05, overrides=UNTIL_TIME_IS_UP, base="base-64-labels",
-          guide="base-64"),
+    Stage(name="base-64-alone", recipe="student-autoguidance", share=0.05, base="base-64-labels", guide="base-64",
+          overrides=(*UNTIL_TIME_IS_UP, "train.ema_halflife_films=2500")),
     Stage(name="super-256", recipe="super-256", share=0.37, overrides=UNTIL_TIME_IS_UP, enlarges=True),
 )
 

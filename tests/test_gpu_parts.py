@@ -112,7 +112,7 @@ sys.exit(gpu_parts.main(sys.argv[1:]))
             parts.join(away / "state", away / "a")
         done = subprocess.run([sys.executable, "-c", program, "train", "a", "--prepared", away / "prepared", "--run", away / "a",
                                "--hours", "1", "--minutes", "0"], capture_output=True, text=True,
-                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
         assert done.returncode == (75, 75, 0)[call], done.stderr
         assert "tensorboard is not installed" in done.stderr
         home = away

@@ -109,7 +109,7 @@ def test_published_weights_are_read_by_their_names(tmp_path: Path) -> None:
 
 def test_torchvision_is_asked_for_by_the_name_of_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(UsageError, match=r"synthorax\[torchvision\]"):
+    with pytest.raises(UsageError, match=r"synthorax\[networks\]"):
         load_imagenet(Vgg16(), "vgg16", "torchvision")
 
 

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ SMALLEST = {
             "objective.critic_channels=4"),
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
     "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
-    "s4-gmvae": ("s4-fs-gmvae-v3", "model.image_size=32", "model.latent_size=4", "model.components=3"),
+    "s4-gmvae": ("s4-fs-gmvae-v3", "model.image_size=64", "model.latent_size=4", "model.components=3"),
     "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
     "vae": ("cvae-64", *SMALL_VAE, 'model.parts=["labels", "attributes", "mask"]'),
     "vae-gan": ("vae-gan-64", *SMALL_VAE, "objective.critic_channels=2", "objective.critic_layers=1"),
@@ -77,7 +77,7 @@ def fresh_cascade() -> torch.nn.Module:
     """A cascade of the smallest diffusion model and the smallest one that enlarges its films."""
     specs = [as_model(fresh_objective(recipe).model).spec for recipe in (smallest("diffusion"), enlarging())]
     torch.manual_seed(0)
-    return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}], records=[asdict(spec) for spec in specs]))
+    return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}]))
 
 
 def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
@@ -111,8 +111,10 @@ def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
     if is_student(recipe):
         spec = as_model(objective.model).spec
         teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
-        randomised(teacher, seed=seed)
-        objective.begin(teacher)
+        weak = build_model(replace(spec, config={**spec.config, "distilled": None}))
+        for number, network in enumerate((teacher, weak)):
+            randomised(network, seed=seed + number)
+        objective.begin(teacher, guide=weak)
     return objective
 
 

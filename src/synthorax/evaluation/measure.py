@@ -80,7 +80,8 @@ def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:
     """For each feature space, where real and synthetic films lie on the two directions in which real films differ most."""
     drawn = {}
     for space in seen:
-        if len(space.held_out) >= FEWEST_FILMS and len(space.synthetic) >= 2:
+        enough = len(space.held_out) >= FEWEST_FILMS and len(space.synthetic) >= 2
+        if enough and np.isfinite(space.held_out).all() and np.isfinite(space.synthetic).all():
             name = f"Map of real and synthetic films, {space.space.name}"
             drawn[name] = embedding_map(space.held_out[:most], space.synthetic[:most], space=space.space.name)
     return drawn

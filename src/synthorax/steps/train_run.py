@@ -30,7 +30,6 @@ from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
-from synthorax.steps.collapse import CollapseMonitor
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_base, load_guide, weights_of
 from synthorax.steps.plan import plan_like
@@ -128,13 +127,14 @@ def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> loo
     if "image" in conditions_of(recipe):
         return _enlarged_sheet_writer(run, films, recipe, engine)
     chosen = plan_like(films, num=32, seed=recipe.train.seed)
-    monitor = CollapseMonitor(films.images, log=run.path / "metrics.jsonl", seed=recipe.train.seed)
 
     def write(model: Any, step: int) -> Mapping[str, float | str]:
+        from synthorax.steps.collapse import CollapseMonitor  # SciPy is not on every machine that trains without sheets
+
         made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
         sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
-        return monitor.look(made)
+        return CollapseMonitor(films.images, log=run.path / "metrics.jsonl", seed=recipe.train.seed).look(made)
 
     return write
 
