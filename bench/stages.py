@@ -18,12 +18,16 @@ class Stage:
     """stage from whose weights it starts"""
     guide: str = ""
     """stage whose model of long before, when it had seen `GUIDE_FILMS`, is packed as weaker model beside `base`"""
+    part: float = 1.0
+    """how far from the weights of `base` to its own the model lies that goes on from here"""
     enlarges: bool = False
     """whether it enlarges the films of the stages before it, with which it is packed into one model"""
 
 
 GUIDE_FILMS, GUIDE_LENGTH = 32_000, 0.05
 """films that a guide had seen, and the relative length of its average"""
+PACKED_SAMPLE = {"image_noise": 0.0, "enlarging_steps": 5}
+"""settings of sampling that the packed model has beside those of its first stage; chosen by FID and by looking"""
 UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0")
 WITH_LESIONS = ('model.parts=["attributes","labels","lesions","mask","text"]', "objective.dropout.lesions=0.5")
 LABELS_HEARD_MORE = ("objective.dropout.labels=0.1", "objective.statement_dropout=0.1", "train.learning_rate=3e-4", "train.cooldown=0.5")
@@ -31,9 +35,9 @@ LABELS_HEARD_MORE = ("objective.dropout.labels=0.1", "objective.statement_dropou
 STAGES: tuple[Stage, ...] = (
     Stage(name="base-64", recipe="base-64", share=0.33, overrides=(*UNTIL_TIME_IS_UP, *WITH_LESIONS)),
     Stage(name="base-64-labels", recipe="base-64", share=0.25, overrides=(*UNTIL_TIME_IS_UP, *LABELS_HEARD_MORE), base="base-64"),
-    Stage(name="base-64-alone", recipe="student-autoguidance", share=0.05, base="base-64-labels", guide="base-64",
-          overrides=(*UNTIL_TIME_IS_UP, "train.ema_halflife_films=2500")),
-    Stage(name="super-256", recipe="super-256", share=0.37, overrides=UNTIL_TIME_IS_UP, enlarges=True),
+    Stage(name="base-64-alone", recipe="student-autoguidance", share=0.035, base="base-64-labels", guide="base-64",
+          part=0.5, overrides=(*UNTIL_TIME_IS_UP, "train.ema_halflife_films=2500")),
+    Stage(name="super-256", recipe="super-256", share=0.385, overrides=UNTIL_TIME_IS_UP, enlarges=True),
 )
 
 

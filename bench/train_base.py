@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages import GUIDE_FILMS, GUIDE_LENGTH, STAGES, Stage, seconds_of
+from stages import GUIDE_FILMS, GUIDE_LENGTH, PACKED_SAMPLE, STAGES, Stage, seconds_of
 
 import synthorax as sx
 from synthorax.cli import PAUSED
@@ -38,7 +38,7 @@ from synthorax.run import Run, read_spec
 from synthorax.steps.card import read_card
 from synthorax.steps.generate import preview
 from synthorax.steps.plan import plan_like
-from synthorax.steps.retune import SNAPSHOTS, retune
+from synthorax.steps.retune import SNAPSHOTS, blend, retune
 from synthorax.steps.ship import ship
 from synthorax.steps.train_run import without_no_finding
 from synthorax.types import LabelPolicy, Score
@@ -148,6 +148,10 @@ def trained(stage: Stage, earlier: Done, prepared: Prepared, options: argparse.N
         if clock.left() < curve.took():
             return None
         measure(stage, run, earlier, prepared, options, curve)
+    if stage.part < 1:
+        halfway = Run(path=run.path / "blended")
+        base = next(before for other, before in earlier if other.name == stage.base)
+        return halfway if halfway.finished else blend(base, run, part=stage.part, out=halfway.path)
     return tuned(stage, run, earlier, prepared, options, curve, clock) if tune else run
 
 
@@ -225,7 +229,8 @@ def whole(stage: Stage, weights: Path, earlier: Done, options: argparse.Namespac
         return weights
     out = options.out / "packed-trial"
     shutil.rmtree(out, ignore_errors=True)
-    return sx.pack([*(run.weights for run in together(earlier)), weights], out=out, precision="fp32").weights
+    return sx.pack([*(run.weights for run in together(earlier)), weights], out=out, sample=PACKED_SAMPLE,
+                   precision="fp32").weights
 
 
 def together(done: Done) -> list[Run]:
@@ -285,7 +290,7 @@ def tuned(stage: Stage, run: Run, earlier: Done, prepared: Prepared, options: ar
 def finish(done: Done, prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     """Films, report, and the model packed in --out/zoo; what exists already is used again."""
     out, stages = options.out, together(done)
-    final = sx.pack(stages, out=out / "packed", precision="fp32") if len(stages) > 1 else stages[0]
+    final = sx.pack(stages, out=out / "packed", sample=PACKED_SAMPLE, precision="fp32") if len(stages) > 1 else stages[0]
     earlier = [run for _, run in done if run != final]
     spec, _ = read_spec(final.weights)
     donors = without_no_finding(prepared.films("test", size=spec.image_size))

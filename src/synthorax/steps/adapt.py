@@ -161,6 +161,8 @@ def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
         settings = load_recipe(name)
     else:
         raise InputError("does not say how it was trained", file=path, remedy="give the recipe that it was trained with by --recipe")
+    if is_student(settings) and model.distilled is None:
+        settings = replace(settings, name=f"{Path(base).stem}-adapted")  # what is trained on is no student any more
     return replace(settings, model=model, train=train)
 
 
