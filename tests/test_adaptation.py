@@ -22,11 +22,12 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.report import Report
 from synthorax.families.adaptation import WAYS, adapt, check_rank, low_rank_layers, merge, moves
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.main_job import _settings, _with_base
+from synthorax.main_job import _seen_by_base, _settings, _with_base
 from synthorax.nets.lora import LowRank
 from synthorax.protocols import Condition, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
 from synthorax.steps.adapt import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolved
+from synthorax.steps.models import stages_of
 from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.training.loop import train
 from trainings import (
@@ -271,6 +272,19 @@ def test_the_report_of_augment_says_what_the_generator_started_from(base: Run, p
     assert _with_base(plain, base) is plain, "from scratch there is nothing to say"
 
 
+def test_films_that_the_base_has_seen_prove_nothing(tmp_path: Path) -> None:
+    source = write_phantom_dataset(tmp_path / "films", num=4, size=32, seed=0)
+    assert _seen_by_base("cxr-256", source) == ""
+    learned = stages_of("cxr-256")[0].facts["sources"][0]["digest"]
+    told = _seen_by_base("cxr-256", replace(source, facts={**source.facts, "digest": learned}))
+    assert "the proof does not count" in told
+    plain = Report(inputs={"real": {"digest": "a"}, "synthetic": {"digest": "b"}})
+    trained = Run(path=tmp_path)
+    started_from = {"base": "b", "base_digest": "ab" * 32, "way": "full", "moves": "all", "why": "asked for"}
+    save_model(trained.weights, base_model(), spec=base_model().spec, facts={"started_from": started_from})
+    assert _with_base(plain, trained, seen=told).notes[-1] == told
+
+
 def test_a_base_that_does_not_say_how_it_was_trained_needs_a_recipe(tmp_path: Path) -> None:
     model = base_model()
     save_model(tmp_path / "m.safetensors", model, spec=as_model(model).spec, facts={})
@@ -334,7 +348,7 @@ def test_a_way_without_a_base_is_refused(prepared: Prepared, tmp_path: Path) -> 
         with pytest.raises(UsageError, match="needs a trained model to start from"):
             sx.train("edm-64", prepared, out=tmp_path / "r", **arguments)
     with pytest.raises(UsageError, match="needs a trained model to start from"):
-        sx.augment(tmp_path, findings=["Mass"], out=tmp_path / "a", adapt="lora")
+        sx.augment(tmp_path, findings=["Mass"], out=tmp_path / "a", adapt="lora", recipe="edm-64")
     assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 

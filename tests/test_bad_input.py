@@ -150,7 +150,7 @@ def test_a_way_to_adapt_without_a_base_is_wrong_usage(run: Run, tmp_path: Path) 
     assert prepare(run, folder)[0] == 0
     code, text = run("train", "edm-32", "--data", tmp_path / "prepared", "--out", tmp_path / "r", "--adapt", "lora")
     assert code == 2 and "'lora' needs a trained model" in text and not (tmp_path / "r").exists()
-    code, text = run("augment", folder, "--finding", "Mass", "--out", tmp_path / "a", "--adapt", "trunk")
+    code, text = run("augment", folder, "--finding", "Mass", "--out", tmp_path / "a", "--adapt", "trunk", "--recipe", "edm-64")
     assert code == 2 and "'trunk' needs a trained model" in text and not (tmp_path / "a").exists()
 
 

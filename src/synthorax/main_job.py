@@ -14,10 +14,11 @@ from typing import Any
 
 from synthorax import workflow
 from synthorax.config import parse_duration
-from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
+from synthorax.data.sources import origins_of
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
@@ -103,7 +104,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         train = prepared.films("train")
         _check_findings(prepared, train, names)
         settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
-    for warning in prepared.fingerprint.get("warnings", ()):
+    seen = "" if base is None else _seen_by_base(base, source)
+    for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
@@ -128,7 +130,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     stages.begin("benefit")
     report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed).brief(), seed=seed,
                               device=device, threads=threads, into=report)
-    report = replace(_with_base(report, trained), command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
+    report = replace(_with_base(report, trained, seen=seen),
+                     command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
     joined = _joined(train, synthetic, source, out=out / "train")
     report.write(out)
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
@@ -196,12 +199,22 @@ def _with_its_rate(settings: Recipe, prepared: Prepared, base: str | Path | None
     return settings.with_train(learning_rate=LEARNING_RATES[way])
 
 
-def _with_base(report: Report, run: Run) -> Report:
+def _seen_by_base(base: str | Path, source: Dataset) -> str:
+    """A warning where the base has learned from these very films: then no patient among them is sure to be unseen."""
+    known = {told.get("digest") for stage in stages_of(base) for told in stage.facts.get("sources", ())}
+    if known.isdisjoint({digest_of(source), *(origin.digest for origin in origins_of(source) if origin.digest)}):
+        return ""
+    return (f"the base {Path(base).name} has learned from films of '{source.name}', test patients perhaps among them, so the proof does "
+            f"not count; start from scratch with --recipe {RECIPE}")
+
+
+def _with_base(report: Report, run: Run, *, seen: str = "") -> Report:
     """The report with what the generator started from, if it did not start from scratch."""
     started_from = read_spec(run.weights)[1].get("started_from")
     if started_from is None:
         return report
-    return replace(report, inputs={**report.inputs, "base": started_from}, notes=(*report.notes, sentence(started_from)))
+    notes = (*report.notes, sentence(started_from), *([seen] if seen else []))
+    return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
 
 
 def _read(source: Path, films: Path, *, label_table: str | Path | None, allow: Sequence[str], patient_per_film: bool) -> Dataset:
