@@ -44,6 +44,9 @@ SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
 FIXED_SECONDS = {"read": 5, "prepare": 5, "plan": 5, "screen": 30, "evaluate": 25, "benefit": 130}
 """what the stages that cannot be shortened take for a thousand films on two cores, about"""
+FIXED_SECONDS_LARGE = {"prepare": 10, "screen": 50, "evaluate": 100}
+"""what some take with films above `LARGE_PX`; measured with 1,489 films of 256 px"""
+LARGE_PX = 128
 TRAIN_SHARE = 0.83
 """part of the remaining time that trains the generator; the rest generates"""
 
@@ -88,10 +91,10 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     """
     out = Path(out)
     seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
-    stages = _Stages(seconds)
     base = usual_base() if base is None and recipe is None else base
     settings = _settings(recipe, base=base, adapt=adapt).with_train(seed=seed)
     size = settings.model.image_size if base is None else read_spec(weights_of(base))[0].image_size
+    stages = _Stages(seconds, size=size)
 
     _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
            **({} if adapt is None else {"adapt": adapt}))
@@ -151,11 +154,12 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
 class _Stages:
     """Divides the budget among the stages, and says on stderr which one begins and how long the rest will take."""
 
-    def __init__(self, budget_seconds: float) -> None:
-        flexible = max(budget_seconds - sum(FIXED_SECONDS.values()), budget_seconds / 2)
+    def __init__(self, budget_seconds: float, *, size: int) -> None:
+        fixed = FIXED_SECONDS | (FIXED_SECONDS_LARGE if size > LARGE_PX else {})
+        flexible = max(budget_seconds - sum(fixed.values()), budget_seconds / 2)
         share = {"train": TRAIN_SHARE * flexible, "generate": (1 - TRAIN_SHARE) * flexible}
         order = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
-        self.seconds = {name: share.get(name) or FIXED_SECONDS[name] for name in order}
+        self.seconds = {name: share.get(name) or fixed[name] for name in order}
         self.start, self.begun = time.monotonic(), 0
 
     def begin(self, name: str) -> None:
