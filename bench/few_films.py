@@ -58,6 +58,8 @@ def main() -> int:
     """Train what is missing, measure what is missing, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, nargs="+", required=True, help="dataset folders of real films")
+    parser.add_argument("--base-sites", nargs="+", default=[], metavar="SITE",
+                        help="sites all of whose films the base may learn from; the arms and the held-out films are of the others")
     parser.add_argument("--finding", required=True, help="withheld from the base, then learned from few films")
     parser.add_argument("--films", type=int, nargs="+", default=[25, 50], help="numbers of films that show it")
     parser.add_argument("--others", type=int, default=200, help="films without it beside them, of patients unknown to the base")
@@ -105,7 +107,7 @@ class Arm:
         return f"{self.films}-{self.way}-{self.seed}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
     """The films, divided: what the base learns from, what the arms learn from, what nobody has seen."""
 
@@ -119,9 +121,14 @@ class Bench:
     """films with the finding that the arms draw from"""
     claim: dict[str, Any]
 
+    def local(self, split: str) -> Films:
+        """Films of a split, of the sites that are not the base's."""
+        films = self.prepared.films(split)
+        return films.take([row for row, study in enumerate(films.studies) if study.site not in self.options.base_sites])
+
     def shown(self, split: str, *, value: float = 1.0) -> Films:
         """Films of a split that show the finding, or (`value` 0) lack it."""
-        films = self.prepared.films(split)
+        films = self.local(split)
         return films.take(np.flatnonzero(films.column(self.finding) == value))
 
 
@@ -130,7 +137,13 @@ def begun(options: argparse.Namespace) -> Bench:
     recipe = load_recipe(options.recipe, overrides=options.set)
     prepared = prepare(options.sources, options.out, size=recipe.model.image_size)
     finding = canonical(options.finding, allow=prepared.findings)
-    train = [study for study in prepared.studies if study.split == "train"]
+    sites = sorted({study.site for study in prepared.studies})
+    if unknown := sorted(set(options.base_sites) - set(sites)):
+        raise SystemExit(f"no film is of the site '{unknown[0]}'; the sites are {', '.join(sites)}")
+    lent = [study for study in prepared.studies if study.site in options.base_sites and study.labels
+            and study.labels.get(finding) not in (Stated.PRESENT, Stated.UNCERTAIN)]
+    own = [study for study in prepared.studies if study.site not in options.base_sites]
+    train = [study for study in own if study.split == "train"]
     touched = {study.patient_id for study in train if study.labels.get(finding) in (Stated.PRESENT, Stated.UNCERTAIN)}
     showing = [study for study in train if study.labels.get(finding) is Stated.PRESENT]
     rest = [study for study in train if study.patient_id not in touched and study.labels]
@@ -141,12 +154,13 @@ def begun(options: argparse.Namespace) -> Bench:
             home.add(patient)
             taken += counts[patient]
     others = [study for study in rest if study.patient_id in home][: options.others]
-    base = [study for study in rest if study.patient_id not in home]
-    held_out = sum(study.split == "test" and study.labels.get(finding) is Stated.PRESENT for study in prepared.studies)
+    base = [*lent, *(study for study in rest if study.patient_id not in home)]
+    held_out = sum(study.split == "test" and study.labels.get(finding) is Stated.PRESENT for study in own)
     if len(showing) < max(options.films) or held_out < FEWEST_TEST or len(base) < FEWEST_TEST:
         raise SystemExit(f"{len(showing)} training and {held_out} held-out films show {finding}, and {len(base)} are left for the base; "
                          f"needed are {max(options.films)}, {FEWEST_TEST} and {FEWEST_TEST}")
-    claim = {"data": prepared.digest, "finding": finding, "others": len(others), "recipe": recipe.to_toml(), "made": options.made,
+    claim = {"data": prepared.digest, "base sites": options.base_sites, "finding": finding, "others": len(others),
+             "recipe": recipe.to_toml(), "made": options.made,
              "base_budget": options.base_budget, "budget": options.budget, "clock": options.clock, "judge_updates": options.judge_updates,
              "learning_rates": {"scratch": recipe.train.learning_rate, **LEARNING_RATES},
              "films": {"base": len(base), "with the finding": len(showing), "held out with it": held_out}}
@@ -268,7 +282,7 @@ def pair_similarity(real: Films, films: Films) -> tuple[dict[str, float], dict[s
 
 def copies(bench: Bench, arm: Arm, images: np.ndarray) -> dict[str, Any]:
     """Near copies of the films that the arm learned from, and false alarms by the same threshold on real films of other patients."""
-    held_out = bench.prepared.films("test")
+    held_out = bench.local("test")
     half = patient_folds(held_out.patients(), folds=2, seed=0)
     detector = CopyDetector.fit(local_films(bench, arm).films("train").images, held_out.images[half == 0])
     alarms = detector.false_alarms(held_out.images[half == 1])
@@ -278,21 +292,22 @@ def copies(bench: Bench, arm: Arm, images: np.ndarray) -> dict[str, Any]:
 
 def requested_auroc(bench: Bench, with_it: Films, without: Films) -> dict[str, Any]:
     """Of a classifier trained on real films: does it tell films asked to show the finding from films asked to lack it?"""
-    train_films = bench.prepared.films("train")
+    train_films = bench.local("train")
     positives = int((train_films.column(bench.finding) == 1).sum())
     if positives < FEWEST_TRAIN:
         return {"skipped": f"only {positives} real training films show {bench.finding}; the classifier needs {FEWEST_TRAIN}"}
     column = train_films.findings.index(bench.finding)
-    scores = judge_of(bench.options.out, bench.options.judge_updates).predict(np.concatenate([with_it.images, without.images]))[:, column]
+    scores = judge_of(bench).predict(np.concatenate([with_it.images, without.images]))[:, column]
     found = delong_interval(np.repeat([1, 0], [len(with_it), len(without)]), scores)
     return {"value": found.auc, "error": found.standard_error}
 
 
 @functools.cache
-def judge_of(out: Path, updates: int) -> Classifier:
-    """The classifier, from all real training films."""
-    films = Prepared.load(out / "prepared").films("train")
-    return train_classifier(films.images, films.labels, findings=films.findings, config=ClassifierConfig(updates=updates), seed=0)
+def judge_of(bench: Bench) -> Classifier:
+    """The classifier, from all real training films of the arms' sites."""
+    films = bench.local("train")
+    return train_classifier(films.images, films.labels, findings=films.findings,
+                            config=ClassifierConfig(updates=bench.options.judge_updates), seed=0)
 
 
 def reference(bench: Bench) -> dict[str, Any]:
