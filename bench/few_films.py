@@ -209,6 +209,12 @@ def timed(out: Path, training: Any) -> Run:
     return run
 
 
+def cost(run: Path) -> dict[str, float]:
+    """The processor time of a training's last process."""
+    kept: dict[str, float] = json.loads((run / "cost.json").read_text(encoding="utf-8"))
+    return kept
+
+
 def local_films(bench: Bench, arm: Arm) -> Prepared:
     """What an arm learns from: as many films with the finding as it is given, smaller numbers being part of larger ones, and the others."""
     by_name = {study.file_name: study for study in bench.showing}
@@ -251,8 +257,7 @@ def measure(bench: Bench, arm: Arm) -> dict[str, Any]:
     run, (with_it, without) = train(bench, arm), made(bench, arm)
     facts = read_spec(run.weights)[1]
     record: dict[str, Any] = {"way": arm.way, "films": arm.films, "seed": arm.seed, "steps": facts["steps"], "seen": facts["films_seen"],
-                              "seconds": facts["seconds"], "started_from": facts.get("started_from")}
-    record |= json.loads((run.path / "cost.json").read_text()) if (run.path / "cost.json").exists() else {}
+                              "started_from": facts.get("started_from"), **cost(run.path)}
     for name, films, value in (("KID with it", with_it, 1.0), ("KID without it", without, 0.0)):
         record[name] = compared(bench, bench.shown("test", value=value), films)
     record["MS-SSIM gap"], record["MS-SSIM within"] = pair_similarity(bench.shown("test"), with_it)
@@ -326,7 +331,7 @@ def base_facts(bench: Bench) -> dict[str, Any]:
         return {"trained": False}
     facts = read_spec(Run(path=run).weights)[1]
     return {"trained": True, "films": len(bench.base), "patients": len({study.patient_id for study in bench.base}), "steps": facts["steps"],
-            "seen": facts["films_seen"], "seconds": facts["seconds"]}
+            "seen": facts["films_seen"], **cost(run)}
 
 
 def piece(bench: Bench, name: str, make: Any) -> dict[str, Any]:

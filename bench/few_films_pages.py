@@ -31,7 +31,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means, differences = [], []
     for (films, way), seeds in groups.items():
         entry: dict[str, Any] = {"films": films, "way": way, "seeds": len(seeds)}
-        for key in ("steps", "seconds", "cpu_seconds"):
+        for key in ("steps", "cpu_seconds"):
             known = [record[key] for record in seeds.values() if key in record]
             entry[key] = round(float(np.mean(known)), 1) if known else None
         scratch = groups.get((films, "scratch"), {})
@@ -81,8 +81,8 @@ def summed(records: Any) -> dict[str, Any]:
 def tables(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     claim, base, real = report["claim"], report["base"], report["reference"]
-    trained = (f"The base was trained on {base['films']} films of {base['patients']} patients without it for {base['seconds']:.0f} s "
-               f"({base['steps']} steps). " if base["trained"] else "")
+    trained = (f"The base was trained on {base['films']} films of {base['patients']} patients without it for {base['cpu_seconds']:.0f} s "
+               f"of a processor ({base['steps']} steps). " if base["trained"] else "")
     lines = [f"{claim['finding']}: {real['films']['with']} held-out films with it and {real['films']['without']} without, "
              f"{real['patients']} patients. {trained}Every arm had {claim['others']} films without the finding beside those with it, "
              f"{claim['budget']} of {claim['clock']} time, and made {claim['made']} films a seed.", "",

@@ -34,6 +34,7 @@ from trainings import (
     MASKS,
     SITES,
     digests,
+    enlarging,
     finished,
     fresh_objective,
     in_new_process,
@@ -329,6 +330,17 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_written(what: st
     with pytest.raises(UsageError, match=message):
         sx.train("edm-64", prepared, out=tmp_path / "r", overrides=[*TINY, *overrides], base=base.path)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_stage_that_learns_from_crops_may_start_from_one_of_another_size(tmp_path: Path) -> None:
+    """Its network knows no places, so the weights of 64 px serve films of 128; that of whole films does know them."""
+    path = tmp_path / WEIGHTS_NAME
+    model = fresh_objective(enlarging("objective.crop=8")).model
+    save_model(path, model, spec=as_model(model).spec, facts={})
+    twice = f"model.image_size={2 * as_model(model).spec.image_size}"
+    check_base(enlarging("objective.crop=8", twice), path)
+    with pytest.raises(UsageError, match="makes films of"):
+        check_base(enlarging(twice), path)
 
 
 def test_a_base_of_another_family_is_refused(other_family: Path, prepared: Prepared, tmp_path: Path) -> None:

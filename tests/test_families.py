@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
 from synthorax.families import FAMILIES, PACKED
+from synthorax.families.adoption import adopted
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
 from synthorax.protocols import (
@@ -201,6 +202,13 @@ def test_the_model_that_ships_is_made_of_players(family: str) -> None:
     trained = {id(weight) for weight in objective.players.parameters()}
     assert all(id(weight) in trained for weight in objective.model.parameters())
     assert sum(len(list(player.parameters())) for player in objective.players.values()) == len(trained), "no weight has two players"
+
+
+def test_a_base_with_findings_serves_films_without_any_and_the_other_way_round() -> None:
+    some, none = torch.ones(4, 2), torch.ones(4, 0)
+    for own, names, base, base_names in ((none, [], some, ["Mass", "Nodule"]), (some, ["Mass", "Nodule"], none, [])):
+        taken = adopted({"heard": own}, {"heard": base}, own_names={"heard": (1, names)}, base_names={"heard": (1, base_names)})
+        assert torch.equal(taken["heard"], own)
 
 
 # ---- the diffusion family

@@ -35,8 +35,7 @@ def adopted(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names:
 
 
 def _matched(weight: Tensor, theirs: Tensor, *, axis: int, own: list[str], base: list[str], key: str) -> Tensor:
-    if weight.shape[axis] != len(own) or theirs.shape[axis] != len(base) or \
-            weight.select(axis, 0).shape != theirs.select(axis, 0).shape:
+    if [*theirs.shape[:axis], len(own), *theirs.shape[axis + 1:]] != [*weight.shape] or theirs.shape[axis] != len(base):
         raise UsageError(f"the base model has another shape ('{key}')")
     result = weight.clone()
     for column, name in enumerate(own):

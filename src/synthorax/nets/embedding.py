@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,15 @@ class StatementEmbedding(nn.Module):
 
     def __init__(self, num_statements: int, channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * num_statements, channels, bias=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element")  # films may have no findings at all
+            self.linear = nn.Linear(2 * num_statements, channels, bias=False)
 
     def forward(self, statements: Tensor) -> Tensor:  # noqa: D102
         stated = ~statements.isnan()
         value = torch.where(stated, statements * 2 - 1, 0.0)
         embedded: Tensor = self.linear(torch.cat([stated.to(value), value], dim=1))
         return embedded
-
 
     def silence(self, which: Tensor) -> None:
         """Hear nothing of some statements, [K] of bool, until training teaches it."""

@@ -115,14 +115,15 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
     if spec.family != recipe.family:
         raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
                          "a training starts from a base of its own family")
-    if spec.image_size != recipe.model.image_size:
+    crops = getattr(recipe.objective, "crop", 0) > 0  # which only a network that knows no places learns from
+    if spec.image_size != recipe.model.image_size and not crops:
         raise UsageError(f"the base {base} makes films of {spec.image_size} px and the recipe '{recipe.name}' of "
                          f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
     family: Family = lookup(FAMILIES, spec.family, kind="family")
     built = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
     theirs, own = _plain(built), _plain(recipe.model)
-    differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own
-                 if key not in MAY_DIFFER and theirs[key] != own[key]]
+    free = (*MAY_DIFFER, "image_size") if crops else MAY_DIFFER
+    differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own if key not in free and theirs[key] != own[key]]
     differing += [f"it does not hear {part}" for part in own.get("parts", ()) if part not in theirs["parts"]]
     if differing:
         raise UsageError(f"the base {base} has another shape than the recipe '{recipe.name}': {'; '.join(differing)}")
