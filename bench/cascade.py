@@ -40,7 +40,8 @@ from synthorax.tasks.refine import Patch, RefineConfig, refine
 from synthorax.training.feed import unit_images
 from synthorax.types import Lesion
 
-LESION = Lesion(finding="Nodule", box=(0.3, 0.35, 0.04, 0.04))
+BOX = (0.3, 0.35, 0.04, 0.04)
+LESION = Lesion(finding="Nodule", box=BOX)
 WINDOW = 128
 """pixels of a side of what the picture shows of a film"""
 FEWEST = 5
@@ -86,8 +87,8 @@ def main() -> int:
         shown += pictures
     write_json(options.out / "cascade.json", {"budget_minutes": options.budget, "stages": rows})
     write_atomic(options.out / "cascade.md", table(rows))
-    save_png(options.out / "cascade.png", contact_sheet(np.stack(shown), columns=4, tile_px=2 * WINDOW,
-                                                        captions=["real", "cubic", "made", "hard paste, no blend"] * (len(shown) // 4)))
+    captions = ["real", "cubic", "made", "real, refined in the middle"] * (len(shown) // 4)
+    save_png(options.out / "cascade.png", contact_sheet(np.stack(shown), columns=4, tile_px=2 * WINDOW, captions=captions))
     print(table(rows))
     return 0
 
@@ -130,14 +131,10 @@ def measured(run: Run, prepared: Prepared, *, num: int) -> tuple[dict[str, Any],
         own, theirs = detail(enlarged), detail(real)
         record[f"detail {name}"] = interval(own.std((1, 2, 3)) / theirs.std((1, 2, 3)))
         record[f"correlation {name}"] = interval(correlation(own, theirs))
-    seams, pasted = seam_test(model, real)
+    seams, refined = seam_test(model, real)
     record |= {f"seam {name}": interval(values) for name, values in seams.items()}
-    middle = slice((size - WINDOW) // 2, (size + WINDOW) // 2)
-    around = tuple(slice(int(size * at), int(size * at) + WINDOW) for at in (LESION.box[1] - 0.03, LESION.box[0] - 0.03))  # type: ignore[index]
-    pictures = [grey(one[middle, middle]) for row in range(2) for one in (real[row, 0], plain[row, 0], ours[row, 0])]
-    pictures.insert(3, grey(pasted[0, 0][around]))
-    pictures.append(grey(pasted[1, 0][around]))
-    return record, pictures
+    rows, columns = (slice(int(size * (at + 0.02)) - WINDOW // 2, int(size * (at + 0.02)) + WINDOW // 2) for at in BOX[1::-1])
+    return record, [grey(one[row, 0][rows, columns]) for row in range(2) for one in (real, plain, ours, refined)]
 
 
 def detail(films: Tensor) -> Tensor:
@@ -153,13 +150,14 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def seam_test(model: DiffusionModel, films: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Steepness across the border of a refined patch in parts of that beside it: before, after, and when pasted without blending."""
-    pasted, asked, seeds = films.clone(), [[LESION]] * len(films), list(range(len(films)))
+    """Steepness across the border of a refined patch in parts of that beside it: before, after, and when pasted without blending; and the
+    refined films.
+    """
+    asked, seeds = [[LESION]] * len(films), list(range(len(films)))
     soft = refine(model, films, asked, seeds=seeds, config=RefineConfig(level=0.2))
     hard = refine(model, films, asked, seeds=seeds, config=RefineConfig(level=0.2, blend=0.0))
-    pasted = hard.films
     return {name: torch.tensor([seam(film[0], patch[0]) for film, patch in zip(each, soft.patches, strict=True)])
-            for name, each in (("before", films), ("after", soft.films), ("hard", pasted))}, pasted
+            for name, each in (("before", films), ("after", soft.films), ("hard", hard.films))}, soft.films
 
 
 def seam(film: Tensor, patch: Patch) -> float:
