@@ -13,6 +13,7 @@ FAMILIES: dict[str, str] = {
     "vae": "synthorax.families.vae:FAMILY",
     "vae-gan": "synthorax.families.vae_gan:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
+    "vq-vae": "synthorax.families.vq_vae:FAMILY",
 }
 """families that are trained by a recipe"""
 PACKED: dict[str, str] = {"cascade": "synthorax.families.cascade:build_cascade"}
