@@ -18,6 +18,7 @@ from synthorax.errors import UsageError
 from synthorax.families import FAMILIES, PACKED
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
+from synthorax.families.vq_vae import VqVaeModel
 from synthorax.protocols import (
     ATTRIBUTES,
     COARSE,
@@ -58,6 +59,11 @@ def network_of(family: str) -> nn.Module:
     model = fresh_cascade() if family == "cascade" else objective_of(family).model
     if family in ("diffusion", "cascade"):
         randomised(model)
+    if isinstance(model, VqVaeModel):
+        randomised(model.prior)
+        with torch.no_grad():
+            for grid in model.prior.grids:
+                grid.last.weight.mul_(10.0)  # type: ignore[operator, union-attr]  # a code changes in leaps: requests must be loud
     return model
 
 

@@ -8,6 +8,7 @@ FAMILIES: dict[str, str] = {
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-gmvae": "synthorax.families.s4_gmvae:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "soft-intro-vae": "synthorax.families.soft_intro_vae:FAMILY",
     "spade-gan": "synthorax.families.spade_gan:FAMILY",
     "stylegan2": "synthorax.families.stylegan2:FAMILY",
     "vae": "synthorax.families.vae:FAMILY",
