@@ -130,7 +130,8 @@ def test_training_pays_this_bound_and_teaches_the_flow(engine: Engine) -> None:
     films = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).expand(size, -1, -1, -1)
     weights = scale * torch.randn(256, 4, generator=torch.Generator().manual_seed(4))
     covariance = weights.double() @ weights.double().T + SIGMA**2 * torch.eye(256, dtype=torch.float64)
-    exact = float(torch.distributions.MultivariateNormal(torch.zeros(256, dtype=torch.float64), covariance).log_prob(films[0].double().flatten()))
+    zeros = torch.zeros(256, dtype=torch.float64)
+    exact = float(torch.distributions.MultivariateNormal(zeros, covariance).log_prob(films[0].double().flatten()))
     told = {}
     for posterior in ("encoder", "hamiltonian"):
         objective = fresh_objective(smallest("vae", "model.parts=[]", f"objective.sigma={SIGMA}", "objective.free_bits=0.0",

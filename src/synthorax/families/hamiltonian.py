@@ -61,7 +61,7 @@ class HamiltonianFlow(nn.Module):
 
 
 def leap(code: Tensor, momentum: Tensor, force: Tensor, slope: Slope, *, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One leapfrog step; code, momentum and the slope at the code before it -> the same after it, all [B, Z] (Eq. 5, Caterini et al. 2018)."""
+    """One leapfrog step: code, momentum and the slope at the code -> the same after it, all [B, Z] (Sec. 2.3, Caterini et al. 2018)."""
     momentum = momentum + 0.5 * steps * force
     code = code + steps * momentum
     force = slope(code)

@@ -52,8 +52,8 @@ class SoftIntroVaeObjective(Objective):
         assert isinstance(model, VaeModel)
         encoder_alone(model, family="soft-intro-vae")
         if model.config.likelihood != "mse":
-            raise UsageError(f"model.likelihood={model.config.likelihood}: the bounds of the family soft-intro-vae are made of squared errors; "
-                             "take mse")
+            raise UsageError(f"model.likelihood={model.config.likelihood}: the bounds of the family soft-intro-vae are made of squared "
+                             "errors; take mse")
         if model.config.prior != "normal":
             raise UsageError(f"model.prior={model.config.prior}: the family soft-intro-vae needs a prior that is given, normal")
         if config.alpha <= 0:
@@ -92,9 +92,9 @@ class SoftIntroVaeObjective(Objective):
             judged.append((error, divergence))
         if encoding:
             bounds = [-per_pixel * (config.reconstruction * error + config.beta_made * divergence) for error, divergence in judged]
-            return {**terms, "pushed_off": sum((config.alpha * bound).exp() for bound in bounds) / (2 * config.alpha)}
+            return {**terms, "pushed_off": (config.alpha * torch.stack(bounds)).exp().mean(0) / config.alpha}
         costs = [config.gamma * config.reconstruction * error + config.beta * divergence for error, divergence in judged]
-        return {**terms, "accepted": 0.5 * per_pixel * sum(costs, torch.zeros_like(costs[0]))}
+        return {**terms, "accepted": per_pixel * torch.stack(costs).mean(0)}
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=SoftIntroVaeObjectiveConfig, build_model=VaeModel,

@@ -55,11 +55,11 @@ class VqVaeConfig:
     """pixels of a side folded into channels before the first convolution"""
     blocks: AtLeastOne = 1
     """residual blocks a level"""
-    prior_width: AtLeastOne = 128
+    prior_width: AtLeastOne = 96
     """features of a position in the prior"""
-    prior_depth: AtLeastOne = 4
+    prior_depth: AtLeastOne = 3
     """blocks of the prior of each grid"""
-    prior_heads: AtLeastOne = 4
+    prior_heads: AtLeastOne = 3
     """heads of each attention; must divide `prior_width`"""
 
 
@@ -90,7 +90,8 @@ class Priors(nn.Module):
 
     def __init__(self, config: VqVaeConfig, spec: ModelSpec, *, sides: Sequence[int]) -> None:
         super().__init__()
-        self.parts, width = tuple(config.parts), config.prior_width
+        self.parts, self.width = tuple(config.parts), config.prior_width
+        width = self.width
         statements = {"labels": len(spec.findings), "attributes": len(ATTRIBUTES) + len(spec.sites)}
         self.embeddings = nn.ModuleDict({part: StatementEmbedding(statements[part], width) for part in self.parts})
         self.grids = nn.ModuleList(
@@ -118,8 +119,7 @@ class Priors(nn.Module):
 
     def _told(self, condition: Condition | None, size: int) -> Tensor:
         """What is asked for, [B, width]; 0 where nothing is."""
-        weight = self.grids[0].place
-        told = weight.new_zeros(size, weight.shape[1])  # type: ignore[operator, index]
+        told = torch.zeros(size, self.width, device=next(self.parameters()).device)
         if condition is None:
             return told
         for part, embedding in self.embeddings.items():
@@ -135,8 +135,8 @@ class VqVaeModel(nn.Module):
         self.spec, self.config = spec, VqVaeConfig(**spec.config)
         c = self.config
         _check_parts(c, spec)
-        shape = PyramidConfig(image_size=c.image_size, levels=c.levels, channels=c.channels, multipliers=tuple(c.multipliers), patch=c.patch,
-                              blocks=c.blocks, code_channels=c.code_channels, codes=c.codes, gradient=c.codebook == "gradient")
+        shape = PyramidConfig(image_size=c.image_size, levels=c.levels, channels=c.channels, multipliers=tuple(c.multipliers),
+                              patch=c.patch, blocks=c.blocks, code_channels=c.code_channels, codes=c.codes, gradient=c.codebook == "gradient")
         self.autoencoder = CodePyramid(shape)
         self.prior = Priors(c, spec, sides=shape.sides)
 
@@ -230,8 +230,8 @@ def _summed(terms: Iterable[Tensor]) -> Tensor:
 def _check_parts(config: VqVaeConfig, spec: ModelSpec) -> None:
     for part in config.parts:
         if part == "mask":
-            raise UsageError("model.parts names mask, and the family vq-vae hears labels and attributes only: take mask out of model.parts, "
-                             "or the family vae")
+            raise UsageError("model.parts names mask, and the family vq-vae hears labels and attributes only: take mask out of "
+                             "model.parts, or the family vae")
         if part not in HEARD:
             raise UsageError(f"model.parts: unknown part '{part}'; {nearest(part, HEARD)}")
     if "labels" in config.parts and not spec.findings:

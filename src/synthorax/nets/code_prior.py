@@ -11,7 +11,7 @@ from synthorax.nets.attention import split_heads
 from synthorax.nets.layers import zeroed
 
 NEIGHBOURS = 4
-"""codes beside a position that come before it: left, and above to the left, in the middle and to the right"""
+"""codes beside a position that come before it: the one just before, and above to the left, in the middle and to the right"""
 
 
 class Past:
@@ -68,7 +68,7 @@ class CodePrior(nn.Module):
         self.beside = nn.Embedding(NEIGHBOURS * (num_codes + 1), width)
         self.place = nn.Parameter(0.02 * torch.randn(side**2, width))
         self.below = nn.Sequential(nn.Embedding(below, width), _ChannelsFirst(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
-                                   nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2)) if below else None
+                                   nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2)) if below else None
         self.blocks = nn.ModuleList(CausalBlock(width, heads=heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, num_codes)
@@ -101,6 +101,8 @@ class CodePrior(nn.Module):
             reach = self.last(self.norm(x))[:, 0].double().softmax(1).cumsum(1)  # [B, K]
             chosen = torch.searchsorted(reach, uniform[:, position, None].double() * reach[:, -1:], right=True)[:, 0]
             padded[:, row + 1, column + 1] = chosen.clamp_max(self.num_codes - 1)
+            if column == self.side - 1 and row < self.side - 1:
+                padded[:, row + 2, 0] = padded[:, row + 1, -2]  # as `_padded` has it
         return padded[:, 1:, 1:-1]
 
     def _told(self, asked: Tensor, coarse: Tensor | None) -> Tensor:
@@ -110,8 +112,13 @@ class CodePrior(nn.Module):
         return told
 
     def _padded(self, codes: Tensor) -> Tensor:
-        """A row above and a column on either side, of a number that says that there is no code, [B, s, s] -> [B, s + 1, s + 2]."""
-        return F.pad(codes, (1, 1, 1, 0), value=self.num_codes)
+        """A row above and a column on either side, [B, s, s] -> [B, s + 1, s + 2], of a number that says that there is no code.
+
+        Left of a row is the last code of the one above: the one just before, which attention would not see otherwise.
+        """
+        padded = F.pad(codes, (1, 1, 1, 0), value=self.num_codes)
+        padded[:, 2:, 0] = codes[:, :-1, -1]
+        return padded
 
     def _beside(self, padded: Tensor) -> Tensor:
         """Features of the codes beside each position, [B, h + 1, w + 2] -> [B, h w, width]."""

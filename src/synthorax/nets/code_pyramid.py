@@ -140,7 +140,8 @@ def _blocks(channels: int, number: int) -> list[nn.Module]:
 
 
 def _out(channels: int, outputs: int, *, hidden: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ResidualBlock(hidden), normalisation(hidden), nn.SiLU(), nn.Conv2d(hidden, outputs, 1))
+    return nn.Sequential(nn.Conv2d(channels, hidden, 1), ResidualBlock(hidden),
+                         normalisation(hidden), nn.SiLU(), nn.Conv2d(hidden, outputs, 1))
 
 
 def _enlarged(codes: int, width: int, blocks: int) -> nn.Module:
