@@ -136,7 +136,8 @@ class VqVaeModel(nn.Module):
         c = self.config
         _check_parts(c, spec)
         shape = PyramidConfig(image_size=c.image_size, levels=c.levels, channels=c.channels, multipliers=tuple(c.multipliers),
-                              patch=c.patch, blocks=c.blocks, code_channels=c.code_channels, codes=c.codes, gradient=c.codebook == "gradient")
+                              patch=c.patch, blocks=c.blocks, code_channels=c.code_channels, codes=c.codes,
+                              gradient=c.codebook == "gradient")
         self.autoencoder = CodePyramid(shape)
         self.prior = Priors(c, spec, sides=shape.sides)
 
