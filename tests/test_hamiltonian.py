@@ -89,21 +89,26 @@ class Linear:
 
 
 def test_more_steps_give_a_tighter_bound_that_stays_below_the_likelihood() -> None:
-    """In closed form, with what the flow learns of itself at its best for each number of steps."""
+    """In closed form, with steps as long as they are at the beginning."""
     model = Linear()
-    bounds = [float(model.bound(None))]
-    for leaps in (1, 2, 4):
-        flow = HamiltonianFlow(CODE, leaps=leaps).double()
-        optimiser = torch.optim.Adam(flow.parameters(), lr=0.1)
-        for _ in range(120):
-            optimiser.zero_grad()
-            lost = -model.bound(flow)
-            lost.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        bounds.append(float(model.bound(flow).detach()))
+    with torch.no_grad():
+        bounds = [float(model.bound(HamiltonianFlow(CODE, leaps=leaps).double() if leaps else None)) for leaps in (0, 1, 2, 4, 8)]
     assert bounds == sorted(bounds) and bounds[-1] < model.log_likelihood()
-    gaps = [model.log_likelihood() - bound for bound in bounds]
-    assert gaps[1] < 0.8 * gaps[0] and gaps[3] < 0.8 * gaps[1]
+    assert model.log_likelihood() - bounds[-1] < 0.8 * (model.log_likelihood() - bounds[0])
+
+
+def test_steps_and_heat_can_be_learned() -> None:
+    """At their best few steps do what many short ones did, and the bound is a bound still."""
+    model, flow = Linear(), HamiltonianFlow(CODE, leaps=2).double()
+    optimiser = torch.optim.Adam(flow.parameters(), lr=0.1)
+    for _ in range(40):
+        optimiser.zero_grad()
+        lost = -model.bound(flow)
+        lost.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    with torch.no_grad():
+        learned, many = float(model.bound(flow)), float(model.bound(HamiltonianFlow(CODE, leaps=8).double()))
+    assert many < learned < model.log_likelihood()
 
 
 def test_the_bound_of_draws_is_the_exact_one() -> None:
@@ -118,9 +123,9 @@ def test_the_bound_of_draws_is_the_exact_one() -> None:
                                log_variance=log_variance)
         zeros = torch.zeros(CODE, dtype=torch.float64)
         prior = torch.distributions.Normal(zeros, 1.0).log_prob(last).sum(1)
-        draws = model.log_joint(last) - prior - cost
+        draws, exact = model.log_joint(last) - prior - cost, float(model.bound(flow))
     error = float(draws.std()) / size**0.5
-    assert draws.mean().item() == pytest.approx(float(model.bound(flow)), abs=4 * error)
+    assert draws.mean().item() == pytest.approx(exact, abs=4 * error)
     assert draws.mean().item() < model.log_likelihood() + 4 * error
 
 

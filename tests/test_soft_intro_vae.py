@@ -66,7 +66,7 @@ def test_the_encoder_pushes_made_films_off_and_the_decoder_pulls_them_back(phase
             model.encoder.last.weight.mul_(5.0)  # films that the encoder tells apart
     before = made_divergence(model)
     optimiser = torch.optim.Adam(objective.players[player].parameters(), lr=3e-3)
-    for _ in range(15):
+    for _ in range(6):
         objective.zero_grad()
         objective(phase, batch(8))[term].mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
