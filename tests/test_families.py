@@ -63,7 +63,9 @@ def network_of(family: str) -> nn.Module:
         randomised(model.prior)
         with torch.no_grad():
             for grid in model.prior.grids:
-                grid.last.weight.mul_(10.0)  # type: ignore[operator, union-attr]  # a code changes in leaps: requests must be loud
+                grid.last.weight.mul_(10.0)  # type: ignore[operator, union-attr]
+            for embedding in model.prior.embeddings.values():
+                embedding.linear.weight.mul_(10.0)  # type: ignore[operator, union-attr]  # codes change in leaps: requests must be loud
     return model
 
 

@@ -16,7 +16,7 @@ from synthorax.nets.code_pyramid import CodePyramid, PyramidConfig
 from synthorax.nets.quantizer import Quantizer
 from synthorax.protocols import Batch, Condition, ModelSpec, as_model
 from synthorax.rng import Draws
-from trainings import FINDINGS, fresh_objective, made_up_films, randomised, smallest, train_here
+from trainings import FINDINGS, fresh_objective, randomised, smallest, train_here
 
 SIDE, CODES = 4, 5
 
@@ -36,7 +36,7 @@ def random_codes(side: int = SIDE, *, seed: int = 0, size: int = 1) -> Tensor:
 
 
 def test_a_code_is_told_by_those_before_it_alone() -> None:
-    network, codes, asked = prior(below=CODES), random_codes(), torch.ones(1, 8)
+    network, codes, asked = prior(below=CODES), random_codes(), torch.linspace(-1, 1, 8)[None]
     coarse = random_codes(SIDE // 2)
     with torch.no_grad():
         told = network(codes, asked, coarse).flatten(2)
@@ -119,13 +119,14 @@ def test_its_surprise_is_the_entropy_of_what_was_planted(taught: Priors) -> None
 
 
 def rebuilt_error(levels: int, *, gradient: bool = False) -> float:
-    """Squared error after some steps on films with much to say."""
+    """Part of the variance that is lost after some steps, on films whose quarters have 4 levels and whose sixteenths have 4 more."""
     torch.manual_seed(0)
-    shape = PyramidConfig(image_size=16, levels=levels, channels=8, multipliers=(1, 2), patch=2, blocks=1, code_channels=4, codes=8,
+    shape = PyramidConfig(image_size=16, levels=levels, channels=8, multipliers=(1, 2), patch=2, blocks=1, code_channels=4, codes=4,
                           gradient=gradient)
     network = CodePyramid(shape)
-    films = torch.from_numpy(made_up_films(4, num=32).images).float()[:, None] / 127.5 - 1
-    films = F.interpolate(films, size=16, mode="bilinear")
+    draws = Draws(range(24))
+    quarters, parts = (F.interpolate((draws.uniform(1, side, side) * 4).floor(), size=16) for side in (2, 4))
+    films = (4 * quarters + parts) / 7.5 - 1
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(80):
         optimiser.zero_grad()
@@ -143,11 +144,11 @@ def rebuilt_error(levels: int, *, gradient: bool = False) -> float:
 
 def test_two_levels_rebuild_better_than_one() -> None:
     one, two = rebuilt_error(1), rebuilt_error(2)
-    assert two < 0.9 * one < 0.9, (one, two)
+    assert two < 0.8 * one < 0.2, (one, two)
 
 
 def test_codes_that_move_by_gradients_learn_too() -> None:
-    assert rebuilt_error(1, gradient=True) < 0.7
+    assert rebuilt_error(1, gradient=True) < 0.3
 
 
 def test_gradients_of_the_distance_move_codes_alone() -> None:

@@ -82,7 +82,7 @@ class CodePrior(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.last(self.norm(x))
-        return logits.transpose(1, 2).unflatten(2, (self.side, self.side)).float()
+        return logits.transpose(1, 2).reshape(len(codes), -1, self.side, self.side).float()
 
     @torch.no_grad()
     def draw(self, uniform: Tensor, asked: Tensor, coarse: Tensor | None = None) -> Tensor:
