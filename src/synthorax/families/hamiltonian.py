@@ -24,7 +24,7 @@ class HamiltonianFlow(nn.Module):
     """K leapfrog steps of learned length, each followed by a cooling of the momentum.
 
     rho_0 = gamma_0 / sqrt(beta_0); after step k the momentum is multiplied by sqrt(beta_(k-1) / beta_k), with
-    1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0) (Eq. 7 and 8, Caterini et al. 2018). The leapfrog keeps volumes
+    1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0) (the quadratic tempering of Caterini et al. 2018). The leapfrog keeps volumes
     and the cooling has a known determinant, so the bound on log p(x) is exact. Each number of the code has its step; ours is that it is in
     deviations of the film's own posterior from the encoder, which is as fixed for the flow as a number.
     """
@@ -61,7 +61,7 @@ class HamiltonianFlow(nn.Module):
 
 
 def leap(code: Tensor, momentum: Tensor, force: Tensor, slope: Slope, *, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One leapfrog step: code, momentum and the slope at the code -> the same after it, all [B, Z] (Sec. 2.3, Caterini et al. 2018)."""
+    """One leapfrog step: code, momentum and the slope at the code -> the same after it, all [B, Z] (Caterini et al. 2018)."""
     momentum = momentum + 0.5 * steps * force
     code = code + steps * momentum
     force = slope(code)
@@ -71,7 +71,7 @@ def leap(code: Tensor, momentum: Tensor, force: Tensor, slope: Slope, *, steps: 
 def flow_divergence(*, first: Tensor, gamma: Tensor, last: Tensor, momentum: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """What a code costs beside its reconstruction: log q(z_0) - log p(z_K) + |rho_K|^2 / 2 - |gamma_0|^2 / 2, all [B, Z] -> [B].
 
-    The determinant of the cooling, beta_0^(Z / 2), cancels with that of the first momentum (Sec. 3.2, Caterini et al. 2018). Its mean over
+    The determinant of the cooling, beta_0^(Z / 2), cancels with that of the first momentum (Caterini et al. 2018). Its mean over
     draws is no divergence of two distributions of codes, but reconstruction and this make a lower bound on log p(x), as there.
     """
     kinetic = 0.5 * (momentum.square() - gamma.square()).sum(1)

@@ -36,7 +36,7 @@ class SoftIntroVaeObjectiveConfig:
 
 
 class SoftIntroVaeObjective(Objective):
-    """Two players, two bounds (Eq. 5, Daniel and Tamar 2021), with r a reconstruction D(z), z from q(z | x), and f a film of the prior.
+    """Two players, two bounds (Daniel and Tamar 2021), with r a reconstruction D(z), z from q(z | x), and f a film of the prior.
 
     The encoder gains  ELBO(x) - 1 / (2 alpha) sum_(s in r, f) exp(alpha ELBO(x_s)): made films are to be unlikely, and how unlikely stops
     mattering. The decoder gains  ELBO(x) - beta / 2 sum_s KL(q(z | x_s) || p) - gamma / 2 sum_s |x_s - D(z_s)|^2: made films are to be

@@ -41,7 +41,7 @@ class VaeObjectiveConfig:
 class VaeObjective(Objective):
     """Minus the evidence lower bound, in nats a film (Eq. 10, Kingma and Welling 2014).
 
-    With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Eq. 9, Caterini et al. 2018).
+    With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Caterini et al. 2018).
     """
 
     steps: Tensor
