@@ -25,8 +25,8 @@ class HamiltonianFlow(nn.Module):
 
     rho_0 = gamma_0 / sqrt(beta_0); after step k the momentum is multiplied by sqrt(beta_(k-1) / beta_k), with
     1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0), the quadratic tempering of Caterini et al. 2018. The leapfrog
-    keeps volumes and the cooling has a known determinant, so the bound on log p(x) is exact. Each number of the code has its step; ours is that it is in
-    deviations of the film's own posterior from the encoder, which is as fixed for the flow as a number.
+    keeps volumes and the cooling has a known determinant, so the bound on log p(x) is exact. Each number of the code has its step; ours is
+    that it is in deviations of the film's own posterior from the encoder, which is as fixed for the flow as a number.
     """
 
     sigma: Tensor
