@@ -19,6 +19,7 @@ from synthorax.families import FAMILIES, PACKED
 from synthorax.families.adoption import adopted
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
+from synthorax.families.vq_vae import VqVaeModel
 from synthorax.protocols import (
     ATTRIBUTES,
     COARSE,
@@ -59,6 +60,13 @@ def network_of(family: str) -> nn.Module:
     model = fresh_cascade() if family == "cascade" else objective_of(family).model
     if family in ("diffusion", "cascade"):
         randomised(model)
+    if isinstance(model, VqVaeModel):
+        randomised(model.prior)
+        with torch.no_grad():
+            for grid in model.prior.grids:
+                grid.last.weight.mul_(10.0)  # type: ignore[operator, union-attr]
+            for embedding in model.prior.embeddings.values():
+                embedding.linear.weight.mul_(10.0)  # type: ignore[operator, union-attr]  # codes change in leaps: requests must be loud
     return model
 
 

@@ -19,14 +19,18 @@ SETTINGS = {
             "objective.gradient_penalty=10.0", "objective.critic_repeats_most=4"),  # how often the critic moves follows from its past
     "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
     "vae": ("train.steps=24", "train.checkpoint_every=2", "objective.beta_warmup=12"),  # the warm-up counts its steps
+    "vae+hamiltonian": ("train.steps=24", "train.checkpoint_every=2", "model.posterior=hamiltonian"),
+    "soft-intro-vae": ("train.steps=24", "train.checkpoint_every=2"),
     "aae": ("train.steps=24", "train.checkpoint_every=2"),
     "vae-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "spade-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "stylegan2": ("train.steps=24", "train.checkpoint_every=2", "objective.r1_every=3", "objective.path_every=2",
                   "objective.sight.rise_films=50", "objective.sight.noise_levels=100"),  # augmentation and noise follow from the past
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
+    "vq-vae": ("train.steps=24", "train.checkpoint_every=2", "objective.autoencoder_steps=6"),  # whose turn it is follows from the past
 }
-QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "aae", "vae-gan", "vq-gan")
+QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian", "soft-intro-vae", "aae",
+                   "vae-gan", "vq-gan", "vq-vae")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 
@@ -45,13 +49,14 @@ def told(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("family", SETTINGS)
 def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finished(in_new_process(train_to_weights, family, SETTINGS[family], straight))
+    name, settings = family.partition("+")[0], SETTINGS[family]
+    finished(in_new_process(train_to_weights, name, settings, straight))
     checkpoints = killed / "checkpoints"
     for moment in (reached(killed, 3), during_write(checkpoints, "*.safetensors.*")):
-        assert killed_when(in_new_process(train_to_weights, family, SETTINGS[family], killed), moment)
+        assert killed_when(in_new_process(train_to_weights, name, settings, killed), moment)
     assert list(checkpoints.glob(".*.tmp")) or family in QUICKLY_WRITTEN, "the last kill was inside a write, unless that took a millisecond"
     assert not (killed / WEIGHTS_NAME).exists()
-    finished(in_new_process(train_to_weights, family, SETTINGS[family], killed))
+    finished(in_new_process(train_to_weights, name, settings, killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)
     assert not list(checkpoints.glob(".*.tmp")), "nothing half-written stays"
     assert told(killed) == told(straight), "every step once, with the same losses"

@@ -22,7 +22,8 @@ from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed
 from trainings import FINDINGS, MASKS, fresh_objective, made_up_films, smallest
 
-RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "aae-64", "vae-gan-64")
+RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "aae-64", "vae-gan-64", "hamiltonian-vae-64", "soft-intro-vae-64",
+           "vq-vae-2-64")
 PRIORS = ("normal", "mixture", "dirichlet", "cauchy", "geometric")
 
 
@@ -183,10 +184,28 @@ def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Eng
     ("vae", "model.prior=gauss", r"model\.prior"),
     ("aae", "model.prior=mixture", "given, not learned"),
     ("vae-gan", "model.likelihood=gaussian", r"model\.likelihood"),
+    ("aae", "model.posterior=hamiltonian", "belongs to the family vae: aae"),
+    ("vae", "model.leaps=0", r"model\.leaps"),
+    ("soft-intro-vae", "model.likelihood=gaussian", "made of squared errors"),
+    ("soft-intro-vae", "model.prior=dirichlet", "a prior that is given, normal"),
+    ("soft-intro-vae", "model.latent_size=0", r"model\.latent_size"),
+    ("soft-intro-vae", "objective.alpha=0.0", r"objective\.alpha"),
+    ("vq-vae", "model.codes=1", r"model\.codes=1.*fewer than 2 codes"),
+    ("vq-vae", "model.levels=3", r"model\.levels"),
+    ("vq-vae", "model.image_size=18", r"model\.image_size 18 is not a multiple of 4"),
+    ("vq-vae", "model.prior_heads=3", r"model\.prior_heads=3"),
+    ("vq-vae", 'model.parts=["mask"]', "hears labels and attributes only"),
+    ("vq-vae", 'model.parts=["lables"]', "unknown part 'lables'"),
 ])
 def test_what_cannot_be_trained_is_refused(family: str, override: str, message: str) -> None:
     with pytest.raises(SynthoraxError, match=message):
         build_objective(smallest(family, override), findings=FINDINGS, masks=MASKS)
+
+
+@pytest.mark.parametrize("overrides", [("model.prior=mixture",), ("model.likelihood=mse",)])
+def test_a_posterior_that_needs_a_density_is_refused_without(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=r"model\.posterior=hamiltonian needs"):
+        build_objective(smallest("vae", "model.posterior=hamiltonian", *overrides), findings=FINDINGS, masks=MASKS)
 
 
 def test_films_without_masks_or_findings_are_refused() -> None:
@@ -194,6 +213,8 @@ def test_films_without_masks_or_findings_are_refused() -> None:
         build_objective(smallest("vae"), findings=FINDINGS)
     with pytest.raises(UsageError, match="no findings"):
         build_objective(smallest("vae"), findings=(), masks=MASKS)
+    with pytest.raises(UsageError, match="no findings"):
+        build_objective(smallest("vq-vae"), findings=())
 
 
 def test_more_components_than_films_are_refused() -> None:

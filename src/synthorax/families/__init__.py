@@ -8,11 +8,13 @@ FAMILIES: dict[str, str] = {
     "s4-gan": "synthorax.families.s4_gan:FAMILY",
     "s4-gmvae": "synthorax.families.s4_gmvae:FAMILY",
     "s4-vae": "synthorax.families.s4_vae:FAMILY",
+    "soft-intro-vae": "synthorax.families.soft_intro_vae:FAMILY",
     "spade-gan": "synthorax.families.spade_gan:FAMILY",
     "stylegan2": "synthorax.families.stylegan2:FAMILY",
     "vae": "synthorax.families.vae:FAMILY",
     "vae-gan": "synthorax.families.vae_gan:FAMILY",
     "vq-gan": "synthorax.families.vq_gan:FAMILY",
+    "vq-vae": "synthorax.families.vq_vae:FAMILY",
 }
 """families that are trained by a recipe"""
 PACKED: dict[str, str] = {"cascade": "synthorax.families.cascade:build_cascade"}

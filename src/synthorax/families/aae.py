@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
-from synthorax.families.vae import admit_mixture, withheld
+from synthorax.families.vae import admit_mixture, encoder_alone, withheld
 from synthorax.families.vae_model import VaeConfig, VaeModel
 from synthorax.losses.adversarial import least_squares
 from synthorax.losses.likelihood import surprise
@@ -58,6 +58,7 @@ class AaeObjective(Objective):
     def __init__(self, model: nn.Module, config: AaeObjectiveConfig) -> None:
         super().__init__()
         assert isinstance(model, VaeModel)
+        encoder_alone(model, family="aae")
         if model.config.prior in ("mixture", "geometric"):
             raise UsageError(f"model.prior={model.config.prior}: an adversarial autoencoder needs a prior that is given, not learned: "
                              "normal, dirichlet or cauchy")

@@ -29,7 +29,7 @@ class VaeObjectiveConfig:
     """steps over which the weight rises from 0 (Bowman et al. 2016)"""
     free_bits: NotNegative = 0.0
     """nats of each number of the code that cost the same used or not, so that it pays to use them; of the whole code where its numbers
-    hang together (mixture, dirichlet)"""
+    hang together (mixture, dirichlet, hamiltonian)"""
     sigma: NotNegative = 0.1
     """deviation of the likelihood gaussian, in a film's range [-1, 1]"""
     part_dropout: Part = 0.15
@@ -39,7 +39,10 @@ class VaeObjectiveConfig:
 
 
 class VaeObjective(Objective):
-    """Minus the evidence lower bound, in nats a film (Eq. 10, Kingma and Welling 2014)."""
+    """Minus the evidence lower bound, in nats a film (Eq. 10, Kingma and Welling 2014).
+
+    With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Caterini et al. 2018).
+    """
 
     steps: Tensor
 
@@ -48,6 +51,8 @@ class VaeObjective(Objective):
         assert isinstance(model, VaeModel)
         if model.config.likelihood == "gaussian" and config.sigma <= 0:
             raise UsageError(f"objective.sigma={config.sigma}: the likelihood gaussian needs a deviation above 0")
+        if model.flow is not None:
+            model.flow.sigma.fill_(config.sigma)
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model, **({"clock": Clock()} if config.beta_warmup else {})})
         self.phases = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
@@ -68,8 +73,8 @@ class VaeObjective(Objective):
         raw = model.posterior(batch.images, told)
         if self.training and isinstance(model.prior, Geometric):
             model.prior.remember(raw)
-        code = model.prior.draw(raw, batch.draws)
-        divergence = free_bits(model.prior.divergence(raw, code), nats=config.free_bits * self._grouped, over_batch=self.training)
+        code, cost = model.coded(batch.images, told, raw, batch.draws)
+        divergence = free_bits(cost, nats=config.free_bits * self._grouped, over_batch=self.training)
         return {"reconstruction": surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma),
                 "divergence": self._beta() * divergence}
 
@@ -77,7 +82,8 @@ class VaeObjective(Objective):
     def _grouped(self) -> int:
         """Numbers of the code whose divergence is only known together."""
         assert isinstance(self.model, VaeModel)
-        return self.model.config.latent_size if self.model.config.prior in ("mixture", "dirichlet") else 1
+        together = self.model.config.prior in ("mixture", "dirichlet") or self.model.flow is not None
+        return self.model.config.latent_size if together else 1
 
     def _beta(self) -> float:
         if "clock" not in self.players:
@@ -104,6 +110,13 @@ def admit_mixture(model: nn.Module, *, num_films: int) -> None:
     assert isinstance(model, VaeModel)
     if model.config.prior == "mixture" and model.config.components > num_films:
         raise UsageError(f"model.components={model.config.components} is more than the {num_films} films to learn from")
+
+
+def encoder_alone(model: nn.Module, *, family: str) -> None:
+    """UsageError where a family that draws codes from the encoder is asked for another posterior."""
+    assert isinstance(model, VaeModel)
+    if model.flow is not None:
+        raise UsageError(f"model.posterior={model.config.posterior} belongs to the family vae: {family} draws codes from the encoder alone")
 
 
 def withheld(condition: Condition, draws: Draws, *, part: float, statement: float) -> Condition:

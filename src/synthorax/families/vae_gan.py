@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
-from synthorax.families.vae import admit_mixture, withheld
+from synthorax.families.vae import admit_mixture, encoder_alone, withheld
 from synthorax.families.vae_model import VaeConfig, VaeModel
 from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
 from synthorax.losses.likelihood import expected_film
@@ -52,6 +52,7 @@ class VaeGanObjective(Objective):
     def __init__(self, model: nn.Module, config: VaeGanObjectiveConfig) -> None:
         super().__init__()
         assert isinstance(model, VaeModel)
+        encoder_alone(model, family="vae-gan")
         if model.config.likelihood != "mse":
             raise UsageError(f"model.likelihood={model.config.likelihood}: the family vae-gan has the likelihood of a critic's features; "
                              "take mse, which says that the decoder puts out the film itself")

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative
 from synthorax.errors import UsageError, nearest
-from synthorax.families.priors import build_prior
-from synthorax.losses.likelihood import expected_film, outputs_of
+from synthorax.families.hamiltonian import HamiltonianFlow, flow_divergence, slope_of
+from synthorax.families.priors import build_prior, moments
+from synthorax.losses.divergence import normal_log_density
+from synthorax.losses.likelihood import expected_film, outputs_of, surprise
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.variational import FilmCoderConfig, FilmDecoder, FilmEncoder, checked
 from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
@@ -37,6 +39,10 @@ class VaeConfig:
     pixel) or bernoulli"""
     prior: Literal["normal", "mixture", "dirichlet", "cauchy", "geometric"] = "normal"
     """what codes are thought to be before a film is seen; geometric is normal in training, and samples where films are"""
+    posterior: Literal["encoder", "hamiltonian"] = "encoder"
+    """where the code of a film comes from: from the encoder alone, or moved on from there by the decoder's own gradient"""
+    leaps: AtLeastOne = 3
+    """steps of the posterior hamiltonian; each costs a pass through the decoder and back"""
     components: AtLeastOne = 20
     """Gaussians of the prior mixture"""
     concentration: NotNegative = 0.98
@@ -61,6 +67,10 @@ class VaeModel(nn.Module):
         self.spec, self.config = spec, VaeConfig(**spec.config)
         c = self.config
         _check_parts(c, spec)
+        if c.posterior == "hamiltonian" and (c.prior != "normal" or c.likelihood == "mse"):
+            raise UsageError("model.posterior=hamiltonian needs model.prior=normal and a likelihood with a density, gaussian, "
+                             f"learned-gaussian or bernoulli, not {c.prior} and {c.likelihood}")
+        self.flow = HamiltonianFlow(c.latent_size, leaps=c.leaps) if c.posterior == "hamiltonian" else None
         self.prior = build_prior(c.prior, latent_size=c.latent_size, components=c.components, concentration=c.concentration,
                                  remembered=c.remembered)
         shape = checked(FilmCoderConfig(image_size=c.image_size, channels=c.channels, multipliers=tuple(c.multipliers), patch=c.patch,
@@ -80,6 +90,26 @@ class VaeModel(nn.Module):
         numbers: Tensor = self.encoder(seen, F.silu(embedding)).float()
         return numbers
 
+    def coded(self, films: Tensor, condition: Condition | None, raw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """A code of each film and what it costs in nats, of films [B, 1, S, S] and their posterior's numbers -> [B, Z], [B, Z or 1].
+
+        The cost belongs to each number of the code, or to all where they hang together.
+        """
+        code = self.prior.draw(raw, draws)
+        if self.flow is None:
+            return code, self.prior.divergence(raw, code)
+        flow, zeros, (mean, log_variance) = self.flow, torch.zeros_like(code), moments(raw)
+
+        def log_joint(place: Tensor) -> Tensor:
+            shown = films.clone()  # of inference: it may not be kept for a gradient as it is
+            lost = surprise(self.explain(place, condition), shown, likelihood=self.config.likelihood, sigma=float(flow.sigma))
+            return normal_log_density(place, zeros, zeros) - lost
+
+        gamma = draws.normal(self.config.latent_size)
+        moved, momentum = flow(code, gamma, slope_of(log_joint), deviation=(0.5 * log_variance).exp())
+        cost = flow_divergence(first=code, gamma=gamma, last=moved, momentum=momentum, mean=mean, log_variance=log_variance)
+        return moved, cost[:, None]
+
     def explain(self, code: Tensor, condition: Condition | None = None) -> Tensor:
         """What the decoder says of the film of a code, as the likelihood takes it, [B, Z] -> [B, outputs, S, S]."""
         embedding, maps = self._heard(condition, len(code))
@@ -96,7 +126,7 @@ class VaeModel(nn.Module):
 
     def rebuild(self, films: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
         """Films through a code drawn from their posterior and back, [B, 1, S, S] in [-1, 1] -> the same."""
-        return self.decode(self.prior.draw(self.posterior(films, condition), draws), condition)
+        return self.decode(self.coded(films, condition, self.posterior(films, condition), draws)[0], condition)
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """Decode codes from the prior, one film a seed, [B, 1, S, S] in [-1, 1]; the pixels' own noise is left out."""

@@ -20,14 +20,15 @@ class Quantizer(nn.Module):
     """K code vectors, each the running mean of the latent vectors that chose it.
 
     Codes are buffers and move by `learn`, not by gradients: nothing but the latents themselves decides where they lie. With
-    several processes, the first one's codes hold for all.
+    several processes, the first one's codes hold for all. With `gradient`, a parameter is added to them and moves by the gradient of
+    `distance` (Eq. 3, van den Oord et al. 2017), and `learn` only counts and revives.
     """
 
     codes: Tensor
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, *, num_codes: int, channels: int) -> None:
+    def __init__(self, *, num_codes: int, channels: int, gradient: bool = False) -> None:
         super().__init__()
         if num_codes < 2:
             raise UsageError(f"a codebook of {num_codes} says nothing; it needs at least 2 codes")
@@ -35,6 +36,12 @@ class Quantizer(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("counts", torch.zeros(num_codes))
         self.register_buffer("sums", torch.zeros_like(codes))
+        self.moved = nn.Parameter(torch.zeros_like(codes)) if gradient else None
+
+    @property
+    def places(self) -> Tensor:
+        """Where the codes lie, [K, C]."""
+        return self.codes if self.moved is None else self.codes + self.moved
 
     def forward(self, latents: Tensor) -> Tensor:
         """The nearest codes, [B, C, h, w] -> the same; their gradient goes straight through to the latents (Sec. 3.2)."""
@@ -48,7 +55,11 @@ class Quantizer(nn.Module):
 
     def look_up(self, indices: Tensor) -> Tensor:
         """The vectors of codes by number, [B, h, w] -> [B, C, h, w]."""
-        return self.codes[indices].movedim(-1, 1)
+        return self.places[indices].movedim(-1, 1)
+
+    def distance(self, latents: Tensor) -> Tensor:
+        """Mean squared distance of the nearest codes from the vectors [B, C, h, w], [B]; its gradient moves codes alone."""
+        return (self.look_up(self.indices(latents)) - latents.detach()).square().flatten(1).mean(1)
 
     @torch.no_grad()
     def learn(self, latents: Tensor) -> None:
@@ -64,10 +75,14 @@ class Quantizer(nn.Module):
         worse = distances.argsort(descending=True, stable=True)[: max(1, len(vectors) // 2)]
         spread = torch.linspace(0, len(worse) - 1, len(dead), device=worse.device).long()
         self.codes[dead], self.counts[dead] = vectors[worse[spread]], REVIVED * expected
+        if self.moved is not None:
+            self.codes[dead] -= self.moved[dead]
         self.sums[dead] = self.codes[dead] * self.counts[dead, None]
 
         numbers, _ = self._nearest(vectors)
         self.counts.lerp_(torch.bincount(numbers, minlength=len(self.codes)).to(self.counts), 1 - DECAY)
+        if self.moved is not None:
+            return
         self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, numbers, vectors), 1 - DECAY)
         self.codes.copy_(self.sums / self.counts[:, None])
 
@@ -89,9 +104,10 @@ class Quantizer(nn.Module):
 
     def _nearest(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Number of the nearest code and its squared distance, [N, C] -> [N], [N]."""
+        places = self.places.detach()
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 would confuse neighbours
-            products = vectors @ self.codes.T
-        nearest, numbers = (self.codes.square().sum(1) - 2 * products).min(dim=1)
+            products = vectors @ places.T
+        nearest, numbers = (places.square().sum(1) - 2 * products).min(dim=1)
         return numbers, nearest + vectors.square().sum(1)
 
 
