@@ -19,6 +19,7 @@ SETTINGS = {
             "objective.gradient_penalty=10.0", "objective.critic_repeats_most=4"),  # how often the critic moves follows from its past
     "kl-autoencoder": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),  # the critic counts its steps
     "vae": ("train.steps=24", "train.checkpoint_every=2", "objective.beta_warmup=12"),  # the warm-up counts its steps
+    "code-encoder": ("train.steps=24", "train.checkpoint_every=2"),
     "aae": ("train.steps=24", "train.checkpoint_every=2"),
     "vae-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "spade-gan": ("train.steps=24", "train.checkpoint_every=2"),
@@ -26,7 +27,7 @@ SETTINGS = {
                   "objective.sight.rise_films=50", "objective.sight.noise_levels=100"),  # augmentation and noise follow from the past
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
 }
-QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "aae", "vae-gan", "vq-gan")
+QUICKLY_WRITTEN = ("code-encoder", "diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "aae", "vae-gan", "vq-gan")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 
