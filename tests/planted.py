@@ -12,7 +12,7 @@ from synthorax.protocols import Condition, ModelSpec
 
 SIDE, NUMBERS = 64, 12
 NAMES = ("Effusion", "Mass")
-BLOCKS = {"Effusion": (slice(40, 60), slice(6, 26)), "Mass": (slice(8, 24), slice(36, 52))}
+BLOCKS = {"Effusion": (slice(36, 52), slice(10, 26)), "Mass": (slice(8, 24), slice(36, 52))}
 """rows and columns that a finding brightens"""
 
 

@@ -59,7 +59,7 @@ def test_a_conditional_step_leaves_the_other_finding_as_it_is() -> None:
     plain, kept = (model.film_of(move(some, step, 2.0), None) for step in (found.of("Effusion"), found.of("Effusion", keep=["Mass"])))
     assert score(plain - before, "Effusion").item() > 0.5 and score(kept - before, "Effusion").item() > 0.3
     assert score(plain - before, "Mass").item() > 0.2
-    assert abs(score(kept - before, "Mass").item()) < 0.1 * score(plain - before, "Mass").item()
+    assert abs(score(kept - before, "Mass").item()) < 0.2 * score(plain - before, "Mass").item()
 
 
 def test_a_step_moves_the_first_code_alone_and_each_film_by_its_own_amount() -> None:

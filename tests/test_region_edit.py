@@ -22,15 +22,15 @@ from test_refine import seam
 from trainings import FINDINGS, fresh_objective, smallest
 
 SHORT = CodeSearchConfig(steps=60, candidates=8)
-BOX = (4 / SIDE, 38 / SIDE, 24 / SIDE, 24 / SIDE)  # around the effusion's block
-PATCH = (38, 4, 24)
+BOX = (2 / SIDE, 28 / SIDE, 32 / SIDE, 32 / SIDE)  # around the effusion's block
+PATCH = (28, 2, 32)
 
 
 def films(model: Planted, num: int = 2) -> Tensor:
     """Films that the generator makes up to a fine grain and a little jewel, which it cannot make."""
     made = model.film_of([torch.randn(num, 12, generator=torch.Generator().manual_seed(2))], None)
     grain = 0.02 * torch.randn(made.shape, generator=torch.Generator().manual_seed(3))
-    grain[:, :, 30:33, 30:33] = 0.5
+    grain[:, :, 42:44, 16:18] = 0.3
     return (made + grain).clamp(-0.95, 0.95)
 
 
@@ -115,7 +115,7 @@ def test_a_film_follows_its_own_mask_and_amount() -> None:
     model = Planted()
     before = films(model)
     masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
-    masks[0, :, 38:62, 4:28], masks[1, :, 6:26, 34:54] = True, True
+    masks[0, :, 28:60, 2:34], masks[1, :, 2:30, 30:58] = True, True
     found = find_codes(model, before, seeds=[1, 2], config=SHORT)
     both = edit_region(model, before, masks, seeds=[1, 2], direction=model.axes[0] + model.axes[1], amount=torch.tensor([1.0, -1.0]),
                        found=found)
@@ -155,6 +155,7 @@ def test_what_cannot_be_is_refused() -> None:
     refused("does not lie in the film", region=(0.1, 0.1, 0.0, 0.2))
     refused("holds no pixel", region=torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool))
     refused("holds no pixel", region=(0.5, 0.5, 0.001, 0.001))
+    refused("all border", region=(0.5, 0.5, 2 / SIDE, 0.3))
     refused("yes or no for every pixel", region=torch.ones(1, 1, SIDE, SIDE))
     refused("yes or no for every pixel", region=torch.ones(1, 1, 32, 32, dtype=torch.bool))
     refused("a model of 64 px needs films of shape", given=before[..., :32])

@@ -87,7 +87,7 @@ class CodeEncoderModel(nn.Module):
     @property
     def hears_condition(self) -> bool:
         """Whether films of codes follow a condition too."""
-        return not isinstance(self.generator, StyleGan2Model)
+        return bool(self.spec.conditions) and not isinstance(self.generator, StyleGan2Model)
 
     @property
     def code_sizes(self) -> tuple[tuple[int, ...], ...]:

@@ -63,10 +63,14 @@ def editable(model: Any) -> Generator:
 
     Raises UsageError for a model that makes no films of codes.
     """
-    space = model.style_space() if hasattr(model, "style_space") else model
-    if not hasattr(space, "film_of") or not hasattr(space, "code_sizes"):
+    check_has_codes(model)
+    return cast(Generator, model.style_space() if hasattr(model, "style_space") else model)
+
+
+def check_has_codes(model: Any) -> None:
+    """Refuse with a UsageError a model that makes no films of codes."""
+    if not hasattr(model, "film_of") or not hasattr(model, "code_sizes"):
         raise UsageError(f"a model of family '{model.spec.family}' makes no films of codes; choose an adversarial family")
-    return cast(Generator, space)
 
 
 def find_codes(model: Generator, films: Tensor, *, seeds: Sequence[int], condition: Condition | None = None,
@@ -79,7 +83,7 @@ def find_codes(model: Generator, films: Tensor, *, seeds: Sequence[int], conditi
     config = config or CodeSearchConfig()
     check_films(model, films)
     if len(seeds) != len(films):
-        raise UsageError(f"{len(films)} films need as many seeds, not {len(seeds)}")
+        raise UsageError(f"films of shape {tuple(films.shape)} need as many seeds as they are, not {len(seeds)}")
     if start is None:
         begun = model.codes_of(films) if hasattr(model, "codes_of") else \
             _best_of(model, films, seeds=seeds, condition=condition, config=config)
@@ -105,7 +109,7 @@ def find_codes(model: Generator, films: Tensor, *, seeds: Sequence[int], conditi
 
 def check_films(model: Generator, films: Tensor) -> None:
     """Refuse with a UsageError a model without codes or in training mode, and films of another size than it makes."""
-    editable(model)
+    check_has_codes(model)
     side = model.spec.image_size
     if films.shape[1:] != (1, side, side):
         raise UsageError(f"a model of {side} px needs films of shape {(len(films), 1, side, side)}, not {tuple(films.shape)}")

@@ -77,6 +77,8 @@ def edit_region(model: Generator, films: Tensor, region: Region, *, seeds: Seque
     if config.features and features is None:
         raise UsageError("config.features needs features to keep; give some, or set it to 0")
     weight = blend_into(_mask(region, films), blend=config.blend).to(films)
+    if not bool((weight > 0).flatten(1).any(1).all()):
+        raise UsageError("the region is so thin that it is all border, where a change counts nothing; make it three pixels wide at least")
     if found is None:
         found = find_codes(model, films, seeds=seeds, condition=condition, config=search)
     before = check_codes(model, found.codes, size=len(films))
@@ -84,7 +86,9 @@ def edit_region(model: Generator, films: Tensor, region: Region, *, seeds: Seque
     asked = condition if wanted is None else wanted
     with torch.no_grad():
         old = model.film_of(before, condition)
-    after[0] = _bent(model, after, old, weight, direction=direction, asked=asked, config=config, features=features)
+        same = (model.film_of(after, asked) == old).flatten(1).all(1)
+    bent = _bent(model, after, old, weight, direction=direction, asked=asked, config=config, features=features)
+    after[0] = torch.where(same.reshape(-1, *[1] * (bent.ndim - 1)), after[0], bent)  # where nothing is asked for nothing is bent
     with torch.no_grad():
         change = model.film_of(after, asked) - old
     new = (films + weight * change).clamp(-1, 1)
@@ -98,13 +102,16 @@ def blend_into(mask: Tensor, *, blend: float) -> Tensor:
     """
     distance, left = torch.zeros(mask.shape, device=mask.device), mask.float()
     for _ in range(max(mask.shape[2:])):
-        left = -F.max_pool2d(-left, 3, stride=1, padding=1)  # pixels whose neighbours are all inside; beyond the film there are none
-        distance += left
-        if bool(left.flatten(1).amin(1).all()) or not bool(left.any()):
+        inner = -F.max_pool2d(-left, 3, stride=1, padding=1)  # pixels whose neighbours are all inside; beyond the film there are none
+        distance += inner
+        if torch.equal(inner, left):
             break
+        left = inner
     thickness = 2 * (distance.flatten(1).amax(1) + 1)
-    blend_px = (blend * thickness).round().clamp(min=1).reshape(-1, 1, 1, 1)
-    return torch.where(mask, torch.stack([ramp_of(row, blend_px=px.item()) for row, px in zip(distance, blend_px, strict=True)]), 0.0)
+    blend_px = (blend * thickness).round()
+    weight = torch.stack([ramp_of(row, blend_px=px.item()) for row, px in zip(distance, blend_px, strict=True)])
+    whole = mask.flatten(1).all(1).reshape(-1, 1, 1, 1)  # a region that is the film has no border
+    return torch.where(whole, 1.0, torch.where(mask, weight, 0.0))
 
 
 def _mask(region: Region, films: Tensor) -> Tensor:
