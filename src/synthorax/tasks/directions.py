@@ -22,7 +22,9 @@ from synthorax.rng import Draws
 from synthorax.tasks.code_search import Generator, check_codes, editable, random_codes
 
 BATCH = 64
-ITERATIONS = 200
+ITERATIONS = 50
+RIDGE = 1e-6
+"""least penalty, without which findings that a plane separates would have no best weights"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,18 +95,18 @@ def directions(codes: Tensor, labels: Tensor, *, names: Sequence[str], config: D
     return Directions(names=tuple(names), vectors=torch.stack(found).reshape(len(names), *codes.shape[1:]).to(codes))
 
 
-def made_films(model: Generator, judge: Callable[[Tensor], Tensor], *, seeds: Sequence[int],
-               condition: Condition | None = None) -> tuple[Tensor, Tensor]:
+def made_films(model: Generator, judge: Callable[[Tensor], Tensor], *, seeds: Sequence[int], condition: Condition | None = None,
+               device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Codes of random films, [N, *size], and what a judge says of the films, [N, K]: what `directions` needs where films have no labels.
 
-    `judge` maps films [B, 1, S, S] in [-1, 1] to probabilities [B, K]. `condition` has a row a seed.
+    `judge` maps films [B, 1, S, S] in [-1, 1] to probabilities [B, K]. `condition` has a row a seed. `device` is the model's.
     """
     codes, said = [], []
     with torch.inference_mode():
         for first in range(0, len(seeds), BATCH):
             rows = slice(first, first + BATCH)
             asked = None if condition is None else condition[rows]
-            drawn = random_codes(model, Draws(seeds[rows]), asked)
+            drawn = random_codes(model, Draws(seeds[rows], device=device), asked)
             codes.append(drawn[0])
             said.append(judge(model.film_of(drawn, asked).float().clamp(-1, 1)))
     return torch.cat(codes).clone(), torch.cat(said).clone()
@@ -153,21 +155,26 @@ def moved_films(model: Generator, codes: Sequence[Tensor], direction: Tensor, am
 
 
 def _logistic_normal(codes: Tensor, truth: Tensor, *, ridge: float) -> Tensor:
-    """Weights of a logistic regression with a penalty, [N, F], [N] in [0, 1] -> [F]; the offset is free. Convex: one answer."""
-    centred = codes - codes.mean(0)
-    weights = torch.zeros(codes.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    """Weights of a logistic regression with a penalty, [N, F], [N] in [0, 1] -> [F]; the offset is free. Convex: Newton's one answer."""
+    inputs = torch.cat([codes - codes.mean(0), torch.ones(len(codes), 1, dtype=codes.dtype)], dim=1)
+    penalty = torch.full((inputs.shape[1],), max(ridge, RIDGE), dtype=codes.dtype)
+    penalty[-1] = 0.0
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = centred @ weights[:-1] + weights[-1]
-        total = F.binary_cross_entropy_with_logits(logits, truth) + ridge / 2 * weights[:-1].square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
+    def loss(weights: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(inputs @ weights, truth) + (penalty * weights.square()).sum() / 2
 
-    with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weights[:-1].detach()
+    weights = torch.zeros_like(penalty)
+    for _ in range(ITERATIONS):
+        said = torch.sigmoid(inputs @ weights)
+        gradient = inputs.T @ (said - truth) / len(truth) + penalty * weights
+        curvature = (inputs * (said * (1 - said))[:, None]).T @ inputs / len(truth) + torch.diag(penalty + RIDGE)
+        step, length = torch.linalg.solve(curvature, gradient), 1.0
+        while length > RIDGE and loss(weights - length * step) > loss(weights):
+            length /= 2
+        weights = weights - length * step
+        if step.abs().max() < 1e-8:
+            break
+    return weights[:-1]
 
 
 def _whitened_difference(codes: Tensor, truth: Tensor, *, ridge: float) -> Tensor:
