@@ -58,8 +58,8 @@ def test_the_films_of_the_base_come_along_and_findings_are_matched_by_name(famil
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("phantoms")
-    drawn = write_phantom_dataset(folder / "drawn", num=30, size=16, seed=1, prevalence={"Effusion": 0.4, "Mass": 0.4})
-    return sx.prepare(drawn, size=16, out=folder / "prepared")
+    drawn = write_phantom_dataset(folder / "drawn", num=30, size=32, seed=1, prevalence={"Effusion": 0.4, "Nodule": 0.4})
+    return sx.prepare(drawn, size=32, out=folder / "prepared")
 
 
 def saved(model: nn.Module, path: Path) -> Path:
