@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,8 @@ class StyleGan2Model(nn.Module):
 
     def code_weights(self) -> Tensor:
         """What first hears the styles, [rows, W]: of its directions those count most that these weights lengthen most."""
-        return torch.cat([layer.convolution.style.weight for layer in self.synthesis.layers]).detach()  # type: ignore[union-attr]
+        layers: Any = self.synthesis.layers
+        return torch.cat([layer.convolution.style.weight for layer in layers]).detach()
 
 
 class StyleSpace:

@@ -161,7 +161,8 @@ def _logistic_normal(codes: Tensor, truth: Tensor, *, ridge: float) -> Tensor:
     penalty[-1] = 0.0
 
     def loss(weights: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(inputs @ weights, truth) + (penalty * weights.square()).sum() / 2
+        total: Tensor = F.binary_cross_entropy_with_logits(inputs @ weights, truth) + (penalty * weights.square()).sum() / 2
+        return total
 
     weights = torch.zeros_like(penalty)
     for _ in range(ITERATIONS):
