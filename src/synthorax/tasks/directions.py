@@ -184,4 +184,5 @@ def _whitened_difference(codes: Tensor, truth: Tensor, *, ridge: float) -> Tenso
     within = codes - (1 - truth)[:, None] * means[0] - truth[:, None] * means[1]
     covariance = within.T @ within / len(codes)
     lift = max(ridge * covariance.diagonal().mean().item(), math.ulp(1.0))
-    return torch.linalg.solve(covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype), means[1] - means[0])
+    whitened: Tensor = torch.linalg.solve(covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype), means[1] - means[0])
+    return whitened
