@@ -19,7 +19,7 @@ from synthorax.training.loop import train
 from trainings import fresh_objective, made_up_films, randomised, smallest
 
 LIMIT_SECONDS = 100
-STEPS = {"diffusion": 6, "diffusion+lora": 4, "s4-gan": 2, "s4-vae": 2}
+STEPS = {"diffusion": 6, "diffusion+lora": 4, "s4-gan": 2, "s4-vae": 2, "stylegan2": 2, "code-encoder": 2}
 """family, or family and way in which only some of its weights move -> training steps"""
 
 
@@ -64,6 +64,14 @@ def test_processes_agree_and_only_the_main_one_writes(together: Path, family: st
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(bool(weight.any()) for name, weight in first.items() if name.endswith(".expand.weight")), "updates begin at 0, and moved"
     assert (together / family / "metrics.jsonl").read_text().count("\n") == STEPS[family], "one line a step, by one process"
+
+
+def test_every_player_of_an_adversarial_family_moves_in_both_processes(together: Path) -> None:
+    """Phases that reach only some weights, and penalties on gradients, work in several processes too."""
+    begun = fresh_objective(smallest("stylegan2")).players.state_dict()
+    ended = weights_of(together, "stylegan2", 1)
+    for player in ("generator", "critic"):
+        assert any(not torch.equal(weight, begun[name]) for name, weight in ended.items() if name.startswith(player))
 
 
 def test_two_processes_are_one_process_with_the_doubled_batch(together: Path, tmp_path: Path) -> None:

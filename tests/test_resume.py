@@ -21,6 +21,7 @@ SETTINGS = {
     "vae": ("train.steps=24", "train.checkpoint_every=2", "objective.beta_warmup=12"),  # the warm-up counts its steps
     "vae+hamiltonian": ("train.steps=24", "train.checkpoint_every=2", "model.posterior=hamiltonian"),
     "soft-intro-vae": ("train.steps=24", "train.checkpoint_every=2"),
+    "code-encoder": ("train.steps=24", "train.checkpoint_every=2"),
     "aae": ("train.steps=24", "train.checkpoint_every=2"),
     "vae-gan": ("train.steps=24", "train.checkpoint_every=2"),
     "spade-gan": ("train.steps=24", "train.checkpoint_every=2"),
@@ -29,7 +30,7 @@ SETTINGS = {
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
     "vq-vae": ("train.steps=24", "train.checkpoint_every=2", "objective.autoencoder_steps=6"),  # whose turn it is follows from the past
 }
-QUICKLY_WRITTEN = ("diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian", "soft-intro-vae", "aae",
+QUICKLY_WRITTEN = ("code-encoder", "diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian", "soft-intro-vae", "aae",
                    "vae-gan", "vq-gan", "vq-vae")
 """families whose files are so small that a kill inside a write may come just after it"""
 

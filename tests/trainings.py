@@ -42,6 +42,8 @@ COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 
 SMALL_VAE = ("model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.embedding=8", "model.latent_size=4")
 SMALLEST = {
     "aae": ("aae-64", *SMALL_VAE, "objective.critic_width=4"),
+    "code-encoder": ("code-encoder", "model.image_size=16", "model.channels=4", 'model.generator_config={latent_size = 4, channels = 4, '
+                     'embedding = 8, conditioning = "projection", network = "residual"}'),
     "diffusion": ("controlled-64", *SMALL_DIFFUSION),
     "gan": ("projection-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8",
             "objective.critic_channels=4"),

@@ -40,6 +40,7 @@ from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.catalogue import runs_in, shipped_models
+from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import BATCH_SIZE, check_settings, generate_films
@@ -99,8 +100,9 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     its model so far in `run.so_far`; the same call goes on. `resume` also allows other values of steps, learning rate, precision and
     intervals. `base` starts from the weights of a shipped model or of another run of the same shape, and `adapt` says what of it moves:
     full, lora, trunk, or auto, which goes by the number of films and of those that show the rarest of `findings` (by default of those new
-    to the base). For a recipe that trains a student `base` is the teacher. `compressor` is the run of the autoencoder whose latents are
-    diffused. Raises UsageError for a base that does not fit, and InputError if `out` holds another run.
+    to the base). For a recipe that trains a student `base` is the teacher, and for one that trains an encoder of codes the
+    generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and
+    InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
@@ -110,6 +112,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         recipe = with_way(recipe, adapt)
     if is_student(recipe):
         recipe, why = with_teacher(recipe, base, compressor=compressor), TAUGHT
+    elif is_encoder(recipe):
+        recipe, why = with_generator(recipe, base, compressor=compressor), AS_IT_IS
     else:
         recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
         check_base(recipe, base)
@@ -326,6 +330,7 @@ def recipes() -> list[dict[str, Any]]:
     found = [load_recipe(name) for name in recipe_names()]
     return [{"recipe": recipe.name, "family": recipe.family,
              **({"image_size": "as its teacher", "parameters": "as its teacher"} if is_student(recipe) else
+                {"image_size": "as its generator", "parameters": "as its generator"} if is_encoder(recipe) else
                 {"image_size": recipe.model.image_size, "parameters": count_parameters(recipe.name)})} for recipe in found]
 
 

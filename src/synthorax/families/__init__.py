@@ -2,6 +2,7 @@
 
 FAMILIES: dict[str, str] = {
     "aae": "synthorax.families.aae:FAMILY",
+    "code-encoder": "synthorax.families.code_encoder:FAMILY",
     "diffusion": "synthorax.families.diffusion_family:FAMILY",
     "gan": "synthorax.families.gan:FAMILY",
     "kl-autoencoder": "synthorax.families.kl_autoencoder:FAMILY",

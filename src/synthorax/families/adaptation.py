@@ -18,6 +18,8 @@ WAYS = {
 }
 ADAPTABLE = ("diffusion",)
 """families whose weights have the names of these rules"""
+STARTABLE = (*ADAPTABLE, "gan", "spade-gan", "stylegan2")
+"""families whose trainings can start from a trained model, all of whose weights then move"""
 HEARING = ("embeddings.", "text.", "reader.")
 """What hears the condition. The text encoder is among it because it learns from descriptions, of which there is no lack."""
 ENDS = ("network.first.", "network.last.")

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part
+from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.errors import UsageError
-from synthorax.families.critic_sight import CriticSight, Pace, SightConfig
+from synthorax.families.critic_sight import CriticSight, HeadStart, Pace, SightConfig
 from synthorax.families.heard import CriticHead, num_statements, statement_loss, statements, varied_statements
 from synthorax.families.label_guesser import MADE_PAIRS, TAUGHT, LabelGuesser, guessed_rows
 from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
@@ -40,6 +40,9 @@ class AdversarialConfig:
     """critic updates for one of the generator"""
     critic_repeats_most: AtLeastOne | None = None
     """let the critic's own distance decide how many updates it gets, up to this many; None: always `critic_repeats`"""
+    critic_first: WholeNotNegative = 100
+    """updates of the fresh critic alone where the generator starts from a trained one, so that it does not learn from a critic that knows
+    nothing"""
     gradient_penalty: NotNegative = 0.0
     """weight of (|gradient| - 1)^2 between real and made films; 10 with the wasserstein loss"""
     r1: NotNegative = 0.0
@@ -182,7 +185,14 @@ class AdversarialObjective(Objective):
         """What changes films for the critic, if anything does."""
         return cast(CriticSight, self.players["sight"]) if "sight" in self.players else None
 
+    def begin(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
+        """Start from a trained generator of the same shape; its critic was not kept, so a fresh one learns first."""
+        super().begin(base)
+        self.players["head_start"] = HeadStart(self.config.critic_first)
+
     def repeats(self, phase: Phase) -> int:  # noqa: D102
+        if "generator" in phase.updates and "head_start" in self.players and cast(HeadStart, self.players["head_start"]).goes_on():
+            return 0
         if phase.name == "critic" and "pace" in self.players:
             return cast(Pace, self.players["pace"]).repeats()
         return phase.repeats
@@ -245,6 +255,8 @@ class AdversarialObjective(Objective):
             self.sight.learn(real.detach())
         if self.training and "pace" in self.players:
             cast(Pace, self.players["pace"]).learn((real - false).detach().mean())
+        if self.training and "head_start" in self.players:
+            cast(HeadStart, self.players["head_start"]).left.sub_(1)
         return terms
 
     def _guesser_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -90,6 +90,20 @@ class CriticSight(nn.Module):
             self.signs.zero_()
 
 
+class HeadStart(nn.Module):
+    """How many updates a fresh critic still has before a trained generator moves."""
+
+    left: Tensor
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.register_buffer("left", torch.tensor(updates))
+
+    def goes_on(self) -> bool:
+        """Whether the generator rests."""
+        return int(self.left) > 0
+
+
 class Pace(nn.Module):
     """How many updates the critic gets before the next one of the generator, from its own estimate of the Wasserstein distance.
 

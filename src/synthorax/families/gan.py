@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne
+from synthorax.errors import UsageError
+from synthorax.families.adoption import Names, adopted
 from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
-from synthorax.families.heard import HEARD, num_statements, statements, varied_statements
+from synthorax.families.heard import HEARD, num_statements, statement_names, statements, varied_statements
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.gan import Generator
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
@@ -73,6 +75,20 @@ class GanModel(nn.Module):
         """Hear nothing of what training films do not differ in, until training teaches it."""
         if self.embedding is not None:
             self.embedding.silence(varied_statements(varied))
+
+    def adopt(self, base: nn.Module) -> None:
+        """Start from the weights of `base`, a model of the same shape; findings and sites are matched by name. UsageError otherwise."""
+        if not isinstance(base, GanModel):
+            raise UsageError("a model of family 'gan' can only start from another one")
+        self.load_state_dict(adopted(self.state_dict(), base.state_dict(), own_names=self.named_axes(), base_names=base.named_axes()))
+
+    def named_axes(self) -> dict[str, Names]:
+        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
+
+    def code_weights(self) -> Tensor:
+        """What first hears the code, [rows, Z]: of its directions those count most that these weights lengthen most."""
+        return self.generator.start.weight[:, :self.config.latent_size].detach()
 
 
 def conditions(config: GanConfig) -> tuple[str, ...]:

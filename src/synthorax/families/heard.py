@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -26,6 +26,16 @@ def statements(condition: Condition | None, spec: ModelSpec, *, size: int, devic
     if condition is None:
         condition = Condition.unstated(size, num_labels=len(spec.findings), num_sites=len(spec.sites))
     return torch.cat([condition.labels, condition.attributes], dim=1).to(device)
+
+
+def statement_names(spec: ModelSpec) -> list[str]:
+    """What the columns of a `StatementEmbedding` for `statements` mean: stated of each name, then value of each."""
+    return twice([*(f"finding {name}" for name in spec.findings), *ATTRIBUTES, *(f"site {name}" for name in spec.sites)])
+
+
+def twice(names: Sequence[str]) -> list[str]:
+    """The names of inputs that are heard as whether they are stated, and as a value."""
+    return [f"{half} {name}" for half in ("stated", "value") for name in names]
 
 
 def varied_statements(varied: Condition) -> Tensor:

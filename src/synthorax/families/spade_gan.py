@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne
 from synthorax.errors import UsageError
+from synthorax.families.adoption import Names, adopted
 from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
-from synthorax.families.heard import HEARD, num_statements, statements, varied_statements
+from synthorax.families.heard import HEARD, num_statements, statement_names, statements, twice, varied_statements
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.spade import MaskGenerator, mask_channels
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
@@ -82,6 +83,25 @@ class SpadeGanModel(nn.Module):
         """Hear nothing of what training films do not differ in, until training teaches it."""
         if self.embedding is not None:
             self.embedding.silence(varied_statements(varied))
+
+    def adopt(self, base: nn.Module) -> None:
+        """Start from the weights of `base`, a model of the same shape; findings, sites and mask classes are matched by name.
+
+        Raises UsageError for another family or shape.
+        """
+        if not isinstance(base, SpadeGanModel):
+            raise UsageError("a model of family 'spade-gan' can only start from another one")
+        self.load_state_dict(adopted(self.state_dict(), base.state_dict(), own_names=self.named_axes(), base_names=base.named_axes()))
+
+    def named_axes(self) -> dict[str, Names]:
+        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        axes: dict[str, Names] = {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
+        masks = twice(self.spec.masks)
+        return axes | {name: (1, masks) for name in self.state_dict() if name.endswith(".shared.weight")}
+
+    def code_weights(self) -> Tensor:
+        """What first hears the code, [rows, Z]: of its directions those count most that these weights lengthen most."""
+        return self.generator.start.weight[:, :self.config.latent_size].detach()
 
 
 def conditions(config: SpadeGanConfig) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES
-from synthorax.families.adaptation import ADAPTABLE, WAYS, check_rank
+from synthorax.families.adaptation import ADAPTABLE, STARTABLE, WAYS, check_rank
 from synthorax.families.foreign_diffusers import is_diffusers_folder
 from synthorax.protocols import Family
 from synthorax.registry import lookup
 from synthorax.run import read_spec
+from synthorax.steps.encoder import MOVES, is_encoder
 from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
 from synthorax.steps.student import described, is_student, ordinary
@@ -27,7 +28,7 @@ from synthorax.types import Stated
 LEARNING_RATES = {"full": 2e-4, "lora": 1e-3, "trunk": 5e-4}
 """Peak learning rate of each way where no recipe says another one: the fewer weights move, the further each may go. Taken from usage
 (Hu et al. 2021; Xie et al. 2023); `bench/few_films.py` measures with them."""
-MAY_DIFFER = ("parts", "dropout", "sigma_min", "sigma_max")
+MAY_DIFFER = ("parts", "dropout", "sigma_min", "sigma_max", "truncation")
 """Keys of the model that need not be the base's: they change no weight's meaning. Of `parts`, the base must have all."""
 
 
@@ -104,6 +105,8 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
     if is_student(recipe):
         raise UsageError(f"the recipe '{recipe.name}' trains a student, which learns from its teacher and by `train` alone; choose another "
                          "recipe, or a base that is no student")
+    if is_encoder(recipe):
+        raise UsageError(f"the recipe '{recipe.name}' trains an encoder for a generator, by `train` alone; choose another recipe or base")
     if base is None:
         if train.adapt != "full":
             raise UsageError(f"train.adapt = '{train.adapt}' needs a trained model to start from; give --base, or leave it out")
@@ -129,6 +132,8 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         raise UsageError(f"the base {base} has another shape than the recipe '{recipe.name}': {'; '.join(differing)}")
     if train.adapt != "full" and recipe.family not in ADAPTABLE:
         raise UsageError(f"models of family '{recipe.family}' cannot be adapted by '{train.adapt}'; those that can: {', '.join(ADAPTABLE)}")
+    if recipe.family not in STARTABLE:
+        raise UsageError(f"no training of family '{recipe.family}' can start from a trained model; those that can: {', '.join(STARTABLE)}")
     if train.adapt in ("lora", "auto"):
         check_rank({name: weight.shape for name, weight in stage.weights.items()}, train.adapt_rank)
 
@@ -171,8 +176,9 @@ def told(base: PathLike, digest: str | None, recipe: Recipe, why: str) -> dict[s
     """What a run, its card and a report say of the base that it started from."""
     train = recipe.train
     rank = {"rank": train.adapt_rank, "alpha": train.adapt_alpha} if train.adapt == "lora" else {}
+    moves = MOVES if is_encoder(recipe) else WAYS[train.adapt]
     student = {"student": described(recipe)} if is_student(recipe) else {}
-    return {"base": Path(base).name, "base_digest": digest, "way": train.adapt, "moves": WAYS[train.adapt], "why": why, **rank, **student}
+    return {"base": Path(base).name, "base_digest": digest, "way": train.adapt, "moves": moves, "why": why, **rank, **student}
 
 
 def sentence(started_from: dict[str, Any]) -> str:

@@ -118,7 +118,7 @@ def blend_weight(patch: Patch, *, size: int, blend_px: int) -> Tensor:
     """
     top, left, side = patch
     distance = torch.arange(side, dtype=torch.float32)
-    ramp = torch.sin(math.pi / 2 * (distance / max(blend_px, 1)).clamp(max=1)) ** 2
+    ramp = ramp_of(distance, blend_px=blend_px)
 
     def along(start: int) -> Tensor:
         rising = torch.ones(side) if start == 0 else ramp
@@ -126,3 +126,8 @@ def blend_weight(patch: Patch, *, size: int, blend_px: int) -> Tensor:
         return torch.minimum(rising, falling)
 
     return along(top)[:, None] * along(left)[None, :]
+
+
+def ramp_of(distance: Tensor, *, blend_px: float) -> Tensor:
+    """Half a cosine from 0 at the border to 1 at `blend_px` pixels from it, for distances of any shape."""
+    return torch.sin(math.pi / 2 * (distance / max(blend_px, 1)).clamp(max=1)) ** 2
