@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from synthorax.judges.fitting import FilmArray, check_films
 
 SCALES_PX = (0.0, 0.7, 1.4, 2.8, 5.6)
 NAMES = ("grey level", "contrast", "percentile 5", "percentile 95", "noise",
-         *(f"detail {fine:g} to {coarse:g} px" for fine, coarse in zip(SCALES_PX, SCALES_PX[1:], strict=False)))
+         *(f"detail {fine:g} to {coarse:g} px" for fine, coarse in itertools.pairwise(SCALES_PX)))
 DIGEST = hashlib.sha256(repr(("look/1", SCALES_PX, NAMES)).encode()).hexdigest()
 LAPLACIAN_DIFFERENCE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float64)
 
@@ -30,7 +31,7 @@ def look_of(images: FilmArray) -> NDArray[np.float64]:
     for film in images:
         grey = film.astype(np.float64) / np.iinfo(images.dtype).max
         blurred = [ndimage.gaussian_filter(grey, scale) if scale else grey for scale in SCALES_PX]
-        detail = [float(np.log10(1e-6 + (fine - coarse).std())) for fine, coarse in zip(blurred, blurred[1:], strict=False)]
+        detail = [float(np.log10(1e-6 + (fine - coarse).std())) for fine, coarse in itertools.pairwise(blurred)]
         rows.append([grey.mean(), grey.std(), *np.percentile(grey, [5, 95]), float(np.log10(1e-6 + noise_level(grey))), *detail])
     return np.array(rows, dtype=np.float64)
 
