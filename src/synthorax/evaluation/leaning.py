@@ -1,4 +1,4 @@
-"""Does a classifier that also trained on synthetic films lean on their being synthetic? Origin in its features, and what it does to scores."""
+"""Does a classifier that also trained on synthetic films lean on their being synthetic? What origin does to its scores."""
 
 from __future__ import annotations
 
