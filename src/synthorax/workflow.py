@@ -237,8 +237,8 @@ def vet(suspects: Dataset | PathLike, *, against: Prepared | PathLike, out: Path
         return vet_dataset(_dataset(suspects), _prepared(against), out=Path(out), drop=drop, config=PoisonConfig(seed=seed), report=report)
 
 
-def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features: str = "efficientnet-lite0", size: int = 128, seed: int = 0,
-          device: Device = "auto", threads: int | None = None) -> Drift:
+def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features: str = "efficientnet-lite0", size: int = 128,
+          seed: int = 0, device: Device = "auto", threads: int | None = None) -> Drift:
     """Compare two folders of films, dataset folders or prepared ones; writes report.json and report.html. See `drift.drift_between`."""
     folders = [Path(folder) for folder in (old, new)]
     prepared = [Prepared.load(folder) if (folder / "prepared.json").exists() else None for folder in folders]

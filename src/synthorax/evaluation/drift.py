@@ -80,9 +80,10 @@ def drift_between(old: Films, new: Films, *, features: FeatureSpace, seed: int =
 
     Ways: the maximum mean discrepancy of the features; the AUROC of a linear classifier that tells old from new films of patients whom it
     has not seen (Lopez-Paz and Oquab 2017); shares of findings, views, sexes and sites; means of age and of the numbers of `judges.look`.
-    What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are compared. Each way is
-    measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits give (max T of Westfall
-    and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a side, and UsageError where sizes differ.
+    What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are compared. Each way
+    is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits give (max T of
+    Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a
+    side, and UsageError where sizes or findings differ.
     """
     if old.images.shape[1:] != new.images.shape[1:] or old.findings != new.findings:
         raise UsageError("both sets must have the same film size and the same findings")

@@ -29,7 +29,8 @@ changes.</p>
 <table>
 <caption>What was compared, the alarms first</caption>
 <thead><tr><th scope="col">What</th><th scope="col" class="n">Difference</th><th scope="col" class="n">By chance up to</th>
-<th scope="col" class="n">p</th><th scope="col" class="n">Older</th><th scope="col" class="n">Newer</th><th scope="col">Alarm</th></tr></thead>
+<th scope="col" class="n">p</th>
+<th scope="col" class="n">Older</th><th scope="col" class="n">Newer</th><th scope="col">Alarm</th></tr></thead>
 <tbody>
 {% for shift in shifts %}
 <tr{% if shift.alarm %} class="alarm"{% endif %}><th scope="row">{{ shift.name }}</th><td class="n">{{ shift.value|show }}</td>

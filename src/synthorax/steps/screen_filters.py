@@ -159,7 +159,7 @@ def _distances(real: Films, judge: CrossFit, films: Films, rooms: Sequence[_Room
     found = []
     for name, shown, asked in _kinds(real, films):
         counts = [int(shown[room.rows].sum()) for room in rooms]
-        if not asked.any() or min(counts) < NEIGHBOURS or shown.sum() * REJECTION_RATE < 1 / 2:
+        if not asked.any() or min(counts) < NEIGHBOURS or (shown.sum() + 1) * REJECTION_RATE < 1:
             continue  # so few real films set no threshold
         known, new = np.empty(int(shown.sum())), []
         for fold, room in enumerate(rooms):

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from synthorax.data.dataset import Dataset, copy_files, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
-from synthorax.evaluation.poison import REASONS, PoisonConfig, Vetted, vet_films
+from synthorax.evaluation.poison import FALSE_ALARM_RATE, REASONS, PoisonConfig, Vetted, vet_films
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
@@ -30,6 +32,11 @@ class VettedSet:
     judges: tuple[dict[str, str], ...]
     table: Path
     clean: Path | None = None
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether more films are flagged than the rate of false alarms explains (binomial, one-sided, p below 0.01)."""
+        return bool(binomtest(self.num_flagged, self.num_films, FALSE_ALARM_RATE, alternative="greater").pvalue < 0.01)
 
     def __str__(self) -> str:
         why = ", ".join(f"{count} {name}" for name, count in self.reasons.items()) or "nothing suspect"
