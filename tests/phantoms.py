@@ -35,7 +35,8 @@ def study_and_film(name: str, *, patient: str, seed: int, side: str = "", size: 
 def phantom_films(num: int, *, seed: int, px: int = 32) -> Films:
     """One film a patient; every second one has an effusion, on either side."""
     sides = ["", "left", "", "right"]
-    drawn = [study_and_film(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], px=px) for row in range(num)]
+    drawn = [study_and_film(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], px=px)
+             for row in range(num)]
     studies = tuple(study for study, _ in drawn)
     return Films(images=np.stack([film for _, film in drawn]), studies=studies, findings=FINDINGS, labels=label_matrix(studies, FINDINGS),
                  digest=f"phantom {seed}")
