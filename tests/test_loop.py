@@ -110,12 +110,14 @@ def test_plans_follow_errors_and_ask_for_nothing_that_no_film_shows() -> None:
     scores = np.zeros((80, 2))
     scores[:, 0] = [0.9 if study.extra["lesion_side"] == "right" else 0.1 + 0.001 * row for row, study in enumerate(films.studies)]
     found = {"Effusion": missed_and_alarms(films, scores, "Effusion")}
-    plan = error_plan(films, found, num=100)
+    plan = error_plan(films, ["Effusion"], found, num=100)
     shows = [row for row in plan.rows if row.labels["Effusion"] is Stated.PRESENT]
     assert (len(shows), len(plan)) == (100, 200)
     assert sum(row.lesions[0].side == "left" for row in shows) > 75
     assert {row.lesions[0].size for row in shows} == {0.6}
-    assert error_plan(films, found, num=100) == plan
+    assert error_plan(films, ["Effusion"], found, num=100) == plan
+    even = error_plan(films, ["Effusion"], None, num=100)
+    assert 35 < sum(row.lesions[0].side == "left" for row in even.rows if row.lesions) < 65
 
 
 def test_too_few_films_are_refused(prepared: Prepared, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def loop(
     real: Annotated[Path, typer.Option(help="Prepared folder; its test split is not opened.")],
     finding: Annotated[list[str], typer.Option(help="Finding to get right; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder for the rounds and synthetic/.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the first makes the usual mix.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the first draws training films evenly.")] = 2,
     num: Annotated[int, typer.Option(min=1, help="Films with a finding in each round; as many without are made too.")] = 100,
     filter: Annotated[list[str] | None, typer.Option(help="Of screening, see synthorax screen; repeat for more.")] = None,
     subtype: Annotated[list[str] | None, typer.Option(help="Column of the table that names kinds of a finding; repeat for more.")] = None,

@@ -27,7 +27,7 @@ from synthorax.judges.cross_fit import CrossFit
 from synthorax.progress import Report, quiet
 from synthorax.rng import derive
 from synthorax.run import only_user
-from synthorax.steps.plan import FEWEST_FILMS, STATED_ONLY, Plan, balancing_plan, read_plan, row_like
+from synthorax.steps.plan import FEWEST_FILMS, STATED_ONLY, Plan, read_plan, row_like
 from synthorax.steps.plan_row import PlanRow
 from synthorax.steps.screen import common_size, screen_films, screening_judge
 from synthorax.steps.weak_groups import Errors, kinds_of, missed_and_alarms
@@ -42,7 +42,7 @@ class LoopConfig:
     """How often the loop goes round, and with what."""
 
     rounds: int = 2
-    """rounds; the first follows the usual plan, each later one the errors of the classifier before it"""
+    """rounds; the first draws training films evenly, each later one by the errors of the classifier before it"""
     num: int = 100
     """films with a finding that a round asks for, all findings together; as many again are asked for without"""
     trainings: int = 3
@@ -103,7 +103,7 @@ def run_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Pa
             report(number / (config.rounds + 1), f"round {number} of {config.rounds}")
             folder, plan, reasons = out / f"round-{number}", Plan(rows=()), dict[str, int]()
             if number:
-                plan = _plan(folder, train, found, findings, number=number, config=config)
+                plan = _plan(folder, train, findings, found if number > 1 else None, number=number, config=config)
                 kept, reasons = _films(make, plan, prepared, findings, judge, folder=folder, config=config)
                 added.append(load_films(kept, size=common_size(kept, prepared), findings=train.findings, policy=STATED_ONLY))
             size = added[0].images.shape[1] if added else prepared.size
@@ -119,21 +119,22 @@ def run_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Pa
     return loop
 
 
-def error_plan(train: Films, found: Mapping[str, tuple[Errors, Errors]], *, num: int, subtypes: Sequence[str] = (), seed: int = 0) -> Plan:
+def error_plan(train: Films, findings: Sequence[str], found: Mapping[str, tuple[Errors, Errors]] | None, *, num: int,
+               subtypes: Sequence[str] = (), seed: int = 0) -> Plan:
     """`num` rows with a finding and as many without, each like one training film, drawn as often as films of its kind are called wrongly.
 
-    Findings share the rows by how often they are missed. A row takes the labels, view, sex, site, side, size and severity of its film, and
+    `found` has each finding's errors; with None all films are drawn alike. Findings share the rows by how often they are missed. A row takes the labels, view, sex, site, side, size and severity of its film, and
     nearly the age: other kinds than real films show are never asked for.
     """
     rng = np.random.default_rng(derive(seed, "error plan"))
-    missed = np.array([errors.overall for errors, _ in found.values()])
+    missed = np.array([1.0 if found is None else found[name][0].overall for name in findings])
     shares = np.floor(num * missed / missed.sum()).astype(int)
     shares[np.argsort(-missed)[: num - shares.sum()]] += 1
     rows: list[PlanRow] = []
-    for share, (name, both) in zip(shares.tolist(), found.items(), strict=True):
-        for value, errors in zip((1, 0), both, strict=True):
+    for share, name in zip(shares.tolist(), findings, strict=True):
+        for value, place in ((1, 0), (0, 1)):
             donors = np.flatnonzero(train.column(name) == value)
-            weights = np.array([errors.expected(train.studies[film], subtypes) for film in donors])
+            weights = np.array([1.0 if found is None else found[name][place].expected(train.studies[film], subtypes) for film in donors])
             for film in rng.choice(donors, size=share, p=weights / weights.sum()).tolist():
                 row = row_like(train, film=film, person=film, seed=derive(seed, "image", len(rows)), rng=rng)
                 rows.append(replace(row, site=train.studies[film].site, lesions=_lesions(train, film, row)))
@@ -147,15 +148,12 @@ def _lesions(train: Films, film: int, row: PlanRow) -> tuple[Lesion, ...]:
     return tuple(lesion for lesion in told if lesion.side or not (math.isnan(lesion.size) and math.isnan(lesion.severity)))
 
 
-def _plan(folder: Path, train: Films, found: Mapping[str, tuple[Errors, Errors]], findings: Sequence[str], *, number: int,
+def _plan(folder: Path, train: Films, findings: Sequence[str], found: Mapping[str, tuple[Errors, Errors]] | None, *, number: int,
           config: LoopConfig) -> Plan:
     path = folder / "plan.csv"
     if not path.exists():
         seed = derive(config.seed, "round", number)
-        each = math.ceil(config.num / len(findings))
-        made = (balancing_plan(train, count=dict.fromkeys(findings, each), seed=seed) if number == 1 else
-                error_plan(train, found, num=config.num, subtypes=config.subtypes, seed=seed))
-        made.write(path)
+        error_plan(train, findings, found, num=config.num, subtypes=config.subtypes, seed=seed).write(path)
     return read_plan(path, allow=train.findings)
 
 
