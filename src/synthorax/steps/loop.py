@@ -123,8 +123,9 @@ def error_plan(train: Films, findings: Sequence[str], found: Mapping[str, tuple[
                subtypes: Sequence[str] = (), seed: int = 0) -> Plan:
     """`num` rows with a finding and as many without, each like one training film, drawn as often as films of its kind are called wrongly.
 
-    `found` has each finding's errors; with None all films are drawn alike. Findings share the rows by how often they are missed. A row takes the labels, view, sex, site, side, size and severity of its film, and
-    nearly the age: other kinds than real films show are never asked for.
+    `found` has each finding's errors; with None all films are drawn alike. Findings share the rows by how often they are missed. A row
+    takes the labels, view, sex, site, side, size and severity of its film, and nearly the age: other kinds than real films show are never
+    asked for.
     """
     rng = np.random.default_rng(derive(seed, "error plan"))
     missed = np.array([1.0 if found is None else found[name][0].overall for name in findings])
