@@ -93,11 +93,11 @@ def drift_between(old: Films, new: Films, *, features: FeatureSpace, seed: int =
     rng = np.random.default_rng(derive(seed, "drift"))
     old, new = (films.take(np.sort(_drawn(films, MOST_FILMS, rng))) for films in (old, new))
     size = min(len(new), len(old) // 2)
-    compare = _Compare.of(old, new, features)
+    compare, patients = _Compare.of(old, new, features), old.patients()
     parts = []
     for _ in range(draws + 1):  # the last one is the reference for the newer films
         chosen = _drawn(old, size, rng)
-        parts.append((np.setdiff1d(np.arange(len(old)), chosen), chosen))
+        parts.append((np.flatnonzero(~np.isin(patients, patients[chosen])), chosen))
     null = np.array([compare(reference, sample) for reference, sample in parts[:-1]])
     sample = len(old) + _drawn(new, size, rng)
     value = compare(parts[-1][0], sample)

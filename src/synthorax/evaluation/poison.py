@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ REASONS = {
 FEWEST_CALIBRATING = 50
 WINDOW_PX, STRIDE_PX = 4, 2
 FEWEST_IN_GROUP, MOST_IN_GROUP = 20, 400
+FEWEST_WITHOUT, MOST_WITHOUT = 40, 1000
 ALIKE_PART = 0.03
 """part of a label's films with which a film is compared: those most alike in one place"""
 Vector = NDArray[np.float64]
@@ -88,9 +90,10 @@ def vet_films(suspects: Films, trusted: Films, *, config: PoisonConfig | None = 
     for fold in folds:
         known[judge.part == fold] = adversarial_parts(trusted.take(np.flatnonzero(judge.part == fold)), judge, fold)
     made = np.mean([adversarial_parts(suspects, judge, fold) for fold in folds], axis=0)
-    clean = {"trigger": trigger_scores(trusted), "adversarial": adversarial_scores(known, known),
+    sizes = _group_sizes(suspects, trusted)
+    clean = {"trigger": trigger_scores(trusted, sizes), "adversarial": adversarial_scores(known, known),
              "label": label_scores(trusted, judge.out_of_fold, trusted.labels, judge.out_of_fold)}
-    scores = {"trigger": trigger_scores(suspects), "adversarial": adversarial_scores(made, known),
+    scores = {"trigger": trigger_scores(suspects, sizes), "adversarial": adversarial_scores(made, known),
               "label": label_scores(trusted, judge.out_of_fold, suspects.labels, judge.predict(suspects.images))}
     thresholds = {name: conformal_threshold(values, config.rate / len(clean)) for name, values in clean.items()}
     vetted = Vetted(scores=clean, thresholds=thresholds, false_alarms={}, judges=({"name": judge.name, "digest": judge.digest},))
@@ -99,8 +102,10 @@ def vet_films(suspects: Films, trusted: Films, *, config: PoisonConfig | None = 
     return replace(vetted, scores=scores, false_alarms={"value": called / len(trusted), "low": low, "high": high, "films": len(trusted)})
 
 
-def trigger_scores(films: Films) -> Vector:
+def trigger_scores(films: Films, sizes: Mapping[int, tuple[int, int]] | None = None) -> Vector:
     """How much a film agrees, in one place, with other films of one of its labels, [N]; 0 for films without a label held by enough films.
+
+    `sizes` says of which findings, by column, how many films with it and without it are looked at, so that two sets can be compared.
 
     A window of 4 px of the film's detail is whitened by those of films without the label; its products with the same window of the films
     that have the label are near 0 but for a pattern that they share. The score is the mean over the most alike 3 % of these films, in the
@@ -109,18 +114,19 @@ def trigger_scores(films: Films) -> Vector:
     """
     windows = _windows(films.images)
     scores = np.zeros(len(films))
-    for column in films.labels.T:
-        has, lacks = (np.flatnonzero(column == value) for value in (1, 0))
-        if min(len(has), len(lacks)) < FEWEST_IN_GROUP:
-            continue
-        chosen = np.random.default_rng(0).permutation(has)[:MOST_IN_GROUP]
+    for number, (most_with, most_without) in (_group_sizes(films) if sizes is None else sizes).items():
+        has, lacks = (np.flatnonzero(films.labels[:, number] == value) for value in (1, 0))
+        rng = np.random.default_rng(0)
+        chosen, lacks = rng.permutation(has)[:most_with], rng.permutation(lacks)[:most_without]
         position = {int(row): place for place, row in enumerate(chosen)}
         itself = np.array([position.get(int(row), -1) for row in has])
         most = max(2, round(ALIKE_PART * len(chosen)))
         best = np.zeros(len(has))
         for place in range(windows.shape[1]):
             without = windows[lacks, place]
-            values, vectors = np.linalg.eigh(np.cov(without.T) + 1e-6 * np.eye(without.shape[1]))
+            covariance = np.cov(without.T)
+            shrunk = 0.9 * covariance + (0.1 * np.trace(covariance) / len(covariance) + 1e-6) * np.eye(len(covariance))
+            values, vectors = np.linalg.eigh(shrunk)
             whitened = ((windows[has, place] - without.mean(axis=0)) @ vectors) / np.sqrt(values.clip(1e-6))
             whitened -= np.median(whitened, axis=0)  # what all films with the label share is the finding
             known = whitened[np.searchsorted(has, chosen)]
@@ -129,6 +135,16 @@ def trigger_scores(films: Films) -> Vector:
             best = np.maximum(best, np.partition(alike, -most, axis=1)[:, -most:].mean(axis=1))
         scores[has] = np.maximum(scores[has], best)
     return scores
+
+
+def _group_sizes(*sets: Films) -> dict[int, tuple[int, int]]:
+    """By column the films with and without a finding that every set has, for findings of which every set has enough."""
+    sizes = {}
+    for column in range(len(sets[0].findings)):
+        counts = [[int((films.labels[:, column] == value).sum()) for films in sets] for value in (1, 0)]
+        if min(counts[0]) >= FEWEST_IN_GROUP and min(counts[1]) >= FEWEST_WITHOUT:
+            sizes[column] = min(*counts[0], MOST_IN_GROUP), min(*counts[1], MOST_WITHOUT)
+    return sizes
 
 
 def _windows(images: FilmArray) -> NDArray[np.float64]:
@@ -166,7 +182,7 @@ def adversarial_scores(parts: Vector, known: Vector) -> Vector:
 
 
 def label_scores(trusted: Films, known: Vector, labels: NDArray[np.floating], said: Vector) -> Vector:
-    """How far a film's labels [N, K] contradict what the judge says of it, [N, K] in [0, 1]: the largest over findings.
+    """How far a film's labels [N, K] contradict what the judge says of it, `said` [N, K]: the largest over findings, [N].
 
     The logarithm of how much likelier the judge's answer is on trusted films with the other label than on those with the given one,
     `known` [M, K] being its answers on these; answers are taken as normal on the logit scale. So a judge that cannot tell a finding

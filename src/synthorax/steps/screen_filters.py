@@ -27,7 +27,7 @@ FILTERS = {
     "outlier": "in a place where real films are thin (local outlier factor)",
     "entropy": "the judge cannot make up its mind about it",
 }
-USUAL = ("copy", "twin", "finding")
+USUAL = ("copy", "finding")
 """filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
 REJECTION_RATE = 0.02
 """part of real films that each of distance, outlier and entropy may reject"""
