@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from synthorax.evaluation.sampling import Z_95
-from synthorax.evaluation.statistics import delong, delong_interval
+from synthorax.evaluation.statistics import auroc, delong, delong_interval
 from synthorax.judges.classifier import Classifier, ClassifierConfig, ClassifierNetwork, train_classifier
-from synthorax.judges.probe import Probe, fit_probe
+from synthorax.judges.probe import fit_probe
 from synthorax.rng import derive
 from synthorax.types import Films
 
 FEWEST_FILMS = 20
 """films of either origin that are asked, in each half"""
 FEWEST_OF_LABEL = 5
+SHRINKAGE = 0.3
+"""of the features' covariance towards its diagonal: films are few and features many"""
+PERMUTATIONS = 99
 LEAST_GAP = 0.2
 """shift of scores, in their deviation on real films, below which nobody leans on anything that matters"""
 Vector = NDArray[np.float64]
@@ -31,9 +34,9 @@ def origin_leaning(real_train: Films, real_asked: Films, synthetic: Films, *, fi
     On half of these a linear probe learns from the classifier's features which are synthetic; the rest is asked. `probe`: its AUROC. For
     each finding, `shift` is how much higher synthetic films score than real ones with the same label (mean over both labels, in deviations
     of real films); `association_real` and `association_synthetic` the rank correlation of the score with the probe's, given the label;
-    and `auroc_drop` what the AUROC on the real films loses when the probe's direction is projected out of the features, `shift_without`
-    what then is left of the shift. A classifier that leans has a shift that is not chance, or loses by the projection. None where fewer
-    than 40 films of either origin can be asked.
+    and `auroc_drop` what the AUROC on the real films loses when origin is taken out of the features (`without_origin`), `shift_without`
+    what then is left of the shift. A classifier leans if origin can be told from its features at all, and it has a shift that is not
+    chance or loses more than by taking out what chance calls origin. None where fewer than 40 films of either origin can be asked.
     """
     rng = np.random.default_rng(derive(seed, "leaning"))
     order = rng.permutation(len(synthetic))
@@ -51,24 +54,63 @@ def origin_leaning(real_train: Films, real_asked: Films, synthetic: Films, *, fi
     if min((~learns[made == origin]).sum() for origin in (0, 1)) < FEWEST_FILMS or learns[made == 0].sum() < FEWEST_FILMS:
         return None
     probe = fit_probe(features[learns], made[learns].astype(np.float64), name="origin")
-    features, labels, made = features[~learns], labels[~learns], made[~learns]
-    seen = delong_interval(made, probe.scores(features))
-    before, after = (_logits(classifier, vectors) for vectors in (features, without_direction(features, probe, level=features[made == 0])))
+    origin, asking = probe.scores(features), ~learns
+    seen = delong_interval(made[asking], origin[asking])
     told = []
     for name in findings:
         column = real_train.findings.index(name)
-        told.append(_one(name, labels[:, column], made, probe.scores(features), before[:, column], after[:, column]))
+        before = _logits(classifier, features[asking])[:, column]
+        after = _erased_scores(classifier, column, features, labels[:, column], made, learns)
+        one = _one(name, labels[asking, column], made[asking], origin[asking], before, after)
+        by_chance = _drops_by_chance(classifier, column, features, labels[:, column], made, learns, rng)
+        loses = "auroc_drop" in one and one["auroc_drop"]["low"] > 0 and one["auroc_drop"]["value"] > by_chance
+        shifted = abs(one["shift"]["value"]) > LEAST_GAP and one["shift"]["low"] * one["shift"]["high"] > 0
+        told.append(one | {"auroc_drop_by_chance": by_chance, "leans": bool(seen.low > 0.5 and (shifted or loses))})
     return {"probe": {"auroc": seen.auc, "low": seen.low, "high": seen.high}, "findings": told}
 
 
-def without_direction(features: Vector, probe: Probe, *, level: Vector) -> Vector:
-    """Features [N, F] moved along the probe's direction until the probe gives all of them its mean answer to those of `level` [M, F].
+def _erased_scores(classifier: Classifier, column: int, features: Vector, labels: Vector, made: NDArray[np.intp],
+                   learns: NDArray[np.bool_]) -> Vector:
+    erased = without_origin(features[~learns], known=features[learns], made=made[learns], labels=labels[learns])
+    return np.asarray(_logits(classifier, erased)[:, column])
 
-    The shortest such way in standardised features: a projection onto a plane (as one step of Ravfogel et al. 2020, Sec. 3).
+
+def _drops_by_chance(classifier: Classifier, column: int, features: Vector, labels: Vector, made: NDArray[np.intp],
+                     learns: NDArray[np.bool_], rng: np.random.Generator) -> float:
+    """95th percentile of the AUROC's loss when origins are dealt out anew among films with the same label: any direction costs something."""
+    asked = ~learns & (made == 0) & ~np.isnan(labels)
+    if min((labels[asked] == value).sum() for value in (0, 1)) < 2:
+        return 0.0
+    whole, drops = auroc(labels[asked].astype(int), _logits(classifier, features[asked])[:, column]), []
+    for _ in range(PERMUTATIONS):
+        dealt = made.copy()
+        for value in (0, 1):
+            rows = np.flatnonzero(learns & (labels == value))
+            dealt[rows] = rng.permutation(made[rows])
+        scores = _erased_scores(classifier, column, features, labels, dealt, learns)
+        drops.append(whole - auroc(labels[asked].astype(int), scores[asked[~learns]]))
+    return float(np.quantile(drops, 0.95))
+
+
+def without_origin(features: Vector, *, known: Vector, made: NDArray[np.intp], labels: Vector) -> Vector:
+    """Features [N, F] from which the difference between real and synthetic films with the same label is taken out.
+
+    `known` [M, F] are films of which `made` says 0 (real) or 1, and `labels` what they show. The change is the least, in the metric of the
+    features' spread, after which no linear function tells the means apart (LEACE; Belrose et al. 2023, Theorem 4.3); real means stay.
     """
-    placed, direction = (features - probe.mean) / probe.scale, probe.weights / (np.linalg.norm(probe.weights) + 1e-12)
-    middle = float((((level - probe.mean) / probe.scale) @ direction).mean())
-    return np.asarray((placed - np.outer(placed @ direction - middle, direction)) * probe.scale + probe.mean)
+    centred, gaps = [], []
+    for value in (0, 1):
+        sides = [known[(made == origin) & (labels == value)] for origin in (0, 1)]
+        centred += [side - side.mean(axis=0) for side in sides if len(side)]
+        if min(map(len, sides)) >= FEWEST_OF_LABEL:
+            gaps.append(sides[1].mean(axis=0) - sides[0].mean(axis=0))
+    if not gaps:
+        return features
+    gap, spread = np.mean(gaps, axis=0), np.cov(np.concatenate(centred).T)
+    spread = (1 - SHRINKAGE) * spread + SHRINKAGE * np.diag(np.diag(spread)) + 1e-9 * np.trace(spread) * np.eye(len(spread))
+    weights = np.linalg.solve(spread, gap)
+    amount = (features - known[made == 0].mean(axis=0)) @ weights / (weights @ gap)
+    return np.asarray(features - np.outer(amount, gap))
 
 
 def partial_rank_correlation(first: Vector, second: Vector, labels: Vector) -> tuple[float, float, float]:
@@ -98,13 +140,11 @@ def _one(finding: str, labels: Vector, made: NDArray[np.intp], origin: Vector, b
         rows = made == value
         told[f"association_{name}"] = _interval(partial_rank_correlation(before[rows], origin[rows], labels[rows]))
     real = (made == 0) & ~np.isnan(labels)
-    drop = None
     if min((labels[real] == value).sum() for value in (0, 1)) >= 2:
         compared = delong(labels[real].astype(int), after[real], before[real])
-        drop = (compared.difference, compared.low, compared.high)
-        told |= {"auroc": compared.auc_b, "auroc_without": compared.auc_a, "auroc_drop": _interval(drop)}
-    leans = abs(shift[0]) > LEAST_GAP and shift[1] * shift[2] > 0
-    return told | {"leans": bool(leans or (drop is not None and drop[1] > 0))}
+        told |= {"auroc": compared.auc_b, "auroc_without": compared.auc_a,
+                 "auroc_drop": _interval((compared.difference, compared.low, compared.high))}
+    return told
 
 
 def _shift(scores: Vector, labels: Vector, made: NDArray[np.intp]) -> tuple[float, float, float]:

@@ -51,7 +51,7 @@ class Vetted:
     @property
     def flagged(self) -> NDArray[np.bool_]:
         """[N] whether any detector flags the film."""
-        return np.any([self.scores[name] > self.thresholds[name] for name in self.scores], axis=0)
+        return np.asarray(np.any([self.scores[name] > self.thresholds[name] for name in self.scores], axis=0))
 
     def reasons(self, row: int) -> list[str]:
         """Names of the detectors that flag one film."""
@@ -164,8 +164,9 @@ def adversarial_parts(films: Films, judge: CrossFit, fold: int) -> Vector:
     classifier, top = judge.classifiers[fold], np.iinfo(films.images.dtype).max
     grey = films.images.astype(np.float64) / top
     smooth = ndimage.median_filter(grey, size=(1, 3, 3))
-    squeezed = np.abs(logit(classifier.predict(films.images).clip(1e-4, 1 - 1e-4))
-                      - logit(classifier.predict((smooth * top).round().astype(films.images.dtype)).clip(1e-4, 1 - 1e-4))).max(axis=1)
+    smoothed: FilmArray = (smooth * top).round().astype(films.images.dtype)
+    before, after = (logit(classifier.predict(images).clip(1e-4, 1 - 1e-4)) for images in (films.images, smoothed))
+    squeezed = np.abs(before - after).max(axis=1)
     detail, along = grey - smooth, []
     for start in range(0, len(films), 128):
         rows = slice(start, start + 128)

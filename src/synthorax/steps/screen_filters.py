@@ -78,12 +78,12 @@ def unusual_films(real: Films, judge: CrossFit, films: Films, *, filters: Sequen
     if "distance" in filters:
         found += _distances(real, judge, films, rooms, made)
     if "outlier" in filters:
-        scores, new = np.empty(len(real)), []
+        scores, judged = np.empty(len(real)), list[Vector]()
         for fold, room in enumerate(rooms):
             lof = LocalOutlierFactor(n_neighbors=min(OUTLIER_NEIGHBOURS, len(room.others) - 1), novelty=True).fit(room.others)
             scores[judge.part == fold] = -lof.score_samples(room.own)
-            new.append(-lof.score_samples(made[fold]))
-        found.append(Unusual(reason="unlike any real film (local outlier factor)", p=cross_conformal(scores, judge.part, np.stack(new))))
+            judged.append(-lof.score_samples(made[fold]))
+        found.append(Unusual(reason="unlike any real film (local outlier factor)", p=cross_conformal(scores, judge.part, np.stack(judged))))
     return found
 
 
