@@ -68,7 +68,7 @@ def test_rounds_leave_plan_films_reasons_and_one_set(looped: Path) -> None:
         names = {path.name for path in (looped / f"round-{number}").iterdir()}
         assert {"plan.csv", "made", "kept", "round.json"} <= names
         assert (looped / f"round-{number}/kept/dropped.csv").exists()
-    rows = list(csv.DictReader((looped / "synthetic/metadata.csv").open()))
+    rows = list(csv.DictReader((looped / "synthetic/metadata.csv").read_text().splitlines()))
     kept = [json.loads((looped / f"round-{number}/round.json").read_text())["kept"] for number in (1, 2)]
     assert [sum(row["round"] == str(number) for row in rows) for number in (1, 2)] == kept
     assert {row["split"] for row in rows} == {"train"} and {row["origin"] for row in rows} == {"synthetic"}

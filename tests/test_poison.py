@@ -136,7 +136,7 @@ def test_vet_leaves_a_table_and_a_clean_set(tmp_path: Path) -> None:
 
     found = vet_dataset(read_dataset(folder("new", replace(noisy, images=images), "")), prepared, out=tmp_path / "out", drop=True,
                         config=PoisonConfig(classifier=replace(JUDGE, updates=20)))
-    rows = {row["file_name"]: row for row in csv.DictReader((tmp_path / "out/flagged.csv").open())}
+    rows = {row["file_name"]: row for row in csv.DictReader((tmp_path / "out/flagged.csv").read_text().splitlines())}
     assert {f"images/{number}.png" for number in range(5)} <= set(rows)
     assert "noise" in rows["images/0.png"]["reasons"]
     assert float(rows["images/0.png"]["adversarial_score"]) > float(rows["images/0.png"]["adversarial_threshold"])

@@ -25,7 +25,7 @@ from synthorax.steps.screen import Screened, screen_films, screening_judge
 from synthorax.steps.screen_filters import FILTERS, REJECTION_RATE, cross_conformal, unusual_films
 from synthorax.types import Films
 
-QUICK = ClassifierConfig(updates=60, batch_size=16, width=8, input_size=32, learning_rate=0.01, autocast=False)
+QUICK = ClassifierConfig(updates=200, batch_size=16, width=8, input_size=32, learning_rate=0.01, autocast=False)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def _erased_scores(classifier: Classifier, column: int, features: Vector, labels
 
 def _drops_by_chance(classifier: Classifier, column: int, features: Vector, labels: Vector, made: NDArray[np.intp],
                      learns: NDArray[np.bool_], rng: np.random.Generator) -> float:
-    """95th percentile of the AUROC's loss when origins are dealt out anew among films with the same label: any direction costs something."""
+    """95th percentile of the AUROC's loss when origins are dealt out anew among films with one label: any direction costs something."""
     asked = ~learns & (made == 0) & ~np.isnan(labels)
     if min((labels[asked] == value).sum() for value in (0, 1)) < 2:
         return 0.0
