@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -164,7 +164,7 @@ def adversarial_parts(films: Films, judge: CrossFit, fold: int) -> Vector:
     classifier, top = judge.classifiers[fold], np.iinfo(films.images.dtype).max
     grey = films.images.astype(np.float64) / top
     smooth = ndimage.median_filter(grey, size=(1, 3, 3))
-    smoothed: FilmArray = (smooth * top).round().astype(films.images.dtype)
+    smoothed = cast(FilmArray, (smooth * top).round().astype(films.images.dtype))
     before, after = (logit(classifier.predict(images).clip(1e-4, 1 - 1e-4)) for images in (films.images, smoothed))
     squeezed = np.abs(before - after).max(axis=1)
     detail, along = grey - smooth, []
