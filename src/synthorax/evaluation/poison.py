@@ -176,10 +176,14 @@ def adversarial_parts(films: Films, judge: CrossFit, fold: int) -> Vector:
 
 
 def adversarial_scores(parts: Vector, known: Vector) -> Vector:
-    """Signs of adversarial noise [N, 3] as one number, [N]: each in units of its spread over clean films, `known` [M, 3], if above them."""
+    """Signs of adversarial noise [N, 3] as one number, [N]: the largest, each in units of what clean films, `known` [M, 3], rarely pass.
+
+    A sum would let the sign that varies most among clean films hide the others.
+    """
     centre = np.median(known, axis=0)
     spread = 1.4826 * np.median(np.abs(known - centre), axis=0) + 1e-6
-    return np.asarray(((parts - centre) / spread).clip(0).sum(axis=1))
+    rarely = np.array([conformal_threshold(sign, FALSE_ALARM_RATE / 9) for sign in ((known - centre) / spread).T])
+    return np.asarray(((parts - centre) / spread / np.maximum(rarely, 1)).max(axis=1))
 
 
 def label_scores(trusted: Films, known: Vector, labels: NDArray[np.floating], said: Vector) -> Vector:
