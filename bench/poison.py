@@ -1,4 +1,4 @@
-"""How much planted poison is noticed in real films, and how many clean ones are accused: the figures of docs/monitoring.md.
+"""How much planted poison is noticed in real films, and how many clean ones are accused.
 
   python bench/poison.py prepared/ --out poison.json --finding Effusion
 
