@@ -12,8 +12,8 @@ from typing import Any
 
 __version__ = version("synthorax")
 
-_VERBS = ("ingest", "prepare", "train", "pack", "plan", "generate", "screen", "evaluate", "benefit", "audit", "lesion_noise", "export",
-          "export_model", "count_parameters", "recipes", "models")
+_VERBS = ("ingest", "prepare", "train", "pack", "plan", "generate", "screen", "loop", "vet", "evaluate", "benefit", "audit", "drift",
+          "lesion_noise", "export", "export_model", "count_parameters", "recipes", "models")
 _PUBLIC = {
     **{name: f"synthorax.workflow:{name}" for name in _VERBS},
     "load_model": "synthorax.steps.models:load_model",

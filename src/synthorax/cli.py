@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_module
-import os
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from synthorax.cli_checks import add_checks
+from synthorax.cli_options import Device, DeviceOption, Json, Seed, Threads, finish
 from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
@@ -21,14 +20,6 @@ app = typer.Typer(
 
 PAUSED = 75
 """exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Precision(StrEnum):
@@ -55,10 +46,6 @@ class Format(StrEnum):
     diffusers = "diffusers"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
-Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores by default.")]
 Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding name of your own; repeat for more.")]
 PerFilm = Annotated[bool, typer.Option("--patient-per-film", help="There is no patient column and nobody was filmed twice.")]
 LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it is not metadata.csv in the folder.")]
@@ -88,7 +75,7 @@ def augment(
     """The main job: learn from your films, make more of a rare finding, screen them, and prove whether they help."""
     from synthorax.main_job import augment as verb
 
-    _finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, adapt=adapt and adapt.value, recipe=recipe,
+    finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, adapt=adapt and adapt.value, recipe=recipe,
                  label_table=label_table, allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value,
                  threads=threads), json)
 
@@ -104,7 +91,7 @@ def demo(
     """The main job on drawn films of a phantom thorax: offline, in minutes on two cores."""
     from synthorax.main_job import demo as verb
 
-    _finish(verb(out=out, seed=seed, device=device.value, threads=threads), json)
+    finish(verb(out=out, seed=seed, device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax ingest CXR14/ --adapter cxr14 --out cxr14/")
@@ -121,7 +108,7 @@ def ingest(
     from synthorax.workflow import ingest as verb
 
     dataset = verb(source, adapter=adapter, out=out, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film)
-    _finish({"dataset": str(dataset.path), "films": len(dataset), "findings": list(dataset.findings),
+    finish({"dataset": str(dataset.path), "films": len(dataset), "findings": list(dataset.findings),
              "notes": [f"row {note.row}: {note.reason}" for note in dataset.notes]}, json)
 
 
@@ -146,7 +133,7 @@ def prepare(
     from synthorax.workflow import prepare as verb
 
     policy = build(LabelPolicy, {"uncertain": uncertain, "unlisted": unlisted}, where="the command line", prefix="labels")
-    _finish(verb(dataset, size=size, out=out, split=fractions_of(split), films_per_patient=films_per_patient, policy=policy,
+    finish(verb(dataset, size=size, out=out, split=fractions_of(split), films_per_patient=films_per_patient, policy=policy,
                  seed=seed, allow=allow or (), patient_per_film=patient_per_film), json)
 
 
@@ -172,7 +159,7 @@ def train(
 
     run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
                adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads)
-    _finish(run, json)
+    finish(run, json)
     if not run.finished:
         raise typer.Exit(PAUSED)
 
@@ -190,7 +177,7 @@ def pack(
     """Put trained models together, so that each enlarges the films of the one before."""
     from synthorax.workflow import pack as verb
 
-    _finish(verb(runs, out=out, guide=guide, sample=dict(setting_of(given) for given in sample or ()),
+    finish(verb(runs, out=out, guide=guide, sample=dict(setting_of(given) for given in sample or ()),
                  precision="bf16" if precision is Precision.bf16 else "fp32"), json)
 
 
@@ -208,7 +195,7 @@ def plan(
     from synthorax.workflow import plan as verb
 
     names = [name.strip() for name in balance.split(",") if name.strip()]
-    _finish(verb(prepared, balance=names, count=counts_of(count or ()), companions=companions, seed=seed, out=out), json)
+    finish(verb(prepared, balance=names, count=counts_of(count or ()), companions=companions, seed=seed, out=out), json)
 
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")
@@ -267,7 +254,7 @@ def generate(
                    guidance_from=guidance_from, guidance_to=guidance_to, autoguidance=autoguidance, image_noise=image_noise,
                    enlarging_steps=enlarging_steps,
                    batch_size=batch_size, seed=seed, device=device.value, threads=threads, **asked)
-    _finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
+    finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 
 @app.command(epilog="Example: synthorax screen synthetic/ --against prepared/ --out kept/")
@@ -276,6 +263,8 @@ def screen(
     against: Annotated[Path, typer.Option(help="Prepared folder that the generator was trained on.")],
     out: Annotated[Path, typer.Option(help="Dataset folder for the films that pass.")],
     finding: Annotated[list[str] | None, typer.Option(help="Check only this finding; repeat for more.")] = None,
+    filter: Annotated[list[str] | None, typer.Option(help="copy and finding are usual; twin, distance, outlier, entropy, or all; repeat "
+                                                          "for more.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -284,7 +273,8 @@ def screen(
     """Drop near copies of training films and films that do not show what was asked for."""
     from synthorax.workflow import screen as verb
 
-    _finish(verb(synthetic, against=against, out=out, findings=finding or (), seed=seed, device=device.value, threads=threads), json)
+    finish(verb(synthetic, against=against, out=out, findings=finding or (), filters=filter or (), seed=seed, device=device.value,
+                threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax evaluate --real prepared/ --synthetic kept/ --out report/")
@@ -303,7 +293,7 @@ def evaluate(
     """Measure synthetic films against real ones: fidelity, lesions, diversity, control, balance, robustness, privacy."""
     from synthorax.workflow import evaluate as verb
 
-    _finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, seed=seed,
+    finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, seed=seed,
                  device=device.value, threads=threads), json)
 
 
@@ -334,7 +324,7 @@ def benefit(
     config = asked_config(classifier=classifier, weights=weights, updates=updates, seeds=seeds, folds=folds, repeats=repeats,
                           positives=positives or (), more_positives=more_positives or (), seed=seed)
     report = verb(real=real, synthetic=synthetic, findings=finding, out=out, config=config, seed=seed, device=device.value, threads=threads)
-    _finish(report, json)
+    finish(report, json)
     if gate and (reasons := gate_reasons(report.dimensions["benefit"])):
         print(f"synthorax: the gate says no: {'; '.join(reasons)}", file=sys.stderr)
         raise typer.Exit(4)
@@ -361,7 +351,7 @@ def audit(
 
     report = verb(train=train, synthetic=synthetic, out=out, model=model, reference=reference, features=features, seed=seed,
                   config=AuditConfig(planted=planted, seed=seed), device=device.value, threads=threads)
-    _finish(report, json)
+    finish(report, json)
     reasons = report.dimensions["privacy"].extra["gate"]["reasons"]
     sys.stderr.writelines(f"not fit for release: {reason}\n" for reason in reasons)
     if gate and reasons:
@@ -380,7 +370,7 @@ def lesion_noise(
     """Find up to which noise level lesions can be seen, and which noise levels keep small ones."""
     from synthorax.workflow import lesion_noise as verb
 
-    _finish(verb(prepared, size=size, quantile=quantile, part=part, out=out), json)
+    finish(verb(prepared, size=size, quantile=quantile, part=part, out=out), json)
 
 
 @app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")
@@ -398,13 +388,13 @@ def export(
     if format is Format.diffusers:
         from synthorax.workflow import export_model
 
-        _finish({"out": str(export_model(source, out=out, finding=finding or ()))}, json)
+        finish({"out": str(export_model(source, out=out, finding=finding or ()))}, json)
     elif finding:
         raise UsageError("--finding is for --format diffusers; films are exported as they are")
     else:
         from synthorax.workflow import export as verb
 
-        _finish({"out": str(verb(source, format="dicom" if format is Format.dicom else "png", out=out))}, json)
+        finish({"out": str(verb(source, format="dicom" if format is Format.dicom else "png", out=out))}, json)
 
 
 @app.command(epilog="Example: synthorax recipes --json")
@@ -412,7 +402,7 @@ def recipes(json: Json = False) -> None:
     """List the recipes that ship with the package."""
     from synthorax.workflow import recipes as verb
 
-    _finish({"recipes": verb()}, json)
+    finish({"recipes": verb()}, json)
 
 
 @app.command(epilog="Example: synthorax models runs/")
@@ -423,7 +413,7 @@ def models(
     """List the models that ship with the package and the runs in a folder."""
     from synthorax.workflow import models as verb
 
-    _finish({"models": verb(*folder or ())}, json)
+    finish({"models": verb(*folder or ())}, json)
 
 
 @app.command(epilog="Example: synthorax doctor")
@@ -431,7 +421,10 @@ def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
     from synthorax.engine import describe_machine
 
-    _finish(describe_machine(), json)
+    finish(describe_machine(), json)
+
+
+add_checks(app)
 
 
 @app.callback()
@@ -456,24 +449,3 @@ def main() -> None:
         if stop.code == 130:  # what Typer makes of Ctrl-C
             print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
         raise
-
-
-def _finish(result: Any, as_json: bool) -> None:
-    """Print what a verb returned: its own text, or one JSON object; of several processes only the first one speaks."""
-    if int(os.environ.get("RANK", 0)):
-        return
-    facts: Callable[[], dict[str, Any]] | None = getattr(result, "to_dict", None)
-    if as_json:
-        print(json_module.dumps(facts() if facts is not None else result, default=str))
-    elif isinstance(result, dict):
-        for key, value in result.items():
-            if isinstance(value, list) and value and isinstance(value[0], dict):
-                print("\n".join("  ".join(f"{name} {_words(part)}" for name, part in row.items()) for row in value))
-            else:
-                print(f"{key}: {'none' if value == [] else _words(value)}")
-    else:
-        print(result)
-
-
-def _words(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value

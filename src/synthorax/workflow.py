@@ -25,8 +25,11 @@ from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
 from synthorax.evaluation.benefit_design import seen_by_generator
+from synthorax.evaluation.drift import Drift, drift_between
+from synthorax.evaluation.drift_page import drift_page
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import evaluate_films
+from synthorax.evaluation.poison import PoisonConfig
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
@@ -44,6 +47,7 @@ from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
 from synthorax.steps.generate import BATCH_SIZE, check_settings, generate_films
+from synthorax.steps.loop import Loop, LoopConfig, run_loop
 from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models import PathLike, source_of
 from synthorax.steps.pack import pack_cascade
@@ -52,6 +56,7 @@ from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
 from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
+from synthorax.steps.vet import VettedSet, vet_dataset
 from synthorax.types import Films, LabelPolicy, Masks, Study
 
 
@@ -202,12 +207,55 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
 
 
 def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
-           seed: int = 0, device: Device = "auto", threads: int | None = None) -> Screened:
+           filters: Sequence[str] = (), seed: int = 0, device: Device = "auto", threads: int | None = None) -> Screened:
     """Drop near copies and films that do not show what was asked for; see `steps.screen.screen_films`."""
     made, prepared = _dataset(synthetic), _prepared(against)
     names = [canonical(name, allow=prepared.findings) for name in findings]
     with started(device=device, threads=threads, seed=seed), progress("screen") as report:
-        return screen_films(made, prepared, out=Path(out), findings=names, seed=seed, report=report)
+        return screen_films(made, prepared, out=Path(out), findings=names, filters=filters, seed=seed, report=report)
+
+
+def loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike, config: LoopConfig | None = None,
+         seed: int = 0, device: Device = "auto", threads: int | None = None) -> Loop:
+    """Make films, train a classifier with them, and let its errors on validation patients say what to make next; see `steps.loop.run_loop`.
+
+    >>> loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
+    """
+    source, spec, settings = source_of(model)
+    prepared = _prepared(real)
+    names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
+    with started(device=device, threads=threads, seed=seed) as engine, progress("loop") as report:
+        _module(source.model).to(engine.device)
+
+        def make(plan: Plan, folder: Path) -> Dataset:
+            return generate_films(source, plan.heard_by(spec), out=folder, settings=settings, engine=engine)
+
+        return run_loop(make, prepared, findings=names, out=Path(out), config=config or LoopConfig(seed=seed), maker=source.digest,
+                        report=report)
+
+
+def vet(suspects: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, drop: bool = False, seed: int = 0,
+        device: Device = "auto", threads: int | None = None) -> VettedSet:
+    """Flag films that would poison a training: triggers, adversarial noise, wrong labels; see `steps.vet.vet_dataset`."""
+    with started(device=device, threads=threads, seed=seed), progress("vet") as report:
+        return vet_dataset(_dataset(suspects), _prepared(against), out=Path(out), drop=drop, config=PoisonConfig(seed=seed), report=report)
+
+
+def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features: str = "efficientnet-lite0", size: int = 128,
+          seed: int = 0, device: Device = "auto", threads: int | None = None) -> Drift:
+    """Compare two folders of films, dataset folders or prepared ones; writes report.json and report.html. See `drift.drift_between`."""
+    folders = [Path(folder) for folder in (old, new)]
+    prepared = [Prepared.load(folder) if (folder / "prepared.json").exists() else None for folder in folders]
+    size = min([size, *(part.size for part in prepared if part is not None)])
+    earlier = prepared[0].films(size=size) if prepared[0] is not None else load_films(read_dataset(folders[0]), size=size)
+    later = (prepared[1].films(size=size) if prepared[1] is not None else
+             load_films(read_dataset(folders[1]), size=size, findings=earlier.findings))
+    with started(device=device, threads=threads, seed=seed), progress("drift"):
+        found = drift_between(earlier, later, features=load_features(features, train=earlier, seed=seed), seed=seed)
+    if out is not None:
+        write_json(Path(out) / "report.json", found.to_dict())
+        write_atomic(Path(out) / "report.html", drift_page(found))
+    return found
 
 
 def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,

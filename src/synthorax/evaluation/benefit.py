@@ -34,6 +34,7 @@ from synthorax.evaluation.benefit_design import (
 )
 from synthorax.evaluation.benefit_protocol import DECLARED, PLAIN, Arm, BenefitConfig
 from synthorax.evaluation.benefit_training import Job, Progress, first, shuffled, train_jobs
+from synthorax.evaluation.leaning import origin_leaning
 from synthorax.evaluation.learning_curve import curve_jobs, learning_curve
 from synthorax.evaluation.report import Dimension
 from synthorax.evaluation.statistics import delong_interval
@@ -52,7 +53,8 @@ class BenefitResult:
     skipped: tuple[Mapping[str, str], ...]
     """`finding` and `reason`"""
     shortcut_probe: Mapping[str, Any] | None = None
-    """AUROC of a classifier told to tell synthetic from real; near 1, origin can stand in for a finding"""
+    """AUROC of a classifier told to tell synthetic from real, near 1 where origin could stand in for a finding; and under `leaning`
+    whether it does, see `leaning.origin_leaning`"""
     learning_curve: tuple[Mapping[str, Any], ...] = ()
     """by finding: both arms and their difference at each number of real positive films"""
 
@@ -123,6 +125,8 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
         entries.append(entry | {"gate": gate_of(entry, config)})
     curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
     probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
+    if probe is not None and not config.is_screen:
+        probe["leaning"] = origin_leaning(real_train, real_test, synthetic, findings=tested, config=config.classifier, seed=config.seed)
     return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve)
 
 

@@ -22,6 +22,8 @@ class CrossFit:
     out_of_fold: NDArray[np.float64]
     """[N, K] probabilities for the training films, each from the classifier that did not see its patient"""
     findings: tuple[str, ...]
+    part: NDArray[np.intp]
+    """[N] which classifier has not seen the training film's patient"""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ def cross_fit(films: Films, *, config: ClassifierConfig, folds: int = 3, seed: i
         classifiers.append(classifier)
         if progress is not None:
             progress(fold + 1, folds)
-    return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=films.findings)
+    return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=films.findings, part=part)
 
 
 def patient_folds(patients: Sequence[str] | NDArray[np.str_], *, folds: int, seed: int) -> NDArray[np.intp]:

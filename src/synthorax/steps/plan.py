@@ -20,7 +20,8 @@ from synthorax.steps.plan_row import PlanRow
 from synthorax.steps.plan_table import columns_of, read_rows, write_rows
 from synthorax.types import Films, Stated
 
-__all__ = ["FEWEST_FILMS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "plan_like", "read_plan", "repeated", "simple_plan"]
+__all__ = ["FEWEST_FILMS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "plan_like", "read_plan", "repeated", "row_like",
+           "simple_plan"]
 
 FEWEST_FILMS = 5
 
@@ -144,6 +145,11 @@ def _check_finding(train: Films, finding: str) -> None:
 def _row(train: Films, donors: np.ndarray[Any, np.dtype[np.intp]], *, seed: int, rng: np.random.Generator) -> PlanRow:
     """Labels of one real film among `donors`, view, sex and age of another; ages within five years of the donor's."""
     film, person = (int(rng.choice(donors)) for _ in range(2))
+    return row_like(train, film=film, person=person, seed=seed, rng=rng)
+
+
+def row_like(train: Films, *, film: int, person: int, seed: int, rng: np.random.Generator) -> PlanRow:
+    """A row with the labels of one training film, and view, sex and nearly the age of another (or the same)."""
     meaning = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT}
     labels = {name: meaning[float(value)] for name, value in zip(train.findings, train.labels[film], strict=True)
               if name != NO_FINDING and float(value) in meaning}

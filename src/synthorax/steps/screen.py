@@ -21,9 +21,10 @@ from synthorax.evaluation.statistics import delong_interval
 from synthorax.files import write_atomic
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
-from synthorax.privacy.copies import CopyCheck, CopyDetector
+from synthorax.privacy.copies import CopyDetector
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
+from synthorax.steps.screen_filters import REJECTION_RATE, chosen_filters, twins, unusual_films
 from synthorax.types import Films
 
 SENSITIVITY = 0.8
@@ -60,6 +61,8 @@ class Screened:
     checks: tuple[FindingCheck, ...]
     copies: dict[str, Any]
     judges: tuple[dict[str, str], ...]
+    filters: tuple[str, ...] = ()
+    """those of `screen_filters.FILTERS` that were on"""
 
     def __str__(self) -> str:
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) or "none dropped"
@@ -68,53 +71,73 @@ class Screened:
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, thresholds and judges, JSON-ready."""
-        return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "copies": self.copies,
-                "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
+        return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "filters": list(self.filters),
+                "copies": self.copies, "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
 
 
-def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (), seed: int = 0,
-                 classifier: ClassifierConfig | None = None, report: Report = quiet) -> Screened:
+def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
+                 filters: Sequence[str] = (), seed: int = 0, classifier: ClassifierConfig | None = None, judge: CrossFit | None = None,
+                 report: Report = quiet) -> Screened:
     """Write the films that pass to `out`, a dataset folder with dropped.csv beside its table.
 
     Copies: nearest training film, threshold calibrated on real held-out films (`privacy.copies`). Findings: the requested ones,
     or only `findings`, judged by classifiers cross-fitted on the real training films; a check is used only where these tell real
-    films with and without the finding apart, and its thresholds are quantiles of their scores on real films. Raises InputError
-    if `out` exists or nothing passes.
+    films with and without the finding apart, and its thresholds are quantiles of their scores on real films. `filters` are names in
+    `screen_filters.FILTERS`, by default the usual ones. `judge` is one that was cross-fitted on the same training films before. Raises
+    InputError if `out` exists or nothing passes.
     """
+    chosen = chosen_filters(filters)
     if out.exists() and any(out.iterdir()):
         raise InputError("is not empty", file=out, remedy="choose another --out")
     size = common_size(synthetic, prepared)
     real, held_out = prepared.films("train", size=size), _held_out(prepared, size=size)
     films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
-    judge = cross_fit(real, config=classifier or ClassifierConfig(augment="classic"), seed=seed,
-                      progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
-    checks = finding_checks(real, judge, findings or _requested(films))
+    judge = judge or screening_judge(real, config=classifier, seed=seed, report=report)
+    checks = finding_checks(real, judge, findings or _requested(films)) if "finding" in chosen else []
     detector = CopyDetector.fit(real.images, held_out, false_alarm_rate=FALSE_ALARM_RATE)
     copies = detector.check(films.images)
     scores = judge.predict(films.images)
+    repeats = twins(films.images, real) if "twin" in chosen else None
+    unusual = unusual_films(real, judge, films, filters=chosen)
     report(0.9, "writing")
 
-    rows, kept = [], []
+    rows, kept, passed = [], [], set[int]()
     for number, study in enumerate(films.studies):
-        reason, value, threshold = _why_dropped(number, films, scores, checks, judge, copies, detector)
+        reason, value, threshold, twin = "", 0.0, 0.0, ""
+        if "copy" in chosen and copies.is_copy[number]:
+            reason, value, threshold = "near copy", float(copies.similarity[number]), detector.threshold
+            twin = real.studies[int(copies.nearest_index[number])].file_name
+        elif repeats is not None and repeats[0][number] in passed:
+            reason, value, threshold = f"repeats {films.studies[repeats[0][number]].file_name}", float(repeats[1][number]), repeats[2]
+        else:
+            reason, value, threshold = _finding_missed(number, films, scores, checks, judge)
+        if not reason and (rare := [one for one in unusual if one.p[number] <= REJECTION_RATE]):
+            strangest = min(rare, key=lambda one: float(one.p[number]))
+            reason, value, threshold = strangest.reason, float(strangest.p[number]), REJECTION_RATE
         if reason:
-            twin = real.studies[int(copies.nearest_index[number])].file_name if reason == "near copy" else ""
             rows.append({"file_name": study.file_name, "plan_row": study.extra.get("plan_row", ""), "reason": reason,
                          "value": f"{value:.4f}", "threshold": f"{threshold:.4f}", "training_film": twin})
         else:
+            passed.add(number)
             kept.append(replace(study, split="train"))
+    reasons = dict(Counter("repeats an earlier film" if row["reason"].startswith("repeats ") else row["reason"] for row in rows))
     if not kept:
-        raise InputError(f"none of the {len(films)} synthetic films passed ({dict(Counter(row['reason'] for row in rows))})",
+        raise InputError(f"none of the {len(films)} synthetic films passed ({reasons})",
                          file=synthetic.path, remedy="train the generator for longer")
     judges = ({"name": judge.name, "digest": judge.digest},)
-    reasons = dict(Counter(row["reason"] for row in rows))
-    screening = {"seen": len(films), "kept": len(kept), "reasons": reasons,
+    screening = {"seen": len(films), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
                  "not_checked": {check.finding: check.reason for check in checks if not check.used}}
     _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
     facts = {"threshold": detector.threshold, "held_out_films": detector.calibration.num_films,
              "false_alarm_rate": detector.calibration.rate}
     return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks),
-                    copies=facts, judges=judges)
+                    copies=facts, judges=judges, filters=chosen)
+
+
+def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:
+    """The judge of the findings, cross-fitted on real training films."""
+    return cross_fit(real, config=config or ClassifierConfig(augment="classic"), seed=seed,
+                     progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
 
 
 def finding_checks(real: Films, judge: CrossFit, findings: Sequence[str]) -> list[FindingCheck]:
@@ -157,11 +180,9 @@ def _requested(films: Films) -> list[str]:
     return [name for name in films.findings if name != NO_FINDING and (films.column(name) == 1).any()]
 
 
-def _why_dropped(number: int, films: Films, scores: NDArray[np.float64], checks: Sequence[FindingCheck], judge: CrossFit,
-                 copies: CopyCheck, detector: CopyDetector) -> tuple[str, float, float]:
-    """Reason, value and threshold for one film; an empty reason if it passes."""
-    if copies.is_copy[number]:
-        return "near copy", float(copies.similarity[number]), detector.threshold
+def _finding_missed(number: int, films: Films, scores: NDArray[np.float64], checks: Sequence[FindingCheck],
+                    judge: CrossFit) -> tuple[str, float, float]:
+    """Reason, value and threshold for one film; an empty reason if the judge sees what was asked for."""
     for check in checks:
         asked, score = films.column(check.finding)[number], float(scores[number, judge.findings.index(check.finding)])
         if check.used and asked == 1 and score < check.present_above:

@@ -1,0 +1,191 @@
+"""Filters of screening that ask how unusual a film is, each with a threshold that real films set and a stated rate of false rejections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import LocalOutlierFactor
+
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.errors import UsageError, nearest
+from synthorax.judges.classifier import Classifier
+from synthorax.judges.cross_fit import CrossFit
+from synthorax.judges.fitting import FilmArray
+from synthorax.judges.look import look_of
+from synthorax.privacy.copies import conformal_threshold
+from synthorax.privacy.registration import local_contrast
+from synthorax.types import Films
+
+FILTERS = {
+    "copy": "near copy of a training film",
+    "twin": "near copy of an earlier synthetic film",
+    "finding": "the judge does not see what was asked for, or sees what was not",
+    "distance": "far from the real films that show what was asked for",
+    "outlier": "in a place where real films are thin (local outlier factor)",
+    "entropy": "the judge cannot make up its mind about it",
+}
+USUAL = ("copy", "finding")
+"""filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
+REJECTION_RATE = 0.02
+"""part of real films that each of distance, outlier and entropy may reject"""
+TWIN_RATE = 0.01
+"""part of real films of other patients that may be called twins"""
+TWIN_GRID_PX = 32
+NEIGHBOURS = 5
+OUTLIER_NEIGHBOURS = 20
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unusual:
+    """What one filter says of each film."""
+
+    reason: str
+    p: Vector
+    """[M] how rarely a real film is as unusual; the film is rejected at or below the filter's rate"""
+
+
+def chosen_filters(names: Sequence[str]) -> tuple[str, ...]:
+    """The filters by name, `USUAL` if none is named and all for `all`; an unknown name is an error that lists the choices."""
+    if not names:
+        return USUAL
+    if "all" in names:
+        return tuple(FILTERS)
+    for name in names:
+        if name not in FILTERS:
+            raise UsageError(f"unknown filter '{name}'; {nearest(name, (*FILTERS, 'all'))}")
+    return tuple(name for name in FILTERS if name in names)
+
+
+def unusual_films(real: Films, judge: CrossFit, films: Films, *, filters: Sequence[str]) -> list[Unusual]:
+    """What those of distance, outlier and entropy that are among `filters` say of synthetic films.
+
+    `judge` was cross-fitted on `real`, so every real film is held out for one of its classifiers. A film's p is that of cross-conformal
+    prediction (Vovk 2015, Eq. 11): each real film is compared with it under the classifier that saw neither.
+    """
+    found = []
+    if "entropy" in filters:
+        new = np.stack([_entropy(classifier.predict(films.images)) for classifier in judge.classifiers])
+        found.append(Unusual(reason="the judge is undecided", p=cross_conformal(_entropy(judge.out_of_fold), judge.part, new)))
+    if not {"distance", "outlier"} & set(filters):
+        return found
+    look, look_made = look_of(real.images), look_of(films.images)
+    rooms = [_Room.of(real, look, judge, fold) for fold in range(len(judge.classifiers))]
+    made = [room.place(films.images, look_made) for room in rooms]
+    if "distance" in filters:
+        found += _distances(real, judge, films, rooms, made)
+    if "outlier" in filters:
+        scores, judged = np.empty(len(real)), list[Vector]()
+        for fold, room in enumerate(rooms):
+            lof = LocalOutlierFactor(n_neighbors=min(OUTLIER_NEIGHBOURS, len(room.others) - 1), novelty=True).fit(room.others)
+            scores[judge.part == fold] = -lof.score_samples(room.own)
+            judged.append(-lof.score_samples(made[fold]))
+        found.append(Unusual(reason="unlike any real film (local outlier factor)", p=cross_conformal(scores, judge.part, np.stack(judged))))
+    return found
+
+
+def cross_conformal(known: Vector, part: NDArray[np.intp], new: Vector) -> Vector:
+    """p of new films, [M]: the share of held-out films that are at least as unusual, the new film counted among them.
+
+    `known` [N] are the held-out films' scores, film i by the model of its part, and `new` [folds, M] those of new films by every model.
+
+    >>> cross_conformal(np.arange(9.0), np.zeros(9, int), np.array([[100.0, -1.0]])).tolist()
+    [0.1, 1.0]
+    """
+    at_least = np.zeros(new.shape[1])
+    for fold in range(len(new)):
+        own = np.sort(known[part == fold])
+        at_least += len(own) - np.searchsorted(own, new[fold], side="left")
+    return np.asarray((1 + at_least) / (1 + len(known)))
+
+
+def twins(films: FilmArray, real: Films, *, rate: float = TWIN_RATE) -> tuple[NDArray[np.intp], Vector, float]:
+    """For each film the earlier film that it repeats, or -1; how alike it is to the earlier ones; and the likeness above which it does.
+
+    Likeness is the correlation of local contrast. The threshold is the likeness that a real film has
+    to the nearest of as many films of other patients with a chance of `rate` only.
+    """
+    made, known = (_contrast(images) for images in (films, real.images))
+    patients = real.patients()
+    among = np.random.default_rng(0).permutation(len(real))[: len(films)]
+    likeness = known @ known[among].T
+    likeness[patients[:, None] == patients[among][None]] = -1
+    threshold = conformal_threshold(likeness.max(axis=1), rate)
+    earlier = np.tril(made @ made.T, -1) + np.triu(np.full((len(made), len(made)), -1.0))
+    best = earlier.max(axis=1)
+    return np.where(best > threshold, earlier.argmax(axis=1), -1).astype(np.intp), best, threshold
+
+
+def _contrast(images: FilmArray) -> Vector:
+    flat = local_contrast(images, grid=TWIN_GRID_PX).flatten(1).double().numpy()
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Room:
+    """One classifier's features and the look of the film, standardised so that each of the two has half of the variance."""
+
+    classifier: Classifier
+    mean: Vector
+    scale: Vector
+    own: Vector
+    """training films that the classifier has not seen"""
+    others: Vector
+    """those that it has seen"""
+    rows: NDArray[np.intp]
+    """of the latter among all training films"""
+
+    @classmethod
+    def of(cls, real: Films, look: Vector, judge: CrossFit, fold: int) -> _Room:
+        seen = judge.classifiers[fold].features(real.images)
+        raw, rest = np.concatenate([seen, look], axis=1), judge.part != fold
+        size = np.sqrt([seen.shape[1]] * seen.shape[1] + [look.shape[1]] * look.shape[1])
+        mean, scale = raw[rest].mean(axis=0), (raw[rest].std(axis=0) + 1e-6) * size
+        placed = (raw - mean) / scale
+        return cls(classifier=judge.classifiers[fold], mean=mean, scale=scale, own=placed[~rest], others=placed[rest],
+                   rows=np.flatnonzero(rest))
+
+    def place(self, images: FilmArray, look: Vector) -> Vector:
+        """Films [M, S, S] with their look [M, L], in the room's coordinates."""
+        return np.asarray((np.concatenate([self.classifier.features(images), look], axis=1) - self.mean) / self.scale)
+
+
+def _distances(real: Films, judge: CrossFit, films: Films, rooms: Sequence[_Room], made: Sequence[Vector]) -> list[Unusual]:
+    """Mean distance to the nearest real films of each requested finding; films that ask for none are held against those with none."""
+    found = []
+    for name, shown, asked in _kinds(real, films):
+        counts = [int(shown[room.rows].sum()) for room in rooms]
+        if not asked.any() or min(counts) < NEIGHBOURS or (shown.sum() + 1) * REJECTION_RATE < 1:
+            continue  # so few real films set no threshold
+        known, new = np.empty(int(shown.sum())), []
+        for fold, room in enumerate(rooms):
+            reference = room.others[shown[room.rows]]
+            known[judge.part[shown] == fold] = _nearness(room.own[shown[judge.part == fold]], reference)
+            new.append(_nearness(made[fold][asked], reference))
+        p = np.ones(len(films))
+        p[asked] = cross_conformal(known, judge.part[shown], np.stack(new))
+        found.append(Unusual(reason=f"far from real films {name}", p=p))
+    return found
+
+
+def _kinds(real: Films, films: Films) -> list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """What real films can show, by name: which of them do, [N], and which synthetic films were asked for it, [M]."""
+    names = [name for name in real.findings if name != NO_FINDING]
+    columns = [real.findings.index(name) for name in names]
+    kinds = [(f"with {name}", real.column(name) == 1, films.column(name) == 1) for name in names]
+    return [*kinds, ("without a finding", ~(real.labels[:, columns] == 1).any(axis=1), ~(films.labels[:, columns] == 1).any(axis=1))]
+
+
+def _nearness(films: Vector, reference: Vector) -> Vector:
+    squared = (films**2).sum(axis=1)[:, None] + (reference**2).sum(axis=1)[None] - 2 * films @ reference.T
+    return np.asarray(np.sqrt(np.sort(squared.clip(0), axis=1)[:, :NEIGHBOURS]).mean(axis=1))
+
+
+def _entropy(probabilities: Vector) -> Vector:
+    """Sum over findings of the entropy of a judge's answers [N, K], in bits."""
+    p = probabilities.clip(1e-9, 1 - 1e-9)
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum(axis=1))

@@ -1,0 +1,96 @@
+"""Vet: flag films that would poison a training, say why, and leave a folder without them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from synthorax.data.dataset import Dataset, copy_files, write_facts, write_table
+from synthorax.data.prepared import Prepared, load_films
+from synthorax.data.tables import table_bytes
+from synthorax.errors import InputError
+from synthorax.evaluation.poison import FALSE_ALARM_RATE, REASONS, PoisonConfig, Vetted, vet_films
+from synthorax.files import write_atomic, write_json
+from synthorax.progress import Report, quiet
+from synthorax.steps.plan import STATED_ONLY
+from synthorax.steps.screen import common_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VettedSet:
+    """How many films were flagged, and for what."""
+
+    num_films: int
+    num_flagged: int
+    reasons: dict[str, int]
+    thresholds: dict[str, float]
+    false_alarms: dict[str, Any]
+    judges: tuple[dict[str, str], ...]
+    table: Path
+    clean: Path | None = None
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether more films are flagged than the rate of false alarms explains (binomial, one-sided, p below 0.01)."""
+        return bool(binomtest(self.num_flagged, self.num_films, FALSE_ALARM_RATE, alternative="greater").pvalue < 0.01)
+
+    def __str__(self) -> str:
+        why = ", ".join(f"{count} {name}" for name, count in self.reasons.items()) or "nothing suspect"
+        return (f"flagged {self.num_flagged} of {self.num_films} films ({why}); of {self.false_alarms['films']} films trusted to be clean "
+                f"{self.false_alarms['value']:.1%} would be\ntable  {self.table}") + (f"\nclean  {self.clean}" if self.clean else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts, thresholds and judges, JSON-ready."""
+        return {"films": self.num_films, "flagged": self.num_flagged, "reasons": self.reasons, "thresholds": self.thresholds,
+                "false_alarms": self.false_alarms, "judges": list(self.judges), "table": str(self.table),
+                "clean": str(self.clean) if self.clean else None}
+
+
+def vet_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool = False, config: PoisonConfig | None = None,
+                report: Report = quiet) -> VettedSet:
+    """Hold a dataset folder of synthetic or new real films against training films that are trusted to be clean; see `vet_films`.
+
+    Leaves flagged.csv and vet.json in `out`, and with `drop` a dataset folder `out`/clean without the flagged films. Raises InputError if
+    `out` is not empty or `drop` would leave nothing.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError("is not empty", file=out, remedy="choose another --out")
+    size = common_size(suspects, prepared)
+    trusted = prepared.films("train", size=size)
+    policy = STATED_ONLY if suspects.facts.get("synthetic") else prepared.policy
+    films = load_films(suspects, size=size, findings=trusted.findings, policy=policy)
+    report(0.1, "judging")
+    vetted = vet_films(films, trusted, config=config)
+    flagged = vetted.flagged
+    rows = [_row(films.studies[row].file_name, vetted, row) for row in range(len(films)) if flagged[row]]
+    columns = ("file_name", "reasons", *(f"{name}{what}" for name in REASONS for what in ("_score", "_threshold")))
+    clean = out / "clean" if drop else None
+    if clean is not None:
+        kept = [study for study, bad in zip(suspects.studies, flagged, strict=True) if not bad]
+        if not kept:
+            raise InputError(f"all {len(films)} films were flagged", file=suspects.path,
+                             remedy="look at flagged.csv without --drop: perhaps they are of another kind than the trusted films")
+        for study in kept:
+            copy_files(study, source=suspects.path, out=clean)
+        write_table(clean, kept)
+        inherited = {key: value for key, value in suspects.facts.items()
+                     if key not in ("name", "synthetic", "num_images", "num_patients", "digest", "tool")}
+        judges = [*inherited.pop("judges", ()), *vetted.judges]
+        write_facts(clean, name=suspects.name, studies=kept, synthetic=bool(suspects.facts.get("synthetic")),
+                    extra={**inherited, "judges": judges})
+    write_atomic(out / "flagged.csv", table_bytes(columns, rows))
+    counts = Counter(name for row in range(len(films)) for name in vetted.reasons(row))
+    told = VettedSet(num_films=len(films), num_flagged=int(flagged.sum()), reasons=dict(counts), thresholds=vetted.thresholds,
+                     false_alarms=vetted.false_alarms, judges=vetted.judges, table=out / "flagged.csv")
+    write_json(out / "vet.json", told.to_dict() | {"clean": str(clean) if clean else None})
+    return replace(told, clean=clean)
+
+
+def _row(file_name: str, vetted: Vetted, row: int) -> dict[str, str]:
+    scores = {f"{name}_score": f"{vetted.scores[name][row]:.4f}" for name in REASONS}
+    thresholds = {f"{name}_threshold": f"{vetted.thresholds[name]:.4f}" for name in REASONS}
+    return {"file_name": file_name, "reasons": "; ".join(REASONS[name] for name in vetted.reasons(row)), **scores, **thresholds}
