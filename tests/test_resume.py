@@ -30,8 +30,8 @@ SETTINGS = {
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
     "vq-vae": ("train.steps=24", "train.checkpoint_every=2", "objective.autoencoder_steps=6"),  # whose turn it is follows from the past
 }
-QUICKLY_WRITTEN = ("code-encoder", "diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian", "soft-intro-vae", "aae",
-                   "vae-gan", "vq-gan", "vq-vae")
+QUICKLY_WRITTEN = ("code-encoder", "diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian",
+                   "soft-intro-vae", "aae", "vae-gan", "vq-gan", "vq-vae")
 """families whose files are so small that a kill inside a write may come just after it"""
 
 
