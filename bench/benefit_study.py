@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--negatives", type=int, default=9, help="real films without the finding for each with it, at most")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--label-guidance", type=float, default=None, help="weight of guidance by the labels; otherwise the model's own")
+    parser.add_argument("--steps", type=int, default=None, help="of the sampler; otherwise the model's own")
     parser.add_argument("--updates", type=int, default=ClassifierConfig().updates)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=available_cores())
@@ -78,7 +79,7 @@ def main() -> int:
         if not any(study.site == task.site for study in prepared.studies) or task.finding not in prepared.findings:
             raise SystemExit(f"no film of the site '{task.site}' states '{task.finding}'")
     claim = {"prepared": prepared.digest, "model": sha256(weights_of(options.model)), "negatives": options.negatives,
-             "label_guidance": options.label_guidance, "updates": options.updates, "seeds": options.seeds}
+             "label_guidance": options.label_guidance, "steps": options.steps, "updates": options.updates, "seeds": options.seeds}
     kept = options.out / "claim.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != claim:
         raise SystemExit(f"{options.out} holds a study with other films or options; choose another --out")
@@ -117,8 +118,9 @@ def made_films(train: Films, task: Task, options: argparse.Namespace, *, most: i
         rows = [replace(row, site=task.site) for value in (1.0, 0.0)
                 for row in plan_like(train.take(np.flatnonzero(train.column(task.finding) == value)), num=half,
                                      seed=derive(0, "study", task.name, str(value))).rows]
-        guidance = {} if options.label_guidance is None else {"part_guidance": {"labels": options.label_guidance}}
-        sx.generate(options.model, Plan(rows=tuple(rows)), out=folder, threads=options.threads, **guidance)
+        guidance = None if options.label_guidance is None else {"labels": options.label_guidance}
+        sx.generate(options.model, Plan(rows=tuple(rows)), out=folder, threads=options.threads, part_guidance=guidance,
+                    steps=options.steps)
     return load_films(read_dataset(folder, allow=train.findings), size=train.images.shape[1], findings=train.findings, policy=STATED_ONLY)
 
 
