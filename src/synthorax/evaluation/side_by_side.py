@@ -14,8 +14,10 @@ from synthorax.evaluation.diversity import ms_ssim_scores, neighbour_scores
 from synthorax.evaluation.fidelity import fid_score, kid_score
 from synthorax.evaluation.over_seeds import number
 from synthorax.evaluation.requests import controllability
+from synthorax.evaluation.resampling import counted_bootstrap, counted_gain
+from synthorax.evaluation.sampling import Z_95
 from synthorax.evaluation.sides import RealFilms, Seen, Vectors
-from synthorax.evaluation.statistics import delong
+from synthorax.evaluation.statistics import auroc
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 from synthorax.judges.features import FeatureSpace
 from synthorax.privacy.copies import CopyDetector, FalseAlarms
@@ -101,22 +103,24 @@ def near_copies(detector: CopyDetector, alarms: FalseAlarms, images: NDArray[np.
 def downstream(learned: Films, made: Films | None, test: Films, *, finding: str, config: ClassifierConfig, seed: int) -> Record:
     """What a classifier gains on real films of unseen patients when made films join the real ones that the generator had.
 
-    Both classifiers take equally many updates. `made` is None for a generator that cannot be asked for the finding.
+    Both classifiers take equally many updates. The interval is over patients drawn anew. `made` is None for a generator that cannot be asked for the finding.
     """
     if made is None:
         return {"skipped": "cannot be asked, so its films have no labels"}
-    column, known = learned.findings.index(finding), ~np.isnan(test.column(finding))
+    known = ~np.isnan(test.column(finding))
     said = []
     for parts in ((learned,), (learned, made)):
         classifier = train_classifier(np.concatenate([part.images for part in parts]),
-                                      np.concatenate([part.labels[:, column : column + 1] for part in parts]),
+                                      np.concatenate([part.column(finding) for part in parts])[:, None],
                                       findings=[finding], config=config, seed=seed)
         said.append(classifier.predict(test.images[known])[:, 0])
+    labels = test.column(finding)[known].astype(int)
     try:
-        found = delong(test.column(finding)[known].astype(int), *said)
+        gain = counted_bootstrap(labels, np.stack(said, axis=1), test.patients()[known], counted_gain)
     except InputError as error:
         return {"skipped": str(error)}
-    return {"value": found.difference, "error": found.standard_error, "real alone": found.auc_a, "with made films": found.auc_b}
+    return {"value": gain.value, "error": (gain.high - gain.low) / (2 * Z_95), "real alone": auroc(labels, said[0]),
+            "with made films": auroc(labels, said[1])}
 
 
 def _distribution(yardstick: Yardstick, vectors: Vectors) -> Sequence[Score]:
