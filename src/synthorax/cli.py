@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_module
-import os
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from synthorax.cli_compare import compare
+from synthorax.cli_options import Device, DeviceOption, Json, Seed, Threads
+from synthorax.cli_options import finish as _finish
 from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
@@ -21,14 +21,6 @@ app = typer.Typer(
 
 PAUSED = 75
 """exit code of a training that `--pause-after` ended: not wrong, not done (EX_TEMPFAIL of sysexits.h)"""
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Precision(StrEnum):
@@ -55,10 +47,6 @@ class Format(StrEnum):
     diffusers = "diffusers"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
-Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores by default.")]
 Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding name of your own; repeat for more.")]
 PerFilm = Annotated[bool, typer.Option("--patient-per-film", help="There is no patient column and nobody was filmed twice.")]
 LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it is not metadata.csv in the folder.")]
@@ -383,6 +371,9 @@ def lesion_noise(
     _finish(verb(prepared, size=size, quantile=quantile, part=part, out=out), json)
 
 
+app.command(epilog="Example: synthorax compare edm-64 vae-64 dcgan-64 --data prepared/ --budget 10m --out comparison/")(compare)
+
+
 @app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")
 def export(
     source: Annotated[Path, typer.Argument(help="Dataset folder; for diffusers a run folder or model file.")],
@@ -456,24 +447,3 @@ def main() -> None:
         if stop.code == 130:  # what Typer makes of Ctrl-C
             print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
         raise
-
-
-def _finish(result: Any, as_json: bool) -> None:
-    """Print what a verb returned: its own text, or one JSON object; of several processes only the first one speaks."""
-    if int(os.environ.get("RANK", 0)):
-        return
-    facts: Callable[[], dict[str, Any]] | None = getattr(result, "to_dict", None)
-    if as_json:
-        print(json_module.dumps(facts() if facts is not None else result, default=str))
-    elif isinstance(result, dict):
-        for key, value in result.items():
-            if isinstance(value, list) and value and isinstance(value[0], dict):
-                print("\n".join("  ".join(f"{name} {_words(part)}" for name, part in row.items()) for row in value))
-            else:
-                print(f"{key}: {'none' if value == [] else _words(value)}")
-    else:
-        print(result)
-
-
-def _words(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value

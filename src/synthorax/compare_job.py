@@ -29,9 +29,9 @@ from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, describe_machine, started
 from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
+from synthorax.evaluation.sheets import png_bytes
 from synthorax.evaluation.side_by_side import Yardstick, downstream, measured, near_copies, real_reference
 from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
-from synthorax.evaluation.sheets import png_bytes
 from synthorax.evaluation.sides import RealFilms
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.classifier import ClassifierConfig
@@ -84,8 +84,9 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
     """Train recipes on the same films, for the same `budget` or number of films drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real films. What was finished is kept in `out`, and the same
-    call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many films that each seed draws, smaller
-    numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made films add downstream.
+    call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many films that each seed draws,
+    smaller numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made films add
+    downstream.
     `base` adds arms that start from a trained model, one for each of `ways` (full and lora if none is named). `overrides` are
     `RECIPE:table.key=value`. `only` does one training, `(arm, seed)`, and returns its run: several can then run side by side. With `apart`
     each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
@@ -272,8 +273,8 @@ def _apart(work: Callable[..., Record], *arguments: Any) -> Record:
         with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_end_with_parent) as pool:
             done, refused = pool.submit(_caught, work, arguments).result()
     except BrokenProcessPool as error:
-        raise OutOfMemoryError("the process of a training was ended from outside, as for want of memory; what was finished is kept, and the "
-                               "same command goes on") from error
+        raise OutOfMemoryError("the process of a training was ended from outside, as for want of memory; what was finished is kept, and "
+                               "the same command goes on") from error
     if refused is not None:
         told = SynthoraxError(refused[1])
         told.exit_code = refused[0]

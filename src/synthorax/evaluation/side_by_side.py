@@ -103,7 +103,8 @@ def near_copies(detector: CopyDetector, alarms: FalseAlarms, images: NDArray[np.
 def downstream(learned: Films, made: Films | None, test: Films, *, finding: str, config: ClassifierConfig, seed: int) -> Record:
     """What a classifier gains on real films of unseen patients when made films join the real ones that the generator had.
 
-    Both classifiers take equally many updates. The interval is over patients drawn anew. `made` is None for a generator that cannot be asked for the finding.
+    Both classifiers take equally many updates. The interval is over patients drawn anew. `made` is None for a generator that cannot be
+    asked for the finding.
     """
     if made is None:
         return {"skipped": "cannot be asked, so its films have no labels"}

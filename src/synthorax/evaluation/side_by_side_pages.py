@@ -74,18 +74,18 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
             + f", {claim['budget']} of training each, {'slightly varied films' if claim['augment'] else 'films as they are'}, "
             f"{claim['num']} films a seed made by the same requests, held against {claim['films']['compared']} films of "
             f"{claim['films']['patients']} patients whom no training saw.",
-            "Intervals (95 %) are the wider of those from the sampling of films and, from three seeds on, from Student's t over seeds. Bold: "
-            "the best, where its interval holds no other family's value. MS-SSIM and density are best where they are as in real films. Near "
-            "copies are of the training films, beside how often real films of other patients are called copies. The row of real films has "
-            "training films in the place of made ones; requests are then those of held-out films."]
+            "Intervals (95 %) are the wider of those from the sampling of films and, from three seeds on, from Student's t over seeds. "
+            "Bold: the best, where its interval holds no other family's value. MS-SSIM and density are best where they are as in real "
+            "films. Near copies are of the training films, beside how often real films of other patients are called copies. The row of "
+            "real films has training films in the place of made ones; requests are then those of held-out films."]
     if report["two_stages"]:
         told.append(f"{', '.join(report['two_stages'])}: {claim['first_stage_part']:.0%} of the budget trained the compressor; time, films "
                     "and parameters are of both stages.")
     if claim["clock"] == "processor":
         told.append("Speeds are in processor time.")
     if len(report["seeds"]) < FEWEST_SEEDS:
-        told.append(f"Only {len(report['seeds'])} of {FEWEST_SEEDS} seeds: the intervals do not hold how much trainings differ, and an order "
-                    "of the families may be luck.")
+        told.append(f"Only {len(report['seeds'])} of {FEWEST_SEEDS} seeds: the intervals do not hold how much trainings differ, and an "
+                    "order of the families may be luck.")
     return [*told, *report["notes"]]
 
 

@@ -96,9 +96,10 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
     returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and films drawn for updates of any player. After
-    `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any moment and
-    continued ends bit for bit like one that was not (unless a budget ends it). Weights that need no gradient when it begins stay as they
-    are. Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
+    `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
+    that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
+    that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
+    are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
