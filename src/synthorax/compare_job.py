@@ -80,7 +80,7 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
             budget_films: int | None = None, clock: Literal["wall", "processor"] = "wall", seeds: Sequence[int] = (0, 1, 2),
             num: int = 400, train_films: int | None = None, finding: str = "", base: str | Path | None = None,
             ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
-            only: tuple[str, int] | None = None, apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
+            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
     """Train recipes on the same films, for the same `budget` or number of films drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real films. What was finished is kept in `out`, and the same
@@ -92,10 +92,12 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
     each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
     Raises UsageError and InputError before any training begins.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("compare trains in one process at a time; start it without torchrun")
     prepared = data if isinstance(data, Prepared) else Prepared.load(Path(data))
     terms = Terms(seconds=parse_duration(budget) if isinstance(budget, str) else budget, films=budget_films, clock=clock, num=num,
                   train_films=train_films, finding=canonical(finding, allow=prepared.findings) if finding else "", features=features,
-                  augment=augment)
+                  augment=augment, judge_updates=judge_updates)
     design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, base=base, ways=ways)
     machine = Machine(device=device, threads=threads, apart=apart)
     if only is not None:
@@ -108,7 +110,7 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
         if "failed" in trained:
             raise TrainingError(trained["failed"])
         return _run(design, arm, only[1])
-    with only_user(design.out / "pieces"):
+    with only_user(design.out / "pieces"), started(device=device, threads=threads):
         records = [_record(design, arm, seed, machine) for seed in seeds for arm in design.arms]
         reference = _piece(design, "real-films", lambda: real_reference(_yardstick(design), num=num))
         return _written(design, records, reference)
@@ -180,7 +182,8 @@ def _measures(design: Design, arm: Arm, seed: int) -> Record:
     if finding:
         heard = None if np.isnan(films.column(finding)).all() else films
         learned = design.training_films(seed).films("train", size=design.size)
-        record[DOWNSTREAM] = downstream(learned, heard, design.held_out(), finding=finding, config=ClassifierConfig(), seed=seed)
+        record[DOWNSTREAM] = downstream(learned, heard, design.held_out(), finding=finding, seed=seed,
+                                        config=ClassifierConfig(updates=design.terms.judge_updates))
     return record
 
 

@@ -100,7 +100,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     other values of steps, learning rate, precision and intervals. `base` starts from the weights of a shipped model or of another run of
     the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of films and of those that show
     the rarest of `findings` (by default of those new to the base). For a recipe that trains a student `base` is the teacher. `compressor`
-    is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and InputError if `out` holds another run.
+    is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and InputError if `out` holds
+    another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)

@@ -16,6 +16,7 @@ from synthorax.evaluation.over_seeds import number
 from synthorax.evaluation.requests import controllability
 from synthorax.evaluation.resampling import counted_bootstrap, counted_gain
 from synthorax.evaluation.sampling import Z_95
+from synthorax.evaluation.sheets import eight_bit
 from synthorax.evaluation.sides import RealFilms, Seen, Vectors
 from synthorax.evaluation.statistics import auroc
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
@@ -111,10 +112,10 @@ def downstream(learned: Films, made: Films | None, test: Films, *, finding: str,
     known = ~np.isnan(test.column(finding))
     said = []
     for parts in ((learned,), (learned, made)):
-        classifier = train_classifier(np.concatenate([part.images for part in parts]),
+        classifier = train_classifier(np.concatenate([eight_bit(part.images) for part in parts]),
                                       np.concatenate([part.column(finding) for part in parts])[:, None],
                                       findings=[finding], config=config, seed=seed)
-        said.append(classifier.predict(test.images[known])[:, 0])
+        said.append(classifier.predict(eight_bit(test.images[known]))[:, 0])
     labels = test.column(finding)[known].astype(int)
     try:
         gain = counted_bootstrap(labels, np.stack(said, axis=1), test.patients()[known], counted_gain)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from synthorax.evaluation.over_seeds import FEWEST_SEEDS, over_seeds, summed_copies
 from synthorax.evaluation.report_page import embedded, show
-from synthorax.evaluation.sheets import contact_sheet
+from synthorax.evaluation.sheets import contact_sheet, eight_bit
 from synthorax.evaluation.side_by_side import DISTRIBUTION, REQUEST, VIEW, WITHIN
 
 DOWNSTREAM = "AUROC gained downstream"
@@ -110,7 +110,7 @@ def page(report: Mapping[str, Any], *, sheet_png: bytes) -> str:
 def sheets(films: Mapping[str, NDArray[np.uint8] | NDArray[np.uint16]]) -> Image.Image:
     """One row a name, the first films of each, [N, S, S]: in a column, arms have the same seed and request."""
     columns = min(SHOWN, *(len(images) for images in films.values()))
-    pictures = np.concatenate([images[:columns] for images in films.values()])
+    pictures = np.concatenate([eight_bit(images[:columns]) for images in films.values()])
     return contact_sheet(pictures, columns=columns, captions=[name for name in films for _ in range(columns)], tile_px=112)
 
 

@@ -17,6 +17,7 @@ from synthorax.evaluation.benefit_design import joined
 from synthorax.evaluation.sides import FEWEST_FILMS
 from synthorax.families.compressors import TRAINED
 from synthorax.files import write_json
+from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
 from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, with_way
@@ -75,6 +76,8 @@ class Terms:
     """feature space of the judges"""
     augment: bool = True
     """vary the training films slightly"""
+    judge_updates: int = ClassifierConfig().updates
+    """of the classifiers that tell what few films gain"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a comparison."""
@@ -156,9 +159,11 @@ def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Te
     if not arms:
         raise UsageError("name at least one recipe, or a base")
     design = Design(out=out, prepared=prepared, arms=arms, seeds=tuple(seeds), terms=terms, notes=_notes(prepared, base))
+    for arm in arms:
+        _check_kind(arm)
     _check_films(design)
     for arm in arms:
-        _check_arm(arm, design)
+        _check_trains(arm, design)
     _claim(design)
     return design
 
@@ -196,7 +201,7 @@ def _first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | N
     for first in firsts:
         if first.model.image_size == recipe.model.image_size:
             return first
-    sizes = ", ".join(str(first.model.image_size) for first in firsts)
+    sizes = ", ".join(map(str, sorted(first.model.image_size for first in firsts)))
     raise UsageError(f"the recipe '{recipe.name}' diffuses on '{family}' at {recipe.model.image_size} px, and that ships for {sizes} px")
 
 
@@ -220,6 +225,17 @@ def _on(terms: Terms, recipe: Recipe) -> Recipe:
     return recipe.with_train(steps=WITHOUT_END, augment=terms.augment, balance=0.0, sample_every=0)
 
 
+def _check_kind(arm: Arm) -> None:
+    """Refuse a recipe that makes no films by itself."""
+    recipe = arm.recipe
+    if is_student(recipe) and arm.base is None:
+        raise UsageError(f"the recipe '{recipe.name}' trains a student, which learns from a teacher and not from films alone")
+    if "image" in conditions_of(recipe):
+        raise UsageError(f"the recipe '{recipe.name}' enlarges films and makes none of its own")
+    if recipe.family in TRAINED:
+        raise UsageError(f"the recipe '{recipe.name}' trains a compressor, which makes no films; compare a latent diffusion on it")
+
+
 def _check_films(design: Design) -> None:
     """Refuse too few films, on either side, or too few with the finding."""
     terms, findings = design.terms, design.prepared.findings
@@ -240,16 +256,9 @@ def _check_films(design: Design) -> None:
                 raise InputError(f"only {count} {kind} films {word} {terms.finding}, and {wanted} are needed", file=design.prepared.path)
 
 
-def _check_arm(arm: Arm, design: Design) -> None:
-    """Refuse a recipe that makes no films by itself, and what could not be trained on these films."""
-    recipe = arm.recipe
-    if is_student(recipe) and arm.base is None:
-        raise UsageError(f"the recipe '{recipe.name}' trains a student, which learns from a teacher and not from films alone")
-    if "image" in conditions_of(recipe):
-        raise UsageError(f"the recipe '{recipe.name}' enlarges films and makes none of its own")
-    if recipe.family in TRAINED:
-        raise UsageError(f"the recipe '{recipe.name}' trains a compressor, which makes no films; compare a latent diffusion on it")
-    for stage in (arm.first, recipe):
+def _check_trains(arm: Arm, design: Design) -> None:
+    """Refuse what could not be trained on these films."""
+    for stage in (arm.first, arm.recipe):
         if stage is not None:
             objective, films = fresh_objective(stage, design.prepared)
             objective.admit(num_films=design.terms.train_films or len(films))
