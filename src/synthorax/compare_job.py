@@ -80,16 +80,16 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
             budget_films: int | None = None, clock: Literal["wall", "processor"] = "wall", seeds: Sequence[int] = (0, 1, 2),
             num: int = 400, train_films: int | None = None, finding: str = "", base: str | Path | None = None,
             ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
-            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
+            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, apart: bool = True,
+            device: Device = "auto", threads: int | None = None) -> Compared | Run:
     """Train recipes on the same films, for the same `budget` or number of films drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real films. What was finished is kept in `out`, and the same
     call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many films that each seed draws,
     smaller numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made films add
-    downstream.
-    `base` adds arms that start from a trained model, one for each of `ways` (full and lora if none is named). `overrides` are
-    `RECIPE:table.key=value`. `only` does one training, `(arm, seed)`, and returns its run: several can then run side by side. With `apart`
-    each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
+    downstream (in trainings of `judge_updates`). `base` adds arms that start from a trained model, one for each of `ways` (full and lora if
+    none is named). `overrides` are `RECIPE:table.key=value`. `only` does one training, `(arm, seed)`, and returns its run: several can then
+    run side by side. With `apart` each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
     Raises UsageError and InputError before any training begins.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -120,15 +120,16 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
     """Train one arm, its compressor first if it has one, and tell what that cost; `failed` where a training cannot go on."""
     terms, run = design.terms, _run(design, arm, seed)
     data = design.training_films(seed)
-    first = None if arm.first is None else Run(path=run.path.with_name(f"{run.path.name}-first"))
-    stages = [(first, arm.first, FIRST_STAGE_PART), (run, arm.recipe, 1 - FIRST_STAGE_PART)] if first else [(run, arm.recipe, 1.0)]
-    fresh = not any(place is not None and place.finished for place, _, _ in stages)
+    first = Run(path=run.path.with_name(f"{run.path.name}-first"))
+    stages = [(run, arm.recipe, 1.0)]
+    if arm.first is not None:
+        stages = [(first, arm.first, FIRST_STAGE_PART), (run, arm.recipe, 1 - FIRST_STAGE_PART)]
+    fresh = not any(place.finished for place, _, _ in stages)
     told = []
     for place, recipe, part in stages:
-        assert place is not None and recipe is not None
         try:
             workflow.train(recipe, data, out=place.path, seed=seed, base=arm.base, clock=terms.clock, device=machine.device,
-                           compressor=first.path if first is not None and place is run else None, threads=machine.threads,
+                           compressor=first.path if arm.first is not None and place is run else None, threads=machine.threads,
                            budget=None if terms.seconds is None else terms.seconds * part,
                            budget_films=None if terms.films is None else round(terms.films * part))
         except (TrainingError, OutOfMemoryError) as error:
@@ -149,7 +150,8 @@ def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
     source, spec, settings = source_of(run)
     plan = design.requests(seed).heard_by(spec)
     workflow.generate(run, plan, out=_made(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device, threads=machine.threads)
-    now, taken = {"wall": time.monotonic, "processor": time.process_time}[design.terms.clock], {}
+    now = {"wall": time.monotonic, "processor": time.process_time}[design.terms.clock]
+    taken: dict[int, float] = {}
     with started(device=machine.device, threads=machine.threads, seed=seed) as engine:
         cast(nn.Module, source.model).to(engine.device)
         for size in (1, BATCH):

@@ -42,9 +42,9 @@ def summed_copies(parts: Iterable[Mapping[str, int]]) -> dict[str, Any]:
 
     Each part counts `called` of `of` made films, and `alarms` of `alarms_of` real ones of other patients.
     """
-    parts = list(parts)
-    called, of, alarms, alarms_of = (sum(part[key] for part in parts) for key in ("called", "of", "alarms", "alarms_of"))
+    counts = list(parts)
+    called, of, alarms, alarms_of = (sum(part[key] for part in counts) for key in ("called", "of", "alarms", "alarms_of"))
     low, high = wilson(called, of)
-    alarms_low, alarms_high = wilson(parts[0]["alarms"], parts[0]["alarms_of"])  # the same real films in every seed count once
+    alarms_low, alarms_high = wilson(counts[0]["alarms"], counts[0]["alarms_of"])  # the same real films in every seed count once
     return {"rate": called / of, "low": low, "high": high, "called": called, "of": of, "alarm_rate": alarms / alarms_of,
             "alarm_low": alarms_low, "alarm_high": alarms_high, "more_than_alarms": low > alarms_high}

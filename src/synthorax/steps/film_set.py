@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synthorax.data.dataset import copy_files, read_dataset, write_facts, write_table
 from synthorax.data.prepared import Prepared, prepare_dataset
@@ -41,5 +42,5 @@ def drawn_films(films: Films, *, num: int, seed: int, finding: str = "") -> list
     return [films.studies[(with_it, without)[place % 2][place // 2]] for place in range(num)]
 
 
-def _shuffled(rows: np.ndarray, seed: int, purpose: str) -> list[int]:
+def _shuffled(rows: NDArray[np.intp], seed: int, purpose: str) -> list[int]:
     return [int(row) for row in np.random.default_rng(derive(seed, "few films", purpose)).permutation(rows)]
