@@ -161,7 +161,7 @@ class _Loop:
         self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
 
-    def done(self, budget_seconds: float | None, budget_films: int | None) -> float:
+    def done(self, budget_seconds: float | None, budget_films: int | None = None) -> float:
         """Part of the run that is behind us, by steps, time or films, whichever is furthest."""
         part = self.progress.step / self.config.steps
         part = max(part, self.progress.films / budget_films) if budget_films else part
