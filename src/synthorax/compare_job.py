@@ -131,7 +131,7 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
             workflow.train(recipe, data, out=place.path, seed=seed, base=arm.base, clock=terms.clock, device=machine.device,
                            compressor=first.path if arm.first is not None and place is run else None, threads=machine.threads,
                            budget=None if terms.seconds is None else terms.seconds * part,
-                           budget_films=None if terms.films is None else round(terms.films * part))
+                           budget_films=None if terms.films is None else max(1, round(terms.films * part)))
         except (TrainingError, OutOfMemoryError) as error:
             return {"failed": str(error)}
         training = read_card(place.path / "card.md")["training"][-1]
