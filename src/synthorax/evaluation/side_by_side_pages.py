@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ DOWNSTREAM = "AUROC gained downstream"
 BETTER: Mapping[str, str] = {"FID": "lower", "KID": "lower", "precision": "higher", "recall": "higher", "coverage": "higher",
                              REQUEST: "higher", VIEW: "higher", DOWNSTREAM: "higher"}
 """measure -> which way is better; density and MS-SSIM are best where real films have them, so nothing is marked there"""
+SHARES = ("precision", "recall", "coverage", WITHIN, REQUEST, VIEW)
+"""measures from 0 to 1"""
 COSTS = ("films/s", "ms alone", "ms of 8", "training MB", "sampling MB")
 REAL = "real films"
 SHOWN = 10
@@ -36,7 +39,7 @@ def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"arm": arm, "seeds": len(done), "failed": [record["failed"] for record in every if "failed" in record]}
         if done:
             names = [*DISTRIBUTION, WITHIN, REQUEST, VIEW, *([DOWNSTREAM] if DOWNSTREAM in done[0] else [])]
-            entry |= {name: _over([record[name] for record in done]) for name in names}
+            entry |= {name: _over(name, [record[name] for record in done]) for name in names}
             entry["copies"] = summed_copies(record["copies"] for record in done)
             entry |= {name: _cost([record[name] for record in done]) for name in COSTS}
             entry |= {name: done[0][name] for name in ("parameters", "parameters trained")}
@@ -51,7 +54,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     measures = [*DISTRIBUTION, WITHIN, REQUEST, VIEW]
     columns = ["family", *measures, "near copies (false alarms)", *([DOWNSTREAM] if gained else []), "parameters (trained, with critics)",
                "films/s in training", "ms a film alone", "ms a film of 8", "peak MB in training", "peak MB in sampling"]
-    rows = [[REAL, *(_plain(reference[name]) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
+    rows = [[REAL, *(_shown(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
     for entry in entries:
         failed = f" ({len(entry['failed'])} of {len(entry['failed']) + entry['seeds']} seeds failed)" if entry["failed"] else ""
         if not entry["seeds"]:
@@ -114,11 +117,14 @@ def sheets(films: Mapping[str, NDArray[np.uint8] | NDArray[np.uint16]]) -> Image
     return contact_sheet(pictures, columns=columns, captions=[name for name in films for _ in range(columns)], tile_px=112)
 
 
-def _over(parts: Sequence[Record]) -> dict[str, Any]:
+def _over(name: str, parts: Sequence[Record]) -> dict[str, Any]:
+    """A measure over seeds; its interval ends where the measure does."""
     known = [part for part in parts if "skipped" not in part]
     if len(known) < len(parts):
         return {"skipped": next(part["skipped"] for part in parts if "skipped" in part)}
-    return over_seeds([part["value"] for part in known], [part["error"] for part in known])
+    one = over_seeds([part["value"] for part in known], [part["error"] for part in known])
+    lowest = 0.0 if name in (*SHARES, "FID", "density") else -math.inf
+    return one | {"low": max(lowest, one["low"]), "high": min(1.0 if name in SHARES else math.inf, one["high"])}
 
 
 def _cost(values: Sequence[float | None]) -> dict[str, float] | None:
@@ -143,10 +149,6 @@ def _shown(one: Record, *, best: bool = False) -> str:
         return f"not measured: {one['skipped']}"
     value = show(one["value"])
     return f"{f'**{value}**' if best else value} [{show(one['low'])}, {show(one['high'])}]"
-
-
-def _plain(one: Record) -> str:
-    return "not measured" if "skipped" in one else _shown(over_seeds([one["value"]], [one["error"]]))
 
 
 def _copies(copied: Record) -> str:
