@@ -36,7 +36,8 @@ LATENT += ["kl-autoencoder-64:" + text for text in COMPRESSOR if "critic" not in
 SMALL = ["train.batch_size=4", "train.precision=fp32", "train.log_every=1"]
 FAMILIES = ["vae-64", "projection-gan-64", "latent-64"]
 ALL = [":" + text for text in SMALL]
-HERE: dict[str, Any] = {"device": "cpu", "threads": 1, "apart": False, "num": 24, "overrides": ALL + VAE + GAN + LATENT}
+HERE: dict[str, Any] = {"device": "cpu", "threads": 1, "apart": False, "num": 24, "features": "radiomics",  # the quickest to look at films
+                        "overrides": ALL + VAE + GAN + LATENT}
 
 
 @pytest.fixture(scope="module")
