@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from synthorax.run import WEIGHTS_NAME, read_spec
 from synthorax.steps.compare import Terms, designed
 from synthorax.steps.film_set import drawn_films
 from synthorax.types import Films
-from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when
+from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when, made_up_films
 
 VAE = [f"vae-64:{text}" for text in (*SMALL_VAE, "model.image_size=32", "train.checkpoint_every=1")]
 GAN = ["projection-gan-64:" + text for text in ("model.image_size=32", "model.latent_size=4", "model.channels=4", "model.embedding=8",
@@ -130,7 +131,6 @@ def test_a_training_of_its_own_process_tells_its_memory(prepared: Prepared, tmp_
 REFUSED: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "unknown recipe": (["vae-65"], {}, "did you mean 'vae-64'"),
     "sizes": (["vae-64", "s4-vae"], {}, "films of different sizes cannot be compared"),
-    "masks": (["spade-gan-64"], {"overrides": ["spade-gan-64:model.image_size=32"]}, "the training set has none"),
     "compressor": (["kl-autoencoder-64"], {"overrides": ["kl-autoencoder-64:model.image_size=32"]}, "makes no films"),
     "no first stage": (["latent-64"], {"overrides": ["latent-64:model.image_size=32"]}, "ships for 64, 256, 512 px"),
     "student": (["student"], {}, "learns from a teacher"),
@@ -156,6 +156,12 @@ def test_bad_input_is_refused_before_any_training(what: str, prepared: Prepared,
     with pytest.raises((UsageError, InputError), match=message):
         sx.compare(recipes, prepared, out=tmp_path / "c", **{"budget_films": 50, "num": 24, "seeds": [0], **changes})
     assert not (tmp_path / "c" / "runs").exists()
+
+
+def test_a_mask_family_is_refused_where_no_film_has_masks(prepared: Prepared, tmp_path: Path) -> None:
+    bare = replace(prepared, studies=tuple(replace(study, masks={}) for study in prepared.studies))
+    with pytest.raises(UsageError, match="the training set has none"):
+        sx.compare(["spade-gan-64"], bare, out=tmp_path / "c", budget_films=50, num=24, overrides=["model.image_size=32"])
 
 
 def test_few_films_are_nested_and_half_show_the_finding(prepared: Prepared) -> None:
@@ -201,15 +207,14 @@ def test_a_constant_generator_ranks_last_and_real_films_first(prepared: Prepared
     assert scores["grey"]["FID"]["value"] > real["FID"]["value"]
 
 
-def test_films_with_true_labels_help_downstream_and_swapped_ones_do_not(prepared: Prepared) -> None:
-    train, test = prepared.films("train"), prepared.films("test")
-    few, more = train.take(np.arange(8)), train.take(np.arange(8, len(train)))
+def test_films_with_true_labels_help_downstream_and_swapped_ones_do_not() -> None:
+    few, more, test = (made_up_films(32, num=num, seed=num) for num in (8, 60, 72))
     config = ClassifierConfig(updates=40, width=8, batch_size=16)
-    true = downstream(few, more, test, finding="Pneumothorax", config=config, seed=0)
+    true = downstream(few, more, test, finding="Effusion", config=config, seed=0)
     swapped = Films(images=more.images, studies=more.studies, findings=more.findings, labels=1 - more.labels, digest="")
-    false = downstream(few, swapped, test, finding="Pneumothorax", config=config, seed=0)
-    assert true["real alone"] == false["real alone"] and true["value"] > false["value"]
-    assert "skipped" in downstream(few, None, test, finding="Pneumothorax", config=config, seed=0)
+    false = downstream(few, swapped, test, finding="Effusion", config=config, seed=0)
+    assert true["real alone"] == false["real alone"] and true["with made films"] > 0.9 > 0.5 > false["with made films"]
+    assert "skipped" in downstream(few, None, test, finding="Effusion", config=config, seed=0)
 
 
 def test_the_best_is_marked_only_where_its_interval_is_clear() -> None:
