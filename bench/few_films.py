@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shutil
 import sys
 import time
 from collections import Counter
@@ -30,24 +29,24 @@ from few_films_pages import sheet, summary, tables
 from lesions import prepare
 
 import synthorax as sx
-from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.vocabulary import canonical
 from synthorax.evaluation.diversity import ms_ssim_scores
 from synthorax.evaluation.fidelity import kid_score
-from synthorax.evaluation.sampling import Z_95
+from synthorax.evaluation.over_seeds import number
 from synthorax.evaluation.statistics import delong_interval
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
-from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import load_features
-from synthorax.privacy.copies import CopyDetector
+from synthorax.privacy.copies import half_calibrated
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec
 from synthorax.steps.adapt import LEARNING_RATES
+from synthorax.steps.film_set import training_set
 from synthorax.steps.plan import STATED_ONLY, Plan, plan_like
 from synthorax.steps.recipe import load_recipe
-from synthorax.types import Films, Score, Stated, Study
+from synthorax.types import Films, Stated, Study
 
 WAYS = ("scratch", "full", "lora", "trunk")
 FEWEST_TRAIN, FEWEST_TEST = 20, 10
@@ -224,15 +223,7 @@ def local_films(bench: Bench, arm: Arm) -> Prepared:
 
 def film_set(bench: Bench, name: str, studies: Sequence[Study], *, findings: Sequence[str]) -> Prepared:
     """A prepared folder of training films with these names of findings."""
-    folder = bench.options.out / "sets" / name
-    if not (folder / "dataset.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        for study in studies:
-            copy_files(study, source=bench.prepared.source, out=folder)
-        write_table(folder, studies)
-        write_facts(folder, name=name, studies=studies, synthetic=False, extra={"labels": list(findings)})
-    return sx.prepare(folder, size=bench.prepared.size, out=folder.with_name(f"{name}-prepared"), split=(1.0, 0.0, 0.0),
-                      films_per_patient=len(studies))
+    return training_set(studies, like=bench.prepared, findings=findings, out=bench.options.out / "sets" / name)
 
 
 def made(bench: Bench, arm: Arm) -> tuple[Films, Films]:
@@ -266,11 +257,6 @@ def measure(bench: Bench, arm: Arm) -> dict[str, Any]:
     return record
 
 
-def number(score: Score) -> dict[str, float]:
-    """A score's value and the standard error from which its interval was made."""
-    return {"value": score.value, "error": (score.high - score.low) / (2 * Z_95)}
-
-
 def compared(bench: Bench, real: Films, films: Films) -> dict[str, float]:
     """KID between held-out films and others."""
     space = load_features("efficientnet-lite0")
@@ -288,9 +274,7 @@ def pair_similarity(real: Films, films: Films) -> tuple[dict[str, float], dict[s
 def copies(bench: Bench, arm: Arm, images: np.ndarray) -> dict[str, Any]:
     """Near copies of the films that the arm learned from, and false alarms by the same threshold on real films of other patients."""
     held_out = bench.local("test")
-    half = patient_folds(held_out.patients(), folds=2, seed=0)
-    detector = CopyDetector.fit(local_films(bench, arm).films("train").images, held_out.images[half == 0])
-    alarms = detector.false_alarms(held_out.images[half == 1])
+    detector, alarms = half_calibrated(local_films(bench, arm).films("train").images, held_out.images, held_out.patients())
     return {"called": int(detector.check(images).is_copy.sum()), "of": len(images), "alarms": round(alarms.rate * alarms.num_films),
             "alarms_of": alarms.num_films}
 

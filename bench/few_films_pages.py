@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from synthorax.evaluation.sampling import Z_95
+from synthorax.evaluation.over_seeds import over_seeds, summed_copies
 from synthorax.evaluation.sheets import contact_sheet, save_png
-from synthorax.evaluation.statistics import wilson
 from synthorax.types import Films
 
 GAP = "MS-SSIM gap"
@@ -47,35 +45,12 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 errors = [float(np.hypot(seeds[seed][name]["error"], scratch[seed][name]["error"])) for seed in both]
                 differences.append({"films": films, "way": way, "measure": f"{name}, without its sign" if name == GAP else name,
                                     "better": MEASURES[name], **over_seeds(values, errors)})
-        entry["copies"] = summed(seeds.values())
+        entry["copies"] = summed_copies(record["copies"] for record in seeds.values())
         gap = entry[GAP]
         inside, outside = max(-gap["low"], gap["high"]) <= WITHIN, gap["low"] > WITHIN or gap["high"] < -WITHIN
         entry["as varied as real"] = "yes" if inside else "no" if outside else "not sure"
         means.append(entry)
     return {"means": means, "differences": differences}
-
-
-def over_seeds(values: Sequence[float], errors: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds with the wider of two 95 % intervals: from the sampling of films, and from three seeds on Student's t over seeds.
-
-    The sampling error is not divided by the number of seeds, because all of them are held against the same real films. A difference
-    takes its two arms for independent; they share the real films, which makes its interval too wide rather than too narrow.
-    """
-    mean, count = float(np.mean(values)), len(values)
-    half = Z_95 * float(np.sqrt(np.mean(np.square(errors))))
-    if count >= 3:
-        half = max(half, float(student.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)))
-    return {"value": mean, "low": mean - half, "high": mean + half}
-
-
-def summed(records: Any) -> dict[str, Any]:
-    """Near copies and false alarms of all seeds together, with Wilson's intervals; more than alarms where the intervals lie apart."""
-    parts = [record["copies"] for record in records]
-    called, of, alarms, alarms_of = (sum(part[key] for part in parts) for key in ("called", "of", "alarms", "alarms_of"))
-    low, high = wilson(called, of)
-    alarms_low, alarms_high = wilson(parts[0]["alarms"], parts[0]["alarms_of"])  # the same real films in every seed count once
-    return {"rate": called / of, "low": low, "high": high, "called": called, "of": of, "alarm_rate": alarms / alarms_of,
-            "alarm_low": alarms_low, "alarm_high": alarms_high, "more_than_alarms": low > alarms_high}
 
 
 def tables(report: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_model": "synthorax.steps.models:load_model",
     "augment": "synthorax.main_job:augment",
     "demo": "synthorax.main_job:demo",
+    "compare": "synthorax.compare_job:compare",
     "SynthoraxError": "synthorax.errors:SynthoraxError",
     "InputError": "synthorax.errors:InputError",
     "LabelPolicy": "synthorax.types:LabelPolicy",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from synthorax.cli_checks import add_checks
+from synthorax.cli_compare import compare
 from synthorax.cli_options import Device, DeviceOption, Json, Seed, Threads, finish
 from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
@@ -371,6 +372,9 @@ def lesion_noise(
     from synthorax.workflow import lesion_noise as verb
 
     finish(verb(prepared, size=size, quantile=quantile, part=part, out=out), json)
+
+
+app.command(epilog="Example: synthorax compare edm-64 vae-64 dcgan-64 --data prepared/ --budget 10m --out comparison/")(compare)
 
 
 @app.command(epilog="Example: synthorax export kept/ --format dicom --out dicom/")

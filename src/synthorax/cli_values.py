@@ -57,3 +57,24 @@ def counts_of(texts: Sequence[str]) -> dict[str, int]:
             raise UsageError(f"--count {text}: write Finding=N, such as Pneumothorax=200")
         counts[name.strip()] = int(number)
     return counts
+
+
+def count_of(option: str, text: str) -> int:
+    """A whole number above 0, also written as 50k or 2M."""
+    factor = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
+    digits = text[:-1] if factor > 1 else text
+    if not digits.isdecimal() or int(digits) == 0:
+        raise UsageError(f"--{option} {text}: write a whole number above 0, such as 50k")
+    return int(digits) * factor
+
+
+def split_seeds(words: Sequence[str], seeds: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """Names, and the seeds of `--seeds 0 1 2`: of these, the parser takes the first one alone and hands the others on among the names."""
+    if seeds is None:
+        seeds, names = ["0", "1", "2"], list(words)
+    else:
+        names = [word for word in words if not word.isdecimal()]
+        seeds = [*seeds, *(word for word in words if word.isdecimal())]
+    if wrong := [seed for seed in seeds if not seed.isdecimal()]:
+        raise UsageError(f"--seeds {wrong[0]}: write whole numbers, such as 0 1 2")
+    return names, [int(seed) for seed in seeds]

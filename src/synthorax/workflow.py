@@ -97,17 +97,17 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
           budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
           base: PathLike | None = None, adapt: str | None = None, compressor: PathLike | None = None, seed: int | None = None,
           device: Device = "auto", threads: int | None = None, findings: Sequence[str] = (),
-          clock: Literal["wall", "processor"] = "wall") -> Run:
+          clock: Literal["wall", "processor"] = "wall", budget_films: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
     `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which is
-    fair on a busy machine. After `pause_after`, always of the wall's clock, the training is saved and the run returned unfinished, with
-    its model so far in `run.so_far`; the same call goes on. `resume` also allows other values of steps, learning rate, precision and
-    intervals. `base` starts from the weights of a shipped model or of another run of the same shape, and `adapt` says what of it moves:
-    full, lora, trunk, or auto, which goes by the number of films and of those that show the rarest of `findings` (by default of those new
-    to the base). For a recipe that trains a student `base` is the teacher, and for one that trains an encoder of codes the
-    generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises UsageError for a base that does not fit, and
-    InputError if `out` holds another run.
+    fair on a busy machine; `budget_films` ends it after so many films were drawn. After `pause_after`, always of the wall's clock, the
+    training is saved and the run returned unfinished, with its model so far in `run.so_far`; the same call goes on. `resume` also allows
+    other values of steps, learning rate, precision and intervals. `base` starts from the weights of a shipped model or of another run of
+    the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of films and of those that show
+    the rarest of `findings` (by default of those new to the base). For a recipe that trains a student `base` is the teacher, and for one
+    that trains an encoder of codes the generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises
+    UsageError for a base that does not fit, and InputError if `out` holds another run.
     """
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
@@ -133,9 +133,11 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         if engine.is_main:
             with only_user(run.path):
                 claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now)
+                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
+                          num_films=budget_films)
         else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now)
+            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
+                          num_films=budget_films)
     return run
 
 

@@ -21,9 +21,8 @@ from synthorax.evaluation.sheets import contact_sheet, png_bytes
 from synthorax.evaluation.sides import FEWEST_FILMS, RealFilms, Seen, shared_groups
 from synthorax.evaluation.statistics import wilson
 from synthorax.evaluation.variety import diversity
-from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
-from synthorax.privacy.copies import CopyDetector
+from synthorax.privacy.copies import half_calibrated
 from synthorax.progress import Report as Progress
 from synthorax.progress import quiet
 from synthorax.types import Films, Score
@@ -154,9 +153,7 @@ def _balance(before: Films, added: Films) -> Dimension:
 
 def _privacy(real: RealFilms, synthetic: Films) -> Dimension:
     """Rate of near copies of training films, beside the rate of false alarms on real films of other patients."""
-    half = patient_folds(real.held_out.patients(), folds=2, seed=0)  # one half sets the threshold, the other one tests it
-    detector = CopyDetector.fit(real.train.images, real.held_out.images[half == 0])
-    alarms = detector.false_alarms(real.held_out.images[half == 1])
+    detector, alarms = half_calibrated(real.train.images, real.held_out.images, real.held_out.patients())
     copies = int(detector.check(synthetic.images).is_copy.sum())
     low, high = wilson(copies, len(synthetic))
     score = Score(metric="near-copy rate", value=copies / len(synthetic), low=low, high=high, better="lower",

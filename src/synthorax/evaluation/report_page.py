@@ -73,7 +73,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     source = importlib.resources.files("synthorax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(show=show, embedded=_embedded, words=_words)
+    environment.filters.update(show=show, embedded=embedded, words=_words)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
     drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _drawn(report).items()}
     sheets: dict[str, dict[str, Figure]] = {}
@@ -131,7 +131,7 @@ def _drawn(report: Report) -> dict[str, str]:
     return drawn
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
     """A figure as a data address; an SVG shown as an image can neither run anything nor fetch anything."""
     kind, content = ("png", figure) if isinstance(figure, bytes) else ("svg+xml", figure.encode())
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -45,7 +45,7 @@ def contact_sheet(images: NDArray[np.uint8] | NDArray[np.uint16], *, columns: in
         draw.text((GAP_PX + 2, GAP_PX), _fitted(title, title_font, sheet.width - 2 * GAP_PX - 4), TITLE, title_font)
     for number, film in enumerate(images):
         left, top = GAP_PX + number % columns * step_x, title_px + GAP_PX + number // columns * step_y
-        tile = Image.fromarray(_eight_bit(film))
+        tile = Image.fromarray(eight_bit(film))
         sheet.paste(tile.resize((tile_px, tile_px), Image.Resampling.LANCZOS), (left, top))
         if captions is not None:
             text = _fitted(captions[number], caption_font, tile_px - 2)
@@ -78,7 +78,8 @@ def _refuse_unusable(images: NDArray[np.uint8] | NDArray[np.uint16], *, columns:
         raise UsageError(f"{len(captions)} captions for {len(images)} films")
 
 
-def _eight_bit(film: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+def eight_bit(film: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Films of any shape in 8 bits, without any stretching."""
     if film.dtype == np.uint16:
         return np.rint(film / 257.0).astype(np.uint8)  # 65535 / 255 = 257
     return film.astype(np.uint8)

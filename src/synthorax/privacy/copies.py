@@ -10,6 +10,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
+from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
 from synthorax.privacy.registration import Gallery, Pixels
 
@@ -134,6 +135,16 @@ class CopyDetector:
             cosine = _unit(self._feature_space(images) - self._feature_centre) @ self._train_features.T
             found[self._feature_space.name] = (cosine.argmax(axis=1), cosine.max(axis=1).astype(np.float64))
         return found
+
+
+def half_calibrated(train: Pixels, held_out: Pixels, patients: NDArray[np.str_]) -> tuple[CopyDetector, FalseAlarms]:
+    """A detector whose thresholds one half of the held-out patients sets, and its false alarms on films of the other half.
+
+    `train` and `held_out` are films [N, S, S] and [M, S, S], `patients` [M] those of the latter.
+    """
+    half = patient_folds(patients, folds=2, seed=0)
+    detector = CopyDetector.fit(train, held_out[half == 0])
+    return detector, detector.false_alarms(held_out[half == 1])
 
 
 def conformal_threshold(similarity: NDArray[np.float64], false_alarm_rate: float) -> float:

@@ -25,7 +25,7 @@ from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
 from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
-from synthorax.protocols import as_model, condition_of
+from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
@@ -59,15 +59,15 @@ class Beginning:
 
 
 def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
-              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic, num_films: int | None = None) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
 
-    After `pause_seconds` the training is saved, with its model so far beside it, and another call goes on.
+    `seconds` and `num_films` are budgets of time and of films drawn. After `pause_seconds` the training is saved, with its model so far
+    beside it, and another call goes on.
     """
     if engine.from_main(run.weights.exists()):
         return
-    films = _training_films(prepared, recipe)
-    objective = build_objective(recipe, findings=films.findings, sites=_sites(films), masks=films.masks.names if films.masks else ())
+    objective, films = fresh_objective(recipe, prepared)
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.admit(num_films=len(films))
@@ -78,7 +78,8 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
-                             pause_seconds=pause_seconds, report=report, sample=_sheet_writer(run, films, recipe, engine), clock=clock)
+                             budget_films=num_films, pause_seconds=pause_seconds, report=report, clock=clock,
+                             sample=_sheet_writer(run, films, recipe, engine))
     if engine.is_main:
         adaptation.merge(outcome.model)
         settings = recipe.to_toml()
@@ -96,6 +97,13 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
             left.unlink(missing_ok=True)
         save_model(run.weights, outcome.model, spec=spec, facts=facts)
+
+
+def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, Films]:
+    """The objective of a recipe with fresh weights, and the training films as it is to see them."""
+    films = _training_films(prepared, recipe)
+    masks = films.masks.names if films.masks else ()
+    return build_objective(recipe, findings=films.findings, sites=_sites(films), masks=masks), films
 
 
 def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:

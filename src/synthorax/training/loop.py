@@ -90,15 +90,16 @@ class Outcome:
 
 
 def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
-          budget_seconds: float | None = None, pause_seconds: float | None = None, report: Report = quiet,
-          sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
+          budget_seconds: float | None = None, budget_films: int | None = None, pause_seconds: float | None = None,
+          report: Report = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
-    returns becomes a line of metrics.jsonl. The budget is in seconds of `clock`. After `pause_seconds` of this call on the wall's clock,
-    and a step at least, it saves and returns, and another call goes on. On the CPU, a run that is killed or paused at any moment and
-    continued ends bit for bit like one that was not (unless a budget ends it). Weights that need no gradient when it begins stay as they
-    are. Raises TrainingError when a loss or gradient is not finite; the last good weights are then in checkpoints/.
+    returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and films drawn for updates of any player. After
+    `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
+    that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
+    that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
+    are then in checkpoints/.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
@@ -110,7 +111,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
         while True:
             pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.progress.step > first
             loop.progress.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
-            done = loop.done(budget_seconds)
+            done = loop.done(budget_seconds, budget_films)
             if done >= 1 or pause or stop:
                 break
             losses = loop.step(done)
@@ -144,7 +145,7 @@ class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
-        _check_batch(objective, config)
+        check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
@@ -160,9 +161,10 @@ class _Loop:
         self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
 
-    def done(self, budget_seconds: float | None) -> float:
-        """Part of the run that is behind us, by steps or by time, whichever is further."""
+    def done(self, budget_seconds: float | None, budget_films: int | None = None) -> float:
+        """Part of the run that is behind us, by steps, time or films, whichever is furthest."""
         part = self.progress.step / self.config.steps
+        part = max(part, self.progress.films / budget_films) if budget_films else part
         return max(part, self.progress.elapsed_seconds / budget_seconds) if budget_seconds else part
 
     def step(self, done: float) -> dict[str, Tensor]:
@@ -233,7 +235,7 @@ class _Loop:
         return config.learning_rate * warmup * cooldown
 
 
-def _check_batch(objective: Objective, config: TrainConfig) -> None:
+def check_batch(objective: Objective, config: TrainConfig) -> None:
     """Refuse batches of one film where batch normalisation would compare the film with itself."""
     if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
         raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two films a batch")

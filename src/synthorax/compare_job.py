@@ -1,0 +1,317 @@
+"""Generators side by side: each trained on the same films for the same budget, and measured by the same judges; every piece is kept."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from synthorax import workflow
+from synthorax.config import parse_duration
+from synthorax.data.dataset import read_dataset
+from synthorax.data.prepared import Prepared, load_films
+from synthorax.data.vocabulary import canonical
+from synthorax.engine import Device, describe_machine, started
+from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
+from synthorax.evaluation.sheets import png_bytes
+from synthorax.evaluation.side_by_side import Yardstick, downstream, measured, near_copies, real_reference
+from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
+from synthorax.evaluation.sides import RealFilms
+from synthorax.files import write_atomic, write_json
+from synthorax.judges.classifier import ClassifierConfig
+from synthorax.judges.features import load_features
+from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
+from synthorax.run import Run, only_user, read_spec
+from synthorax.steps.card import read_card
+from synthorax.steps.compare import FIRST_STAGE_PART, Arm, Design, Terms, designed
+from synthorax.steps.models import load_model, source_of
+from synthorax.steps.plan import STATED_ONLY
+from synthorax.steps.recipe import build_objective, load_recipe
+from synthorax.types import Films
+
+BATCH = 8
+"""films made at a time, in the batch whose speed and memory are told"""
+TIMED = 3
+"""how often a film and a batch are made for their time; the median counts"""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What `compare` leaves: comparison.json, .md, .html and .png."""
+
+    out: Path
+    report: Record
+
+    def __str__(self) -> str:
+        return f"{markdown(self.report)}\nreport {(self.out / 'comparison.html').resolve()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Paths and the table, JSON-ready."""
+        return {"report": str(self.out / "comparison.html"), "json": str(self.out / "comparison.json"), "arms": self.report["arms"]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Where trainings run, and whether each has a process of its own, without which peak memory is not known."""
+
+    device: Device = "auto"
+    threads: int | None = None
+    apart: bool = True
+
+
+def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | Path, budget: str | float | None = None,
+            budget_films: int | None = None, clock: Literal["wall", "processor"] = "wall", seeds: Sequence[int] = (0, 1, 2),
+            num: int = 400, train_films: int | None = None, finding: str = "", base: str | Path | None = None,
+            ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
+            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, apart: bool = True,
+            device: Device = "auto", threads: int | None = None) -> Compared | Run:
+    """Train recipes on the same films, for the same `budget` or number of films drawn, and measure all of them in the same way.
+
+    Leaves comparison.json, .md, .html and .png in `out`; the last two show real films. What was finished is kept in `out`, and the same
+    call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many films that each seed draws,
+    smaller numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made films add
+    downstream (in trainings of `judge_updates`). `base` adds arms that start from a trained model, one for each of `ways` (full and lora if
+    none is named). `overrides` are `RECIPE:table.key=value`. `only` does one training, `(arm, seed)`, and returns its run: several can then
+    run side by side. With `apart` each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
+    Raises UsageError and InputError before any training begins.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("compare trains in one process at a time; start it without torchrun")
+    prepared = data if isinstance(data, Prepared) else Prepared.load(Path(data))
+    terms = Terms(seconds=parse_duration(budget) if isinstance(budget, str) else budget, films=budget_films, clock=clock, num=num,
+                  train_films=train_films, finding=canonical(finding, allow=prepared.findings) if finding else "", features=features,
+                  augment=augment, judge_updates=judge_updates)
+    design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, base=base, ways=ways)
+    machine = Machine(device=device, threads=threads, apart=apart)
+    if only is not None:
+        arm = {arm.name: arm for arm in design.arms}.get(only[0])
+        if arm is None:
+            raise UsageError(f"--only {only[0]}: {nearest(only[0], [arm.name for arm in design.arms])}")
+        if only[1] not in seeds:
+            raise UsageError(f"--only {only[0]} {only[1]}: the seeds are {', '.join(map(str, seeds))}")
+        trained = _piece(design, f"{_name(arm, only[1])}-training", functools.partial(train_arm, design, arm, only[1], machine))
+        if "failed" in trained:
+            raise TrainingError(trained["failed"])
+        return _run(design, arm, only[1])
+    with only_user(design.out / "pieces"), started(device=device, threads=threads):
+        records = [_record(design, arm, seed, machine) for seed in seeds for arm in design.arms]
+        reference = _piece(design, "real-films", lambda: real_reference(_yardstick(design), num=num))
+        return _written(design, records, reference)
+
+
+def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
+    """Train one arm, its compressor first if it has one, and tell what that cost; `failed` where a training cannot go on."""
+    terms, run = design.terms, _run(design, arm, seed)
+    data = design.training_films(seed)
+    first = Run(path=run.path.with_name(f"{run.path.name}-first"))
+    stages = [(run, arm.recipe, 1.0)]
+    if arm.first is not None:
+        stages = [(first, arm.first, FIRST_STAGE_PART), (run, arm.recipe, 1 - FIRST_STAGE_PART)]
+    fresh = not any(place.finished for place, _, _ in stages)
+    told = []
+    for place, recipe, part in stages:
+        try:
+            workflow.train(recipe, data, out=place.path, seed=seed, base=arm.base, clock=terms.clock, device=machine.device,
+                           compressor=first.path if arm.first is not None and place is run else None, threads=machine.threads,
+                           budget=None if terms.seconds is None else terms.seconds * part,
+                           budget_films=None if terms.films is None else max(1, round(terms.films * part)))
+        except (TrainingError, OutOfMemoryError) as error:
+            return {"failed": str(error)}
+        training = read_card(place.path / "card.md")["training"][-1]
+        told.append({"recipe": recipe.name, "steps": training["steps"], "films": training["films_seen"],
+                     "seconds": round(training["hours"] * 3600, 2), **_parameters(place)})
+    seconds = sum(stage["seconds"] for stage in told)
+    return {"stages": told, "films/s": sum(stage["films"] for stage in told) / seconds if seconds else None,
+            "training MB": _peak_mb() if machine.apart and fresh else None,
+            "parameters": told[-1]["parameters"] + sum(stage["parameters"] for stage in told[:-1]),
+            "parameters trained": sum(stage["parameters trained"] for stage in told)}
+
+
+def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
+    """Make the films of one trained arm, and tell how long a film takes and how much memory."""
+    run = _run(design, arm, seed)
+    source, spec, settings = source_of(run)
+    plan = design.requests(seed).heard_by(spec)
+    workflow.generate(run, plan, out=_made(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device, threads=machine.threads)
+    now = {"wall": time.monotonic, "processor": time.process_time}[design.terms.clock]
+    taken: dict[int, float] = {}
+    with started(device=machine.device, threads=machine.threads, seed=seed) as engine:
+        cast(nn.Module, source.model).to(engine.device)
+        for size in (1, BATCH):
+            rows, times = plan.rows[:size], []
+            condition = replace(plan, rows=rows).condition(spec)
+            for _ in range(1 + TIMED):  # the first one warms up
+                begin = now()
+                with engine.autocast():
+                    source.model.sample(condition, [row.seed for row in rows], settings).float().cpu()
+                times.append((now() - begin) * 1000 / size)
+            taken[size] = statistics.median(times[1:])
+    return {"ms alone": taken[1], "ms of 8": taken[BATCH], "sampling MB": _peak_mb() if machine.apart else None}
+
+
+def _record(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
+    """Everything that is known of one arm and seed: what it cost, and every measure."""
+    name = _name(arm, seed)
+    call = _apart if machine.apart else _here
+    trained = _piece(design, f"{name}-training", functools.partial(call, train_arm, design, arm, seed, machine))
+    if "failed" in trained:
+        return {"arm": arm.name, "seed": seed, "failed": trained["failed"]}
+    sampled = _piece(design, f"{name}-sampling", functools.partial(call, sample_arm, design, arm, seed, machine))
+    return {"arm": arm.name, "seed": seed, **trained, **sampled,
+            **_piece(design, f"{name}-measures", functools.partial(_measures, design, arm, seed))}
+
+
+def _measures(design: Design, arm: Arm, seed: int) -> Record:
+    films, finding = _films(design, arm, seed), design.terms.finding
+    record = measured(_yardstick(design), films) | {"copies": near_copies(*_detector(design, seed), films.images)}
+    if finding:
+        heard = None if np.isnan(films.column(finding)).all() else films
+        learned = design.training_films(seed).films("train", size=design.size)
+        record[DOWNSTREAM] = downstream(learned, heard, design.held_out(), finding=finding, seed=seed,
+                                        config=ClassifierConfig(updates=design.terms.judge_updates))
+    return record
+
+
+@functools.cache
+def _yardstick(design: Design) -> Yardstick:
+    real = RealFilms(train=design.prepared.films("train", size=design.size), held_out=design.compared())
+    return Yardstick.of(real, load_features(design.terms.features, train=real.train))
+
+
+def _detector(design: Design, seed: int) -> tuple[CopyDetector, FalseAlarms]:
+    return _detector_of(design, None if design.terms.train_films is None else seed)
+
+
+@functools.cache
+def _detector_of(design: Design, seed: int | None) -> tuple[CopyDetector, FalseAlarms]:
+    """Looks for copies of what the arms of this seed learned from, or of all training films."""
+    learned = design.prepared if seed is None else design.training_films(seed)
+    held_out = design.held_out()
+    return half_calibrated(learned.films("train", size=design.size).images, held_out.images, held_out.patients())
+
+
+def _written(design: Design, records: Sequence[Record], reference: Record) -> Compared:
+    """The report, its table and its sheets."""
+    terms, space = design.terms, _yardstick(design).space
+    train, real = design.prepared.films("train", size=design.size), design.compared()
+    done = {record["arm"] for record in records if record["seed"] == design.seeds[0] and "failed" not in record}
+    made = {arm.name: _films(design, arm, design.seeds[0]).images for arm in design.arms if arm.name in done}
+    shown = real.images[np.random.default_rng(0).permutation(len(real))]
+    report: Record = {
+        "schema": "synthorax.comparison/1",
+        "claim": {"data": design.prepared.digest, "size": design.size, "budget": terms.in_words(), "clock": terms.clock, "num": terms.num,
+                  "train_films": terms.train_films, "finding": terms.finding, "augment": terms.augment,
+                  "first_stage_part": FIRST_STAGE_PART,
+                  "films": {"train": len(train), "compared": len(real), "patients": len(set(real.patients()))}},
+        "seeds": list(design.seeds), "judges": [{"name": space.name, "digest": space.digest}], "machine": describe_machine(),
+        "two_stages": [arm.name for arm in design.arms if arm.first is not None], "notes": list(design.notes),
+        "reference": reference, "arms": summary(records), "records": list(records)}
+    picture = png_bytes(sheets({REAL: shown, **made}))
+    write_json(design.out / "comparison.json", report)
+    write_atomic(design.out / "comparison.md", markdown(report))
+    write_atomic(design.out / "comparison.png", picture)
+    write_atomic(design.out / "comparison.html", page(report, sheet_png=picture))
+    return Compared(out=design.out, report=report)
+
+
+def _name(arm: Arm, seed: int) -> str:
+    return f"{arm.folder}-seed{seed}"
+
+
+def _run(design: Design, arm: Arm, seed: int) -> Run:
+    return Run(path=design.out / "runs" / _name(arm, seed))
+
+
+def _made(design: Design, arm: Arm, seed: int) -> Path:
+    return design.out / "made" / _name(arm, seed)
+
+
+def _films(design: Design, arm: Arm, seed: int) -> Films:
+    """What an arm made, with the labels that it was asked for."""
+    findings = design.prepared.findings
+    return load_films(read_dataset(_made(design, arm, seed), allow=findings), size=design.size, findings=findings, policy=STATED_ONLY)
+
+
+def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
+    """The record of one piece, from its file if it is there."""
+    path = design.out / "pieces" / f"{name}.json"
+    if not path.exists():
+        write_json(path, make())
+        print(f"compare: {name} is done", file=sys.stderr, flush=True)
+    kept: Record = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+def _parameters(run: Run) -> Record:
+    """Numbers in what makes films, and in all that was trained for it, critics included."""
+    spec = read_spec(run.weights)[0]
+    objective = build_objective(load_recipe(run.path / "config.toml"), findings=spec.findings, sites=spec.sites, masks=spec.masks)
+    return {"parameters": sum(weight.numel() for weight in cast(nn.Module, load_model(run.path)).parameters()),
+            "parameters trained": sum(weight.numel() for weight in objective.players.parameters())}
+
+
+def _here(work: Callable[..., Record], *arguments: Any) -> Record:
+    return work(*arguments)
+
+
+def _apart(work: Callable[..., Record], *arguments: Any) -> Record:
+    """Call a function in a process of its own, whose peak memory is then its own; it ends with this one."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_end_with_parent) as pool:
+            done, refused = pool.submit(_caught, work, arguments).result()
+    except BrokenProcessPool as error:
+        raise OutOfMemoryError("the process of a training was ended from outside, as for want of memory; what was finished is kept, and "
+                               "the same command goes on") from error
+    if refused is not None:
+        told = SynthoraxError(refused[1])
+        told.exit_code = refused[0]
+        raise told
+    return done
+
+
+def _caught(work: Callable[..., Record], arguments: Sequence[Any]) -> tuple[Record, tuple[int, str] | None]:
+    """Our errors as exit code and text, because not all of them survive the way to another process."""
+    try:
+        return work(*arguments), None
+    except SynthoraxError as error:
+        return {}, (error.exit_code, str(error))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that began it is killed; what it trains is in its checkpoints."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _peak_mb() -> float | None:
+    """The most memory that this process has held, in MB: on the GPU where it used one, else its own, PyTorch included."""
+    if torch.cuda.is_available() and (held := torch.cuda.max_memory_allocated()):
+        return round(held / 1e6, 1)
+    if sys.platform == "linux":  # getrusage would count the process from which this one was forked
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        return None if found is None else round(int(found[1]) * 1024 / 1e6, 1)
+    return None

@@ -1,0 +1,163 @@
+"""A comparison of generators to read: one table with intervals over seeds, as Markdown and as a page, and sheets side by side."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from synthorax.evaluation.over_seeds import FEWEST_SEEDS, over_seeds, summed_copies
+from synthorax.evaluation.report_page import embedded, show
+from synthorax.evaluation.sheets import contact_sheet, eight_bit
+from synthorax.evaluation.side_by_side import DISTRIBUTION, REQUEST, VIEW, WITHIN
+
+DOWNSTREAM = "AUROC gained downstream"
+BETTER: Mapping[str, str] = {"FID": "lower", "KID": "lower", "precision": "higher", "recall": "higher", "coverage": "higher",
+                             REQUEST: "higher", VIEW: "higher", DOWNSTREAM: "higher"}
+"""measure -> which way is better; density and MS-SSIM are best where real films have them, so nothing is marked there"""
+SHARES = ("precision", "recall", "coverage", WITHIN, REQUEST, VIEW)
+"""measures from 0 to 1"""
+COSTS = ("films/s", "ms alone", "ms of 8", "training MB", "sampling MB")
+REAL = "real films"
+SHOWN = 10
+Record = Mapping[str, Any]
+
+
+def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One entry an arm: every measure over its seeds, copies of all seeds together, and what it costs."""
+    arms: dict[str, list[Record]] = {}
+    for record in records:
+        arms.setdefault(record["arm"], []).append(record)
+    entries = []
+    for arm, every in arms.items():
+        done = [record for record in every if "failed" not in record]
+        entry: dict[str, Any] = {"arm": arm, "seeds": len(done), "failed": [record["failed"] for record in every if "failed" in record]}
+        if done:
+            names = [*DISTRIBUTION, WITHIN, REQUEST, VIEW, *([DOWNSTREAM] if DOWNSTREAM in done[0] else [])]
+            entry |= {name: _over(name, [record[name] for record in done]) for name in names}
+            entry["copies"] = summed_copies(record["copies"] for record in done)
+            entry |= {name: _cost([record[name] for record in done]) for name in COSTS}
+            entry |= {name: done[0][name] for name in ("parameters", "parameters trained")}
+        entries.append(entry)
+    return entries
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and the cells of each row: real films first, then the arms in the order in which they were named."""
+    entries, reference = report["arms"], report["reference"]
+    gained = any(DOWNSTREAM in entry for entry in entries)
+    measures = [*DISTRIBUTION, WITHIN, REQUEST, VIEW]
+    columns = ["family", *measures, "near copies (false alarms)", *([DOWNSTREAM] if gained else []), "parameters (trained, with critics)",
+               "films/s in training", "ms a film alone", "ms a film of 8", "peak MB in training", "peak MB in sampling"]
+    rows = [[REAL, *(_shown(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
+    for entry in entries:
+        failed = f" ({len(entry['failed'])} of {len(entry['failed']) + entry['seeds']} seeds failed)" if entry["failed"] else ""
+        if not entry["seeds"]:
+            rows.append([entry["arm"], f"failed: {entry['failed'][0]}", *[""] * (len(columns) - 2)])
+            continue
+        cells = {name: _shown(entry[name], best=_is_best(name, entry, entries)) for name in (*measures, *([DOWNSTREAM] if gained else []))}
+        rows.append([entry["arm"] + failed, *(cells[name] for name in measures), _copies(entry["copies"]),
+                     *([cells[DOWNSTREAM]] if gained else []), f"{entry['parameters']:,} ({entry['parameters trained']:,})",
+                     *(_spread(entry[name]) for name in COSTS)])
+    return columns, rows
+
+
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the table."""
+    claim = report["claim"]
+    films = f"{claim['train_films'] or claim['films']['train']} training films"
+    told = [f"{len(report['arms'])} ways to make films of {claim['size']} px, on the same {films}"
+            + (f" (drawn by the seed, half of them with {claim['finding']})" if claim["finding"] else
+               " (drawn by the seed)" if claim["train_films"] else "")
+            + f", {claim['budget']} of training each, {'slightly varied films' if claim['augment'] else 'films as they are'}, "
+            f"{claim['num']} films a seed made by the same requests, held against {claim['films']['compared']} films of "
+            f"{claim['films']['patients']} patients whom no training saw.",
+            "Intervals (95 %) are the wider of those from the sampling of films and, from three seeds on, from Student's t over seeds. "
+            "Bold: the best, where its interval holds no other family's value. MS-SSIM and density are best where they are as in real "
+            "films. Near copies are of the training films, beside how often real films of other patients are called copies. The row of "
+            "real films has training films in the place of made ones; requests are then those of held-out films."]
+    if report["two_stages"]:
+        told.append(f"{', '.join(report['two_stages'])}: {claim['first_stage_part']:.0%} of the budget trained the compressor; time, films "
+                    "and parameters are of both stages.")
+    if claim["clock"] == "processor":
+        told.append("Speeds are in processor time.")
+    if len(report["seeds"]) < FEWEST_SEEDS:
+        told.append(f"Only {len(report['seeds'])} of {FEWEST_SEEDS} seeds: the intervals do not hold how much trainings differ, and an "
+                    "order of the families may be luck.")
+    return [*told, *report["notes"]]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The comparison as Markdown."""
+    columns, rows = table(report)
+    lines = [" | ".join(row) for row in (columns, ["---"] * len(columns), *rows)]
+    return "# Generators side by side\n\n" + "\n\n".join(sentences(report)) + "\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def page(report: Mapping[str, Any], *, sheet_png: bytes) -> str:
+    """The comparison as one HTML text that needs no other file; every text in it is escaped."""
+    import jinja2
+
+    source = importlib.resources.files("synthorax.evaluation").joinpath("side_by_side.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["embedded"] = embedded
+    columns, rows = table(report)
+    return environment.from_string(source).render(columns=columns, rows=rows, sentences=sentences(report), sheet=sheet_png)
+
+
+def sheets(films: Mapping[str, NDArray[np.uint8] | NDArray[np.uint16]]) -> Image.Image:
+    """One row a name, the first films of each, [N, S, S]: in a column, arms have the same seed and request."""
+    columns = min(SHOWN, *(len(images) for images in films.values()))
+    pictures = np.concatenate([eight_bit(images[:columns]) for images in films.values()])
+    return contact_sheet(pictures, columns=columns, captions=[name for name in films for _ in range(columns)], tile_px=112)
+
+
+def _over(name: str, parts: Sequence[Record]) -> dict[str, Any]:
+    """A measure over seeds; its interval ends where the measure does."""
+    known = [part for part in parts if "skipped" not in part]
+    if len(known) < len(parts):
+        return {"skipped": next(part["skipped"] for part in parts if "skipped" in part)}
+    one = over_seeds([part["value"] for part in known], [part["error"] for part in known])
+    lowest = 0.0 if name in (*SHARES, "FID", "density") else -math.inf
+    return one | {"low": max(lowest, one["low"]), "high": min(1.0 if name in SHARES else math.inf, one["high"])}
+
+
+def _cost(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Mean and spread over seeds; None where a seed was not measured."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    spread = over_seeds(known, [0.0] * len(known))
+    return spread | {"low": max(0.0, spread["low"])}
+
+
+def _is_best(name: str, entry: Record, entries: Sequence[Record]) -> bool:
+    """Whether no other arm's value lies in this arm's interval or beyond it."""
+    others = [other[name]["value"] for other in entries if other is not entry and "value" in other.get(name, {})]
+    if name not in BETTER or "value" not in entry[name] or not others:
+        return False
+    return bool(entry[name]["low"] > max(others)) if BETTER[name] == "higher" else bool(entry[name]["high"] < min(others))
+
+
+def _shown(one: Record, *, best: bool = False) -> str:
+    if "skipped" in one:
+        return f"not measured: {one['skipped']}"
+    value = show(one["value"])
+    return f"{f'**{value}**' if best else value} [{show(one['low'])}, {show(one['high'])}]"
+
+
+def _copies(copied: Record) -> str:
+    more = ", **more**" if copied["more_than_alarms"] else ""
+    return (f"{show(copied['rate'])} [{show(copied['low'])}, {show(copied['high'])}] "
+            f"({show(copied['alarm_rate'])} [{show(copied['alarm_low'])}, {show(copied['alarm_high'])}]){more}")
+
+
+def _spread(one: Record | None) -> str:
+    if one is None:
+        return "not measured"
+    return f"{one['value']:.3g}" + (f" [{one['low']:.3g}, {one['high']:.3g}]" if one["high"] > one["low"] else "")

@@ -1,0 +1,296 @@
+"""What a comparison of generators is: its arms, the terms that are the same for all of them, and what is refused before any training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from synthorax.data.prepared import Prepared
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.evaluation.benefit_design import joined
+from synthorax.evaluation.sides import FEWEST_FILMS
+from synthorax.families.compressors import TRAINED
+from synthorax.files import write_json
+from synthorax.judges.classifier import ClassifierConfig
+from synthorax.privacy.copies import MIN_HELD_OUT
+from synthorax.rng import derive
+from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, with_way
+from synthorax.steps.film_set import drawn_films, training_set
+from synthorax.steps.models import PathLike, stages_of
+from synthorax.steps.plan import Plan, plan_like
+from synthorax.steps.recipe import Recipe, conditions_of, load_recipe, recipe_names
+from synthorax.steps.student import is_student
+from synthorax.steps.train_run import fresh_objective
+from synthorax.training.loop import check_batch
+from synthorax.types import Films
+
+FIRST_STAGE_PART = 0.4
+"""part of the budget that trains the compressor, where a recipe diffuses on the codes of one"""
+WITHOUT_END = 10**9
+"""steps: the budget alone ends a training"""
+COMMON = ("train.steps", "train.seed", "train.augment", "train.balance")
+"""settings that are the same for all arms and cannot be set for one"""
+BASE_RECIPE = "edm-64"
+"""whose training settings an adapted base has, but for the learning rate of its way"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to train a generator."""
+
+    name: str
+    recipe: Recipe
+    first: Recipe | None = None
+    """of the compressor whose codes it diffuses"""
+    base: str | None = None
+    """model that it starts from"""
+
+    @property
+    def folder(self) -> str:
+        """Its name as part of a path."""
+        return self.name.replace(":", "-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What is the same for every arm."""
+
+    seconds: float | None = None
+    """of training, on the clock"""
+    films: int | None = None
+    """drawn in training, in place of seconds"""
+    clock: Literal["wall", "processor"] = "wall"
+    num: int = 400
+    """films that each training makes"""
+    train_films: int | None = None
+    """training films that each seed draws; None: all"""
+    finding: str = ""
+    """shown by half of few films, of the requests and of the held-out films"""
+    features: str = "efficientnet-lite0"
+    """feature space of the judges"""
+    augment: bool = True
+    """vary the training films slightly"""
+    judge_updates: int = ClassifierConfig().updates
+    """of the classifiers that tell what few films gain"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a comparison."""
+        if (self.seconds is None) == (self.films is None):
+            raise UsageError("a comparison needs one budget: of time (--budget 10m) or of films (--budget-films 50k)")
+        if (self.seconds is not None and self.seconds <= 0) or (self.films is not None and self.films < 1):
+            raise UsageError("the budget must be above zero")
+        if self.num < FEWEST_FILMS:
+            raise UsageError(f"{self.num} films of each training are too few to measure anything; make at least {FEWEST_FILMS}")
+        if self.finding and self.train_films is None:
+            raise UsageError("--finding is for a comparison with few films; give their number with --train-films")
+        if self.train_films is not None and self.train_films < 2:
+            raise UsageError(f"{self.train_films} training films: at least 2 are needed")
+
+    def in_words(self) -> str:
+        """The budget."""
+        return f"{self.films:,} films drawn" if self.films is not None else f"{self.seconds:g} s of {self.clock} time"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Design:
+    """A comparison whose arms were checked; it can be sent to another process."""
+
+    out: Path
+    prepared: Prepared
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    terms: Terms
+    notes: tuple[str, ...] = field(default=())
+    """what a reader must know before the numbers"""
+
+    @property
+    def size(self) -> int:
+        """Side of the films in pixels."""
+        return int(self.arms[0].recipe.model.image_size)
+
+    def training_films(self, seed: int) -> Prepared:
+        """What every arm of a seed learns from: all training films, or a prepared folder of the few that the seed draws."""
+        terms = self.terms
+        if terms.train_films is None:
+            return self.prepared
+        drawn = drawn_films(self.prepared.films("train"), num=terms.train_films, seed=seed, finding=terms.finding)
+        return training_set(drawn, like=self.prepared, findings=self.prepared.findings, out=self.out / "sets" / f"seed{seed}")
+
+    def held_out(self) -> Films:
+        """Films of patients whom no training sees: validation and test."""
+        return joined([self.prepared.films(split, size=self.size) for split in ("val", "test")])
+
+    def compared(self) -> Films:
+        """The held-out films that made ones are held against: with a finding, all that show it and as many that do not."""
+        held_out = self.held_out()
+        if not self.terms.finding:
+            return held_out
+        shows, lacks = (np.flatnonzero(held_out.column(self.terms.finding) == value) for value in (1, 0))
+        some = np.random.default_rng(derive(0, "compare")).permutation(lacks)[: len(shows)]
+        return held_out.take(np.sort(np.concatenate([shows, some])))
+
+    def requests(self, seed: int) -> Plan:
+        """What every arm of a seed is asked for; with a finding, every other film is asked to show it."""
+        films, num, finding = self.held_out(), self.terms.num, self.terms.finding
+        if not finding:
+            return plan_like(films, num=num, seed=derive(seed, "compare"))
+        halves = [plan_like(films.take(np.flatnonzero(films.column(finding) == value)), num=(num + 1) // 2, seed=derive(seed, name))
+                  for name, value in (("with", 1), ("without", 0))]
+        return Plan(rows=tuple(row for pair in zip(*(half.rows for half in halves), strict=True) for row in pair)[:num])
+
+
+def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int], overrides: Sequence[str] = (),
+             base: PathLike | None = None, ways: Sequence[str] = ()) -> Design:
+    """The comparison that is asked for, checked before any training begins, and noted in `out`/claim.json.
+
+    Raises UsageError or InputError for arms that cannot be compared, films that are too few, and a folder that holds another comparison.
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError("seeds must be different whole numbers, such as 0 1 2")
+    arms = (*_recipe_arms(recipes, overrides, terms=terms), *_base_arms(base, ways, terms=terms))
+    if repeated := [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]:
+        raise UsageError(f"'{repeated[0]}' is named twice; to train it more often, give more seeds")
+    if not arms:
+        raise UsageError("name at least one recipe, or a base")
+    design = Design(out=out, prepared=prepared, arms=arms, seeds=tuple(seeds), terms=terms, notes=_notes(prepared, base))
+    for arm in arms:
+        _check_kind(arm)
+    _check_films(design)
+    for arm in arms:
+        _check_trains(arm, design)
+    _claim(design)
+    return design
+
+
+def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms) -> list[Arm]:
+    own: dict[str, list[str]] = {}
+    for text in overrides:
+        left, equals, value = text.partition("=")
+        recipe, _, key = left.rpartition(":")
+        if not equals or key in COMMON:
+            raise UsageError(f"--set {text}: " + (f"{key} is the same for all; see --budget, --seeds and --no-augment" if equals else
+                                                  "write it as RECIPE:table.key=value"))
+        own.setdefault(recipe, []).append(f"{key}={value}")
+    arms, used = [], {""}
+    for name in names:
+        recipe = load_recipe(name, overrides=[*own.get("", ()), *own.get(name, ())])
+        first = _first_stage(recipe, own)
+        used |= {name, *([first.name] if first else [])}
+        if first is not None:
+            recipe = replace(recipe, model=replace(recipe.model, compressor_config=asdict(first.model)))
+        arms.append(Arm(name=Path(name).stem if name.endswith(".toml") else name, recipe=_on(terms, recipe),
+                        first=None if first is None else _on(terms, first)))
+    if unknown := sorted(set(own) - used):
+        raise UsageError(f"--set {unknown[0]}:{own[unknown[0]][0]}: that recipe is not compared; {nearest(unknown[0], used - {''})}")
+    return arms
+
+
+def _first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | None:
+    """The shipped recipe of the compressor that a recipe names, at its size; None where it names none or a lossless one."""
+    family = getattr(recipe.model, "compressor", "none")
+    if family not in TRAINED or is_student(recipe):
+        return None
+    firsts = [load_recipe(name, overrides=[*own.get("", ()), *own.get(name, ())]) for name in recipe_names()
+              if load_recipe(name).family == family]
+    for first in firsts:
+        if first.model.image_size == recipe.model.image_size:
+            return first
+    sizes = ", ".join(map(str, sorted(first.model.image_size for first in firsts)))
+    raise UsageError(f"the recipe '{recipe.name}' diffuses on '{family}' at {recipe.model.image_size} px, and that ships for {sizes} px")
+
+
+def _base_arms(base: PathLike | None, ways: Sequence[str], *, terms: Terms) -> list[Arm]:
+    if base is None:
+        if ways:
+            raise UsageError("--adapt needs a trained model to start from; give its --base, or leave it out")
+        return []
+    arms = []
+    for way in ways or ("full", "lora"):
+        if way not in LEARNING_RATES:
+            raise UsageError(f"unknown way to adapt '{way}'; {nearest(way, LEARNING_RATES)}")
+        recipe = with_way(recipe_of_base(base, train=load_recipe(BASE_RECIPE).train), way).with_train(learning_rate=LEARNING_RATES[way])
+        check_base(recipe, base)
+        arms.append(Arm(name=f"{recipe.name}+base:{way}", recipe=_on(terms, recipe), base=str(base)))
+    return arms
+
+
+def _on(terms: Terms, recipe: Recipe) -> Recipe:
+    """The recipe on the terms of the comparison: films as they come, no end but the budget, no sheets on the way."""
+    return recipe.with_train(steps=WITHOUT_END, augment=terms.augment, balance=0.0, sample_every=0)
+
+
+def _check_kind(arm: Arm) -> None:
+    """Refuse a recipe that makes no films by itself."""
+    recipe = arm.recipe
+    if is_student(recipe) and arm.base is None:
+        raise UsageError(f"the recipe '{recipe.name}' trains a student, which learns from a teacher and not from films alone")
+    if "image" in conditions_of(recipe):
+        raise UsageError(f"the recipe '{recipe.name}' enlarges films and makes none of its own")
+    if recipe.family in TRAINED:
+        raise UsageError(f"the recipe '{recipe.name}' trains a compressor, which makes no films; compare a latent diffusion on it")
+
+
+def _check_films(design: Design) -> None:
+    """Refuse too few films, on either side, or too few with the finding."""
+    terms, findings = design.terms, design.prepared.findings
+    sizes = {arm.name: int(arm.recipe.model.image_size) for arm in design.arms}
+    if len(set(sizes.values())) > 1:
+        raise UsageError("films of different sizes cannot be compared: " + ", ".join(f"{name} {size} px" for name, size in sizes.items()))
+    if terms.finding and terms.finding not in findings:
+        raise InputError(f"no film states '{terms.finding}'", file=design.prepared.path, remedy=nearest(terms.finding, findings))
+    train, held_out = design.prepared.films("train", size=design.size), design.held_out()
+    if len(held_out) < max(FEWEST_FILMS, 2 * MIN_HELD_OUT):
+        raise InputError(f"only {len(held_out)} validation and test films", file=design.prepared.path,
+                         remedy=f"prepare it with a split that holds out at least {max(FEWEST_FILMS, 2 * MIN_HELD_OUT)}")
+    if terms.train_films is not None and terms.train_films > len(train):
+        raise InputError(f"--train-films {terms.train_films}: there are {len(train)} training films", file=design.prepared.path)
+    for films, wanted, kind in ((train, ((terms.train_films or 0) + 1) // 2, "training"), (held_out, FEWEST_FILMS, "held-out")):
+        for value, word in ((1, "show"), (0, "lack")) if terms.finding else ():
+            if (count := int((films.column(terms.finding) == value).sum())) < wanted:
+                raise InputError(f"only {count} {kind} films {word} {terms.finding}, and {wanted} are needed", file=design.prepared.path)
+
+
+def _check_trains(arm: Arm, design: Design) -> None:
+    """Refuse what could not be trained on these films."""
+    for stage in (arm.first, arm.recipe):
+        if stage is not None:
+            objective, films = fresh_objective(stage, design.prepared)
+            objective.admit(num_films=design.terms.train_films or len(films))
+            check_batch(objective, stage.train)
+
+
+def _notes(prepared: Prepared, base: PathLike | None) -> tuple[str, ...]:
+    """A warning where a base has learned from these very films: then no patient among them is sure to be unseen."""
+    if base is None:
+        return ()
+    known = {told.get("digest") for stage in stages_of(base) for told in stage.facts.get("sources", ())}
+    if known.isdisjoint({origin.digest for origin in prepared.sources if origin.digest}):
+        return ()
+    return (f"The base {Path(base).name} has learned from films of this data set, held-out patients perhaps among them: its arms may look "
+            "better than they are.",)
+
+
+def _claim(design: Design) -> None:
+    """Note what is compared; more arms and seeds may join later, and anything else is another comparison."""
+    path, terms = design.out / "claim.json", asdict(design.terms)
+    settings = {arm.name: [stage.to_toml() for stage in (arm.first, arm.recipe) if stage is not None] + [arm.base or ""]
+                for arm in design.arms}
+    common = {"data": design.prepared.digest, **terms}
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in common.items() if earlier["common"].get(name) != value]
+        changed += [f"the settings of {name}" for name, told in settings.items() if earlier["arms"].get(name, told) != told]
+        if changed:
+            raise InputError(f"holds a comparison on other terms: {', '.join(changed)} differ", file=design.out,
+                             remedy="choose another --out, or delete the folder")
+        settings = earlier["arms"] | settings
+    elif design.out.exists() and any(design.out.iterdir()):
+        raise InputError("is not empty, and holds no comparison", file=design.out, remedy="choose another --out")
+    write_json(path, {"common": common, "arms": settings})
+

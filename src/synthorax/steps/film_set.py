@@ -1,0 +1,46 @@
+"""A few training films as a prepared folder of their own, so that a training sees nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthorax.data.dataset import copy_files, read_dataset, write_facts, write_table
+from synthorax.data.prepared import Prepared, prepare_dataset
+from synthorax.rng import derive
+from synthorax.types import Films, Study
+
+
+def training_set(studies: Sequence[Study], *, like: Prepared, findings: Sequence[str], out: Path) -> Prepared:
+    """These films of a prepared folder as the training films of another, `out`-prepared, with these names of findings.
+
+    The files are copied to `out` and prepared in the size and by the label policy of `like`. A finished folder is used again.
+    """
+    if not (out / "dataset.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        for study in studies:
+            copy_files(study, source=like.source, out=out)
+        write_table(out, studies)
+        write_facts(out, name=out.name, studies=studies, synthetic=False, extra={"labels": list(findings)})
+    return prepare_dataset(read_dataset(out, allow=findings), out.with_name(f"{out.name}-prepared"), size=like.size,
+                           fractions=(1.0, 0.0, 0.0), films_per_patient=len(studies), policy=like.policy)
+
+
+def drawn_films(films: Films, *, num: int, seed: int, finding: str = "") -> list[Study]:
+    """`num` films drawn by the seed; fewer are part of more. With a `finding` every other one shows it, and the rest state it absent.
+
+    The caller sees to it that there are so many.
+    """
+    if not finding:
+        return [films.studies[row] for row in _shuffled(np.arange(len(films)), seed, "all")[:num]]
+    with_it, without = (_shuffled(np.flatnonzero(films.column(finding) == value), seed, name)
+                        for name, value in (("with", 1), ("without", 0)))
+    return [films.studies[(with_it, without)[place % 2][place // 2]] for place in range(num)]
+
+
+def _shuffled(rows: NDArray[np.intp], seed: int, purpose: str) -> list[int]:
+    return [int(row) for row in np.random.default_rng(derive(seed, "few films", purpose)).permutation(rows)]
