@@ -50,8 +50,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def only_vae(out: Path, data: Path, **changes: Any) -> None:
     """A comparison of one arm; what a killed process was doing."""
-    few = {**HERE, "overrides": ALL + VAE}
-    sx.compare(["vae-64"], data, out=out, budget_films=80, seeds=[0], **{**few, **changes})
+    few = {**HERE, "overrides": ALL + VAE, "budget_films": 80, "seeds": [0]}
+    sx.compare(["vae-64"], data, out=out, **{**few, **changes})
 
 
 @pytest.fixture(scope="module")
