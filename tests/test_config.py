@@ -82,7 +82,7 @@ def test_overrides_of_another_form_are_wrong_usage(override: str) -> None:
     (b"family = 'diffusion'\ntrain = 3", "'train' must be a table"),
     (b"[family]\nname = 'diffusion'", "'family' must be a word"),
     (b"family = 'difusion'", "unknown family 'difusion'; did you mean 'diffusion'"),
-    (b"name = 'x'", "unknown family ''; choose from: aae, diffusion"),
+    (b"name = 'x'", "unknown family ''; choose from: aae, code-encoder, diffusion"),
     (b"family = ", "not valid TOML"),
     (b"name = '\xff'", "not valid TOML"),
 ])

@@ -59,8 +59,9 @@ SMALLEST = {
     "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
                   "model.embedding=8", "objective.critic_channels=4"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
-    "vq-vae": ("vq-vae-2-64", "model.image_size=16", "model.channels=4", "model.patch=1", "model.codes=8", "model.code_channels=2",
-               "model.prior_width=8", "model.prior_depth=1", "model.prior_heads=2", "objective.autoencoder_steps=0"),
+    "vq-vae": ("vq-vae-2-64", "model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=1", "model.codes=8",
+               "model.code_channels=2", "model.prior_width=8", "model.prior_depth=1", "model.prior_heads=2",
+               "objective.autoencoder_steps=0"),
 }
 """family -> a shipped recipe and the settings that make it as small as it can be"""
 FEW = ("train.batch_size=2", "train.log_every=1", "train.sample_every=0", "train.precision=fp32", "train.warmup_steps=2")

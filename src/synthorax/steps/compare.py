@@ -172,11 +172,11 @@ def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms
     own: dict[str, list[str]] = {}
     for text in overrides:
         left, equals, value = text.partition("=")
-        recipe, _, key = left.rpartition(":")
+        named, _, key = left.rpartition(":")
         if not equals or key in COMMON:
             raise UsageError(f"--set {text}: " + (f"{key} is the same for all; see --budget, --seeds and --no-augment" if equals else
                                                   "write it as RECIPE:table.key=value"))
-        own.setdefault(recipe, []).append(f"{key}={value}")
+        own.setdefault(named, []).append(f"{key}={value}")
     arms, used = [], {""}
     for name in names:
         recipe = load_recipe(name, overrides=[*own.get("", ()), *own.get(name, ())])
