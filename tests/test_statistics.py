@@ -8,13 +8,13 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.resampling import counted_auroc, counted_bootstrap, counted_gain
 from synthorax.evaluation.statistics import (
     auprc,
     auroc,
     delong,
     delong_interval,
     holm,
-    patient_bootstrap,
     roc_points,
     wilson,
     youden_threshold,
@@ -27,10 +27,6 @@ def films(seed, *, n=200, prevalence=0.3, gap=1.0, decimals=1):
     labels = (rng.random(n) < prevalence).astype(int)
     labels[:2] = 0, 1
     return labels, np.round(rng.normal(size=n) + gap * labels, decimals)
-
-
-def difference(labels, scores):
-    return auroc(labels, scores[:, 1]) - auroc(labels, scores[:, 0])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -124,7 +120,7 @@ def test_bootstrap_and_delong_agree_when_films_are_independent():
     labels, a = films(3, n=300, decimals=8)
     b = a + np.random.default_rng(7).normal(size=300)
     by_formula = delong(labels, a, b)
-    resampled = patient_bootstrap(labels, np.stack([a, b], axis=1), range(300), difference, num=1000, seed=1)
+    resampled = counted_bootstrap(labels, np.stack([a, b], axis=1), range(300), counted_gain, num=1000, seed=1)
     assert resampled.value == pytest.approx(by_formula.difference, abs=1e-12)
     assert resampled.high - resampled.low == pytest.approx(by_formula.high - by_formula.low, rel=0.12)
     assert resampled.p == pytest.approx(by_formula.p, abs=0.05)
@@ -135,25 +131,16 @@ def test_copies_of_a_patients_film_add_no_certainty():
     labels, a = films(5, n=60, decimals=8)
     b = a + np.random.default_rng(8).normal(size=60)
     pairs, patients = np.stack([a, b], axis=1), np.arange(60)
-    once = patient_bootstrap(labels, pairs, patients, difference, num=500)
-    again = patient_bootstrap(np.tile(labels, 4), np.tile(pairs, (4, 1)), np.tile(patients, 4), difference, num=500)
+    once = counted_bootstrap(labels, pairs, patients, counted_gain, num=500)
+    again = counted_bootstrap(np.tile(labels, 4), np.tile(pairs, (4, 1)), np.tile(patients, 4), counted_gain, num=500)
     assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.15)
     width = [r.high - r.low for r in (delong(labels, a, b), delong(np.tile(labels, 4), np.tile(a, 4), np.tile(b, 4)))]
     assert width[1] == pytest.approx(width[0] / 2, rel=0.05)
 
 
-def test_bootstrap_over_trainings_is_wider_when_trainings_differ():
-    labels, a = films(6, n=200, decimals=8)
-    lucky = np.stack([a, a, a + 5 * np.random.default_rng(1).normal(size=200)], axis=1)  # [N, runs]
-    fixed = patient_bootstrap(labels, lucky.mean(axis=1), range(200), auroc, num=300)
-    drawn = patient_bootstrap(labels, lucky, range(200), auroc, num=300, over_runs=True)
-    assert drawn.value == fixed.value
-    assert drawn.high - drawn.low > 1.3 * (fixed.high - fixed.low)
-
-
 def test_bootstrap_depends_on_its_seed_alone():
     labels, a = films(2)
-    first, second, other = (patient_bootstrap(labels, a, range(200), auroc, num=50, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (counted_bootstrap(labels, a, range(200), counted_auroc, num=50, seed=seed) for seed in (1, 1, 2))
     assert first == second != other
 
 
@@ -179,7 +166,7 @@ def test_wilson():
 @pytest.mark.parametrize("statistic", [
     auroc, auprc, delong_interval, roc_points, youden_threshold,
     lambda labels, scores: delong(labels, scores, scores),
-    lambda labels, scores: patient_bootstrap(labels, scores, range(len(labels)), auroc, num=5),
+    lambda labels, scores: counted_bootstrap(labels, scores, range(len(labels)), counted_auroc, num=5),
 ])
 @pytest.mark.parametrize(("labels", "said"), [([0] * 6, "0 films with"), ([1] * 6, "6 films with")])
 def test_one_class_is_refused_with_the_counts(statistic, labels, said):
@@ -195,4 +182,4 @@ def test_labels_that_are_not_stated_and_lonely_films_are_refused():
     with pytest.raises(InputError, match="two films of each class: 1 films with"):
         delong_interval([0, 0, 1], [1, 2, 3])
     with pytest.raises(InputError, match="one patient"):
-        patient_bootstrap([0, 1], [1, 2], ["a", "a"], auroc)
+        counted_bootstrap([0, 1], [1, 2], ["a", "a"], counted_auroc)

@@ -1,9 +1,9 @@
-"""How well scores separate films, and how sure one can be of it: AUROC, DeLong, patient bootstrap, Holm, Wilson; in float64."""
+"""How well scores separate films, and how sure one can be of it: AUROC, DeLong, Holm, Wilson; in float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,6 @@ from scipy.stats import norm, rankdata
 from synthorax.errors import InputError, UsageError
 
 Vector = NDArray[np.float64]
-Statistic = Callable[[NDArray[np.bool_], Vector], float]
-"""Takes labels [N] and scores [N, ...] of the same films, gives one number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +98,7 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, *, level: float = 0.95) -> PairedAuroc:
     """Compare the AUROC of two scores of the same films (DeLong et al. 1988; midranks as in Sun & Xu 2014, algorithm 2).
 
-    Films are taken as independent: with several films of a patient the interval is too narrow, see `patient_bootstrap`.
+    Films are taken as independent: with several films of a patient the interval is too narrow, see `resampling.counted_bootstrap`.
     Scores that rank all films alike have standard error 0 and p = 1. Raises InputError for fewer than two films of a class.
 
     >>> delong([0, 0, 0, 1, 1, 1], [1, 2, 3, 2, 3, 4], [1, 2, 3, 4, 5, 6]).difference > 0
@@ -132,46 +130,6 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike, *, level: float = 0.95
         reach = float(norm.ppf(0.5 + level / 2)) * error / (area * (1 - area))
         low, high = float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
     return AurocInterval(auc=area, low=min(low, area), high=max(high, area), standard_error=error)
-
-
-def patient_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike, statistic: Statistic, *, num: int = 1000,
-                      seed: int = 0, over_runs: bool = False, level: float = 0.95) -> Bootstrap:
-    """Percentile interval of `statistic(labels, scores)` over patients drawn with replacement, all films of a patient together.
-
-    `scores` [N, ...]: put two scores side by side, [N, 2], to bootstrap their difference in pairs. With `over_runs` the last
-    axis is repeated trainings: they are drawn with replacement too and `statistic` gets their mean, so the interval also holds
-    the luck of training. The draws are then shifted to have the value as their median: a mean in which one training counts twice
-    ranks films a little worse than one over different trainings. Draws with one class only are drawn anew. Raises InputError if
-    the films have one class or one patient only.
-
-    >>> near = patient_bootstrap([0, 1] * 20, [0.2, 0.8] * 20, list(range(40)), auroc, num=50)
-    >>> near.value, near.low, near.high
-    (1.0, 1.0, 1.0)
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    positive, _ = checked(labels, values)
-    names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    if owner.shape != positive.shape:
-        raise UsageError(f"{len(owner)} patients for {len(positive)} films")
-    if len(names) < 2:
-        raise InputError("all films are of one patient; an interval over patients needs several")
-    films_of = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
-    rng = np.random.default_rng(seed)
-    draws: list[float] = []
-    while len(draws) < num:
-        rows = np.concatenate([films_of[patient] for patient in rng.integers(len(names), size=len(names))])
-        chosen = values[rows]
-        if over_runs:
-            chosen = chosen[..., rng.integers(values.shape[-1], size=values.shape[-1])].mean(axis=-1)
-        if 0 < positive[rows].sum() < len(rows):
-            draws.append(statistic(positive[rows], chosen))
-    value = float(statistic(positive, values.mean(axis=-1) if over_runs else values))
-    drawn = np.array(draws)
-    if over_runs:
-        drawn += value - np.median(drawn)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Bootstrap(value=value, low=float(low), high=float(high), p=min(1.0, 2 * (tail + 1) / (num + 1)), num=num)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
-from synthorax.evaluation.statistics import Bootstrap, auroc, patient_bootstrap
+from synthorax.evaluation.resampling import counted_auroc, counted_bootstrap
+from synthorax.evaluation.statistics import Bootstrap
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.same_patient import SamePatientConfig, SamePatientJudge, train_same_patient
 from synthorax.privacy.copies import FalseAlarms, alarm_rate, conformal_threshold
@@ -57,7 +58,7 @@ def reidentify(train: Films, held_out: Films, synthetic: Films, *, config: SameP
                                progress=lambda done, total: report(done / total, f"same-patient judge {done} of {total}"))
     known, unknown, made = judge(train.images), judge(held_out.images), judge(synthetic.images)
     likeness = np.einsum("nf,nf->n", unknown[pairs.first], unknown[pairs.second]).astype(np.float64)
-    validation = patient_bootstrap(pairs.own, likeness, held_out.patients()[pairs.first], auroc, seed=seed)
+    validation = counted_bootstrap(pairs.own, likeness, held_out.patients()[pairs.first], counted_auroc, seed=seed)
     half = patient_folds(held_out.patients(), folds=2, seed=seed)
     matches = (unknown @ known.T).max(axis=1).astype(np.float64)
     threshold = conformal_threshold(matches[half == 0], false_alarm_rate)
