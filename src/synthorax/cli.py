@@ -359,6 +359,9 @@ def audit(
         raise typer.Exit(4)  # a gate that the user asked for said no
 
 
+add_checks(app)
+
+
 @app.command(name="lesion-noise", epilog="Example: synthorax lesion-noise prepared/ --size 64 --out noise/")
 def lesion_noise(
     prepared: Annotated[Path, typer.Argument(help="Prepared folder of films with lesion masks or boxes.")],
@@ -426,9 +429,6 @@ def doctor(json: Json = False) -> None:
     from synthorax.engine import describe_machine
 
     finish(describe_machine(), json)
-
-
-add_checks(app)
 
 
 @app.callback()
