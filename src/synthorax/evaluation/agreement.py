@@ -117,17 +117,21 @@ def two_way_reach(influence: Vector, readers: ArrayLike, films: ArrayLike, *, le
     """Half the width of an interval for an estimate whose readings share readers and share films.
 
     Cameron, Gelbach and Miller (2011, section 2.2): the variance clustered by reader, plus that by film, less that by both, each with its
-    factor G / (G - 1), and never less than one of the first two; Student's t with as many degrees of freedom as the fewer of readers
-    and films, less one. `influence` [N] is each reading's part in the estimate's error, (value - mean) / N for a mean. With one reader
-    it speaks of that reader and other films.
+    factor G / (G - 1), and here never less than one of the first two. Student's t has the degrees of freedom of Satterthwaite (1946), which
+    few readers make few where they differ. `influence` [N] is each reading's part in the estimate's error, (value - mean) / N for a mean.
+    With one reader it speaks of that reader and other films.
     """
     codes = [np.unique(np.asarray(names), return_inverse=True)[1] for names in (readers, films)]
-    sizes = [int(code.max()) + 1 for code in codes]
-    if max(sizes) < 2:
+    groups = [int(code.max()) + 1 for code in codes]
+    if max(groups) < 2:
         raise InputError("one reading has no interval")
-    by = [_clustered(influence, code) for code, size in zip(codes, sizes, strict=True) if size > 1]
-    variance = by[0] if len(by) == 1 else max(sum(by) - _clustered(influence, codes[0] * sizes[1] + codes[1]), *by)
-    return float(student.ppf(0.5 + level / 2, min(size for size in sizes if size > 1) - 1)) * math.sqrt(variance)
+    parts = [(_clustered(influence, code), size) for code, size in zip(codes, groups, strict=True) if size > 1]
+    each = _clustered(influence, codes[0] * groups[1] + codes[1])
+    variance = max(*(part for part, _ in parts), parts[0][0] + parts[1][0] - each if len(parts) == 2 else 0.0)
+    if variance < 1e-12 * each:  # readers contradict one another exactly, so that neither readers nor films differ in their means
+        variance, parts = each, [(each, len(influence))]
+    freedom = variance**2 / sum(part**2 / (size - 1) for part, size in parts)
+    return float(student.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
 
 
 def mcnemar(before: ArrayLike, after: ArrayLike) -> tuple[int, int, float]:
