@@ -70,8 +70,22 @@ def reader_study(readings: Readings, real: RealFilms, synthetic: Films, *, seed:
 
 
 def _told_apart(shown: Sequence[Impression]) -> list[Score]:
-    """Each reader against chance, then all of them over readers and films."""
-    scores = []
+    """All readers over readers and films, then each of them against chance."""
+    if not shown:
+        return []
+    names, films = [reading.reader for reading in shown], [reading.film for reading in shown]
+    kind, said = (np.array([getattr(reading, name) for reading in shown]) for name in ("synthetic", "said_synthetic"))
+    pooled = share_over_readers_and_films(kind == said, names, films)
+    balanced = balanced_share(kind == said, kind, names, films)
+    over = "interval over readers and films"
+    scores = [_score("Turing accuracy", shown, pooled, better="lower", floor=0.5, note=over)]
+    scores.append(_score("balanced Turing accuracy", shown, balanced, better="lower", floor=0.5,
+                         note=f"mean of both kinds of films; 50 % by chance whatever their mix; {over}"))
+    called_real = [reading for reading in shown if not reading.synthetic]
+    false_alarms = float(np.mean([reading.said_synthetic for reading in called_real]))
+    made = [reading for reading in shown if reading.synthetic]
+    scores.append(_score("synthetic films called synthetic", made, _over_both(made, lambda reading: reading.said_synthetic), better="lower",
+                         floor=false_alarms, note=f"sensitivity; floor: real films called synthetic; {over}"))
     for reader in dict.fromkeys(reading.reader for reading in shown):
         own = [reading for reading in shown if reading.reader == reader]
         right = sum(reading.synthetic == reading.said_synthetic for reading in own)
@@ -86,21 +100,6 @@ def _told_apart(shown: Sequence[Impression]) -> list[Score]:
             area = delong_interval(truth, sign)
             scores.append(_score("Turing auroc", sure, Interval(value=area.auc, low=area.low, high=area.high), better="lower",
                                  group=f"reader {reader}", floor=0.5, note="from how sure the reader was"))
-    if not shown:
-        return []
-    names, films = [reading.reader for reading in shown], [reading.film for reading in shown]
-    kind, said = (np.array([getattr(reading, name) for reading in shown]) for name in ("synthetic", "said_synthetic"))
-    pooled = share_over_readers_and_films(kind == said, names, films)
-    balanced = balanced_share(kind == said, kind, names, films)
-    over = "interval over readers and films"
-    scores.append(_score("Turing accuracy", shown, pooled, better="lower", floor=0.5, note=over))
-    scores.append(_score("balanced Turing accuracy", shown, balanced, better="lower", floor=0.5,
-                         note=f"mean of both kinds of films; 50 % by chance whatever their mix; {over}"))
-    called_real = [reading for reading in shown if not reading.synthetic]
-    false_alarms = float(np.mean([reading.said_synthetic for reading in called_real]))
-    made = [reading for reading in shown if reading.synthetic]
-    scores.append(_score("synthetic films called synthetic", made, _over_both(made, lambda reading: reading.said_synthetic), better="lower",
-                         floor=false_alarms, note=f"sensitivity; floor: real films called synthetic; {over}"))
     return scores
 
 
