@@ -381,7 +381,7 @@ def test_truth_comes_from_the_tables_alone(tmp_path):
     read(path, panel(truth, truth, truth))
     with pytest.raises(InputError, match="in the real table and in the synthetic one"):
         read_readings(path, real=REAL.studies, synthetic=(*MADE.studies, REAL.studies[0]), findings=FINDINGS)
-    with pytest.raises(InputError, match="'synthetic-0.png' of the real table is marked synthetic"):
+    with pytest.raises(InputError, match=r"'synthetic-0.png' of the real table is marked synthetic"):
         read_readings(path, real=(*REAL.studies, MADE.studies[0]), synthetic=MADE.studies[1:], findings=FINDINGS)
 
 

@@ -106,9 +106,10 @@ def _drawn(report: Report) -> dict[str, str]:
         part = [score for score in part if part and score.features == part[0].features]
         if len(part) > 1:
             legend = ("right answers", "chance") if name == "clinical_acceptability" else ("synthetic films", "floor: real films")
+            axis = f"{label} ({part[0].features})" if part[0].features else label
             drawn[f"forest {name}"] = drawn.get(f"forest {name}", "") + plots_groups.group_forest(
                 [score.group for score in part], value=[score.value for score in part], low=[score.low for score in part],
-                high=[score.high for score in part], floor=[score.floor for score in part], axis_label=f"{label} ({part[0].features})" if part[0].features else label, legend=legend)
+                high=[score.high for score in part], floor=[score.floor for score in part], axis_label=axis, legend=legend)
     entries = report.dimensions["benefit"].findings
     compared: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
     for entry in entries:
