@@ -301,7 +301,7 @@ def test_the_page_shows_a_reader_study(tmp_path):
     page = report.write(tmp_path / "out").read_text()
     assert "Turing accuracy" in page
     assert "reader R1" in page
-    assert "no evidence that readers tell them apart" in page  # one of three who cannot: others may be like that one
+    assert "some readers tell them apart: R0, R2" in page  # with one of three who cannot: other readers may be like that one
     assert "How often each reader" in page
     assert Report.load(tmp_path / "out").to_dict() == report.to_dict()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, fisher_exact
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
@@ -22,7 +22,7 @@ from synthorax.evaluation.agreement import (
 from synthorax.evaluation.readings import Diagnosis, Impression, Readings
 from synthorax.evaluation.report import Dimension
 from synthorax.evaluation.sides import RealFilms
-from synthorax.evaluation.statistics import delong_interval, wilson
+from synthorax.evaluation.statistics import delong_interval, holm, wilson
 from synthorax.types import Films, Score
 
 FEWEST_READERS = 3
@@ -66,7 +66,7 @@ def reader_study(readings: Readings, real: RealFilms, synthetic: Films, *, seed:
         reason = f"{len(readers)} reader{'s' * (len(readers) > 1)}; a verdict takes at least {FEWEST_READERS} who read independently"
     if reason:
         return Dimension("skipped", reason=reason, scores=tuple(scores), extra=extra | {"verdict": f"skipped: {reason}"} | _listed(missing))
-    return Dimension("measured", scores=tuple(scores), extra=extra | {"verdict": _verdict(scores)} | _listed(missing))
+    return Dimension("measured", scores=tuple(scores), extra=extra | {"verdict": _verdict(scores, shown)} | _listed(missing))
 
 
 def _told_apart(shown: Sequence[Impression]) -> list[Score]:
@@ -84,7 +84,8 @@ def _told_apart(shown: Sequence[Impression]) -> list[Score]:
     called_real = [reading for reading in shown if not reading.synthetic]
     false_alarms = float(np.mean([reading.said_synthetic for reading in called_real]))
     made = [reading for reading in shown if reading.synthetic]
-    scores.append(_score("synthetic films called synthetic", made, _over_both(made, lambda reading: reading.said_synthetic), better="lower",
+    called = _over_both(made, lambda reading: reading.said_synthetic)
+    scores.append(_score("synthetic films called synthetic", shown, called, better="lower",
                          floor=false_alarms, note=f"sensitivity; floor: real films called synthetic; {over}"))
     for reader in dict.fromkeys(reading.reader for reading in shown):
         own = [reading for reading in shown if reading.reader == reader]
@@ -112,7 +113,7 @@ def _accepted(shown: Sequence[Impression], labels: Labels, missing: dict[str, st
         def accepts(reading: Impression) -> bool:
             return (reading.acceptable or 0) >= ACCEPTABLE
         others = [accepts(reading) for reading in rated if not reading.synthetic]
-        scores.append(_score("acceptable readings", made, _over_both(made, accepts), better="higher",
+        scores.append(_score("acceptable readings", rated, _over_both(made, accepts), better="higher",
                              floor=float(np.mean(others)) if others else None, note="interval over readers and films"))
     votes = _majorities(rated, lambda reading: None if reading.acceptable is None else reading.acceptable >= ACCEPTABLE)
     findings = sorted({name for film, (synthetic, _) in votes.items() if synthetic for name, value in labels[film].items()
@@ -223,18 +224,30 @@ def _majority_score(metric: str, votes: Mapping[str, tuple[bool, bool]], group: 
                   note=f"by majority of {FEWEST_READERS} or more readers; interval over films, for this panel")]
 
 
-def _verdict(scores: Sequence[Score]) -> dict[str, str]:
-    """In words: told apart or not, and for all films and each finding whether the wanted part of the films is accepted."""
+def _verdict(scores: Sequence[Score], shown: Sequence[Impression]) -> dict[str, str]:
+    """In words: told apart or not, by whom, and for all films and each finding whether the wanted part of the films is accepted."""
     told: dict[str, str] = {}
+    able = _able(shown)
     for score in scores:
         if score.metric == "balanced Turing accuracy":
             told["real or synthetic"] = ("told apart better than by chance" if score.low > 0.5 else
                                          "taken for one another: real films look more synthetic" if score.high < 0.5 else
+                                         f"some readers tell them apart: {', '.join(able)}" if able else
                                          "no evidence that readers tell them apart; see the interval")
         elif score.metric == "acceptable films":
             word = "acceptable" if score.low >= WANTED else "not acceptable" if score.high < WANTED else "undecided"
             told[f"acceptable, {score.group}"] = f"{word}: at least {WANTED:.0%} of the films are wanted"
     return told
+
+
+def _able(shown: Sequence[Impression]) -> list[str]:
+    """Readers whose answers go with the truth, by Fisher's exact test, which holds in any mix of films, at 5 % after Holm's correction."""
+    readers = list(dict.fromkeys(reading.reader for reading in shown))
+    tables = np.zeros((len(readers), 2, 2), dtype=np.intp)  # what the film is, what the reader said
+    for reading in shown:
+        tables[readers.index(reading.reader), int(reading.synthetic), int(reading.said_synthetic)] += 1
+    corrected = holm([float(fisher_exact(table, alternative="greater").pvalue) for table in tables])
+    return [reader for reader, p in zip(readers, corrected, strict=True) if p < 0.05]
 
 
 def _over_both(readings: Sequence[Impression], yes: Callable[[Impression], bool]) -> Interval:
