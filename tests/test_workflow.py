@@ -18,6 +18,7 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError
 from synthorax.evaluation.benefit import BenefitConfig
+from synthorax.evaluation.rqs import ITEMS
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.run import Run
 
@@ -175,13 +176,15 @@ def test_a_reader_study_joins_the_report(synthetic: Dataset, prepared: Prepared,
     table = tmp_path / "readings.csv"
     table.write_text("\n".join(["reader,film,said,acceptable", *rows, ""]))
     arguments = ["evaluate", "--real", str(prepared.path), "--synthetic", str(synthetic.path), "--out", str(tmp_path / "out"),
-                 "--quick", "--readings", str(table)]
+                 "--quick", "--readings", str(table), "--rqs", str(tmp_path / "rqs.toml")]
+    (tmp_path / "rqs.toml").write_text("".join(f'{item} = "none"\n' for item in ITEMS))
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     part = told["dimensions"]["clinical_acceptability"]
     values = {score["metric"]: score["value"] for score in part["scores"] if score["group"] == "all"}
     assert (part["status"], values["Turing accuracy"], values["acceptable films"]) == ("measured", 0.5, 1.0)
     assert len(told["inputs"]["readings"]["digest"]) == 64
+    assert told["inputs"]["radiomics_quality"]["score"] == -8
     table.write_text(table.read_text().replace(made[3], "of-another-set.png"))
     with pytest.raises(InputError, match=r"readings.csv row 5: no film 'of-another-set.png'"):
         sx.evaluate(real=prepared, synthetic=synthetic, readings=table)
