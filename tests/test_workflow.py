@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import synthorax as sx
+from synthorax.cli import app
 from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError
 from synthorax.evaluation.benefit import BenefitConfig
+from synthorax.evaluation.rqs import ITEMS
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.run import Run
 
@@ -165,6 +168,26 @@ def test_too_few_films_skip_dimensions_with_the_reason(run: Run, prepared: Prepa
         assert report.dimensions[name].status == "skipped"
         assert "too few" in report.dimensions[name].reason
     assert report.dimensions["privacy"].status == "measured"
+
+
+def test_a_reader_study_joins_the_report(synthetic: Dataset, prepared: Prepared, tmp_path: Path) -> None:
+    made, real = ([study.file_name for study in side.studies[:8]] for side in (synthetic, prepared))
+    rows = [f"R{reader},{film},synthetic,{4 + reader % 2}" for reader in range(3) for film in (*made, *real)]
+    table = tmp_path / "readings.csv"
+    table.write_text("\n".join(["reader,film,said,acceptable", *rows, ""]))
+    arguments = ["evaluate", "--real", str(prepared.path), "--synthetic", str(synthetic.path), "--out", str(tmp_path / "out"),
+                 "--quick", "--readings", str(table), "--rqs", str(tmp_path / "rqs.toml")]
+    (tmp_path / "rqs.toml").write_text("".join(f'{item} = "none"\n' for item in ITEMS))
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    part = told["dimensions"]["clinical_acceptability"]
+    values = {score["metric"]: score["value"] for score in part["scores"] if score["group"] == "all"}
+    assert (part["status"], values["Turing accuracy"], values["acceptable films"]) == ("measured", 0.5, 1.0)
+    assert len(told["inputs"]["readings"]["digest"]) == 64
+    assert told["inputs"]["radiomics_quality"]["score"] == -8
+    table.write_text(table.read_text().replace(made[3], "of-another-set.png"))
+    with pytest.raises(InputError, match=r"readings.csv row 5: no film 'of-another-set.png'"):
+        sx.evaluate(real=prepared, synthetic=synthetic, readings=table)
 
 
 def test_a_folder_of_nothing_but_images_can_be_evaluated(synthetic: Dataset, prepared: Prepared, tmp_path: Path) -> None:

@@ -286,6 +286,8 @@ def evaluate(
     features: Annotated[list[str] | None, typer.Option(help="Feature space that grades the films: efficientnet-lite0 (by default), chest, "
                                                             "radiomics, torchxrayvision, or a .pt or .onnx file; repeat for more.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Train no judge of outlines and corrupt no film.")] = False,
+    readings: Annotated[Path | None, typer.Option(help="Table of what readers said of the films, one row a reading.")] = None,
+    rqs: Annotated[Path | None, typer.Option(help="Answers to the radiomics quality score, TOML.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
@@ -294,8 +296,8 @@ def evaluate(
     """Measure synthetic films against real ones: fidelity, lesions, diversity, control, balance, robustness, privacy."""
     from synthorax.workflow import evaluate as verb
 
-    finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, seed=seed,
-                 device=device.value, threads=threads), json)
+    finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, readings=readings, rqs=rqs,
+                 seed=seed, device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax benefit --real prepared/ --synthetic kept/ --finding Pneumothorax --out report/")

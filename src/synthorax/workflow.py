@@ -30,7 +30,9 @@ from synthorax.evaluation.drift_page import drift_page
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.poison import PoisonConfig
+from synthorax.evaluation.readings import read_readings
 from synthorax.evaluation.report import Dimension, Report
+from synthorax.evaluation.rqs import radiomics_quality
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
@@ -261,22 +263,25 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
 
 
 def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,
-             features: str | Sequence[str] = "efficientnet-lite0", quick: bool = False, seed: int = 0, device: Device = "auto",
-             threads: int | None = None) -> Report:
+             features: str | Sequence[str] = "efficientnet-lite0", quick: bool = False, readings: PathLike | None = None,
+             rqs: PathLike | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Report:
     """Measure a synthetic set, by any generator, against real films; writes report.json and report.html if `out` is given.
 
     `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. `quick` trains no
-    judge and corrupts no film.
+    judge and corrupts no film. `readings` is a table of what readers said of the films, see `evaluation.readings.read_readings`,
+    `rqs` the answers to the radiomics quality score, see `evaluation.rqs.radiomics_quality`.
     """
     prepared, made = _prepared(real), _dataset(synthetic)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     if not names:
         raise UsageError("evaluate needs at least one feature space")
+    read = None if readings is None else read_readings(readings, real=prepared.studies, synthetic=made.studies, findings=prepared.findings)
+    quality = {} if rqs is None else {"radiomics_quality": radiomics_quality(rqs)}
     sides, films = _sides(prepared, made, masks=True)
     with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
         spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
-        report = evaluate_films(sides, films, features=spaces, facts=made.facts, seed=seed, quick=quick, report=show)
-    return _written(report, out)
+        report = evaluate_films(sides, films, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read, report=show)
+    return _written(replace(report, inputs={**report.inputs, **quality}), out)
 
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,

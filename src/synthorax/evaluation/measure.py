@@ -13,6 +13,8 @@ from synthorax.errors import InputError
 from synthorax.evaluation.outlines import Outlining, fit_outliner
 from synthorax.evaluation.plots_groups import embedding_map
 from synthorax.evaluation.preservation import lesion_preservation, requested_classes
+from synthorax.evaluation.reader_study import reader_study
+from synthorax.evaluation.readings import Readings
 from synthorax.evaluation.realism import ORGANS, fidelity
 from synthorax.evaluation.report import BalanceRow, Dimension, Report
 from synthorax.evaluation.requests import controllability
@@ -29,12 +31,12 @@ from synthorax.types import Films, Score
 
 SHEET_FILMS = 24
 SHEET_FINDINGS = 3
-NOT_MEASURED = {"clinical_acceptability": "no reader study was given"}
+NO_READINGS = "no reader study was given"
 LEFT_OUT = "left out of the quick evaluation; run `synthorax evaluate` for it"
 
 
 def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace | Sequence[FeatureSpace], facts: Mapping[str, Any],
-                   seed: int = 0, quick: bool = False, report: Progress = quiet) -> Report:
+                   seed: int = 0, quick: bool = False, readings: Readings | None = None, report: Progress = quiet) -> Report:
     """Everything that can be said of `synthetic` without training on it; `facts` is the synthetic set's dataset.json.
 
     Fidelity and diversity compare with held-out films; floors compare held-out with training films. Groups, requests and robustness are
@@ -62,14 +64,17 @@ def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace 
         "balance": _balance(real.train, synthetic),
         "robustness": _or_skipped(lambda: robustness(real, synthetic, seen[0], seed=seed, corruptions=not quick)),
         "privacy": _or_skipped(lambda: _privacy(real, synthetic)),
-        **{name: Dimension("skipped", reason=reason) for name, reason in NOT_MEASURED.items()},
+        "clinical_acceptability": (Dimension("skipped", reason=NO_READINGS) if readings is None else
+                                   reader_study(readings, real, synthetic, seed=seed)),
     }
     report(0.9, "report")
     made_by = {name: facts[name] for name in ("model", "model_digest") if name in facts}
     named = [{"name": space.name, "digest": space.digest} for space in spaces]
     if outlining.outliner is not None:
         named.append({"name": outlining.outliner.judge.name, "digest": outlining.outliner.judge.digest})
-    return Report(inputs={"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by},
+    sides = {"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by}
+    study = {} if readings is None else {"readings": {"digest": readings.digest}}
+    return Report(inputs=sides | study,
                   judges=(*named, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
                   figures={**sheets(real.train, synthetic), **maps(seen)}, notes=_notes(real.train, facts))

@@ -41,16 +41,16 @@ def embedding_map(real: NDArray[np.floating], synthetic: NDArray[np.floating], *
 
 
 def group_forest(groups: Sequence[str], *, value: Sequence[float], low: Sequence[float], high: Sequence[float],
-                 floor: Sequence[float | None], axis_label: str) -> str:
+                 floor: Sequence[float | None], axis_label: str, legend: tuple[str, str] = ("synthetic films", "floor: real films")) -> str:
     """One row a group: the score as a point with its 95 % interval, and its floor, the same score between real films, as a bar."""
     with page_style():
         figure, axes = new_figure(width_in=5.4, height_in=1.0 + 0.33 * len(groups))
         for row, (middle, left, right, ground) in enumerate(zip(value, low, high, floor, strict=True)):
             axes.plot([left, right], [row, row], color=VERMILION, linewidth=2.0, solid_capstyle="butt")
-            axes.plot([middle], [row], color=VERMILION, marker="o", markersize=6, label="synthetic films" if row == 0 else None)
+            axes.plot([middle], [row], color=VERMILION, marker="o", markersize=6, label=legend[0] if row == 0 else None)
             if ground is not None:
                 axes.plot([ground, ground], [row - 0.32, row + 0.32], color=BLUE, linewidth=2.4)
-        axes.plot([], [], color=BLUE, marker="|", markersize=11, markeredgewidth=2.4, linestyle="none", label="floor: real films")
+        axes.plot([], [], color=BLUE, marker="|", markersize=11, markeredgewidth=2.4, linestyle="none", label=legend[1])
         if groups and groups[0] == "all":
             axes.axhline(0.5, color=GREY, linewidth=0.6)
         axes.set_yticks(range(len(groups)), [short_label(name) for name in groups])

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Figure = bytes | str
 """PNG bytes or SVG text"""
-FORESTS = (("fidelity", "kid", "KID, lower is better"), ("diversity", "coverage", "coverage, higher is better"))
+FORESTS = (("fidelity", "kid", "KID, lower is better"), ("diversity", "coverage", "coverage, higher is better"),
+           ("clinical_acceptability", "Turing accuracy", "Turing accuracy, lower is better"))
 """dimension, metric and words of the plots by group"""
 
 
@@ -104,9 +105,11 @@ def _drawn(report: Report) -> dict[str, str]:
         part = [score for score in report.dimensions[name].scores if score.metric == metric]
         part = [score for score in part if part and score.features == part[0].features]
         if len(part) > 1:
+            legend = ("right answers", "chance") if name == "clinical_acceptability" else ("synthetic films", "floor: real films")
+            axis = f"{label} ({part[0].features})" if part[0].features else label
             drawn[f"forest {name}"] = drawn.get(f"forest {name}", "") + plots_groups.group_forest(
                 [score.group for score in part], value=[score.value for score in part], low=[score.low for score in part],
-                high=[score.high for score in part], floor=[score.floor for score in part], axis_label=f"{label} ({part[0].features})")
+                high=[score.high for score in part], floor=[score.floor for score in part], axis_label=axis, legend=legend)
     entries = report.dimensions["benefit"].findings
     compared: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
     for entry in entries:
