@@ -53,7 +53,7 @@ def test_a_weak_group_that_the_films_mend_gains_and_the_gap_narrows():
     assert gap["arms"][0]["worst"] == "sex F" and gap["arms"][0]["beyond_chance"]["low"] > 0.1
     for arm in (0, 1):
         assert gap["arms"][arm]["value"] == pytest.approx(abs(women["arms"][arm]["auroc"] - men["arms"][arm]["auroc"]))
-    assert gap["change"]["value"] == pytest.approx((men["delta"]["value"] - women["delta"]["value"]))
+    assert gap["change"]["value"] == pytest.approx(men["delta"]["value"] - women["delta"]["value"])
     assert {"attribute": "view", "group": "view PA", "reason": "the tested films name fewer than two groups"} in found["skipped"]
 
 
@@ -98,7 +98,8 @@ def test_a_score_that_stands_for_the_site_is_flagged_in_the_arm_that_leans():
     checked, = found["checked"]
     honest, leans = checked["arms"]
     assert not honest["shortcut"] and honest["excess"]["low"] < 0 < honest["excess"]["high"]
-    assert leans["shortcut"] and leans["excess"]["low"] > 0.05 and leans["pooled"] > leans["within"] == pytest.approx(honest["within"], abs=.02)
+    assert leans["shortcut"] and leans["excess"]["low"] > 0.05
+    assert leans["within"] == pytest.approx(honest["within"], abs=0.02) and leans["pooled"] > honest["pooled"]
     assert leans["excess"]["value"] == pytest.approx(leans["pooled"] - leans["within"])
     assert checked["change"]["low"] > 0.05
     first = leans["association"][0]
