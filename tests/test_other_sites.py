@@ -1,4 +1,4 @@
-"""A study over several sites: a site left out is left out, another hospital is new, a mark of the site is found out, a kill costs nothing."""
+"""A study over several sites: a site left out is left out, another hospital is new, a mark of the site is found out."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def test_no_film_of_the_site_reaches_its_trainings(monkeypatch):
     of_a = {image.tobytes() for given in (TRAIN, MADE) for image, study in zip(given.images, given.studies, strict=True)
             if study.site == "a"}
     without = reached[-18:-12]  # after all others come those without a, without b and without c
-    assert not any(of_a & films for films in without) and all(of_a & films for films in reached[-12:])
+    assert not any(of_a & images for images in without) and all(of_a & images for images in reached[-12:])
     assert [row["site"] for row in found["sites"]] == ["a", "b", "c"] and found["skipped"] == []
     first = found["sites"][0]
-    assert (first["n_real_train"], first["n_test"], first["n_synthetic_left_out"]) == (22 + 22 + 0 * 23, 50, 40) or first["n_test"] == 50
+    assert (first["n_real_train"], first["n_test"], first["n_synthetic_left_out"]) == (45, 50, 40)
     assert [arm["arm"] for arm in first["arms"]] == [arm["arm"] for arm in first["trained_on_it"]] == ["real", "real+synthetic"]
     assert first["delta"]["value"] == pytest.approx(first["arms"][1]["auroc"] - first["arms"][0]["auroc"])
 
@@ -112,7 +112,7 @@ def test_the_other_hospital_is_tested_by_the_classifiers_that_are_there_already(
     alone, both = run(TINY), run(TINY, external=AWAY)
     entry = both.findings[0]
     assert entry["external"]["n_test_positive"] == 20 and entry["external"]["n_test"] == 50
-    assert {key: entry[key] for key in ("delta", "arms", "subgroups")} == {key: alone.findings[0][key] for key in ("delta", "arms", "subgroups")}
+    assert all(entry[key] == alone.findings[0][key] for key in ("delta", "arms", "subgroups"))
     same = measure_benefit(TRAIN, AWAY, MADE, findings=["Mass"], config=TINY).findings[0]  # tested there and nowhere else
     assert [arm["auroc"] for arm in entry["external"]["arms"]] == pytest.approx(
         [arm["auroc"] for arm in same["arms"] if arm["arm"] in ("real", "real+synthetic")])
@@ -170,7 +170,8 @@ def test_a_mark_of_the_site_is_found_out_and_films_without_it_mend_that():
     train = marked(films(1, present=40, absent=40, name="train", signal=20), where=0.95)
     test = marked(films(2, present=150, absent=150, name="test", signal=20), where=0.8)
     made = marked(synthetic(present=300, absent=300, signal=20), where=0.5)
-    entry = measure_benefit(train, test, made, findings=["Mass"], config=replace(QUICK, resamples=400)).findings[0]
+    config = replace(QUICK, resamples=400, classifier=replace(QUICK.classifier, updates=150))
+    entry = measure_benefit(train, test, made, findings=["Mass"], config=config).findings[0]
     checked = next(record for record in entry["shortcuts"]["checked"] if record["attribute"] == "site")
     real, added = checked["arms"]
     assert real["shortcut"] and real["association"][0]["low"] > 0.2
@@ -184,12 +185,12 @@ def test_a_mark_of_the_site_is_found_out_and_films_without_it_mend_that():
 def folders(tmp_path_factory):
     """Drawings of two sites, of another hospital, and some that pass for synthetic films."""
     folder, often, prepared = tmp_path_factory.mktemp("sites"), {"Pneumothorax": 0.4}, []
-    for seed, name, split in ((0, "real", (0.4, 0.3, 0.3)), (7, "away", (0.4, 0.3, 0.3))):
-        drawn = write_phantom_dataset(folder / name, num=90, size=32, seed=seed, prevalence=often)
+    for seed, name, num in ((0, "real", 140), (7, "away", 60)):
+        drawn = write_phantom_dataset(folder / name, num=num, size=32, seed=seed, prevalence=often)
         studies = [replace(study, site="north" if row % 2 else "south", patient_id=name + study.patient_id)
                    for row, study in enumerate(drawn.studies)]
         write_table(drawn.path, studies)
-        prepared.append(sx.prepare(drawn.path, size=32, out=folder / f"prepared {name}", split=split).path)
+        prepared.append(sx.prepare(drawn.path, size=32, out=folder / f"prepared {name}", split=(0.3, 0.2, 0.5)).path)
     made = write_phantom_dataset(folder / "made", num=40, size=32, seed=1, prevalence=often)
     studies = [replace(study, origin="synthetic", patient_id="", study_id="", split="") for study in made.studies]
     write_table(made.path, studies)
@@ -206,7 +207,7 @@ def test_the_command_shows_groups_sites_the_other_hospital_and_the_gallery(folde
     told = json.loads((tmp_path / "report.json").read_text())
     entry = told["dimensions"]["benefit"]["findings"][0]
     assert {row["site"] for row in entry["left_out_sites"]["sites"]} == {"north", "south"}
-    assert entry["external"]["n_test"] == 90 and entry["subgroups"]["groups"]
+    assert entry["external"]["n_test"] == 60 and entry["subgroups"]["groups"]
     page = (tmp_path / "report.html").read_text()
     for words in ("AUROC on the test films of each group", "classifiers that did not train on it", "Another hospital",
                   "films of real patients (the gallery of failures)", "mended by the synthetic films", "as a shortcut"):
