@@ -13,6 +13,7 @@ import synthorax as sx
 from synthorax.cli import app
 from synthorax.data.dataset import write_facts, write_table
 from synthorax.data.phantom import write_phantom_dataset
+from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation import benefit_training
 from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
@@ -213,7 +214,7 @@ def test_the_command_shows_groups_sites_the_other_hospital_and_the_gallery(folde
                   "films of real patients (the gallery of failures)", "mended by the synthetic films", "as a shortcut"):
         assert words in page, words
     assert len(list((tmp_path / "figures").glob("*.png"))) == len(told["figures"]) >= 2
-    patients = {study.patient_id for study in sx.Prepared.load(real).studies}
+    patients = {study.patient_id for study in Prepared.load(real).studies}
     assert not any(patient in page for patient in patients)
     assert Report.load(tmp_path).dimensions["benefit"].findings[0]["external"] == entry["external"]
 

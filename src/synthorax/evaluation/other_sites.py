@@ -150,7 +150,8 @@ def external_test(external: Films, at_home: Mapping[str, Sequence[Answers]], fin
 
 def _compared_told(found: Compared, finding: str, config: BenefitConfig) -> Record:
     known, labels = stated(found.test, finding)
-    delta = delta_of(found, finding, against=PLAIN, config=config)
+    delta = {key: round(part, 12) if isinstance(part, float) else part  # two equal areas differ in the 17th digit
+             for key, part in delta_of(found, finding, against=PLAIN, config=config).items()}
     return {"n_test": len(labels), "n_test_positive": int(labels.sum()), "n_test_patients": len(np.unique(found.test.patients()[known])),
             "arms": _areas(found, finding, config), "delta": {key: delta[key] for key in ("value", "low", "high", "p", "test")}}
 
