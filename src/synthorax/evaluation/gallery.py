@@ -30,7 +30,7 @@ def failure_sheets(found: Compared, finding: str) -> dict[str, bytes]:
     change = wrong[DECLARED] - wrong[PLAIN]
     pages = {f"most wrong in arm {arm}": (wrong[arm], [f"{word} {p:.2f}" for word, p in zip(words, said[arm], strict=True)])
              for arm in ARMS}
-    both = [f"{word} {one:.2f}→{other:.2f}" for word, one, other in zip(words, said[PLAIN], said[DECLARED], strict=True)]
+    both = [f"{word} {one:.2f} to {other:.2f}" for word, one, other in zip(words, said[PLAIN], said[DECLARED], strict=True)]
     pages |= {"mended by the synthetic films": (-change, both), "broken by the synthetic films": (change, both)}
     sheets = {}
     for name, (size, captions) in pages.items():

@@ -125,14 +125,14 @@ def _drawn(report: Report) -> dict[str, str]:
             areas = {arm["arm"]: arm["auroc"] for arm in entry.get("arms", ()) if "auroc" in arm}
             drawn[f"roc {entry['finding']}"] = plots.roc_curves(entry["roc"], aurocs=areas)
     for entry in entries:
-        rows = [(row["group"], row["arms"]) for row in entry.get("subgroups", {}).get("groups", ())]
-        sites = [(f"without {row['site']}", row["arms"]) for row in entry.get("left_out_sites", {}).get("sites", ())]
-        sites += [("another hospital", told["arms"])] if "arms" in (told := entry.get("external", {})) else []
-        for name, part in (("groups", rows), ("sites", sites)):
-            if part:
-                lines = {arm["arm"]: {key: [areas[place][own] for _, areas in part] for key, own in _AREA} for place, arm in
-                         enumerate(part[0][1])}
-                drawn[f"{name} {entry['finding']}"] = plots_groups.arms_forest([group for group, _ in part], lines)
+        by_group = [(row["group"], row["arms"]) for row in entry.get("subgroups", {}).get("groups", ())]
+        by_site = [(f"without {row['site']}", row["arms"]) for row in entry.get("left_out_sites", {}).get("sites", ())]
+        by_site += [("another hospital", told["arms"])] if "arms" in (told := entry.get("external", {})) else []
+        for place, rows in (("groups", by_group), ("sites", by_site)):
+            if rows:
+                lines = {arm["arm"]: {key: [areas[number][own] for _, areas in rows] for key, own in _AREA}
+                         for number, arm in enumerate(rows[0][1])}
+                drawn[f"{place} {entry['finding']}"] = plots_groups.arms_forest([group for group, _ in rows], lines)
     for curve in report.dimensions["benefit"].extra.get("learning_curve", ()):
         if points := curve["points"]:
             lines = {arm["arm"]: {key: [point["arms"][number][name] for point in points] for key, name in _AREA}
