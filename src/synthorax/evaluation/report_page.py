@@ -128,11 +128,11 @@ def _drawn(report: Report) -> dict[str, str]:
         by_group = [(row["group"], row["arms"]) for row in entry.get("subgroups", {}).get("groups", ())]
         by_site = [(f"without {row['site']}", row["arms"]) for row in entry.get("left_out_sites", {}).get("sites", ())]
         by_site += [("another hospital", told["arms"])] if "arms" in (told := entry.get("external", {})) else []
-        for place, rows in (("groups", by_group), ("sites", by_site)):
-            if rows:
-                lines = {arm["arm"]: {key: [areas[number][own] for _, areas in rows] for key, own in _AREA}
-                         for number, arm in enumerate(rows[0][1])}
-                drawn[f"{place} {entry['finding']}"] = plots_groups.arms_forest([group for group, _ in rows], lines)
+        for place, listed in (("groups", by_group), ("sites", by_site)):
+            if listed:
+                lines = {arm["arm"]: {key: [areas[number][own] for _, areas in listed] for key, own in _AREA}
+                         for number, arm in enumerate(listed[0][1])}
+                drawn[f"{place} {entry['finding']}"] = plots_groups.arms_forest([name for name, _ in listed], lines)
     for curve in report.dimensions["benefit"].extra.get("learning_curve", ()):
         if points := curve["points"]:
             lines = {arm["arm"]: {key: [point["arms"][number][name] for point in points] for key, name in _AREA}
