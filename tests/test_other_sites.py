@@ -97,6 +97,11 @@ def test_sites_may_be_left_out_later_and_a_killed_study_goes_on(tmp_path):
 def test_what_cannot_be_left_out_says_why():
     one = measure_benefit(at_sites(TRAIN, ("a",)), at_sites(TEST, ("a",)), MADE, findings=["Mass"], config=SITES).findings[0]
     assert one["left_out_sites"]["skipped"] == [{"site": "a", "reason": "the real films name fewer than two sites"}]
+    more = first_as(TRAIN, site="d")
+    found = measure_benefit(more, TEST, MADE, findings=["Mass"], config=SITES, external=at_sites(AWAY, ("e",))).findings[0]
+    assert [row["site"] for row in found["left_out_sites"]["sites"]] == ["a", "b", "c"]
+    missing, = found["left_out_sites"]["skipped"]
+    assert missing["site"] == "d" and "in 0 patients" in missing["reason"]
     labels = TRAIN.labels.copy()
     labels[[study.site != "a" for study in TRAIN.studies], 1] = 0
     found = measure_benefit(replace(TRAIN, labels=labels), TEST, MADE, findings=["Mass"], config=SITES).findings[0]["left_out_sites"]
@@ -208,7 +213,7 @@ def test_the_command_shows_groups_sites_the_other_hospital_and_the_gallery(folde
     told = json.loads((tmp_path / "report.json").read_text())
     entry = told["dimensions"]["benefit"]["findings"][0]
     assert {row["site"] for row in entry["left_out_sites"]["sites"]} == {"north", "south"}
-    assert entry["external"]["n_test"] == 60 and entry["subgroups"]["groups"]
+    assert told["inputs"]["external"]["films"] == entry["external"]["n_test"] == 60 and entry["subgroups"]["groups"]
     page = (tmp_path / "report.html").read_text()
     for words in ("AUROC on the test films of each group", "classifiers that did not train on it", "Another hospital",
                   "films of real patients (the gallery of failures)", "mended by the synthetic films", "as a shortcut"):

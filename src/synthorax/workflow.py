@@ -297,14 +297,17 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     config = config or BenefitConfig(seed=seed)
     unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
     keep = Path(out) / "trainings" if out is not None and into is None else None
+    other = None if external is None else _prepared(external)
     with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
         if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
             config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
         found = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show,
-                                 external=None if external is None else _prepared(external).films(size=films.images.shape[1]))
+                                 external=None if other is None else other.films(size=films.images.shape[1]))
     if into is None:
         real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
         into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
+    if other is not None:
+        into = replace(into, inputs={**into.inputs, "external": {"digest": other.digest, "films": len(other)}})
     if found.figures:
         into = replace(into, notes=(*into.notes, GALLERY_NOTE))
     return _written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures), out)

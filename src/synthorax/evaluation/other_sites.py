@@ -66,12 +66,12 @@ def left_out_sites(design: Design, answers: Mapping[str, Answers], at_home: Mapp
 
 
 def _parts(design: Design) -> dict[str, Part]:
-    """For each site with held-out films: the training films of the other sites, and its own held-out films."""
+    """For each site: the training films of the other sites, and its own held-out films."""
     (usual,), = design.parts
     site, held_out = _sites(design.real), np.concatenate([usual.val, usual.test])
-    parts = {name: Part(train=usual.train[(site[usual.train] != name) & (site[usual.train] != "")], val=np.arange(0),
-                        test=held_out[site[held_out] == name]) for name in sorted(set(site.tolist()) - {""})}
-    return {name: part for name, part in parts.items() if len(part.train) and len(part.test)} if len(parts) > 1 else parts
+    site[np.setdiff1d(np.arange(len(site)), np.concatenate([usual.train, held_out]))] = ""  # an external film's site is none of ours
+    return {name: Part(train=usual.train[(site[usual.train] != name) & (site[usual.train] != "")], val=np.arange(0),
+                       test=held_out[site[held_out] == name]) for name in sorted(set(site.tolist()) - {""})}
 
 
 def _reason(design: Design, part: Part, finding: str, config: BenefitConfig) -> str:
