@@ -314,6 +314,9 @@ def benefit(
     repeats: Annotated[int, typer.Option(min=1, help="Cross-validations, each with other folds.")] = 1,
     positives: Annotated[list[int] | None, typer.Option(help="Learning curve over so many real positives: 10 20 50 100.")] = None,
     more_positives: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    leave_site_out: Annotated[bool, typer.Option("--leave-site-out", help="Also train without each site in turn, and test on it.")] = False,
+    external: Annotated[Path | None, typer.Option(help="Prepared folder of another hospital to test on as well.")] = None,
+    gallery: Annotated[bool, typer.Option("--gallery", help="Show the films called most wrongly: films of patients.")] = False,
     gate: Annotated[bool, typer.Option("--gate", help="End with code 4 unless the films help, by 2 points or more, at no cost.")] = False,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
@@ -325,8 +328,10 @@ def benefit(
     from synthorax.workflow import benefit as verb
 
     config = asked_config(classifier=classifier, weights=weights, updates=updates, seeds=seeds, folds=folds, repeats=repeats,
-                          positives=positives or (), more_positives=more_positives or (), seed=seed)
-    report = verb(real=real, synthetic=synthetic, findings=finding, out=out, config=config, seed=seed, device=device.value, threads=threads)
+                          positives=positives or (), more_positives=more_positives or (), seed=seed,
+                          leave_site_out=leave_site_out, gallery=gallery)
+    report = verb(real=real, synthetic=synthetic, findings=finding, out=out, config=config, seed=seed, device=device.value, threads=threads,
+                  external=external)
     finish(report, json)
     if gate and (reasons := gate_reasons(report.dimensions["benefit"])):
         print(f"synthorax: the gate says no: {'; '.join(reasons)}", file=sys.stderr)

@@ -23,15 +23,16 @@ from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.vocabulary import CHESTXRAY14, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluation.benefit import BenefitConfig, measure_benefit
+from synthorax.evaluation.benefit import BenefitConfig, BenefitResult, measure_benefit
 from synthorax.evaluation.benefit_design import seen_by_generator
 from synthorax.evaluation.drift import Drift, drift_between
 from synthorax.evaluation.drift_page import drift_page
+from synthorax.evaluation.gallery import NOTE as GALLERY_NOTE
 from synthorax.evaluation.lesion_snr import LesionNoiseReport, lesion_noise_plot, lesion_noise_table, report_lesion_noise
 from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.poison import PoisonConfig
 from synthorax.evaluation.readings import read_readings
-from synthorax.evaluation.report import Dimension, Report
+from synthorax.evaluation.report import Report
 from synthorax.evaluation.rqs import radiomics_quality
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
@@ -286,10 +287,11 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
             config: BenefitConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
-            into: Report | None = None) -> Report:
+            into: Report | None = None, external: Prepared | PathLike | None = None) -> Report:
     """Find out whether adding the synthetic films helps on real patients never seen; `into` is a report to complete.
 
-    Without `into`, finished trainings are kept in `out`/trainings, and the same call after a stop goes on with the others.
+    `external` is a prepared folder of another hospital, on all of whose films both arms are tested too. Without `into`, finished
+    trainings are kept in `out`/trainings, and the same call after a stop goes on with the others.
     """
     prepared, made = _prepared(real), _dataset(synthetic)
     names = [canonical(name, allow=prepared.findings) for name in findings]
@@ -300,14 +302,20 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     config = config or BenefitConfig(seed=seed)
     unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
     keep = Path(out) / "trainings" if out is not None and into is None else None
+    other = None if external is None else _prepared(external)
     with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
         if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
             config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
-        dimension = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show)
+        found = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show,
+                                 external=None if other is None else other.films(size=films.images.shape[1]))
     if into is None:
         real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
         into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
-    return _written(into.with_dimension("benefit", dimension), out)
+    if other is not None:
+        into = replace(into, inputs={**into.inputs, "external": {"digest": other.digest, "films": len(other)}})
+    if found.figures:
+        into = replace(into, notes=(*into.notes, GALLERY_NOTE))
+    return _written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures), out)
 
 
 def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None, model: PathLike | None = None,
@@ -395,17 +403,17 @@ def models(*folders: PathLike) -> list[dict[str, Any]]:
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,
-                     report: Callable[[float, str], None], unseen: bool = False, keep: Path | None = None) -> Dimension:
-    """The benefit dimension: measured on patients that the generator has not seen, or skipped with the reason.
+                     report: Callable[[float, str], None], unseen: bool = False, keep: Path | None = None,
+                     external: Films | None = None) -> BenefitResult:
+    """The benefit: measured on patients that the generator has not seen, or skipped with the reason.
 
     `unseen` says that it has not seen those of the training split either.
     """
     size = synthetic.images.shape[1]
     test = prepared.films("test", size=size)
     val = prepared.films("val", size=size)
-    result = measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val, train_unseen=unseen, keep=keep,
-                             progress=lambda done, total, text: report(done / total, text))
-    return result.to_dimension()
+    return measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val, external=external,
+                           train_unseen=unseen, keep=keep, progress=lambda done, total, text: report(done / total, text))
 
 
 def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False) -> tuple[RealFilms, Films]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,15 @@ from synthorax.evaluation.benefit_design import (
     too_few,
 )
 from synthorax.evaluation.benefit_protocol import DECLARED, PLAIN, Arm, BenefitConfig
-from synthorax.evaluation.benefit_training import Job, Progress, first, shuffled, train_jobs
+from synthorax.evaluation.benefit_training import Answers, Job, Progress, first, shuffled, train_jobs
+from synthorax.evaluation.gallery import failure_sheets
 from synthorax.evaluation.leaning import origin_leaning
 from synthorax.evaluation.learning_curve import curve_jobs, learning_curve
+from synthorax.evaluation.other_sites import external_test, fitted_external, left_out_sites, site_jobs, with_external
 from synthorax.evaluation.report import Dimension
+from synthorax.evaluation.shortcuts import shortcuts
 from synthorax.evaluation.statistics import delong_interval
+from synthorax.evaluation.subgroups import ARMS, subgroup_benefit
 from synthorax.judges.classifiers import training_of, usual_classifier
 from synthorax.rng import derive
 from synthorax.types import Films
@@ -57,6 +61,8 @@ class BenefitResult:
     whether it does, see `leaning.origin_leaning`"""
     learning_curve: tuple[Mapping[str, Any], ...] = ()
     """by finding: both arms and their difference at each number of real positive films"""
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    """the gallery, if asked for: PNG by name, of films of patients"""
 
     def to_dimension(self) -> Dimension:
         """The `benefit` dimension of a report: measured if any finding was, else skipped with the reasons."""
@@ -75,16 +81,17 @@ class BenefitResult:
 
 
 def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, findings: Sequence[str],
-                    config: BenefitConfig | None = None, real_val: Films | None = None, train_unseen: bool = False,
-                    keep: Path | None = None, progress: Progress | None = None) -> BenefitResult:
+                    config: BenefitConfig | None = None, real_val: Films | None = None, external: Films | None = None,
+                    train_unseen: bool = False, keep: Path | None = None, progress: Progress | None = None) -> BenefitResult:
     """Train every arm with every seed and compare them on real films that no training saw, for each of `findings`.
 
     With one split, `real_val` only sets the thresholds and `real_test` is tested. With `config.folds`, the patients of both are
     cross-validated; those of `real_train` are too if `train_unseen` says that the generator has not seen them, and else always
-    train. `keep` is a folder in which finished trainings wait for a study that was stopped to go on. `progress(done, total, text)`
-    counts updates. A finding with too few patients to be tested is skipped with the reason. Raises InputError when a synthetic film
-    stands among the real ones, a patient is on two sides, a film has no patient, a synthetic film is a held-out film or `keep`
-    holds another study; UsageError when sizes or columns do not fit.
+    train. `external` are films of another hospital, about which `real` and `real+synthetic` are asked too. `keep` is a folder in which
+    finished trainings wait for a study that was stopped to go on. `progress(done, total, text)` counts updates. A finding with too few
+    patients to be tested is skipped with the reason. Raises InputError when a synthetic film stands among the real ones, a patient is
+    on two sides, a film has no patient, a synthetic film is a held-out film, an external one is not new or `keep` holds another study;
+    UsageError when sizes or columns do not fit.
 
     >>> measure_benefit(train, test, made, findings=["Mass"]).findings[0]["verdict"]  # doctest: +SKIP
     'no evidence'
@@ -95,6 +102,9 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
     refuse_misfits(real_train, real_test, synthetic, real_val, findings)
     unseen = [*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test]
     pool = joined(unseen) if config.folds else real_test
+    if external is not None:
+        sides = {"training": real_train, "test": real_test, "synthetic": synthetic} | ({"validation": real_val} if real_val else {})
+        external = fitted_external(external, real_train, sides)
     targets = list(dict.fromkeys(findings))
     reasons = {finding: too_few(pool, finding, config) for finding in targets}
     skipped = tuple({"finding": finding, "reason": reason} for finding, reason in reasons.items() if reason)
@@ -105,10 +115,23 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
               else one_split(real_train, real_test, real_val))
     made = shuffled(synthetic, seed=config.seed)
     arms = _arms_with_films(config, design, made)
-    jobs = _jobs(arms, design, tested, config) + (curve_jobs(design, tested, config) if config.positives else [])
-    answers = train_jobs(jobs, design.real, made, config=config, keep=keep, progress=progress or _say_nothing)
-    by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities for run in range(config.seeds)]
-                     for fold in range(len(parts))] for repeat, parts in enumerate(design.parts)] for arm in arms}
+    if external is not None:
+        design = with_external(design, external)
+    jobs = _jobs(arms, design, tested, config, num_external=len(external or ()))
+    jobs += curve_jobs(design, tested, config) if config.positives else []
+    elsewhere = site_jobs(design, made, tested, config) if config.leave_site_out else []
+    tell, updates, answers = progress or _say_nothing, config.classifier.updates, dict[str, Answers]()
+    for part, folder, before in ((jobs, keep, 0), (elsewhere, keep and keep / "sites", len(jobs))):  # apart: sites may be left out later
+        def told(done: int, of: int, text: str, before: int = before * updates) -> None:
+            tell(before + done, (len(jobs) + len(elsewhere)) * updates, text)
+
+        if part:
+            answers |= train_jobs(part, design.real, made, config=config, keep=folder, progress=told)
+    by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities[: len(part.val) + len(part.test)]
+                      for run in range(config.seeds)] for fold, part in enumerate(parts)]
+                    for repeat, parts in enumerate(design.parts)] for arm in arms}
+    at_home = {arm: [answers[_name(arm, repeat, fold, run, design, config)] for repeat, parts in enumerate(design.parts)
+                     for fold in range(len(parts)) for run in range(config.seeds)] for arm in ARMS}
     found = compared(design, by_arm, ratios=_ratios(arms, design, made), config=config)
     others = [name for name in design.real.findings if name not in targets and not too_few(pool, name, config)]
     shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
@@ -121,17 +144,24 @@ def measure_benefit(real_train: Films, real_test: Films, synthetic: Films, *, fi
         entry |= {"arms": [arm_told(name, found, finding, config) for name in arms],
                   "roc": {name: roc_of(found, name, finding) for name in arms},
                   "delta": delta, "delta_best_conventional": against_best, "verdict": verdict_of(delta),
-                  "power": power_told(found, finding, delta, config)}
+                  "power": power_told(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
+                  "shortcuts": shortcuts(found, finding, config)}
+        if config.leave_site_out:
+            entry["left_out_sites"] = left_out_sites(design, answers, at_home, made, finding, config)
+        if external is not None:
+            entry["external"] = external_test(external, at_home, finding, config)
         entries.append(entry | {"gate": gate_of(entry, config)})
     curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
     probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
     if probe is not None and not config.is_screen:
         probe["leaning"] = origin_leaning(real_train, real_test, synthetic, findings=tested, config=config.classifier, seed=config.seed)
-    return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve)
+    figures = {name: sheet for finding in (tested if config.gallery else ()) for name, sheet in failure_sheets(found, finding).items()}
+    return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve, figures=figures)
 
 
 def asked_config(*, classifier: str, weights: Path | None, updates: int | None, seeds: int, folds: int, repeats: int,
-                 positives: Sequence[int], more_positives: Sequence[int] = (), seed: int) -> BenefitConfig:
+                 positives: Sequence[int], more_positives: Sequence[int] = (), seed: int, leave_site_out: bool = False,
+                 gallery: bool = False) -> BenefitConfig:
     """The protocol that a command line asks for; the classifier has its usual settings but for those that are given."""
     if more_positives and not positives:
         raise UsageError(f"'{more_positives[0]}' belongs to no option; numbers follow --positives")
@@ -140,7 +170,8 @@ def asked_config(*, classifier: str, weights: Path | None, updates: int | None, 
     own = replace(usual_classifier(classifier), weights="" if weights is None else str(weights))
     if updates is not None:
         own = replace(own, updates=updates)
-    return BenefitConfig(classifier=own, seeds=seeds, folds=folds, repeats=repeats, positives=(*positives, *more_positives), seed=seed)
+    return BenefitConfig(classifier=own, seeds=seeds, folds=folds, repeats=repeats, positives=(*positives, *more_positives), seed=seed,
+                         leave_site_out=leave_site_out, gallery=gallery)
 
 
 def gate_reasons(dimension: Dimension) -> list[str]:
@@ -179,14 +210,17 @@ def _arms_with_films(config: BenefitConfig, design: Design, made: Films) -> dict
             if name not in swept or (swept[name] <= len(made) and swept[name] != declared)}
 
 
-def _jobs(arms: Mapping[str, Arm], design: Design, targets: Sequence[str], config: BenefitConfig) -> list[Job]:
-    """Every training of every arm; with one split their seeds are those of the runs alone."""
-    jobs = []
+def _jobs(arms: Mapping[str, Arm], design: Design, targets: Sequence[str], config: BenefitConfig, *, num_external: int) -> list[Job]:
+    """Every training of every arm; with one split their seeds are those of the runs alone.
+
+    The two arms compared are also asked about the external films, the last `num_external` of the design.
+    """
+    jobs, external = [], np.arange(len(design.real) - num_external, len(design.real))
     for repeat, parts in enumerate(design.parts):
         for fold, part in enumerate(parts):
             place = (repeat, fold) if config.folds else ()
             jobs += [Job(name=_name(name, repeat, fold, run, design, config), arm=arm, train=part.train,
-                         asked=np.concatenate([part.val, part.test]), targets=tuple(targets),
+                         asked=np.concatenate([part.val, part.test, *([external] if name in ARMS else [])]), targets=tuple(targets),
                          seed=derive(config.seed, "training", run, *place)) for run in range(config.seeds) for name, arm in arms.items()]
     return jobs
 

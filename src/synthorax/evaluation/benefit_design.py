@@ -115,7 +115,11 @@ def stated(films: Films, finding: str) -> tuple[NDArray[np.bool_], NDArray[np.in
 def too_few(test: Films, finding: str, config: BenefitConfig) -> str:
     """Why a finding cannot be tested, or nothing. Patients count, not films: twenty films of one patient are one story."""
     known, labels = stated(test, finding)
-    patients = test.patients()[known]
+    return too_few_patients(labels, test.patients()[known], config)
+
+
+def too_few_patients(labels: NDArray[np.int_], patients: NDArray[np.str_], config: BenefitConfig) -> str:
+    """The same for films that state the finding, by their labels [N] and patients [N]."""
     with_it, without = (len(np.unique(patients[labels == value])) for value in (1, 0))
     if min(with_it, without) >= config.min_patients:
         return ""

@@ -53,6 +53,10 @@ class BenefitConfig:
     """cross-validations with other parts"""
     positives: tuple[int, ...] = ()
     """numbers of real positive films of the learning curve; empty: no curve"""
+    leave_site_out: bool = False
+    """also train without each site in turn, and test on the held-out films of that site"""
+    gallery: bool = False
+    """also show the films that were called most wrongly; they are films of patients, and reports travel"""
     resamples: int = 2000
     """draws of the patient bootstrap"""
     min_patients: int = 5
@@ -78,6 +82,8 @@ class BenefitConfig:
             raise UsageError("repeats are those of a cross-validation; give folds too, or more seeds instead")
         if self.positives and self.folds:
             raise UsageError("the learning curve is measured on the test split; leave out positives or folds")
+        if self.leave_site_out and self.folds:
+            raise UsageError("sites are left out of the training split; leave out leave_site_out or folds")
         if any(count < 1 for count in self.positives) or len(set(self.positives)) < len(self.positives):
             raise UsageError("positives must be different numbers of films above 0, such as 10 20 50 100")
         if self.classifier.updates < 2 and self.pretraining and not self.is_screen:

@@ -45,6 +45,8 @@ class Job:
     targets: tuple[str, ...]
     """findings that the arm makes more of, if it does"""
     seed: int
+    synthetic: Rows | None = None
+    """rows of the synthetic films that it may add; None: all"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,9 +118,10 @@ class _Trainer:
 
     def __call__(self, job: Job) -> Answers:
         own, arm, config = self._real.take(job.train), job.arm, replace(self._config.classifier, augment=job.arm.augment)
-        added = first(self._synthetic, arm.ratio, len(own))
+        synthetic = self._synthetic if job.synthetic is None else self._synthetic.take(job.synthetic)
+        added = first(synthetic, arm.ratio, len(own))
         parts = [own] if arm.first_synthetic else [added] if not arm.real else [own, added]
-        declared = first(self._synthetic, self._config.ratio, len(own))
+        declared = first(synthetic, self._config.ratio, len(own))
         start = None
         if arm.first_synthetic:
             before = config.updates // 2
@@ -171,6 +174,7 @@ def _claim(jobs: Sequence[Job], real: Films, synthetic: Films, config: BenefitCo
     weights = {"weights": hashlib.sha256(Path(classifier.weights).read_bytes()).hexdigest()} if classifier.weights else {}
     return {**replace(config, classifier=classifier).what_trains(), "real": _digest(real), "synthetic": _digest(synthetic), **weights,
             "jobs": hashlib.sha256("".join(f"{job.name} {job.train.tobytes().hex()} {job.asked.tobytes().hex()} {job.targets}"
+                                           + ("" if job.synthetic is None else f" {job.synthetic.tobytes().hex()}")
                                            for job in jobs).encode()).hexdigest()}
 
 

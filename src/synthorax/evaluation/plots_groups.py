@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.evaluation.plots import BLUE, GREY, VERMILION, new_figure, page_style, short_label, svg_text
+from synthorax.evaluation.plots import ARM_LOOKS, BLUE, GREY, VERMILION, new_figure, page_style, short_label, svg_text
 from synthorax.evaluation.sampling import Matrix
 
 
@@ -60,3 +60,21 @@ def group_forest(groups: Sequence[str], *, value: Sequence[float], low: Sequence
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.2, handletextpad=0.4)
         return svg_text(figure, label=f"Forest plot: {axis_label} by group")
+
+
+def arms_forest(groups: Sequence[str], arms: Mapping[str, Mapping[str, Sequence[float]]], *, axis_label: str = "AUROC") -> str:
+    """One row a group, and in it each arm's `value` as a point with its 95 % interval from `low` to `high`."""
+    with page_style():
+        figure, axes = new_figure(width_in=5.4, height_in=1.0 + 0.42 * len(groups))
+        for number, (arm, numbers) in enumerate(arms.items()):
+            colour, marker = ARM_LOOKS.get(arm, (GREY, "-"))[0], "os^v"[number % 4]
+            rows = np.arange(len(groups)) + 0.28 * (number - (len(arms) - 1) / 2)
+            axes.hlines(rows, numbers["low"], numbers["high"], color=colour, linewidth=2.0)
+            axes.plot(numbers["value"], rows, color=colour, marker=marker, markersize=6, linestyle="none", label=short_label(arm))
+        axes.axvline(0.5, color=GREY, linewidth=0.6)
+        axes.set_yticks(range(len(groups)), [short_label(name) for name in groups])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set_xlabel(axis_label)
+        axes.tick_params(axis="y", length=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.2, handletextpad=0.4)
+        return svg_text(figure, label=f"Forest plot: {axis_label} of the arms by group")

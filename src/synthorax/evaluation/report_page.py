@@ -18,6 +18,8 @@ FORESTS = (("fidelity", "kid", "KID, lower is better"), ("diversity", "coverage"
            ("clinical_acceptability", "Turing accuracy", "Turing accuracy, lower is better"))
 """dimension, metric and words of the plots by group"""
 
+_AREA = (("value", "auroc"), ("low", "low"), ("high", "high"))
+
 
 def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
     """A benefit entry in plain words: `headline` for everybody, `detail` with the numbers, `caution`, and `sizes`."""
@@ -125,10 +127,18 @@ def _drawn(report: Report) -> dict[str, str]:
         if entry.get("roc"):
             areas = {arm["arm"]: arm["auroc"] for arm in entry.get("arms", ()) if "auroc" in arm}
             drawn[f"roc {entry['finding']}"] = plots.roc_curves(entry["roc"], aurocs=areas)
+    for entry in entries:
+        by_group = [(row["group"], row["arms"]) for row in entry.get("subgroups", {}).get("groups", ())]
+        by_site = [(f"without {row['site']}", row["arms"]) for row in entry.get("left_out_sites", {}).get("sites", ())]
+        by_site += [("another hospital", told["arms"])] if "arms" in (told := entry.get("external", {})) else []
+        for place, listed in (("groups", by_group), ("sites", by_site)):
+            if listed:
+                lines = {arm["arm"]: {key: [areas[number][own] for _, areas in listed] for key, own in _AREA}
+                         for number, arm in enumerate(listed[0][1])}
+                drawn[f"{place} {entry['finding']}"] = plots_groups.arms_forest([name for name, _ in listed], lines)
     for curve in report.dimensions["benefit"].extra.get("learning_curve", ()):
         if points := curve["points"]:
-            lines = {arm["arm"]: {key: [point["arms"][number][name] for point in points]
-                                  for key, name in (("value", "auroc"), ("low", "low"), ("high", "high"))}
+            lines = {arm["arm"]: {key: [point["arms"][number][name] for point in points] for key, name in _AREA}
                      for number, arm in enumerate(points[0]["arms"])}
             drawn[f"curve {curve['finding']}"] = plots.learning_curves([point["n_real_positive_train"] for point in points], lines)
     return drawn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +21,15 @@ CHUNK = 1_000_000
 
 
 def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike, statistic: CountedStatistic, *, num: int = 2000,
-                      seed: int = 0, over_runs: bool = False, corrected: bool = False, level: float = 0.95) -> Bootstrap:
+                      seed: int = 0, over_runs: bool = False, corrected: bool = False, level: float = 0.95,
+                      groups: Sequence[NDArray[np.bool_]] = ()) -> Bootstrap:
     """Interval of `statistic(labels, scores, counts)` over patients drawn with replacement, all films of a patient together.
 
     `scores` [N, ...]: put two scores side by side, [N, 2], to bootstrap their difference in pairs. With `over_runs` the last axis is
     repeated trainings: they are drawn too and `statistic` gets their mean, so the interval also holds the luck of training. The draws are
     then shifted to have the value as their median: a mean in which one training counts twice ranks films a little worse than one over
-    different trainings. Draws with one class only are drawn anew. Raises InputError if the films have one class or one patient only.
+    different trainings. Draws with one class only, in any of the `groups` [N] if these are given, are drawn anew. Raises InputError if
+    the films, or those of a group, have one class, or are of one patient only.
     `corrected` is for distances, which a finite sample makes too large: what drawing anew adds to the value is taken from value and draws
     (Efron and Tibshirani 1993, section 10.3); never below 0.
 
@@ -41,11 +43,14 @@ def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike,
         raise UsageError(f"{len(owner)} patients for {len(positive)} films")
     if len(names) < 2:
         raise InputError("all films are of one patient; an interval over patients needs several")
+    cells = [group & side for group in (groups or (np.ones(len(positive), dtype=bool),)) for side in (positive, ~positive)]
+    if not all(cell.any() for cell in cells):
+        raise InputError("each group needs films with the finding and without it")
     rng = np.random.default_rng(seed)
     drawn, chunk = np.empty(num), max(1, CHUNK // len(positive))
     for start in range(0, num, chunk):
         size = min(chunk, num - start)
-        counts = _counts(owner, len(names), positive, size, rng)
+        counts = _counts(owner, len(names), cells, size, rng)
         if over_runs:
             runs = np.sort(rng.integers(values.shape[-1], size=(size, values.shape[-1])), axis=1)
             kinds, which = np.unique(runs, axis=0, return_inverse=True)  # which training comes first does not matter
@@ -61,7 +66,7 @@ def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike,
     if corrected:
         value, drawn = max(0.0, value - added), np.maximum(0.0, drawn)
     # Expanded percentiles (Hesterberg 2015, section 4.4): draws of n patients vary by a factor (n - 1) / n too little, and n is small.
-    fewer = min(len(np.unique(owner[positive])), len(np.unique(owner[~positive])))
+    fewer = min(len(np.unique(owner[cell])) for cell in cells)
     stretch, freedom = math.sqrt(fewer / (fewer - 1)) if fewer > 1 else math.inf, max(fewer - 1, 1)
     outside = float(norm.cdf(stretch * student.ppf(0.5 - level / 2, freedom)))
     low, high = np.quantile(drawn, [outside, 1 - outside])
@@ -72,10 +77,16 @@ def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike,
 
 def counted_auroc(positive: NDArray[np.bool_], scores: Vector, counts: Vector) -> Vector:
     """AUROC of each draw, [B]; ties count half."""
+    won, pairs = counted_pairs(positive, scores, counts)
+    return np.asarray(won / pairs)
+
+
+def counted_pairs(positive: NDArray[np.bool_], scores: Vector, counts: Vector) -> tuple[Vector, Vector]:
+    """Pairs of a film with and one without the finding in each draw: those that the first one wins, and all; [B] each."""
     having, lacking = _by_score(positive, scores, counts)
     below = np.cumsum(lacking, axis=1)
-    pairs = np.einsum("bg,bg->b", having, below) - np.einsum("bg,bg->b", having, lacking) / 2
-    return np.asarray(pairs / (having.sum(axis=1) * below[:, -1]))
+    won = np.einsum("bg,bg->b", having, below) - np.einsum("bg,bg->b", having, lacking) / 2
+    return won, np.asarray(having.sum(axis=1) * below[:, -1])
 
 
 def counted_gain(positive: NDArray[np.bool_], scores: Vector, counts: Vector) -> Vector:
@@ -91,8 +102,8 @@ def counted_auprc(positive: NDArray[np.bool_], scores: Vector, counts: Vector) -
     return np.asarray((precision * having).sum(axis=1) / found[:, -1])
 
 
-def _counts(owner: NDArray[np.intp], num_patients: int, positive: NDArray[np.bool_], size: int, rng: np.random.Generator) -> Vector:
-    """How often each film counts in each draw, [size, N]; draws that hold one class only are drawn anew."""
+def _counts(owner: NDArray[np.intp], num_patients: int, cells: Sequence[NDArray[np.bool_]], size: int, rng: np.random.Generator) -> Vector:
+    """How often each film counts in each draw, [size, N]; draws that leave one of the cells [N] empty are drawn anew."""
     counts = np.empty((size, len(owner)))
     open_rows = np.arange(size)
     while len(open_rows):
@@ -100,8 +111,7 @@ def _counts(owner: NDArray[np.intp], num_patients: int, positive: NDArray[np.boo
         times = np.bincount(drawn_patients.ravel(), minlength=num_patients * len(open_rows)).reshape(len(open_rows), num_patients)
         counts[open_rows] = times[:, owner]
         drawn = counts[open_rows]
-        one_class = (drawn[:, positive].sum(axis=1) == 0) | (drawn[:, ~positive].sum(axis=1) == 0)
-        open_rows = open_rows[one_class]
+        open_rows = open_rows[np.any([drawn[:, cell].sum(axis=1) == 0 for cell in cells], axis=0)]
     return counts
 
 
