@@ -275,6 +275,16 @@ def test_page_says_so_when_benefit_was_not_measured():
     assert "has not been measured" in text and "fewer than 5 films with the finding." in text
 
 
+@pytest.mark.parametrize(("reasons", "said"), [((), "Nothing in the audit speaks against a release."),
+                                               (("copies were found",), "Not fit for release.")])
+def test_page_of_an_audit_leads_with_its_gate(reasons, said):
+    gate = {"passed": not reasons, "reasons": list(reasons)}
+    audited = report(dimensions={"privacy": Dimension("measured", scores=(score(),), extra={"gate": gate})})
+    text = Page(report_page.render(audited, questions=DIMENSIONS)).text
+    assert said in text and "has not been measured" not in text
+    assert all(f"{reason.capitalize()}." in text for reason in reasons)
+
+
 def test_a_benefit_entry_without_curves_or_delta_still_makes_a_page():
     bare = {"finding": "Hernia", "verdict": "no evidence"}
     best = {"against": "classic", "arm": "real+synthetic", "value": 0.01, "low": -0.01, "high": 0.03, "p": 0.3}
