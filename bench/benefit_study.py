@@ -74,7 +74,7 @@ def main() -> int:
     options = parser.parse_args()
     tasks = [Task(site=site, finding=finding) for site, _, finding in (named.partition(":") for named in options.task)]
     prepared, size = Prepared.load(options.prepared), sx.load_model(options.model).spec.image_size
-    splits = {split: shrunk(prepared.films(split), size) for split in ("train", "val", "test")}
+    splits = {split: prepared.films(split, size=size) for split in ("train", "val", "test")}
     for task in tasks:
         if not any(study.site == task.site for study in prepared.studies) or task.finding not in prepared.findings:
             raise SystemExit(f"no film of the site '{task.site}' states '{task.finding}'")
@@ -95,15 +95,6 @@ def main() -> int:
         save_png(options.out / "study.png", contact_sheet(np.concatenate(shown), columns=2 * SHOWN, tile_px=80))
     print(tables(records))
     return 0
-
-
-def shrunk(films: Films, size: int) -> Films:
-    """Films averaged down to `size` pixels a side, which divides theirs."""
-    side = films.images.shape[1]
-    if side % size:
-        raise SystemExit(f"films of {side} px cannot be averaged down to the model's {size} px")
-    blocks = films.images.reshape(len(films), size, side // size, size, side // size).mean((2, 4))
-    return replace(films, images=blocks.round().astype(films.images.dtype), masks=None)
 
 
 def of_site(films: Films, site: str) -> Films:

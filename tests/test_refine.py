@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from trainings import FINDINGS, SITES, enlarging, fresh_objective, randomised, s
 
 CONFIG = RefineConfig(level=0.5, least_px=24)
 PLAIN = SampleSettings(steps=3, guidance=1.0)
+seam = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "cascade.py"))["seam"]
 NODULE = Lesion(finding="Mass", box=(0.4, 0.4, 0.1, 0.1))
 SIZE = 64
 
@@ -42,22 +45,6 @@ def outside(patches: tuple[Patch, ...]) -> Tensor:
     for top, left, side in patches:
         keep[top:top + side, left:left + side] = False
     return keep
-
-
-def step(film: Tensor, patch: Patch, shift: int) -> float:
-    """Mean difference of neighbours across the border of a square [S, S], moved outwards by `shift` pixels."""
-    top, left, side = patch
-    first, last = -shift, side + shift
-    rows, columns = slice(top + first, top + last), slice(left + first, left + last)
-    pairs = [(film[top + first, columns], film[top + first - 1, columns]), (film[top + last - 1, columns], film[top + last, columns]),
-             (film[rows, left + first], film[rows, left + first - 1]), (film[rows, left + last - 1], film[rows, left + last])]
-    return torch.cat([(one - other).abs() for one, other in pairs]).mean().item()
-
-
-def seam(film: Tensor, patch: Patch) -> float:
-    """How much steeper the film is across the border of the patch than along lines like it inside and outside; 1 is no steeper."""
-    beside = [step(film, patch, shift) for shift in (-4, -3, -2, 2, 3, 4)]
-    return step(film, patch, 0) / max(beside)
 
 
 def brightening() -> DiffusionModel:
