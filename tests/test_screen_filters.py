@@ -22,7 +22,7 @@ from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit
 from synthorax.judges.look import NAMES, look_of
 from synthorax.steps.screen import Screened, screen_films, screening_judge
-from synthorax.steps.screen_filters import FILTERS, REJECTION_RATE, cross_conformal, unusual_films
+from synthorax.steps.screen_filters import FILTERS, REJECTION_RATE, VIEW_RATE, cross_conformal, other_views, unusual_films
 from synthorax.types import Films
 
 QUICK = ClassifierConfig(updates=150, batch_size=16, width=8, input_size=32, learning_rate=0.01, autocast=False)
@@ -103,6 +103,24 @@ def test_films_of_the_other_class_are_dropped_and_only_if_asked(prepared: Prepar
     assert sum(number < 20 for number in dropped) <= 8
     _, without = screened(labelled, prepared, judge, tmp_path / "again", "copy")
     assert without == {}
+
+
+def test_films_of_another_view_than_asked_for_are_dropped(prepared: Prepared, tmp_path: Path) -> None:
+    """Half of the real films stand on their heads and are called AP; synthetic ones are asked for with the wrong view and the right one."""
+    def turned(films: Films, *, wrongly: int) -> Films:
+        down = np.arange(len(films)) % 2 == 1
+        images = np.where(down[:, None, None], films.images[:, ::-1], films.images)
+        views = np.where(down ^ (np.arange(len(films)) < wrongly), "AP", "PA")
+        return replace(films, images=images, studies=tuple(replace(study, view=str(view)) for study, view in
+                                                           zip(films.studies, views, strict=True)))
+
+    real, made = turned(prepared.films("train"), wrongly=0), turned(prepared.films("test").take(range(60)), wrongly=30)
+    found = other_views(real, made, config=QUICK)
+    assert sorted(one.reason for one in found) == ["does not look like AP", "does not look like PA"]
+    rejected = np.logical_or.reduce([one.p <= VIEW_RATE for one in found])
+    assert rejected[:30].sum() >= 28 and rejected[30:].sum() <= 30 * VIEW_RATE + 4
+    unstated = replace(made, studies=tuple(replace(study, view="") for study in made.studies))
+    assert other_views(real, unstated, config=QUICK) == [] and other_views(unstated, made, config=QUICK) == []
 
 
 def test_undecided_films_have_high_entropy(prepared: Prepared, judge: CrossFit) -> None:

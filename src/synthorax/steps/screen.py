@@ -24,7 +24,7 @@ from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.privacy.copies import CopyDetector
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
-from synthorax.steps.screen_filters import REJECTION_RATE, chosen_filters, twins, unusual_films
+from synthorax.steps.screen_filters import chosen_filters, other_views, twins, unusual_films
 from synthorax.types import Films
 
 SENSITIVITY = 0.8
@@ -33,6 +33,7 @@ SPECIFICITY = 0.95
 """part of real films without a finding that pass as films without it"""
 FALSE_ALARM_RATE = 0.01
 """part of real held-out films that the copy check may call copies"""
+USUAL_JUDGE = ClassifierConfig(augment="classic")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +100,8 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     scores = judge.predict(films.images)
     repeats = twins(films.images, real) if "twin" in chosen else None
     unusual = unusual_films(real, judge, films, filters=chosen)
+    if "view" in chosen:
+        unusual += other_views(real, films, config=classifier or USUAL_JUDGE, seed=seed)
     report(0.9, "writing")
 
     rows, kept, passed = [], [], set[int]()
@@ -111,9 +114,9 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
             reason, value, threshold = f"repeats {films.studies[repeats[0][number]].file_name}", float(repeats[1][number]), repeats[2]
         else:
             reason, value, threshold = _finding_missed(number, films, scores, checks, judge)
-        if not reason and (rare := [one for one in unusual if one.p[number] <= REJECTION_RATE]):
-            strangest = min(rare, key=lambda one: float(one.p[number]))
-            reason, value, threshold = strangest.reason, float(strangest.p[number]), REJECTION_RATE
+        if not reason and (rare := [one for one in unusual if one.p[number] <= one.rate]):
+            strangest = min(rare, key=lambda one: float(one.p[number]) / one.rate)
+            reason, value, threshold = strangest.reason, float(strangest.p[number]), strangest.rate
         if reason:
             rows.append({"file_name": study.file_name, "plan_row": study.extra.get("plan_row", ""), "reason": reason,
                          "value": f"{value:.4f}", "threshold": f"{threshold:.4f}", "training_film": twin})
@@ -136,7 +139,7 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
 
 def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:
     """The judge of the findings, cross-fitted on real training films."""
-    return cross_fit(real, config=config or ClassifierConfig(augment="classic"), seed=seed,
+    return cross_fit(real, config=config or USUAL_JUDGE, seed=seed,
                      progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
 
 

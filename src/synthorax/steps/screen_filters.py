@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,20 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import UsageError, nearest
-from synthorax.judges.classifier import Classifier
-from synthorax.judges.cross_fit import CrossFit
+from synthorax.judges.classifier import Classifier, ClassifierConfig
+from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.judges.fitting import FilmArray
 from synthorax.judges.look import look_of
 from synthorax.privacy.copies import conformal_threshold
 from synthorax.privacy.registration import local_contrast
+from synthorax.rng import derive
 from synthorax.types import Films
 
 FILTERS = {
     "copy": "near copy of a training film",
     "twin": "near copy of an earlier synthetic film",
     "finding": "the judge does not see what was asked for, or sees what was not",
+    "view": "a judge of the view alone sees another view than asked for",
     "distance": "far from the real films that show what was asked for",
     "outlier": "in a place where real films are thin (local outlier factor)",
     "entropy": "the judge cannot make up its mind about it",
@@ -31,6 +33,8 @@ USUAL = ("copy", "finding")
 """filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
 REJECTION_RATE = 0.02
 """part of real films that each of distance, outlier and entropy may reject"""
+VIEW_RATE = 0.05
+"""part of real films of each view that the view filter may reject: views are told apart almost surely, so a stricter check costs little"""
 TWIN_RATE = 0.01
 """part of real films of other patients that may be called twins"""
 TWIN_GRID_PX = 32
@@ -45,7 +49,8 @@ class Unusual:
 
     reason: str
     p: Vector
-    """[M] how rarely a real film is as unusual; the film is rejected at or below the filter's rate"""
+    """[M] how rarely a real film is as unusual; the film is rejected at or below `rate`"""
+    rate: float = REJECTION_RATE
 
 
 def chosen_filters(names: Sequence[str]) -> tuple[str, ...]:
@@ -84,6 +89,30 @@ def unusual_films(real: Films, judge: CrossFit, films: Films, *, filters: Sequen
             scores[judge.part == fold] = -lof.score_samples(room.own)
             judged.append(-lof.score_samples(made[fold]))
         found.append(Unusual(reason="unlike any real film (local outlier factor)", p=cross_conformal(scores, judge.part, np.stack(judged))))
+    return found
+
+
+def other_views(real: Films, films: Films, *, config: ClassifierConfig, seed: int = 0) -> list[Unusual]:
+    """What a judge that learned nothing but the view says of synthetic films, for each view that enough real training films state.
+
+    It is cross-fitted on `real`; a film's p is that of `cross_conformal` among real films of the view that it was asked for.
+    """
+    views = sorted({study.view for study in real.studies} - {""})
+    stated = real.take([number for number, study in enumerate(real.studies) if study.view])
+    shown, asked = ({view: np.array([study.view == view for study in some.studies]) for view in views} for some in (stated, films))
+    if len(views) < 2:
+        return []
+    labels = np.stack([shown[view] for view in views], axis=1).astype(np.float32)
+    judge = cross_fit(replace(stated, findings=tuple(views), labels=labels), config=config, seed=derive(seed, "views"))
+    answers = np.stack([classifier.predict(films.images) for classifier in judge.classifiers])
+    found = []
+    for column, view in enumerate(views):
+        own = shown[view]
+        if not asked[view].any() or (own.sum() + 1) * VIEW_RATE < 1:
+            continue
+        p = np.ones(len(films))
+        p[asked[view]] = cross_conformal(-judge.out_of_fold[own, column], judge.part[own], -answers[:, asked[view], column])
+        found.append(Unusual(reason=f"does not look like {view}", p=p, rate=VIEW_RATE))
     return found
 
 
