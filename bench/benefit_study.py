@@ -159,7 +159,7 @@ def over_tasks(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tables(records: Sequence[dict[str, Any]]) -> str:
-    """The study in Markdown: a line a task, and the mean over tasks of each arm."""
+    """The study in Markdown: the comparison of each task, the AUROC of every arm, and the mean over tasks of each arm's gain."""
     lines = ["| task | real films (with it) | test films (with it) | AUROC real | best conventional | real + synthetic | gain (95 %) | p | "
              "verdict | would be seen |", "|---" * 10 + "|"]
     for record in records:
@@ -174,6 +174,12 @@ def tables(records: Sequence[dict[str, Any]]) -> str:
             f"{arms[PLAIN]:.3f} | {arms[best]:.3f} ({best}) | {arms['real+synthetic']:.3f} | "
             f"{delta['value']:+.3f} [{delta['low']:+.3f}, {delta['high']:+.3f}] | {delta['p']:.2f} | {entry['verdict']} | "
             f"{entry['power'].get('smallest_gain', float('nan')):.3f} |")
+    measured = [record for record in records if record["status"] == "measured"]
+    names = [arm["arm"] for arm in measured[0]["findings"][0]["arms"]] if measured else []
+    lines += ["", f"| AUROC | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for record in measured:
+        areas = {arm["arm"]: arm["auroc"] for arm in record["findings"][0]["arms"]}
+        lines.append(f"| {record['task']}, {record['positives']} | {' | '.join(f'{areas[name]:.3f}' for name in names)} |")
     lines += ["", "| positives | arm | tasks | mean gain over the real films alone (95 %, over tasks) |", "|---" * 4 + "|"]
     lines += [f"| {one['positives']} | {one['arm']} | {one['tasks']} | {one['gain']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] |"
               for one in over_tasks(records)]

@@ -17,15 +17,15 @@ class Stage:
     base: str = ""
     """stage from whose weights it starts"""
     guide: str = ""
-    """stage whose model of long before, when it had seen `GUIDE_FILMS`, is packed as weaker model beside `base`"""
+    """stage whose model of long before, `GUIDE_AT` of its way, is packed as weaker model beside `base`"""
     part: float = 1.0
     """how far from the weights of `base` to its own the model lies that goes on from here"""
     enlarges: bool = False
     """whether it enlarges the films of the stages before it, with which it is packed into one model"""
 
 
-GUIDE_FILMS, GUIDE_LENGTH = 32_000, 0.05
-"""films that a guide had seen, and the relative length of its average"""
+GUIDE_AT, GUIDE_LENGTH = 0.18, 0.05
+"""part of its training that a guide has behind it, and the relative length of its average"""
 PACKED_SAMPLE = {"image_noise": 0.0, "enlarging_steps": 5}
 """settings of sampling that the packed model has beside those of its first stage; chosen by FID and by looking"""
 UNTIL_TIME_IS_UP = ("train.steps=1000000000", "train.sample_every=0")

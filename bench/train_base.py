@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages import GUIDE_FILMS, GUIDE_LENGTH, PACKED_SAMPLE, STAGES, Stage, seconds_of
+from stages import GUIDE_AT, GUIDE_LENGTH, PACKED_SAMPLE, STAGES, Stage, seconds_of
 
 import synthorax as sx
 from synthorax.cli import PAUSED
@@ -41,6 +41,7 @@ from synthorax.steps.plan import plan_like
 from synthorax.steps.retune import SNAPSHOTS, blend, retune
 from synthorax.steps.ship import ship
 from synthorax.steps.train_run import without_no_finding
+from synthorax.training.power_ema import profiles_in
 from synthorax.types import LabelPolicy, Score
 
 SIZE_PX = 256
@@ -165,7 +166,10 @@ def teacher_of(stage: Stage, earlier: Done, options: argparse.Namespace) -> Path
         return packed.path
     guide = Run(path=options.out / f"{stage.name}-guide")
     if not guide.finished:
-        retune(runs[stage.guide], length=GUIDE_LENGTH, films=GUIDE_FILMS, out=guide.path)
+        taught = runs[stage.guide]
+        first = min(profile.end for profile in profiles_in(taught.path / SNAPSHOTS).values())
+        films = max(round(GUIDE_AT * read_spec(taught.weights)[1]["films_seen"]), round(first))
+        retune(taught, length=GUIDE_LENGTH, films=films, out=guide.path)
     return sx.pack([runs[stage.base]], out=packed.path, guide=guide, precision="fp32").path
 
 
