@@ -105,7 +105,7 @@ def test_films_of_the_other_class_are_dropped_and_only_if_asked(prepared: Prepar
     assert without == {}
 
 
-def test_films_of_another_view_than_asked_for_are_dropped(prepared: Prepared, tmp_path: Path) -> None:
+def test_films_of_another_view_than_asked_for_are_dropped(prepared: Prepared) -> None:
     """Half of the real films stand on their heads and are called AP; synthetic ones are asked for with the wrong view and the right one."""
     def turned(films: Films, *, wrongly: int) -> Films:
         down = np.arange(len(films)) % 2 == 1
@@ -115,12 +115,13 @@ def test_films_of_another_view_than_asked_for_are_dropped(prepared: Prepared, tm
                                                            zip(films.studies, views, strict=True)))
 
     real, made = turned(prepared.films("train"), wrongly=0), turned(prepared.films("test").take(range(60)), wrongly=30)
-    found = other_views(real, made, config=QUICK)
+    found, judge = other_views(real, made, config=QUICK)
+    assert judge is not None and judge.findings == ("AP", "PA")
     assert sorted(one.reason for one in found) == ["does not look like AP", "does not look like PA"]
     rejected = np.logical_or.reduce([one.p <= VIEW_RATE for one in found])
     assert rejected[:30].sum() >= 28 and rejected[30:].sum() <= 30 * VIEW_RATE + 4
     unstated = replace(made, studies=tuple(replace(study, view="") for study in made.studies))
-    assert other_views(real, unstated, config=QUICK) == [] and other_views(unstated, made, config=QUICK) == []
+    assert other_views(real, unstated, config=QUICK) == other_views(unstated, made, config=QUICK) == ([], None)
 
 
 def test_undecided_films_have_high_entropy(prepared: Prepared, judge: CrossFit) -> None:

@@ -34,6 +34,7 @@ SPECIFICITY = 0.95
 FALSE_ALARM_RATE = 0.01
 """part of real held-out films that the copy check may call copies"""
 USUAL_JUDGE = ClassifierConfig(augment="classic")
+"""how the judges are built and trained unless it is said otherwise"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +101,11 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     scores = judge.predict(films.images)
     repeats = twins(films.images, real) if "twin" in chosen else None
     unusual = unusual_films(real, judge, films, filters=chosen)
+    asked_judges = [judge]
     if "view" in chosen:
-        unusual += other_views(real, films, config=classifier or USUAL_JUDGE, seed=seed)
+        misplaced, of_views = other_views(real, films, config=classifier or USUAL_JUDGE, seed=seed)
+        unusual += misplaced
+        asked_judges += [of_views] if of_views is not None else []
     report(0.9, "writing")
 
     rows, kept, passed = [], [], set[int]()
@@ -127,7 +131,7 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     if not kept:
         raise InputError(f"none of the {len(films)} synthetic films passed ({reasons})",
                          file=synthetic.path, remedy="train the generator for longer")
-    judges = ({"name": judge.name, "digest": judge.digest},)
+    judges = tuple({"name": one.name, "digest": one.digest} for one in asked_judges)
     screening = {"seen": len(films), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
                  "not_checked": {check.finding: check.reason for check in checks if not check.used}}
     _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})

@@ -92,28 +92,28 @@ def unusual_films(real: Films, judge: CrossFit, films: Films, *, filters: Sequen
     return found
 
 
-def other_views(real: Films, films: Films, *, config: ClassifierConfig, seed: int = 0) -> list[Unusual]:
-    """What a judge that learned nothing but the view says of synthetic films, for each view that enough real training films state.
+def other_views(real: Films, films: Films, *, config: ClassifierConfig, seed: int = 0) -> tuple[list[Unusual], CrossFit | None]:
+    """What a judge that learned nothing but the view says of synthetic films, for each view that enough real films state; and that judge.
 
-    It is cross-fitted on `real`; a film's p is that of `cross_conformal` among real films of the view that it was asked for.
+    It is cross-fitted on `real`; a film's p is that of `cross_conformal` among real films of the view that it was asked for. Without two
+    views to tell apart, or where no film was asked for one, there is nothing to say and no judge.
     """
     views = sorted({study.view for study in real.studies} - {""})
     stated = real.take([number for number, study in enumerate(real.studies) if study.view])
     shown, asked = ({view: np.array([study.view == view for study in some.studies]) for view in views} for some in (stated, films))
-    if len(views) < 2:
-        return []
+    known = [view for view in views if asked[view].any() and (shown[view].sum() + 1) * VIEW_RATE >= 1]
+    if len(views) < 2 or not known:
+        return [], None
     labels = np.stack([shown[view] for view in views], axis=1).astype(np.float32)
     judge = cross_fit(replace(stated, findings=tuple(views), labels=labels), config=config, seed=derive(seed, "views"))
     answers = np.stack([classifier.predict(films.images) for classifier in judge.classifiers])
     found = []
-    for column, view in enumerate(views):
-        own = shown[view]
-        if not asked[view].any() or (own.sum() + 1) * VIEW_RATE < 1:
-            continue
+    for view in known:
+        column, own, requested = views.index(view), shown[view], asked[view]
         p = np.ones(len(films))
-        p[asked[view]] = cross_conformal(-judge.out_of_fold[own, column], judge.part[own], -answers[:, asked[view], column])
+        p[requested] = cross_conformal(-judge.out_of_fold[own, column], judge.part[own], -answers[:, requested, column])
         found.append(Unusual(reason=f"does not look like {view}", p=p, rate=VIEW_RATE))
-    return found
+    return found, judge
 
 
 def cross_conformal(known: Vector, part: NDArray[np.intp], new: Vector) -> Vector:
