@@ -24,11 +24,11 @@ class VaeGanObjectiveConfig:
 
     beta: NotNegative = 1.0
     """weight of the divergence of codes from their prior, in nats a film"""
-    features: NotNegative = 1.0
+    features: NotNegative = 4.0
     """weight of the squared error of the critic's features, summed over them"""
-    pixels: NotNegative = 10.0
+    pixels: NotNegative = 2.0
     """weight of the squared error summed over pixels; the paper has 0, and without any a patch critic lets grey levels drift"""
-    adversarial: NotNegative = 30.0
+    adversarial: NotNegative = 100.0
     """weight of the critic's verdict on reconstructions and on films of the prior's codes"""
     critic_channels: AtLeastOne = 32
     """feature maps of the critic's first layer"""
