@@ -19,6 +19,7 @@ from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
 from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, Batch, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
+from synthorax.steps.generate import check_settings
 from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed, unit_images, varied
 from synthorax.training.loop import train
@@ -282,6 +283,24 @@ def test_guidance_from_outside_wraps_the_denoiser() -> None:
 
     model.sample(None, [1], replace(FAST, steps=2), change=listened)
     assert estimates[-1] > estimates[-2], "at the lowest noise level, where a brighter x is a brighter estimate"
+
+
+@pytest.mark.parametrize(("sampler", "learned"), [("ddpm", "true"), ("ddpm", "false"), ("dpmpp-2m", "false")])
+def test_clipping_holds_every_estimate_within_the_greys_of_a_film(sampler: str, learned: str) -> None:
+    model = model_of("model.parameterisation=eps", f"model.learned_variance={learned}")
+    plain = replace(FAST, sampler=sampler, schedule="cosine")
+    clipped = model.sample(None, [1], replace(plain, clip=True))
+    by_hand = model.sample(None, [1], plain, change=lambda denoise: lambda x, sigma: denoise(x, sigma).clamp(-1, 1))
+    assert torch.equal(clipped, by_hand) and not torch.equal(clipped, model.sample(None, [1], plain))
+    again = [model.resample(clipped, None, [1], replace(plain, clip=clip), level=20.0) for clip in (False, True)]
+    assert not torch.equal(*again)
+
+
+def test_codes_have_no_greys_to_clip_to() -> None:
+    model = model_of("model.compressor=wavelet")
+    for call in (lambda: model.sample(None, [1], replace(FAST, clip=True)), lambda: check_settings(model, replace(FAST, clip=True))):
+        with pytest.raises(UsageError, match=r"clip: this model diffuses codes \(model\.compressor=wavelet\)"):
+            call()
 
 
 # ---- lesions

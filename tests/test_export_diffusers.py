@@ -94,7 +94,9 @@ def test_the_exported_network_is_the_same_function(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize("timetable", ["linear", "cosine"])
 def test_the_exported_timetable_is_ours(tmp_path: Path, timetable: Any) -> None:
     model = ours(multipliers=(1,), attention=(False,))
-    theirs = load_pipeline(export_diffusers(model, tmp_path / "out", timetable=timetable)).scheduler.alphas_cumprod
+    scheduler = load_pipeline(export_diffusers(model, tmp_path / "out", timetable=timetable, clip=True)).scheduler
+    assert scheduler.config.clip_sample
+    theirs = scheduler.alphas_cumprod
     torch.testing.assert_close(theirs.double(), sigma_to_alpha_bar(ddpm_sigmas(timetable)), atol=1e-6, rtol=1e-4)
 
 

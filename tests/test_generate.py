@@ -289,6 +289,8 @@ def test_families_without_a_sampler_refuse_its_settings(engine: Engine, tmp_path
     for settings in (SampleSettings(steps=2), SampleSettings(sampler="heun"), SampleSettings(schedule="cosine")):
         with pytest.raises(UsageError, match="family 's4-gan' has no sampler"):
             made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=settings)
+    with pytest.raises(UsageError, match="clip is for models of family 'diffusion', and this one is of family 's4-gan'"):
+        made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings(clip=True))
     with pytest.raises(UsageError, match="does not hear labels, which a finding asks for; it takes no conditions at all"):
         made(gan, tmp_path / "a", engine, plan=simple_plan(num=1, present=["Mass"]), settings=SampleSettings())
     assert not (tmp_path / "a").exists()

@@ -234,6 +234,7 @@ def generate(
     autoguidance: Annotated[float | None, typer.Option(help="Cascade: weight of guidance away from its weaker model; 1 is none.")] = None,
     image_noise: Annotated[float | None, typer.Option(min=0, help="Cascade: noise in the small films that are enlarged.")] = None,
     enlarging_steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Cascade: noise levels of the stages that enlarge.")] = None,
+    clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Hold the film expected at a step within a film's greys.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Films made at a time; fewer take less memory.")] = 16,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
@@ -253,7 +254,7 @@ def generate(
                    sex=sex, site=site, text=text, mask=[named(given) for given in mask or ()], box=boxes, side=side, at=centre,
                    sampler=sampler, steps=steps, schedule=schedule, eta=eta, guidance=guidance, part_guidance=weights or None,
                    guidance_from=guidance_from, guidance_to=guidance_to, autoguidance=autoguidance, image_noise=image_noise,
-                   enlarging_steps=enlarging_steps,
+                   enlarging_steps=enlarging_steps, clip=clip,
                    batch_size=batch_size, seed=seed, device=device.value, threads=threads, **asked)
     finish({"dataset": str(dataset.path), "films": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 

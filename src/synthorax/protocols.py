@@ -223,6 +223,9 @@ class SampleSettings:
     """noise added to the film that the part image shows, which the network is told; None: as the model was made"""
     enlarging_steps: AtLeastOne | None = None
     """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
+    clip: bool = False
+    """hold what is expected at every noise level within the greys of a film, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion in
+    pixels, most of all where noise is predicted"""
 
 
 class Model(Protocol):

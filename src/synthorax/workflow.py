@@ -176,7 +176,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
              autoguidance: float | None = None, image_noise: float | None = None, enlarging_steps: int | None = None,
-             batch_size: int = BATCH_SIZE, device: Device = "auto", threads: int | None = None) -> Dataset:
+             clip: bool | None = None, batch_size: int = BATCH_SIZE, device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
     What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. A smaller
@@ -188,7 +188,7 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     source, spec, settings = source_of(model)
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
-              "image_noise": image_noise, "enlarging_steps": enlarging_steps}
+              "image_noise": image_noise, "enlarging_steps": enlarging_steps, "clip": clip}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     settings = replace(settings, **given)
     asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
@@ -359,7 +359,7 @@ def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str]
         raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(Ask(finding=finding).row(spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
-    return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked,
+    return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
                             timetable="cosine" if settings.schedule == "cosine" else "linear")
 
 

@@ -105,6 +105,14 @@ def autoguided(denoise: Denoise, weak: Denoise, *, weight: float) -> Denoise:
     return away
 
 
+def within_greys(denoise: Denoise, settings: SampleSettings) -> Denoise:
+    """With `settings.clip`, estimates that no film could have, beyond [-1, 1], are brought back to its edge at every level.
+
+    Where noise is predicted, its error counts sigma times in the estimate, and in the first steps moves the brightness of whole films.
+    """
+    return (lambda x, sigma: denoise(x, sigma).clamp(-1, 1)) if settings.clip else denoise
+
+
 def classifier_guided(denoise: Denoise, log_probability: Callable[[Tensor], Tensor], *, weight: float) -> Denoise:
     """Towards what a classifier takes for y: D(x) + weight sigma^2 grad_x log p(y | D(x)).
 

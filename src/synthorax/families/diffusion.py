@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.config import NotNegative
-from synthorax.diffusion.guidance import guided_by_prompts
+from synthorax.diffusion.guidance import guided_by_prompts, within_greys
 from synthorax.diffusion.inversion import invert
 from synthorax.diffusion.noise import sampling_sigmas
 from synthorax.diffusion.precondition import PARAMETERISATIONS, Scalings
@@ -194,11 +194,11 @@ class DiffusionModel(nn.Module):
                 if self.config.centred and condition.image is not None:
                     start = start + condition.image[:, :1]
             x = start.to(self._device)
+            denoise = within_greys(denoise if change is None else change(denoise), settings)
             if self.config.learned_variance and settings.sampler == "ddpm" and self.config.distilled is None:  # students learn none
-                with_variance = self._with_variance(denoise if change is None else change(denoise), condition)
-                latents = ddpm_learned(with_variance, x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
+                latents = ddpm_learned(self._with_variance(denoise, condition), x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
             else:
-                latents = solve(denoise if change is None else change(denoise), x, sigmas, sampler=settings.sampler, eta=settings.eta,
+                latents = solve(denoise, x, sigmas, sampler=settings.sampler, eta=settings.eta,
                                 noise=lambda: draws.normal(*self.latent_shape))
             films: Tensor = self.compressor.decode(latents)
         return films.clamp(-1, 1)
@@ -217,7 +217,8 @@ class DiffusionModel(nn.Module):
             clean, draws = self.compressor.encode(films), Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings, highest=level)
             x = clean + draws.normal(*clean.shape[1:]) * sigmas[0].item()
-            latents = solve(denoise, x, sigmas, sampler=settings.sampler, eta=settings.eta, noise=lambda: draws.normal(*clean.shape[1:]))
+            latents = solve(within_greys(denoise, settings), x, sigmas, sampler=settings.sampler, eta=settings.eta,
+                            noise=lambda: draws.normal(*clean.shape[1:]))
             made: Tensor = self.compressor.decode(latents)
         return made.clamp(-1, 1)
 
@@ -294,7 +295,10 @@ class DiffusionModel(nn.Module):
         return SampleSettings() if self.config.distilled is None else self.config.distilled.settings()
 
     def check_settings(self, settings: SampleSettings) -> None:
-        """Raises UsageError for settings that a student cannot follow, such as guidance on top of what it has built in."""
+        """Raises UsageError for settings that this model cannot follow, such as a student's guidance on top of what it has built in."""
+        if settings.clip and self.config.compressor != "none":
+            raise UsageError(f"clip: this model diffuses codes (model.compressor={self.config.compressor}), which have no greys to be held "
+                             "within; leave it out")
         if self.config.distilled is not None:
             self.config.distilled.check(settings)
 

@@ -29,13 +29,13 @@ _FOLDED = ("attributes", "labels", "lesions")
 
 
 def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition | None = None, asked: str = "",
-                     timetable: Timetable = "linear") -> Path:
+                     timetable: Timetable = "linear", clip: bool = False) -> Path:
     """Write `model` as a DDIMPipeline of diffusers with a UNet2DModel, and return `out`; the network is the same function.
 
     Such a pipeline hears nothing but timesteps, so what a model of ours can be asked for is fixed here: by `condition`, one row of
     attributes, labels and lesions, which `asked` says in words, or by None for nothing in particular. The timesteps are those of
-    `timetable`. A learned variance is left out. diffusers need not be installed. Raises UsageError that names every reason for which a
-    network does not fit, and InputError for an `out` that holds something else.
+    `timetable`, and `clip` is `SampleSettings.clip`. A learned variance is left out. diffusers need not be installed. Raises UsageError
+    that names every reason for which a network does not fit, and InputError for an `out` that holds something else.
 
     >>> export_diffusers(load_model("runs/a"), Path("diffusers"))  # doctest: +SKIP
     """
@@ -43,7 +43,7 @@ def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition |
         raise UsageError(f"this model does not fit a UNet2DModel of diffusers: {'; '.join(problems)}")
     config, tensors = unet_config(model), unet_weights(model, condition, timetable=timetable)
     scheduler = {"_class_name": "DDIMScheduler", "num_train_timesteps": TRAINED_STEPS, "beta_start": 1e-4, "beta_end": 0.02,
-                 "beta_schedule": _SCHEDULES[timetable], "prediction_type": _prediction(model), "clip_sample": False,
+                 "beta_schedule": _SCHEDULES[timetable], "prediction_type": _prediction(model), "clip_sample": clip,
                  "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     index = {"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     with only_user(out):

@@ -116,8 +116,11 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
     if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
         raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
                          "and not above the second, and both finite")
-    if isinstance(model, DiffusionModel):
-        model.check_settings(settings)
+    first = next(iter(getattr(model, "stages", (model,))))
+    if isinstance(first, DiffusionModel):
+        first.check_settings(settings)
+    elif settings.clip:
+        raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{model.spec.family}'; leave it out")
 
 
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:
@@ -170,7 +173,8 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
              "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}",
              "autoguidance": f"{settings.autoguidance:g}",
-             "image_noise": f"{settings.image_noise}", "enlarging_steps": f"{settings.enlarging_steps}"}
+             "image_noise": f"{settings.image_noise}", "enlarging_steps": f"{settings.enlarging_steps}",
+             "clip": f"{settings.clip}"}
     return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
 
 
