@@ -30,9 +30,8 @@ SETTINGS = {
     "vq-gan": ("train.steps=24", "train.checkpoint_every=2", "objective.adversarial_after=6"),
     "vq-vae": ("train.steps=24", "train.checkpoint_every=2", "objective.autoencoder_steps=6"),  # whose turn it is follows from the past
 }
-QUICKLY_WRITTEN = ("code-encoder", "diffusion", "gan", "kl-autoencoder", "spade-gan", "stylegan2", "vae", "vae+hamiltonian",
-                   "soft-intro-vae", "aae", "vae-gan", "vq-gan", "vq-vae")
-"""families whose files are so small that a kill inside a write may come just after it"""
+QUICKLY_WRITTEN = set(SETTINGS) - {"s4-vae"}
+"""families whose files are so small that a kill inside a write may come just after it on a busy machine"""
 
 
 def reached(folder: Path, step: int) -> Callable[[], bool]:
@@ -55,7 +54,7 @@ def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path
     checkpoints = killed / "checkpoints"
     for moment in (reached(killed, 3), during_write(checkpoints, "*.safetensors.*")):
         assert killed_when(in_new_process(train_to_weights, name, settings, killed), moment)
-    assert list(checkpoints.glob(".*.tmp")) or family in QUICKLY_WRITTEN, "the last kill was inside a write, unless that took a millisecond"
+    assert list(checkpoints.glob(".*.tmp")) or family in QUICKLY_WRITTEN, "the last kill was inside a write, unless that was quick"
     assert not (killed / WEIGHTS_NAME).exists()
     finished(in_new_process(train_to_weights, name, settings, killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)
