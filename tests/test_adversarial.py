@@ -194,6 +194,9 @@ def test_parts_are_withheld_from_generator_and_critic_alike(engine: Engine) -> N
             assert part.isnan().float().mean().item() == pytest.approx(1 - (1 - dropout)**2, abs=0.06), "alone or with all"
         both = (heard.labels[:, 0].isnan() & heard.attributes[:, 0].isnan()).float().mean().item()
         assert both == pytest.approx(dropout + (1 - dropout) * dropout**2, abs=0.06), "all at once, or each by itself"
+        alone = objective_of("spade-gan", "model.conditioning=none", f"objective.part_dropout={dropout}")
+        heard = alone._withheld(replace(batch, condition=replace(many, mask=torch.ones(500, 1, 2, 2)), draws=Draws(range(500))))
+        assert heard.mask.isnan().float().mean().item() == pytest.approx(dropout, abs=0.06), "the only part: as often as is set"
     kept = objective.eval()("critic", replace(batch, draws=Draws(range(4))))
     other = replace(batch.condition, labels=1 - batch.condition.labels)
     torch.testing.assert_close(objective("critic", replace(batch, condition=other, draws=Draws(range(4)))), kept)

@@ -60,8 +60,8 @@ class AdversarialConfig:
     segmenter_channels: AtLeastOne = 8
     """feature maps of the segmenter at full resolution"""
     part_dropout: Part = 0.1
-    """probability of withholding labels, of withholding attributes, of withholding the mask, and of withholding all of them from all
-    players, so that films can be asked for with any part or with none"""
+    """probability of withholding labels, of withholding attributes, of withholding the mask, and, where several are heard, of withholding
+    all of them, from all players, so that films can be asked for with any part or with none"""
     guesser: bool = False
     """let a third player guess the labels that films do not state, and the critic judge its pairs too; for model.conditioning=projection"""
     beta1: Part = 0.5
@@ -227,8 +227,10 @@ class AdversarialObjective(Objective):
         condition, heard = batch.condition, [part for part in ("attributes", "labels", "mask") if part in self.spec.conditions]
         if not heard or not self.config.part_dropout:
             return condition
-        gone = batch.draws.uniform(len(heard) + 1) < self.config.part_dropout  # [B, parts and all of them]
-        gone = gone[:, 1:] | gone[:, :1]
+        several = len(heard) > 1
+        gone = batch.draws.uniform(len(heard) + several) < self.config.part_dropout  # [B, parts and, of several, all of them]
+        if several:
+            gone = gone[:, 1:] | gone[:, :1]
         parts = {part: value.masked_fill(gone[:, number].reshape(-1, *[1] * (value.ndim - 1)), torch.nan)
                  for number, part in enumerate(heard) if (value := getattr(condition, part)) is not None}
         return replace(condition, **parts)
