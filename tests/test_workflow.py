@@ -16,7 +16,7 @@ from synthorax.cli import app
 from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
-from synthorax.errors import InputError
+from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.rqs import ITEMS
 from synthorax.judges.classifier import ClassifierConfig
@@ -56,6 +56,12 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(run: Run, pr
     assert run.weights.read_bytes() == before
     with pytest.raises(InputError, match="another recipe"):
         sx.train("edm-64", prepared, out=run.path, overrides=[*TINY, "train.seed=1"])
+
+
+def test_a_training_that_was_refused_does_not_bind_its_folder(prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs at least two films a batch"):
+        sx.train("dcgan-64", prepared, out=tmp_path / "r", overrides=["model.image_size=32", "model.channels=4", "train.batch_size=1"])
+    assert sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY).finished
 
 
 def test_resume_goes_further(prepared: Prepared, tmp_path: Path) -> None:

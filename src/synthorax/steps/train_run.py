@@ -27,7 +27,7 @@ from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
-from synthorax.run import Run, read_spec, save_model, weights_digest
+from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
@@ -169,12 +169,12 @@ def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engin
 
 
 def claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> None:
-    """Note what is trained here; refuse to mix two trainings in one folder."""
+    """Note what is trained here; refuse to mix two trainings in one folder. One that was refused before its first step binds nothing."""
     config, data = run.path / "config.toml", run.path / "data.json"
     facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
     if resume and not config.exists():
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
-    if config.exists():
+    if config.exists() and any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl", WEIGHTS_NAME)):
         earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
         allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
         if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
