@@ -223,12 +223,13 @@ def test_the_best_is_marked_only_where_its_interval_is_clear() -> None:
         return {"arm": arm, "seed": 0, "FID": {"value": fid, "error": error},
                 **dict.fromkeys((*DISTRIBUTION[1:], WITHIN, REQUEST, VIEW), same),
                 "copies": {"called": 0, "of": 10, "alarms": 0, "alarms_of": 10}, "parameters": 1, "parameters trained": 1,
-                **dict.fromkeys(("films/s", "ms alone", "ms of 8", "training MB", "sampling MB"), 1.0)}
+                **dict.fromkeys(("films/s", "ms alone", "ms of 8", "training MB", "sampling MB"), 5822.4)}
 
     for error, marked in ((1.0, True), (9.0, False)):
         arms = summary([record("a", 10.0, error), record("b", 20.0, error), {"arm": "c", "seed": 0, "failed": "the loss is not finite"}])
         _, rows = table({"arms": arms, "reference": record(REAL, 1.0, 1.0)})
         assert rows[1][1].startswith("**10.0**") is marked
+        assert rows[1][-1] == "5,822", "as people write it"
         assert "**" not in rows[2][1] and rows[3][1] == "failed: the loss is not finite"
 
 

@@ -160,4 +160,5 @@ def _copies(copied: Record) -> str:
 def _spread(one: Record | None) -> str:
     if one is None:
         return "not measured"
-    return f"{one['value']:.3g}" + (f" [{one['low']:.3g}, {one['high']:.3g}]" if one["high"] > one["low"] else "")
+    value, low, high = (f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}" for cost in (one["value"], one["low"], one["high"]))
+    return f"{value} [{low}, {high}]" if one["high"] > one["low"] else value
