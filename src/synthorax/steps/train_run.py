@@ -27,7 +27,7 @@ from synthorax.files import write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
-from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
+from synthorax.run import Run, read_spec, save_model, weights_digest
 from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
@@ -174,7 +174,7 @@ def claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginn
     facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
     if resume and not config.exists():
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
-    if config.exists() and any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl", WEIGHTS_NAME)):
+    if config.exists() and (run.finished or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))):
         earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
         allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
         if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
