@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.over_seeds import over_seeds
 from synthorax.evaluation.side_by_side import DISTRIBUTION, REQUEST, VIEW, WITHIN, Yardstick, downstream, measured, real_reference
-from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, summary, table
+from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, sentences, summary, table
 from synthorax.evaluation.sides import RealFilms
+from synthorax.files import write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.run import WEIGHTS_NAME, read_spec
@@ -118,6 +120,58 @@ def test_only_one_training(prepared: Prepared, tmp_path: Path) -> None:
     run = sx.compare(["vae-64"], prepared, out=tmp_path / "c", budget_films=20, seeds=[0, 1], only=("vae-64", 1),
                      **{**HERE, "overrides": ALL + VAE})
     assert run.finished and {path.name for path in (tmp_path / "c" / "runs").iterdir()} == {"vae-64-seed1"}
+
+
+def test_side_by_side_is_the_same_as_one_after_the_other(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
+    apart = {**HERE, "apart": True, "clock": "processor"}
+    both = sx.compare(["vae-64", "projection-gan-64"], prepared, out=tmp_path / "c", budget_films=200, seeds=[0], jobs=2,
+                      **{**apart, "overrides": ALL + VAE + GAN})
+    assert isinstance(both, Compared)
+    for name in ("vae-64", "projection-gan-64"):
+        one, other = (next(record for record in result.report["records"] if record["arm"] == name) for result in (compared, both))
+        assert {measure: one[measure] for measure in DISTRIBUTION} == {measure: other[measure] for measure in DISTRIBUTION}
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"jobs": 0}, "at least 1"), ({"jobs": 2, "apart": True}, "--clock processor"),
+                                                  ({"jobs": 2, "clock": "processor"}, "apart=False")])
+def test_jobs_that_would_not_be_fair_are_refused(changes: dict[str, Any], message: str, prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        sx.compare(["vae-64"], prepared, out=tmp_path / "c", budget_films=50, seeds=[0], **{**HERE, "overrides": ALL + VAE, **changes})
+    assert not (tmp_path / "c" / "runs").exists()
+
+
+def test_trainings_made_elsewhere_join_the_table(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
+    def here(out: str, *, budget_films: int = 200, seeds: list[int], also: Path) -> Compared:
+        result = sx.compare(["vae-64"], prepared, out=tmp_path / out, budget_films=budget_films, seeds=seeds, also=[also],
+                            **{**HERE, "overrides": ALL + VAE})
+        assert isinstance(result, Compared)
+        return result
+
+    elsewhere = compared.out / "comparison.json"
+    report = here("one more seed", seeds=[1], also=elsewhere).report
+    assert report["seeds"] == [0, 1] and [entry["arm"] for entry in report["arms"]] == FAMILIES
+    assert [entry["seeds"] for entry in report["arms"]] == [2, 1, 1] and list(report["settings"]) == FAMILIES
+    fids = {record["seed"]: record["FID"]["value"] for record in report["records"] if record["arm"] == "vae-64"}
+    assert report["arms"][0]["FID"]["value"] == pytest.approx((fids[0] + fids[1]) / 2)
+    assert table(report)[1][2][0] == "projection-gan-64 (1 of 2 seeds)"
+    assert not any("kinds of processor" in sentence for sentence in sentences(report))
+    report["records"][0]["stages"][0]["machine"]["processor"] = "another"
+    assert any("2 kinds of processor (" in sentence for sentence in sentences(report))
+
+    for changes, message in (({"seeds": [0]}, "holds vae-64 with seed 0, which is compared already"),
+                             ({"seeds": [1], "budget_films": 100}, "on other terms: budget differ")):
+        with pytest.raises(InputError, match=message):
+            here("refused", also=elsewhere, **changes)
+    other = json.loads(elsewhere.read_text())
+    for key, value, message in (("settings", {"vae-64": ["name = 'vae-64'"]}, "the settings of vae-64"), ("judges", [], "the judges")):
+        write_json(tmp_path / "changed.json", other | {key: value})
+        with pytest.raises(InputError, match=message):
+            here("refused", seeds=[1], also=tmp_path / "changed.json")
+    for text, message in (("{}", "is no comparison of the schema"), ("{", "cannot be read as JSON")):
+        (tmp_path / "wrong.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            here("refused", seeds=[1], also=tmp_path / "wrong.json")
+    assert not (tmp_path / "refused" / "runs").exists()
 
 
 def test_a_training_of_its_own_process_tells_its_memory(prepared: Prepared, tmp_path: Path) -> None:

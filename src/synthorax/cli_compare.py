@@ -44,6 +44,8 @@ def compare(
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Vary training films slightly, in all or in none.")] = True,
     features: Annotated[str, typer.Option(help="Feature space of the judges.")] = "efficientnet-lite0",
     only: Annotated[tuple[str, int] | None, typer.Option(metavar="RECIPE SEED", help="Do this one training and stop.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; more than 1 needs --clock processor.")] = 1,
+    also: Annotated[list[Path] | None, typer.Option(help="comparison.json of trainings done elsewhere; repeat for more.")] = None,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,
@@ -56,4 +58,5 @@ def compare(
 
     finish(verb(recipes, data, out=out, budget=budget, budget_films=films, clock="wall" if clock is Clock.wall else "processor",
                 seeds=numbers, num=num, train_films=train_films, finding=finding, base=base, ways=[way.value for way in adapt or ()],
-                overrides=set_ or (), features=features, augment=augment, only=only, device=device.value, threads=threads), json)
+                overrides=set_ or (), features=features, augment=augment, only=only, jobs=jobs, also=also or (),
+                device=device.value, threads=threads), json)

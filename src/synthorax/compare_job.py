@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +27,11 @@ from synthorax.config import parse_duration
 from synthorax.data.dataset import read_dataset
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.vocabulary import canonical
-from synthorax.engine import Device, describe_machine, started
+from synthorax.engine import Device, available_cores, describe_machine, started
 from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
 from synthorax.evaluation.sheets import png_bytes
 from synthorax.evaluation.side_by_side import Yardstick, downstream, measured, near_copies, real_reference
+from synthorax.evaluation.side_by_side_join import SCHEMA, check_joins, joined, read_report
 from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
 from synthorax.evaluation.sides import RealFilms
 from synthorax.files import write_atomic, write_json
@@ -39,7 +40,7 @@ from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
 from synthorax.run import Run, only_user, read_spec
 from synthorax.steps.card import read_card
-from synthorax.steps.compare import FIRST_STAGE_PART, Arm, Design, Terms, designed
+from synthorax.steps.compare import FIRST_STAGE_PART, Arm, Design, Terms, claim, designed
 from synthorax.steps.models import load_model, source_of
 from synthorax.steps.plan import STATED_ONLY
 from synthorax.steps.recipe import build_objective, load_recipe
@@ -74,22 +75,25 @@ class Machine:
     device: Device = "auto"
     threads: int | None = None
     apart: bool = True
+    jobs: int = 1
+    """trainings at a time"""
 
 
 def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | Path, budget: str | float | None = None,
             budget_films: int | None = None, clock: Literal["wall", "processor"] = "wall", seeds: Sequence[int] = (0, 1, 2),
             num: int = 400, train_films: int | None = None, finding: str = "", base: str | Path | None = None,
             ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
-            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, apart: bool = True,
-            device: Device = "auto", threads: int | None = None) -> Compared | Run:
+            judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, jobs: int = 1,
+            also: Sequence[str | Path] = (), apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
     """Train recipes on the same films, for the same `budget` or number of films drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real films. What was finished is kept in `out`, and the same
     call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many films that each seed draws,
     smaller numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made films add
     downstream (in trainings of `judge_updates`). `base` adds arms that start from a trained model, one for each of `ways` (full and lora if
-    none is named). `overrides` are `RECIPE:table.key=value`. `only` does one training, `(arm, seed)`, and returns its run: several can then
-    run side by side. With `apart` each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
+    none is named). `overrides` are `RECIPE:table.key=value`. `jobs` trainings run side by side, on the processor's clock; `only` does one
+    training, `(arm, seed)`, and returns its run. `also` are comparison.json files of the same comparison made elsewhere, whose trainings
+    join the table. With `apart` each training has a process of its own, so a script that calls this needs `if __name__ == "__main__"`.
     Raises UsageError and InputError before any training begins.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -99,7 +103,11 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
                   train_films=train_films, finding=canonical(finding, allow=prepared.findings) if finding else "", features=features,
                   augment=augment, judge_updates=judge_updates)
     design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, base=base, ways=ways)
-    machine = Machine(device=device, threads=threads, apart=apart)
+    machine = _machine(device=device, threads=threads, apart=apart, jobs=jobs, clock=clock)
+    others = {Path(path): read_report(Path(path)) for path in also}
+    if others:
+        check_joins(_head(design), ((arm.name, seed) for seed in seeds for arm in design.arms), others)
+    claim(design)
     if only is not None:
         arm = {arm.name: arm for arm in design.arms}.get(only[0])
         if arm is None:
@@ -111,9 +119,9 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
             raise TrainingError(trained["failed"])
         return _run(design, arm, only[1])
     with only_user(design.out / "pieces"), started(device=device, threads=threads):
-        records = [_record(design, arm, seed, machine) for seed in seeds for arm in design.arms]
+        records = _records(design, machine)
         reference = _piece(design, "real-films", lambda: real_reference(_yardstick(design), num=num))
-        return _written(design, records, reference)
+        return _written(design, records, reference, others=tuple(others.values()))
 
 
 def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
@@ -136,7 +144,7 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
             return {"failed": str(error)}
         training = read_card(place.path / "card.md")["training"][-1]
         told.append({"recipe": recipe.name, "steps": training["steps"], "films": training["films_seen"],
-                     "seconds": round(training["hours"] * 3600, 2), **_parameters(place)})
+                     "seconds": round(training["hours"] * 3600, 2), "machine": training["machine"], **_parameters(place)})
     seconds = sum(stage["seconds"] for stage in told)
     return {"stages": told, "films/s": sum(stage["films"] for stage in told) / seconds if seconds else None,
             "training MB": _peak_mb() if machine.apart and fresh else None,
@@ -166,16 +174,43 @@ def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
     return {"ms alone": taken[1], "ms of 8": taken[BATCH], "sampling MB": _peak_mb() if machine.apart else None}
 
 
-def _record(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
-    """Everything that is known of one arm and seed: what it cost, and every measure."""
-    name = _name(arm, seed)
-    call = _apart if machine.apart else _here
-    trained = _piece(design, f"{name}-training", functools.partial(call, train_arm, design, arm, seed, machine))
+def _machine(*, device: Device, threads: int | None, apart: bool, jobs: int, clock: str) -> Machine:
+    """Where trainings run; side by side they are on equal terms in processor time alone."""
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: at least 1")
+    if jobs > 1 and clock != "processor":
+        raise UsageError(f"--jobs {jobs}: trainings side by side slow one another on the wall's clock; add --clock processor")
+    if jobs > 1 and not apart:
+        raise UsageError("several jobs need a process for each training; leave out apart=False")
+    return Machine(device=device, threads=threads if threads or jobs == 1 else max(1, available_cores() // jobs), apart=apart, jobs=jobs)
+
+
+def _records(design: Design, machine: Machine) -> list[Record]:
+    """Everything that is known of every arm and seed; measures are taken here, as films come."""
+    make = functools.partial(_films_made, design, machine)
+    pairs = [(arm, seed) for seed in design.seeds for arm in design.arms]
+    if machine.jobs == 1:
+        return [_measured(design, *pair, make(pair)) for pair in pairs]
+    with ThreadPoolExecutor(machine.jobs) as pool:
+        try:
+            return [_measured(design, *pair, made) for pair, made in zip(pairs, pool.map(make, pairs), strict=True)]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after a failure no further training begins
+
+
+def _films_made(design: Design, machine: Machine, pair: tuple[Arm, int]) -> Record:
+    """One arm and seed trained, and its films made: what that cost, or why it failed."""
+    name, call = _name(*pair), _apart if machine.apart else _here
+    trained = _piece(design, f"{name}-training", functools.partial(call, train_arm, design, *pair, machine))
     if "failed" in trained:
-        return {"arm": arm.name, "seed": seed, "failed": trained["failed"]}
-    sampled = _piece(design, f"{name}-sampling", functools.partial(call, sample_arm, design, arm, seed, machine))
-    return {"arm": arm.name, "seed": seed, **trained, **sampled,
-            **_piece(design, f"{name}-measures", functools.partial(_measures, design, arm, seed))}
+        return {"failed": trained["failed"]}
+    return trained | _piece(design, f"{name}-sampling", functools.partial(call, sample_arm, design, *pair, machine))
+
+
+def _measured(design: Design, arm: Arm, seed: int, made: Record) -> Record:
+    """The record of one arm and seed, with every measure of its films if there are any."""
+    measures = {} if "failed" in made else _piece(design, f"{_name(arm, seed)}-measures", functools.partial(_measures, design, arm, seed))
+    return {"arm": arm.name, "seed": seed, **made, **measures}
 
 
 def _measures(design: Design, arm: Arm, seed: int) -> Record:
@@ -207,22 +242,27 @@ def _detector_of(design: Design, seed: int | None) -> tuple[CopyDetector, FalseA
     return half_calibrated(learned.films("train", size=design.size).images, held_out.images, held_out.patients())
 
 
-def _written(design: Design, records: Sequence[Record], reference: Record) -> Compared:
-    """The report, its table and its sheets."""
+def _head(design: Design) -> Record:
+    """What two comparisons must have in common for their trainings to stand in one table."""
     terms, space = design.terms, _yardstick(design).space
     train, real = design.prepared.films("train", size=design.size), design.compared()
+    return {"schema": SCHEMA,
+            "claim": {"data": design.prepared.digest, "size": design.size, "budget": terms.in_words(), "clock": terms.clock,
+                      "num": terms.num, "train_films": terms.train_films, "finding": terms.finding, "augment": terms.augment,
+                      "first_stage_part": FIRST_STAGE_PART,
+                      "films": {"train": len(train), "compared": len(real), "patients": len(set(real.patients()))}},
+            "settings": {arm.name: arm.settings for arm in design.arms}, "judges": [{"name": space.name, "digest": space.digest}]}
+
+
+def _written(design: Design, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> Compared:
+    """The report, its table and its sheets."""
+    real = design.compared()
     done = {record["arm"] for record in records if record["seed"] == design.seeds[0] and "failed" not in record}
     made = {arm.name: _films(design, arm, design.seeds[0]).images for arm in design.arms if arm.name in done}
     shown = real.images[np.random.default_rng(0).permutation(len(real))]
-    report: Record = {
-        "schema": "synthorax.comparison/1",
-        "claim": {"data": design.prepared.digest, "size": design.size, "budget": terms.in_words(), "clock": terms.clock, "num": terms.num,
-                  "train_films": terms.train_films, "finding": terms.finding, "augment": terms.augment,
-                  "first_stage_part": FIRST_STAGE_PART,
-                  "films": {"train": len(train), "compared": len(real), "patients": len(set(real.patients()))}},
-        "seeds": list(design.seeds), "judges": [{"name": space.name, "digest": space.digest}], "machine": describe_machine(),
-        "two_stages": [arm.name for arm in design.arms if arm.first is not None], "notes": list(design.notes),
-        "reference": reference, "arms": summary(records), "records": list(records)}
+    report = joined({**_head(design), "seeds": list(design.seeds), "machine": describe_machine(),
+                     "two_stages": [arm.name for arm in design.arms if arm.first is not None], "notes": list(design.notes),
+                     "reference": reference, "arms": summary(records), "records": list(records)}, others)
     picture = png_bytes(sheets({REAL: shown, **made}))
     write_json(design.out / "comparison.json", report)
     write_atomic(design.out / "comparison.md", markdown(report))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import random
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
@@ -164,15 +167,23 @@ def _device(wish: Device) -> torch.device:
 def _bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as handle:  # noqa: PTH123
-        return not NATIVE_BF16.isdisjoint(handle.read().split())  # other processors are no faster with it, and lose digits
-    return False
+    return not NATIVE_BF16.isdisjoint(_cpuinfo().split())  # other processors are no faster with it, and lose digits
+
+
+def _cpuinfo() -> str:
+    """What Linux tells of its processors; nothing elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def describe_machine() -> dict[str, Any]:
     """Versions, cores, precision and devices, for `synthorax doctor`."""
     device = _device("auto")
-    facts: dict[str, Any] = {"torch": torch.__version__, "cores": available_cores(), "device": str(device),
+    named = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), flags=re.MULTILINE)
+    processor = named[1].strip() if named else platform.processor() or platform.machine()
+    facts: dict[str, Any] = {"torch": torch.__version__, "processor": processor, "cores": available_cores(), "device": str(device),
                              "bf16": _bf16(device)}
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)

@@ -55,13 +55,16 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = ["family", *measures, "near copies (false alarms)", *([DOWNSTREAM] if gained else []), "parameters (trained, with critics)",
                "films/s in training", "ms a film alone", "ms a film of 8", "peak MB in training", "peak MB in sampling"]
     rows = [[REAL, *(_shown(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
+    most = max(entry["seeds"] + len(entry["failed"]) for entry in entries)
     for entry in entries:
-        failed = f" ({len(entry['failed'])} of {len(entry['failed']) + entry['seeds']} seeds failed)" if entry["failed"] else ""
+        tried = entry["seeds"] + len(entry["failed"])
+        seeds = f" ({tried} of {most} seeds)" if tried < most else ""
+        seeds += f" ({len(entry['failed'])} of {tried} seeds failed)" if entry["failed"] else ""
         if not entry["seeds"]:
             rows.append([entry["arm"], f"failed: {entry['failed'][0]}", *[""] * (len(columns) - 2)])
             continue
         cells = {name: _shown(entry[name], best=_is_best(name, entry, entries)) for name in (*measures, *([DOWNSTREAM] if gained else []))}
-        rows.append([entry["arm"] + failed, *(cells[name] for name in measures), _copies(entry["copies"]),
+        rows.append([entry["arm"] + seeds, *(cells[name] for name in measures), _copies(entry["copies"]),
                      *([cells[DOWNSTREAM]] if gained else []), f"{entry['parameters']:,} ({entry['parameters trained']:,})",
                      *(_spread(entry[name]) for name in COSTS)])
     return columns, rows
@@ -89,6 +92,10 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     if len(report["seeds"]) < FEWEST_SEEDS:
         told.append(f"Only {len(report['seeds'])} of {FEWEST_SEEDS} seeds: the intervals do not hold how much trainings differ, and an "
                     "order of the families may be luck.")
+    machines = sorted({stage["machine"]["processor"] for record in report["records"] for stage in record.get("stages", ())})
+    if len(machines) > 1:
+        told.append(f"Trained on {len(machines)} kinds of processor ({'; '.join(machines)}): equal time is not equal work on them, and "
+                    "part of the spread over seeds may be theirs.")
     return [*told, *report["notes"]]
 
 

@@ -56,6 +56,11 @@ class Arm:
         """Its name as part of a path."""
         return self.name.replace(":", "-")
 
+    @property
+    def settings(self) -> list[str]:
+        """All that belongs to it and is not common to the arms: its recipes as TOML, and its base."""
+        return [*(stage.to_toml() for stage in (self.first, self.recipe) if stage is not None), self.base or ""]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
@@ -147,9 +152,9 @@ class Design:
 
 def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int], overrides: Sequence[str] = (),
              base: PathLike | None = None, ways: Sequence[str] = ()) -> Design:
-    """The comparison that is asked for, checked before any training begins, and noted in `out`/claim.json.
+    """The comparison that is asked for, checked before any training begins.
 
-    Raises UsageError or InputError for arms that cannot be compared, films that are too few, and a folder that holds another comparison.
+    Raises UsageError or InputError for arms that cannot be compared, and for films that are too few.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UsageError("seeds must be different whole numbers, such as 0 1 2")
@@ -164,7 +169,6 @@ def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Te
     _check_films(design)
     for arm in arms:
         _check_trains(arm, design)
-    _claim(design)
     return design
 
 
@@ -276,11 +280,13 @@ def _notes(prepared: Prepared, base: PathLike | None) -> tuple[str, ...]:
             "better than they are.",)
 
 
-def _claim(design: Design) -> None:
-    """Note what is compared; more arms and seeds may join later, and anything else is another comparison."""
+def claim(design: Design) -> None:
+    """Note in `out`/claim.json what is compared; more arms and seeds may join later, and anything else is another comparison.
+
+    Raises InputError where the folder holds another one.
+    """
     path, terms = design.out / "claim.json", asdict(design.terms)
-    settings = {arm.name: [stage.to_toml() for stage in (arm.first, arm.recipe) if stage is not None] + [arm.base or ""]
-                for arm in design.arms}
+    settings = {arm.name: arm.settings for arm in design.arms}
     common = {"data": design.prepared.digest, **terms}
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
