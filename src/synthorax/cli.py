@@ -11,7 +11,7 @@ import typer
 
 from synthorax.cli_checks import add_checks
 from synthorax.cli_compare import compare
-from synthorax.cli_options import Device, DeviceOption, Json, Seed, Threads, finish
+from synthorax.cli_options import Clock, ClockOption, Device, DeviceOption, Json, Seed, Threads, finish
 from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
@@ -145,6 +145,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: table.key=value; repeat for more.")] = None,
     budget: Budget = None,
+    clock: ClockOption = Clock.wall,
     pause_after: Annotated[str | None, typer.Option(help="Stop, saved, after this time; the same command goes on. Exit code 75.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
     base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file whose weights to start from.")] = None,
@@ -159,7 +160,8 @@ def train(
     from synthorax.workflow import train as verb
 
     run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
-               adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads)
+               adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads,
+               clock=clock.chosen)
     finish(run, json)
     if not run.finished:
         raise typer.Exit(PAUSED)

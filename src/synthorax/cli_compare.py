@@ -8,15 +8,8 @@ from typing import Annotated
 
 import typer
 
-from synthorax.cli_options import Device, DeviceOption, Json, Threads, finish
+from synthorax.cli_options import Clock, ClockOption, Device, DeviceOption, Json, Threads, finish
 from synthorax.cli_values import count_of, split_seeds
-
-
-class Clock(StrEnum):
-    """What a budget of time is counted in."""
-
-    wall = "wall"
-    processor = "processor"
 
 
 class BaseWay(StrEnum):
@@ -33,7 +26,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md, .html, .png and all pieces.")],
     budget: Annotated[str | None, typer.Option(help="Time that each training gets, such as 10m.")] = None,
     budget_films: Annotated[str | None, typer.Option(help="Films that each training draws, such as 50k, in place of a time.")] = None,
-    clock: Annotated[Clock, typer.Option(help="What the time is counted in; processor is fair on a busy machine.")] = Clock.wall,
+    clock: ClockOption = Clock.wall,
     seeds: Annotated[list[str] | None, typer.Option(help="Trainings of each recipe, 0 1 2 by default; fewer than 3 say little.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Films that each training makes.")] = 400,
     train_films: Annotated[int | None, typer.Option(min=2, help="Train on so many films only, drawn by the seed.")] = None,
@@ -56,7 +49,7 @@ def compare(
 
     from synthorax.compare_job import compare as verb
 
-    finish(verb(recipes, data, out=out, budget=budget, budget_films=films, clock="wall" if clock is Clock.wall else "processor",
+    finish(verb(recipes, data, out=out, budget=budget, budget_films=films, clock=clock.chosen,
                 seeds=numbers, num=num, train_films=train_films, finding=finding, base=base, ways=[way.value for way in adapt or ()],
                 overrides=set_ or (), features=features, augment=augment, only=only, jobs=jobs, also=also or (),
                 device=device.value, threads=threads), json)

@@ -6,7 +6,7 @@ import json as json_module
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,8 +19,21 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Clock(StrEnum):
+    """What a budget of time is counted in."""
+
+    wall = "wall"
+    processor = "processor"
+
+    @property
+    def chosen(self) -> Literal["wall", "processor"]:
+        """As the verbs take it."""
+        return "wall" if self is Clock.wall else "processor"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
+ClockOption = Annotated[Clock, typer.Option(help="What the budget is counted in; processor is fair on a busy machine.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores by default.")]
 

@@ -52,4 +52,4 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{folded[close[0]]}'?"
-    return "choose from: " + ", ".join(sorted(choices))
+    return "choose from: " + ", ".join(sorted(set(choices)))
