@@ -1,0 +1,38 @@
+"""The tables of docs/studies/families.md from a comparison: distribution, obedience and copies, costs.
+
+  python bench/families_tables.py comparison.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from synthorax.evaluation.side_by_side import DISTRIBUTION
+from synthorax.evaluation.side_by_side_join import read_report
+from synthorax.evaluation.side_by_side_pages import sentences, table
+
+
+def main() -> int:
+    """Print one Markdown table a group of columns, and what a reader must know."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", type=Path)
+    report = read_report(parser.parse_args().comparison)
+    columns, rows = table(report)
+    costs = next(index for index, name in enumerate(columns) if name.startswith("parameters"))
+    last = 1 + len(DISTRIBUTION)
+    for first, end, body in ((1, last, rows), (last, costs, rows), (costs, len(columns), rows[1:])):  # real films cost nothing
+        print(part([columns[0], *columns[first:end]], [[row[0], *row[first:end]] for row in body]))
+    print("\n".join(sentences(report)))
+    return 0
+
+
+def part(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; rates of false alarms and reasons, which are the same for all rows, are left to the text."""
+    short = [[cell if place == 0 else "–" if cell.startswith("not measured: ") else cell for place, cell in enumerate(row)] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *short)) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
