@@ -156,14 +156,13 @@ def train(options: argparse.Namespace) -> int:
     from synthorax.engine import started
     from synthorax.run import Run, only_user
     from synthorax.steps.recipe import load_recipe
-    from synthorax.steps.train_run import Beginning, claim_run, train_run
+    from synthorax.steps.train_run import Beginning, train_run
 
     stage = next(stage for stage in STAGES if stage.name == options.stage)
     recipe = load_recipe(stage.recipe, overrides=[*stage.overrides, *options.set]).with_train(seed=options.seed)
     prepared, run = Prepared.load(options.prepared), Run(path=options.run)
     beginning = Beginning(base=options.base, compressor=None)
     with started(precision=recipe.train.precision, seed=recipe.train.seed) as engine, only_user(run.path):
-        claim_run(run, recipe, prepared, beginning=beginning, resume=False)
         train_run(run, recipe, prepared, engine=engine, seconds=seconds_of(stage, hours=options.hours), beginning=beginning,
                   pause_seconds=60 * options.minutes)
     return 0 if run.finished else 75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -58,7 +59,7 @@ from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, r
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
-from synthorax.steps.train_run import Beginning, claim_run, train_run, with_compressor
+from synthorax.steps.train_run import Beginning, train_run, with_compressor
 from synthorax.steps.vet import VettedSet, vet_dataset
 from synthorax.types import Films, LabelPolicy, Masks, Study
 
@@ -132,15 +133,10 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     run = Run(path=Path(out))
     seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
     now = {"wall": time.monotonic, "processor": time.process_time}[clock]
-    with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
-        if engine.is_main:
-            with only_user(run.path):
-                claim_run(run, recipe, prepared, beginning=beginning, resume=resume)
-                train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
-                          num_films=budget_films)
-        else:
-            train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
-                          num_films=budget_films)
+    with (started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine,
+          only_user(run.path) if engine.is_main else contextlib.nullcontext()):
+        train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
+                  num_films=budget_films, resume=resume)
     return run
 
 

@@ -59,18 +59,26 @@ class Beginning:
 
 
 def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
-              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic, num_films: int | None = None) -> None:
+              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic, num_films: int | None = None,
+              resume: bool = False) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
 
     `seconds` and `num_films` are budgets of time and of films drawn. After `pause_seconds` the training is saved, with its model so far
-    beside it, and another call goes on.
+    beside it, and another call goes on. `resume` allows other values of `MAY_CHANGE_ON_RESUME`. What cannot be trained, or not in this
+    folder, is refused with nothing written.
     """
+    if engine.is_main:
+        _check_claim(run, recipe, prepared, beginning=beginning, resume=resume)
     if engine.from_main(run.weights.exists()):
         return
     objective, films = fresh_objective(recipe, prepared)
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.admit(num_films=len(films))
+    loop.check_batch(objective, recipe.train)
+    if engine.is_main:
+        write_json(run.path / "data.json", _claimed(prepared, beginning))
+        write_atomic(run.path / "config.toml", recipe.to_toml())
     objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
     objective.silence(varied(films, spec=as_model(objective.model).spec))
     if beginning.base is not None:
@@ -168,22 +176,26 @@ def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engin
     return write
 
 
-def claim_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> None:
-    """Note what is trained here; refuse to mix two trainings in one folder. One that was refused before its first step binds nothing."""
-    config, data = run.path / "config.toml", run.path / "data.json"
-    facts = {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
+def _check_claim(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> None:
+    """Refuse to mix two trainings in one folder. One that has not taken its first step binds nothing."""
+    config = run.path / "config.toml"
     if resume and not config.exists():
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
-    if config.exists() and (run.finished or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))):
-        earlier, earlier_facts = load_recipe(config), json.loads(data.read_text())
-        allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
-        if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
-            raise InputError("holds a run with another recipe or other data", file=run.path,
-                             remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
-        if resume and earlier != recipe and run.weights.exists():
-            run.weights.unlink()
-    write_json(data, facts)
-    write_atomic(config, recipe.to_toml())
+    if not config.exists() or not (run.finished or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))):
+        return
+    earlier, earlier_facts = load_recipe(config), json.loads((run.path / "data.json").read_text())
+    allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
+    facts = _claimed(prepared, beginning)
+    if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
+        raise InputError("holds a run with another recipe or other data", file=run.path,
+                         remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
+    if resume and earlier != recipe and run.weights.exists():
+        run.weights.unlink()
+
+
+def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
+    """What data.json tells of the films and of the models that the training began with."""
+    return {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
 
 
 def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
@@ -193,7 +205,6 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
     if spec.family != wanted:
         raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
-
 
 
 
