@@ -125,6 +125,20 @@ def test_the_critic_of_a_vae_gan_does_not_teach_the_encoder(engine: Engine) -> N
     assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.decoder.parameters())
 
 
+def test_the_critic_of_a_vae_gan_pays_nothing_for_greys_beyond_white(engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae-gan")).eval()
+    assert isinstance(objective, VaeGanObjective)
+    batch, model = batch_of(objective, engine), objective.model
+    assert isinstance(model, VaeModel)
+    told: list[dict[str, Tensor]] = []
+    for grey in (1.0, 30.0):
+        model.explain = lambda code, condition=None, grey=grey: torch.full_like(batch.images, grey)  # type: ignore[method-assign]
+        told.append(objective("autoencode", batch) | objective("discriminate", batch))
+    assert torch.equal(told[0]["adversarial"], told[1]["adversarial"]) and torch.equal(told[0]["features"], told[1]["features"])
+    assert torch.equal(told[0]["made"], told[1]["made"]), "the critic learns from the films that the decoder is judged by"
+    assert (told[1]["pixels"] > told[0]["pixels"]).all(), "and the decoder pays for going there"
+
+
 def test_features_are_blind_to_nothing_but_equality(engine: Engine) -> None:
     """A decoder that put out the film itself would pay nothing for features and pixels."""
     objective = fresh_objective(smallest("vae-gan")).eval()

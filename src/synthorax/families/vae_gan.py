@@ -43,7 +43,9 @@ class VaeGanObjectiveConfig:
 class VaeGanObjective(Objective):
     """Algorithm 1 of Larsen et al. 2016: the divergence and the features teach the encoder, the features and the critic the decoder.
 
-    The critic never reaches the encoder, and judges reconstructions and films of the prior's codes alike. Its loss is the hinge.
+    The critic never reaches the encoder, and judges reconstructions and films of the prior's codes alike. Its loss is the hinge. In all of
+    its parts it is shown films as they are made, within [-1, 1]: a decoder that is judged on greys beyond, which the critic is not taught,
+    is paid for going there.
     """
 
     phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
@@ -80,21 +82,17 @@ class VaeGanObjective(Objective):
             raw = model.posterior(batch.images, told)
             code = model.prior.draw(raw, batch.draws)
             invented = model.prior.sample(batch.draws)
-            rebuilt, free = (model.explain(z, told) for z in (code.detach(), invented))  # detached: nothing reaches the encoder
+            rebuilt, free = (model.decode(z, told) for z in (code.detach(), invented))  # detached: nothing reaches the encoder
         if phase == "discriminate":
-            made = 0.5 * (hinge_made(critic(_film(rebuilt)).float()) + hinge_made(critic(_film(free)).float()))
+            made = 0.5 * (hinge_made(critic(rebuilt).float()) + hinge_made(critic(free).float()))
             return {"real": hinge_real(critic(batch.images).float()), "made": made}
         again = model.explain(code, told)
         with torch.no_grad():
             wanted = _features(critic, batch.images)
         verdict = 0.5 * (hinge_maker(critic(rebuilt).float()) + hinge_maker(critic(free).float()))
-        return {"features": config.features * squared_error(_features(critic, again), wanted),
+        return {"features": config.features * squared_error(_features(critic, expected_film(again, likelihood="mse")), wanted),
                 "pixels": config.pixels * squared_error(again, batch.images),
                 "divergence": config.beta * model.prior.divergence(raw, code).sum(1), "adversarial": config.adversarial * verdict}
-
-
-def _film(raw: Tensor) -> Tensor:
-    return expected_film(raw, likelihood="mse").detach()
 
 
 def _features(critic: PatchDiscriminator, films: Tensor) -> Tensor:
