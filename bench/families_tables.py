@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from synthorax.evaluation.side_by_side import DISTRIBUTION
 from synthorax.evaluation.side_by_side_join import read_report
-from synthorax.evaluation.side_by_side_pages import sentences, table
+from synthorax.evaluation.side_by_side_pages import REAL, sentences, table
+
+ALARMS = re.compile(r"(?<=\]) \(.* \[.*\]\)")
+"""in the cell of near copies: how often real films are called copies, the same in every row"""
 
 
 def main() -> int:
@@ -30,7 +34,9 @@ def main() -> int:
 
 def part(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; rates of false alarms and reasons, which are the same for all rows, are left to the text."""
-    short = [[cell if place == 0 else "–" if cell.startswith("not measured: ") else cell for place, cell in enumerate(row)] for row in rows]
+    short = [[name if name == REAL else f"`{name}`",
+              *("–" if cell.startswith("not measured: ") else ALARMS.sub("", cell) for cell in cells)] for name, *cells in rows]
+    columns = [column.removesuffix(" (false alarms)") for column in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *short)) + "\n"
 
 
