@@ -249,7 +249,7 @@ def _head(design: Design) -> Record:
     return {"schema": SCHEMA,
             "claim": {"data": design.prepared.digest, "size": design.size, "budget": terms.in_words(), "clock": terms.clock,
                       "num": terms.num, "train_films": terms.train_films, "finding": terms.finding, "augment": terms.augment,
-                      "first_stage_part": FIRST_STAGE_PART,
+                      "first_stage_part": FIRST_STAGE_PART, "judge_updates": terms.judge_updates,
                       "films": {"train": len(train), "compared": len(real), "patients": len(set(real.patients()))}},
             "settings": {arm.name: arm.settings for arm in design.arms}, "judges": [{"name": space.name, "digest": space.digest}]}
 

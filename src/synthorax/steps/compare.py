@@ -20,9 +20,10 @@ from synthorax.files import write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
+from synthorax.run import weights_digest
 from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, with_way
 from synthorax.steps.film_set import drawn_films, training_set
-from synthorax.steps.models import PathLike, stages_of
+from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.plan import Plan, plan_like
 from synthorax.steps.recipe import Recipe, conditions_of, load_recipe, recipe_names
 from synthorax.steps.student import is_student
@@ -58,8 +59,9 @@ class Arm:
 
     @property
     def settings(self) -> list[str]:
-        """All that belongs to it and is not common to the arms: its recipes as TOML, and its base."""
-        return [*(stage.to_toml() for stage in (self.first, self.recipe) if stage is not None), self.base or ""]
+        """All that belongs to it and is not common to the arms: its recipes as TOML, and the SHA-256 of its base."""
+        base = "" if self.base is None else weights_digest(weights_of(self.base))
+        return [*(stage.to_toml() for stage in (self.first, self.recipe) if stage is not None), base]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
