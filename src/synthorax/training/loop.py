@@ -145,6 +145,7 @@ class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
     def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+        check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
