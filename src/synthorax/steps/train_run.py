@@ -207,7 +207,6 @@ def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
 
 
-
 def without_no_finding(films: Films) -> Films:
     """The films without the column `No Finding`, which for a generator is said by every other column being absent."""
     keep = [index for index, name in enumerate(films.findings) if name != NO_FINDING]
