@@ -161,7 +161,7 @@ def train(
 
     run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
                adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads,
-               clock=clock.chosen)
+               clock=clock.value)
     finish(run, json)
     if not run.finished:
         raise typer.Exit(PAUSED)

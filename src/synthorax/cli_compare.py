@@ -49,7 +49,7 @@ def compare(
 
     from synthorax.compare_job import compare as verb
 
-    finish(verb(recipes, data, out=out, budget=budget, budget_films=films, clock=clock.chosen,
+    finish(verb(recipes, data, out=out, budget=budget, budget_films=films, clock=clock.value,
                 seeds=numbers, num=num, train_films=train_films, finding=finding, base=base, ways=[way.value for way in adapt or ()],
                 overrides=set_ or (), features=features, augment=augment, only=only, jobs=jobs, also=also or (),
                 device=device.value, threads=threads), json)

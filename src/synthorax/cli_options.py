@@ -6,7 +6,7 @@ import json as json_module
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -24,11 +24,6 @@ class Clock(StrEnum):
 
     wall = "wall"
     processor = "processor"
-
-    @property
-    def chosen(self) -> Literal["wall", "processor"]:
-        """As the verbs take it."""
-        return "wall" if self is Clock.wall else "processor"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
