@@ -142,6 +142,15 @@ def test_a_lazy_phase_shares_the_optimiser_of_its_player(engine: Engine, tmp_pat
     assert max(steps) == 3, "two critic updates and one penalty"
 
 
+def test_the_critic_learns_at_a_rate_of_its_own(engine: Engine, tmp_path: Any) -> None:
+    """The first step of Adam is as long as its rate, so weights tell the two time-scales apart, the lazy penalty's included."""
+    recipe = smallest("stylegan2", "objective.critic_rate=4.0", "train.learning_rate=1e-3", "train.warmup_steps=0", "train.cooldown=0.0")
+    loop = _Loop(fresh_objective(recipe), made_up_films(16), recipe.train, engine=engine, folder=tmp_path)
+    loop.step(0.0)
+    assert {name: group["lr"] for name, optimizer in loop.optimizers.items() for group in optimizer.param_groups} == {
+        "critic": pytest.approx(4e-3), "generator": pytest.approx(1e-3)}
+
+
 # ---- conditions
 
 
@@ -385,6 +394,9 @@ def test_the_loop_gives_the_critic_as_many_updates_as_it_asks_for(tmp_path: Any)
     ("gan", ["objective.critic_repeats_most=9"], "wasserstein"),
     ("gan", [*ADAPTIVE, "objective.critic_repeats=6"], "less than critic_repeats"),
     ("stylegan2", ["objective.critic_norm=spectral"], "stylegan2 critic has none"),
+    ("gan", ["objective.critic=progressive", "objective.critic_norm=spectral"], "progressive critic has none"),
+    ("gan", ["objective.grow_films=8"], "a generator and a critic that grow"),
+    ("gan", ["objective.grow_films=8", "model.network=progressive"], "a generator and a critic that grow"),
 ])
 def test_settings_that_contradict_each_other_are_refused(family: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -19,8 +19,10 @@ from synthorax.training.loop import train
 from trainings import fresh_objective, made_up_films, randomised, smallest
 
 LIMIT_SECONDS = 100
-STEPS = {"diffusion": 6, "diffusion+lora": 4, "s4-gan": 2, "s4-vae": 2, "stylegan2": 2, "code-encoder": 2}
+STEPS = {"diffusion": 6, "diffusion+lora": 4, "s4-gan": 2, "s4-vae": 2, "stylegan2": 2, "code-encoder": 2, "vae": 4}
 """family, or family and way in which only some of its weights move -> training steps"""
+GROWING = ("model.network=progressive", 'model.parts=["labels"]', "objective.grow_films=2")
+"""for the vae: weights that a step does not use are all in its one phase"""
 
 
 def train_all(folder: Path, families: list[str], *, batch_size: int) -> None:
@@ -28,7 +30,8 @@ def train_all(folder: Path, families: list[str], *, batch_size: int) -> None:
     with started(device="cpu", threads=1, precision="fp32", seed=0) as engine:
         for name in families:
             family, _, way = name.partition("+")
-            recipe = smallest(family, f"train.steps={STEPS[name]}", f"train.batch_size={batch_size}", "train.balance=0.5")
+            recipe = smallest(family, f"train.steps={STEPS[name]}", f"train.batch_size={batch_size}", "train.balance=0.5",
+                              *(GROWING if family == "vae" else ()))
             objective = fresh_objective(recipe)
             if way:
                 randomised(objective.model)  # what ends in zeros and is frozen would pass no gradient on

@@ -22,8 +22,8 @@ from synthorax.steps.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed
 from trainings import FINDINGS, MASKS, fresh_objective, made_up_films, smallest
 
-RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "aae-64", "vae-gan-64", "hamiltonian-vae-64", "soft-intro-vae-64",
-           "vq-vae-2-64")
+RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "progressive-vae-64", "aae-64", "vae-gan-64", "alpha-gan-64",
+           "hamiltonian-vae-64", "soft-intro-vae-64", "vq-vae-2-64")
 PRIORS = ("normal", "mixture", "dirichlet", "cauchy", "geometric")
 
 
@@ -169,15 +169,22 @@ def test_mask_classes_that_no_film_has_are_not_heard() -> None:
     assert torch.equal(made(1), unasked) and not torch.equal(made(0), unasked)
 
 
+ALPHA = ("objective.codes=1.0", "objective.codes_width=16", "objective.beta=0.0", "objective.features=0.0")
+
+
 @pytest.mark.parametrize("side", [6.0, -6.0])
-def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Engine) -> None:
+@pytest.mark.parametrize(("family", "overrides", "critic_name", "term"), [
+    ("aae", ("objective.adversarial=1.0", "objective.critic_width=16"), "critic", "adversarial"),
+    ("vae-gan", ALPHA, "code_critic", "codes")])
+def test_a_critic_of_codes_pulls_them_towards_the_prior(family: str, overrides: tuple[str, ...], critic_name: str, term: str, side: float,
+                                                        engine: Engine) -> None:
     """Codes that lie far off on either side, a critic that has learned to tell: the encoder is asked to come back."""
-    objective = fresh_objective(smallest("aae", "objective.adversarial=1.0", "objective.critic_width=16")).train()
+    objective = fresh_objective(smallest(family, *overrides)).train()
     model = objective.model
     assert isinstance(model, VaeModel) and model.encoder.last.bias is not None
     with torch.no_grad():
         model.encoder.last.bias[:4] = side
-    critic = torch.optim.Adam(objective.players["critic"].parameters(), lr=0.01)
+    critic = torch.optim.Adam(objective.players[critic_name].parameters(), lr=0.01)
     batch = batch_of(objective, engine, size=8)
     for _ in range(60):
         critic.zero_grad()
@@ -185,9 +192,37 @@ def test_a_critic_of_codes_pulls_them_towards_the_prior(side: float, engine: Eng
         torch.stack(list(terms.values())).sum().backward()
         critic.step()
     assert terms["coded"].mean() < 0.1 and model.encoder.last.weight.grad is None, "the critic learns, and teaches nobody in its phase"
-    objective("autoencode", batch)["adversarial"].sum().backward()
+    objective("autoencode", batch)[term].sum().backward()
     asked = model.encoder.last.bias.grad
     assert asked is not None and asked[:4].sum().item() * side > 0, "descent lowers what is too high, and lifts what is too low"
+
+
+def test_an_alpha_gan_has_two_critics_and_no_divergence(engine: Engine) -> None:
+    objective = fresh_objective(smallest("vae-gan", *ALPHA)).train()
+    batch = batch_of(objective, engine)
+    assert objective("autoencode", batch).keys() == {"pixels", "adversarial", "codes"}
+    assert objective("discriminate", batch).keys() == {"real", "made", "given", "coded"}
+    assert [phase.updates for phase in objective.phases] == [("model",), ("critic", "code_critic")]
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.posterior=hamiltonian",), ("model.prior=mixture", "model.components=3")])
+def test_a_discriminative_regulariser_teaches_the_decoder_alone_beside_the_bound(overrides: tuple[str, ...], engine: Engine) -> None:
+    with_critic = ("objective.discriminative=1.0", "objective.critic_channels=2", "objective.critic_layers=1")
+    plain, objective = (fresh_objective(smallest("vae", *overrides, *more)).eval() for more in ((), with_critic))
+    assert [phase.name for phase in objective.phases] == ["elbo", "discriminate"]
+    model = objective.model
+    assert isinstance(model, VaeModel)
+    without, terms = (some("elbo", batch_of(some, engine)) for some in (plain, objective))
+    for name, term in without.items():
+        torch.testing.assert_close(terms[name], term)
+    terms["discriminative"].sum().backward()
+    assert all(weight.grad is None or not bool(weight.grad.any()) for weight in model.encoder.parameters())
+    assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.decoder.parameters())
+    objective.zero_grad()
+    lesson = objective("discriminate", batch_of(objective, engine))
+    torch.stack(list(lesson.values())).sum().backward()
+    assert all(weight.grad is None for weight in model.parameters()), "in its own phase the critic teaches nobody"
+    assert any(weight.grad is not None and bool(weight.grad.any()) for weight in objective.players["critic"].parameters())
 
 
 @pytest.mark.parametrize(("family", "override", "message"), [
@@ -220,6 +255,17 @@ def test_what_cannot_be_trained_is_refused(family: str, override: str, message: 
 def test_a_posterior_that_needs_a_density_is_refused_without(overrides: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"model\.posterior=hamiltonian needs"):
         build_objective(smallest("vae", "model.posterior=hamiltonian", *overrides), findings=FINDINGS, masks=MASKS)
+
+
+@pytest.mark.parametrize(("family", "overrides", "message"), [
+    ("vae-gan", ("objective.codes=1.0", "model.prior=mixture"), "given, not learned"),
+    ("vae", ("objective.discriminative=1.0", "model.prior=geometric"), "the prior geometric has none in training"),
+    ("vae", ("objective.grow_films=4",), "networks that grow"),
+    ("vae", ("model.network=progressive",), "hears no masks"),
+])
+def test_settings_that_do_not_go_together_are_refused(family: str, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_objective(smallest(family, *overrides), findings=FINDINGS, masks=MASKS)
 
 
 def test_films_without_masks_or_findings_are_refused() -> None:

@@ -169,6 +169,8 @@ class Phase:
     """whether real films enter the loss; differential privacy and the audit need to know"""
     betas: tuple[float, float] = (0.9, 0.99)
     """moment decay rates of this phase's Adam"""
+    rate: float = 1.0
+    """learning rate of this phase in units of the training's"""
     optimizer: str = ""
     """the earlier phase whose Adam moves the players here too, as a lazy penalty needs it; empty: one of its own"""
 
@@ -244,6 +246,11 @@ class Objective(nn.Module):
     phases: tuple[Phase, ...]
     model: nn.Module
     """the part that ships; one of the players or made of them"""
+
+    @property
+    def uses_all(self) -> bool:
+        """Whether every call of `losses` uses every weight of every player; where not, distributed training looks for those left out."""
+        return len(self.phases) == 1
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of one phase, each [B] and already weighted."""

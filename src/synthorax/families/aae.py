@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
-from synthorax.families.vae import admit_mixture, encoder_alone, withheld
+from synthorax.families.critics import CodeCritic
+from synthorax.families.vae import admit_mixture, encoder_alone, prior_given, withheld
 from synthorax.families.vae_model import VaeConfig, VaeModel
-from synthorax.losses.adversarial import least_squares
 from synthorax.losses.likelihood import surprise
 from synthorax.protocols import Batch, Condition, Family, Objective, Phase
 
@@ -32,24 +32,10 @@ class AaeObjectiveConfig:
     """probability of withholding each single label, attribute and mask class"""
 
 
-class CodeCritic(nn.Module):
-    """Tells codes of films from codes of the prior, [B, Z] -> [B, 1], higher for the prior's; hears them as the decoder does."""
-
-    def __init__(self, latent_size: int, *, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(latent_size, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2),
-                                    nn.Linear(width, 1))
-
-    def forward(self, codes: Tensor) -> Tensor:  # noqa: D102
-        scores: Tensor = self.layers(codes).float()
-        return scores
-
-
 class AaeObjective(Objective):
-    """Reconstruction, codes that the critic takes for the prior's, and the critic, which pays least squares in place of logistic losses.
+    """Reconstruction, codes that the critic takes for the prior's, and the critic.
 
-    Least squares also pull back codes that went past the prior (Mao et al. 2017). The encoder is a Gaussian, or what the prior asks
-    for, and not a point: the paper's second choice (Sec. 2).
+    The encoder is a Gaussian, or what the prior asks for, and not a point: the paper's second choice (Sec. 2).
     """
 
     phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
@@ -59,9 +45,7 @@ class AaeObjective(Objective):
         super().__init__()
         assert isinstance(model, VaeModel)
         encoder_alone(model, family="aae")
-        if model.config.prior in ("mixture", "geometric"):
-            raise UsageError(f"model.prior={model.config.prior}: an adversarial autoencoder needs a prior that is given, not learned: "
-                             "normal, dirichlet or cauchy")
+        prior_given(model)
         if model.config.likelihood == "gaussian" and config.sigma <= 0:
             raise UsageError(f"objective.sigma={config.sigma}: the likelihood gaussian needs a deviation above 0")
         self.config, self.model = config, model
@@ -78,16 +62,14 @@ class AaeObjective(Objective):
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, critic, config = self.model, self.players["critic"], self.config
-        assert isinstance(model, VaeModel)
+        assert isinstance(model, VaeModel) and isinstance(critic, CodeCritic)
         told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         with torch.set_grad_enabled(phase == "autoencode" and torch.is_grad_enabled()):
             code = model.prior.draw(model.posterior(batch.images, told), batch.draws)
         if phase == "discriminate":
-            given = model.prior.sample(batch.draws)
-            return {"given": least_squares(critic(model.prior.heard(given)), target=1),
-                    "coded": least_squares(critic(model.prior.heard(code)), target=0)}
+            return critic.lesson(model.prior.heard(model.prior.sample(batch.draws)), model.prior.heard(code))
         return {"reconstruction": surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma),
-                "adversarial": config.adversarial * least_squares(critic(model.prior.heard(code)), target=1)}
+                "adversarial": config.adversarial * critic.verdict(model.prior.heard(code))}
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=AaeObjectiveConfig, build_model=VaeModel, build_objective=AaeObjective,

@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.errors import UsageError
 from synthorax.families.critic_sight import CriticSight, HeadStart, Pace, SightConfig
+from synthorax.families.growth import Growth, growing
 from synthorax.families.heard import CriticHead, num_statements, statement_loss, statements, varied_statements
 from synthorax.families.label_guesser import MADE_PAIRS, TAUGHT, LabelGuesser, guessed_rows
 from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
 from synthorax.nets.gan import ConvolutionalCritic, CriticNorm, ResidualCritic
+from synthorax.nets.progressive import GrowingCritic
 from synthorax.nets.spade import MaskReader
 from synthorax.nets.stylegan2 import ScaledLinear, StyleCritic
 from synthorax.protocols import Batch, Condition, ModelSpec, Objective, Phase
 from synthorax.registry import lookup
 from synthorax.rng import Draws
+
+SCALED = ("progressive", "stylegan2")
+"""critics whose layers are scaled as they are used, and not normalised"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +35,14 @@ class AdversarialConfig:
 
     loss: str = "non-saturating"
     """minimax, non-saturating, least-squares, hinge or wasserstein"""
-    critic: Literal["plain", "residual", "stylegan2"] = "plain"
+    critic: Literal["plain", "residual", "progressive", "stylegan2"] = "plain"
     """network of the critic"""
     critic_channels: AtLeastOne = 32
     """feature maps of the critic at full resolution"""
     critic_norm: CriticNorm = "none"
-    """none, batch, layer or spectral; not for stylegan2"""
+    """none, batch, layer or spectral; not for progressive and stylegan2"""
+    critic_rate: NotNegative = 1.0
+    """learning rate of the critic in units of the generator's, which is train.learning_rate (Heusel et al. 2017)"""
     critic_repeats: AtLeastOne = 1
     """critic updates for one of the generator"""
     critic_repeats_most: AtLeastOne | None = None
@@ -43,6 +50,8 @@ class AdversarialConfig:
     critic_first: WholeNotNegative = 100
     """updates of the fresh critic alone where the generator starts from a trained one, so that it does not learn from a critic that knows
     nothing"""
+    grow_films: WholeNotNegative = 0
+    """films of the critic at each resolution, and again so many in which the next one fades in, for progressive networks; 0: all at once"""
     gradient_penalty: NotNegative = 0.0
     """weight of (|gradient| - 1)^2 between real and made films; 10 with the wasserstein loss"""
     r1: NotNegative = 0.0
@@ -92,14 +101,14 @@ class Critic(nn.Module):
     def __init__(self, config: AdversarialConfig, *, image_size: int, inputs: int, statements: int, conditioning: str) -> None:
         super().__init__()
         size: dict[str, Any] = {"image_size": image_size, "inputs": inputs, "channels": config.critic_channels}
-        self.trunk: ConvolutionalCritic | ResidualCritic | StyleCritic
-        if config.critic == "stylegan2":
-            self.trunk = StyleCritic(**size)
+        self.trunk: ConvolutionalCritic | ResidualCritic | GrowingCritic | StyleCritic
+        if config.critic in SCALED:
+            self.trunk = (StyleCritic if config.critic == "stylegan2" else GrowingCritic)(**size)
         else:
             self.trunk = (ConvolutionalCritic if config.critic == "plain" else ResidualCritic)(**size, norm=config.critic_norm)
         self.head = CriticHead(features=self.trunk.features, statements=statements, conditioning=conditioning,
                                spectral=config.critic_norm == "spectral",
-                               linear=ScaledLinear if config.critic == "stylegan2" else nn.Linear)
+                               linear=ScaledLinear if config.critic in SCALED else nn.Linear)
 
     def forward(self, seen: Tensor, stated: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores [B, 1] of films [B, C, S, S] against statements [B, K + A], and logits of the statements where they are guessed."""
@@ -163,11 +172,17 @@ class AdversarialObjective(Objective):
         self.players["critic"] = Critic(config, image_size=self.spec.image_size, conditioning=conditioning,
                                         inputs=(self.sight.channels if self.sight is not None else 1) + self.mask_channels,
                                         statements=num_statements(self.spec))
+        if config.grow_films:
+            if len(growing(self.players)) < 2:
+                raise UsageError("objective.grow_films needs a generator and a critic that grow: family 'gan' with "
+                                 "model.network=progressive, and objective.critic=progressive")
+            self.players["growth"] = Growth(config.grow_films)
         betas = (config.beta1, config.beta2)
         learning = ("critic", "segmenter") if config.segmenter else ("critic",)  # both learn from real films; Adam keeps them apart
-        phases = [Phase(name="critic", updates=learning, repeats=config.critic_repeats, betas=betas)]
+        critic: dict[str, Any] = {"betas": betas, "rate": config.critic_rate}
+        phases = [Phase(name="critic", updates=learning, repeats=config.critic_repeats, **critic)]
         if config.r1:
-            phases.append(Phase(name="r1", updates=("critic",), every=config.r1_every, betas=betas, optimizer="critic"))
+            phases.append(Phase(name="r1", updates=("critic",), every=config.r1_every, optimizer="critic", **critic))
         if config.guesser:
             phases.append(Phase(name="guesser", updates=("guesser",), betas=betas))
         phases.append(Phase(name="generator", updates=("generator",), sees_patients=False, betas=betas))
@@ -190,6 +205,8 @@ class AdversarialObjective(Objective):
         """Start from a trained generator of the same shape; its critic was not kept, so a fresh one learns first."""
         super().begin(base)
         self.players["head_start"] = HeadStart(self.config.critic_first)
+        if "growth" in self.players:
+            cast(Growth, self.players["growth"]).go_on_from(growing(self.model)[0].level.item())
 
     def repeats(self, phase: Phase) -> int:  # noqa: D102
         if "generator" in phase.updates and "head_start" in self.players and cast(HeadStart, self.players["head_start"]).goes_on():
@@ -237,6 +254,8 @@ class AdversarialObjective(Objective):
 
     def _critic_losses(self, batch: Batch, stated: Tensor) -> dict[str, Tensor]:
         critic = self.players["critic"]
+        if self.training and "growth" in self.players:
+            cast(Growth, self.players["growth"]).grow(growing(self.players), films=len(batch))
         with torch.no_grad():
             made = self._made(batch)
         real_seen, made_seen, beside = self._seen(batch.images, batch.draws), self._seen(made, batch.draws), self._beside(batch)
@@ -320,8 +339,8 @@ def _check(config: AdversarialConfig, loss: AdversarialLoss, *, adaptive: bool, 
     if config.critic_norm == "batch" and (config.gradient_penalty or config.r1):
         raise UsageError("objective.critic_norm=batch lets films share statistics, which a gradient penalty on each film must not; "
                          "choose none, layer or spectral")
-    if config.critic == "stylegan2" and config.critic_norm != "none":
-        raise UsageError(f"objective.critic_norm={config.critic_norm}: a stylegan2 critic has none")
+    if config.critic in SCALED and config.critic_norm != "none":
+        raise UsageError(f"objective.critic_norm={config.critic_norm}: a {config.critic} critic has none")
     if adaptive and loss.boundary is None:
         raise UsageError(f"objective.sight: the loss '{config.loss}' has no score at which films are as likely real as made, so the "
                          f"critic's certainty cannot be told; choose another loss")

@@ -1,10 +1,10 @@
-"""Adversarial generators with plain or residual convolutions, with or without a condition: DCGAN, LSGAN, WGAN-GP, AC-GAN, projection."""
+"""Adversarial generators, plain, residual or growing, with or without a condition: DCGAN, LSGAN, WGAN-GP, AC-GAN, projection, ProGAN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from synthorax.families.adversarial import AdversarialConfig, AdversarialObjecti
 from synthorax.families.heard import HEARD, num_statements, statement_names, statements, varied_statements
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.gan import Generator
+from synthorax.nets.progressive import GrowingGenerator
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
 from synthorax.rng import Draws
 
@@ -26,10 +27,10 @@ class GanConfig:
 
     image_size: int = 64
     """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
-    network: Literal["plain", "residual"] = "plain"
-    """plain transposed convolutions (DCGAN), or residual blocks"""
+    network: Literal["plain", "residual", "progressive"] = "plain"
+    """plain transposed convolutions (DCGAN), residual blocks, or blocks that fade in while training goes on (progressive growing)"""
     norm: Literal["batch", "group"] = "batch"
-    """what the generator's features are normalised with; batch needs batches of two films at least"""
+    """what the generator's features are normalised with, except those of progressive; batch needs batches of two films at least"""
     latent_size: AtLeastOne = 128
     """numbers in the latent code"""
     channels: AtLeastOne = 32
@@ -48,8 +49,13 @@ class GanModel(nn.Module):
         self.spec, self.config = spec, GanConfig(**spec.config)
         c = self.config
         self.embedding = StatementEmbedding(num_statements(spec), c.embedding) if c.conditioning != "none" else None
-        self.generator = Generator(image_size=c.image_size, latent_size=c.latent_size, channels=c.channels, norm=c.norm,
-                                   embedding=c.embedding if self.embedding is not None else 0, residual=c.network == "residual")
+        size: dict[str, Any] = {"image_size": c.image_size, "latent_size": c.latent_size, "channels": c.channels,
+                                "embedding": c.embedding if self.embedding is not None else 0}
+        self.generator: Generator | GrowingGenerator
+        if c.network == "progressive":
+            self.generator = GrowingGenerator(**size)
+        else:
+            self.generator = Generator(**size, norm=c.norm, residual=c.network == "residual")
 
     @property
     def code_sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -62,14 +68,18 @@ class GanModel(nn.Module):
         heard = code.new_zeros(len(code), 0)
         if self.embedding is not None:
             heard = self.embedding(statements(condition, self.spec, size=len(code), device=code.device))
-        film: Tensor = self.generator(code, heard)
-        return film
+        made: Tensor = self.generator(code, heard)
+        return made.tanh() if isinstance(self.generator, GrowingGenerator) else made
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One film a seed, [B, 1, S, S] in (-1, 1); `condition` counts where `conditioning` is not none."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
             return self.film_of([draws.normal(*size) for size in self.code_sizes], condition).float()
+
+    def readings(self) -> dict[str, int]:
+        """The side in pixels that a growing generator has reached, with what is fading in; nothing for others."""
+        return {"side_px": self.generator.side_px} if isinstance(self.generator, GrowingGenerator) else {}
 
     def silence(self, varied: Condition) -> None:
         """Hear nothing of what training films do not differ in, until training teaches it."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import NotNegative, Part, WholeNotNegative
+from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
 from synthorax.errors import UsageError
+from synthorax.families.critics import FilmCritic
 from synthorax.families.geometric import Geometric
+from synthorax.families.growth import Growth, growing
 from synthorax.families.vae_model import HEARD, VaeConfig, VaeModel
 from synthorax.losses.divergence import free_bits
 from synthorax.losses.likelihood import surprise
@@ -27,11 +29,19 @@ class VaeObjectiveConfig:
     """weight of the divergence; 1 is the evidence lower bound, more asks for codes that are simpler (Higgins et al. 2017)"""
     beta_warmup: WholeNotNegative = 0
     """steps over which the weight rises from 0 (Bowman et al. 2016)"""
+    grow_films: WholeNotNegative = 0
+    """films at each resolution, and again so many in which the next one fades in, for the network progressive; 0: all at once"""
     free_bits: NotNegative = 0.0
     """nats of each number of the code that cost the same used or not, so that it pays to use them; of the whole code where its numbers
     hang together (mixture, dirichlet, hamiltonian)"""
     sigma: NotNegative = 0.1
     """deviation of the likelihood gaussian, in a film's range [-1, 1]"""
+    discriminative: NotNegative = 0.0
+    """weight of a critic's verdict on rebuilt films and on films of the prior's codes, beside the bound in nats a film; 0 for no critic"""
+    critic_channels: AtLeastOne = 32
+    """feature maps of that critic's first layer"""
+    critic_layers: AtLeastOne = 3
+    """halvings in that critic"""
     part_dropout: Part = 0.15
     """probability of withholding each part of the condition as a whole"""
     statement_dropout: Part = 0.2
@@ -41,7 +51,8 @@ class VaeObjectiveConfig:
 class VaeObjective(Objective):
     """Minus the evidence lower bound, in nats a film (Eq. 10, Kingma and Welling 2014).
 
-    With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Caterini et al. 2018).
+    With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Caterini et al. 2018). With
+    `discriminative`, a critic of films makes the decoder, and never the encoder, pay beside the bound (after Kebaili et al. 2024).
     """
 
     steps: Tensor
@@ -55,7 +66,18 @@ class VaeObjective(Objective):
             model.flow.sigma.fill_(config.sigma)
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model, **({"clock": Clock()} if config.beta_warmup else {})})
-        self.phases = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
+        if config.grow_films:
+            if model.config.network != "progressive":
+                raise UsageError("objective.grow_films needs networks that grow: model.network=progressive")
+            self.players["growth"] = Growth(config.grow_films)
+        self.phases: tuple[Phase, ...] = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
+        self.critic: FilmCritic | None = None
+        if config.discriminative:
+            if model.config.prior == "geometric":
+                raise UsageError("objective.discriminative: its critic sees films of the prior's codes, and the prior geometric has none "
+                                 "in training; take another prior")
+            self.players["critic"] = self.critic = FilmCritic(channels=config.critic_channels, layers=config.critic_layers)
+            self.phases += (Phase(name="discriminate", updates=("critic",), betas=(0.5, 0.999)),)
 
     def admit(self, *, num_films: int) -> None:
         """Refuse more Gaussians than films."""
@@ -67,16 +89,29 @@ class VaeObjective(Objective):
         self.model.silence(varied)
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
-        model, config = self.model, self.config
+        model, config, critic = self.model, self.config, self.critic
         assert isinstance(model, VaeModel)
         told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
-        raw = model.posterior(batch.images, told)
-        if self.training and isinstance(model.prior, Geometric):
-            model.prior.remember(raw)
-        code, cost = model.coded(batch.images, told, raw, batch.draws)
+        if self.training and phase == "elbo" and "growth" in self.players:
+            cast(Growth, self.players["growth"]).grow(growing(model), films=len(batch))
+        with torch.set_grad_enabled(phase == "elbo" and torch.is_grad_enabled()):
+            raw = model.posterior(batch.images, told)
+            if self.training and isinstance(model.prior, Geometric):
+                model.prior.remember(raw)
+            code, cost = model.coded(batch.images, told, raw, batch.draws)
+            made = [model.decode(z, told) for z in (code.detach(), model.prior.sample(batch.draws))] if critic is not None else []
+        if critic is not None and phase == "discriminate":
+            return critic.lesson(batch.images, made)
         divergence = free_bits(cost, nats=config.free_bits * self._grouped, over_batch=self.training)
-        return {"reconstruction": surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma),
-                "divergence": self._beta() * divergence}
+        lost = surprise(model.explain(code, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma)
+        terms = {"reconstruction": lost, "divergence": self._beta() * divergence}
+        if critic is not None:
+            terms["discriminative"] = config.discriminative * critic.verdict(made)
+        return terms
+
+    @property
+    def uses_all(self) -> bool:  # noqa: D102
+        return super().uses_all and "growth" not in self.players
 
     @property
     def _grouped(self) -> int:
@@ -117,6 +152,14 @@ def encoder_alone(model: nn.Module, *, family: str) -> None:
     assert isinstance(model, VaeModel)
     if model.flow is not None:
         raise UsageError(f"model.posterior={model.config.posterior} belongs to the family vae: {family} draws codes from the encoder alone")
+
+
+def prior_given(model: nn.Module) -> None:
+    """UsageError where a critic is to hold codes against a prior that is learned, or that does not sample in training."""
+    assert isinstance(model, VaeModel)
+    if model.config.prior in ("mixture", "geometric"):
+        raise UsageError(f"model.prior={model.config.prior}: a critic of codes needs a prior that is given, not learned: normal, dirichlet "
+                         "or cauchy")
 
 
 def withheld(condition: Condition, draws: Draws, *, part: float, statement: float) -> Condition:

@@ -1,4 +1,4 @@
-"""A variational autoencoder whose films are compared by the features of a critic, and must convince it (Larsen et al. 2016)."""
+"""Autoencoders whose films must convince a critic: VAE-GAN (Larsen et al. 2016) and alpha-GAN (Rosca et al. 2017)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, Part
 from synthorax.errors import UsageError
-from synthorax.families.vae import admit_mixture, encoder_alone, withheld
+from synthorax.families.critics import CodeCritic, FilmCritic
+from synthorax.families.vae import admit_mixture, encoder_alone, prior_given, withheld
 from synthorax.families.vae_model import VaeConfig, VaeModel
-from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
 from synthorax.losses.likelihood import expected_film
 from synthorax.losses.reconstruction import squared_error
-from synthorax.nets.patchgan import PatchDiscriminator
 from synthorax.protocols import Batch, Condition, Family, Objective, Phase
 
 
@@ -30,6 +29,10 @@ class VaeGanObjectiveConfig:
     """weight of the squared error summed over pixels; the paper has 0, and without any a patch critic lets grey levels drift"""
     adversarial: NotNegative = 100.0
     """weight of the critic's verdict on reconstructions and on films of the prior's codes"""
+    codes: NotNegative = 0.0
+    """weight of a critic of codes, which with `beta` 0 takes the place of the divergence (alpha-GAN); 0 for none"""
+    codes_width: AtLeastOne = 256
+    """numbers in each of the two hidden layers of the critic of codes"""
     critic_channels: AtLeastOne = 32
     """feature maps of the critic's first layer"""
     critic_layers: AtLeastOne = 3
@@ -43,13 +46,13 @@ class VaeGanObjectiveConfig:
 class VaeGanObjective(Objective):
     """Algorithm 1 of Larsen et al. 2016: the divergence and the features teach the encoder, the features and the critic the decoder.
 
+    With `codes`, a second critic teaches the encoder to code films as the prior does: Algorithm 1 of Rosca et al. 2017 where `beta` and
+    `features` are 0, with squared errors of pixels in place of absolute ones.
+
     The critic never reaches the encoder, and judges reconstructions and films of the prior's codes alike. Its loss is the hinge. In all of
     its parts it is shown films as they are made, within [-1, 1]: a decoder that is judged on greys beyond, which the critic is not taught,
     is paid for going there.
     """
-
-    phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
-              Phase(name="discriminate", updates=("critic",), betas=(0.5, 0.999)))
 
     def __init__(self, model: nn.Module, config: VaeGanObjectiveConfig) -> None:
         super().__init__()
@@ -61,8 +64,16 @@ class VaeGanObjective(Objective):
         if model.config.prior == "geometric":
             raise UsageError("model.prior=geometric belongs to the family vae: vae-gan samples in every step of its training")
         self.config, self.model = config, model
-        self.players = nn.ModuleDict({"model": model, "critic": PatchDiscriminator(channels=config.critic_channels,
-                                                                                  layers=config.critic_layers)})
+        self.critic = FilmCritic(channels=config.critic_channels, layers=config.critic_layers)
+        self.coder: CodeCritic | None = None
+        self.players = nn.ModuleDict({"model": model, "critic": self.critic})
+        critics: tuple[str, ...] = ("critic",)
+        if config.codes:
+            prior_given(model)
+            self.players["code_critic"] = self.coder = CodeCritic(model.config.latent_size, width=config.codes_width)
+            critics = ("critic", "code_critic")
+        self.phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
+                       Phase(name="discriminate", updates=critics, betas=(0.5, 0.999)))
 
     def admit(self, *, num_films: int) -> None:
         """See `vae.admit_mixture`."""
@@ -74,8 +85,8 @@ class VaeGanObjective(Objective):
         self.model.silence(varied)
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
-        model, critic, config = self.model, self.players["critic"], self.config
-        assert isinstance(model, VaeModel) and isinstance(critic, PatchDiscriminator)
+        model, critic, coder, config = self.model, self.critic, self.coder, self.config
+        assert isinstance(model, VaeModel)
         told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         learning = phase == "autoencode" and torch.is_grad_enabled()
         with torch.set_grad_enabled(learning):
@@ -84,21 +95,23 @@ class VaeGanObjective(Objective):
             invented = model.prior.sample(batch.draws)
             rebuilt, free = (model.decode(z, told) for z in (code.detach(), invented))  # detached: nothing reaches the encoder
         if phase == "discriminate":
-            made = 0.5 * (hinge_made(critic(rebuilt).float()) + hinge_made(critic(free).float()))
-            return {"real": hinge_real(critic(batch.images).float()), "made": made}
+            lesson = critic.lesson(batch.images, [rebuilt, free])
+            if coder is not None:
+                lesson |= coder.lesson(model.prior.heard(invented), model.prior.heard(code))
+            return lesson
         again = model.explain(code, told)
-        with torch.no_grad():
-            wanted = _features(critic, batch.images)
-        verdict = 0.5 * (hinge_maker(critic(rebuilt).float()) + hinge_maker(critic(free).float()))
-        return {"features": config.features * squared_error(_features(critic, expected_film(again, likelihood="mse")), wanted),
-                "pixels": config.pixels * squared_error(again, batch.images),
-                "divergence": config.beta * model.prior.divergence(raw, code).sum(1), "adversarial": config.adversarial * verdict}
-
-
-def _features(critic: PatchDiscriminator, films: Tensor) -> Tensor:
-    """What the critic makes of films before it scores them, [B, 1, S, S] -> [B, C, h, w]."""
-    features: Tensor = critic.layers[:-1](films)
-    return features.float()
+        terms = {"pixels": config.pixels * squared_error(again, batch.images),
+                 "adversarial": config.adversarial * critic.verdict([rebuilt, free])}
+        if config.features:
+            with torch.no_grad():
+                wanted = critic.features(batch.images)
+            seen = critic.features(expected_film(again, likelihood="mse"))
+            terms["features"] = config.features * squared_error(seen, wanted)
+        if config.beta:
+            terms["divergence"] = config.beta * model.prior.divergence(raw, code).sum(1)
+        if coder is not None:
+            terms["codes"] = config.codes * coder.verdict(model.prior.heard(code))
+        return terms
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=VaeGanObjectiveConfig, build_model=VaeModel, build_objective=VaeGanObjective,

@@ -17,6 +17,7 @@ from synthorax.families.priors import build_prior, moments
 from synthorax.losses.divergence import normal_log_density
 from synthorax.losses.likelihood import expected_film, outputs_of, surprise
 from synthorax.nets.embedding import StatementEmbedding
+from synthorax.nets.progressive import GrowingEncoder, GrowingGenerator
 from synthorax.nets.variational import FilmCoderConfig, FilmDecoder, FilmEncoder, checked
 from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
 from synthorax.rng import Draws
@@ -49,12 +50,14 @@ class VaeConfig:
     """of the prior dirichlet, below 1 for codes with few large parts; the scale of the prior cauchy"""
     remembered: AtLeastOne = 256
     """posteriors that the prior geometric keeps; about as many as there are films"""
+    network: Literal["residual", "progressive"] = "residual"
+    """residual blocks, or blocks that fade in while training goes on (progressive growing)"""
     channels: AtLeastOne = 32
     """feature maps at the highest resolution"""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    """feature maps of each level, in units of `channels`; each level after the first halves the resolution"""
+    """feature maps of each level of residual networks, in units of `channels`; each level after the first halves the resolution"""
     patch: AtLeastOne = 2
-    """pixels of a side folded into channels before the first convolution"""
+    """pixels of a side that residual networks fold into channels before the first convolution"""
     embedding: AtLeastOne = 128
     """width of the condition's embedding"""
 
@@ -73,15 +76,12 @@ class VaeModel(nn.Module):
         self.flow = HamiltonianFlow(c.latent_size, leaps=c.leaps) if c.posterior == "hamiltonian" else None
         self.prior = build_prior(c.prior, latent_size=c.latent_size, components=c.components, concentration=c.concentration,
                                  remembered=c.remembered)
-        shape = checked(FilmCoderConfig(image_size=c.image_size, channels=c.channels, multipliers=tuple(c.multipliers), patch=c.patch,
-                                        embedding=c.embedding, maps=2 * len(spec.masks) * ("mask" in c.parts)))
         self.embeddings = nn.ModuleDict()
         if "labels" in c.parts:
             self.embeddings["labels"] = StatementEmbedding(len(spec.findings), c.embedding)
         if "attributes" in c.parts:
             self.embeddings["attributes"] = StatementEmbedding(len(ATTRIBUTES) + len(spec.sites), c.embedding)
-        self.encoder = FilmEncoder(shape, outputs=self.prior.numbers)
-        self.decoder = FilmDecoder(shape, latent_size=c.latent_size, outputs=outputs_of(c.likelihood))
+        self.encoder, self.decoder = _networks(c, numbers=self.prior.numbers, maps=2 * len(spec.masks) * ("mask" in c.parts))
 
     def posterior(self, films: Tensor, condition: Condition | None = None) -> Tensor:
         """The numbers that `prior` makes codes of, [B, 1, S, S] in [-1, 1] -> [B, prior.numbers]."""
@@ -113,8 +113,9 @@ class VaeModel(nn.Module):
     def explain(self, code: Tensor, condition: Condition | None = None) -> Tensor:
         """What the decoder says of the film of a code, as the likelihood takes it, [B, Z] -> [B, outputs, S, S]."""
         embedding, maps = self._heard(condition, len(code))
-        raw: Tensor = self.decoder(self.prior.heard(code), embedding, maps).float()
-        return raw
+        heard = self.prior.heard(code)
+        raw: Tensor = self.decoder(heard, embedding) if maps is None else self.decoder(heard, embedding, maps)
+        return raw.float()
 
     def encode(self, films: Tensor, condition: Condition | None = None) -> Tensor:
         """The middle of the posterior, [B, 1, S, S] in [-1, 1] -> [B, Z]."""
@@ -133,12 +134,16 @@ class VaeModel(nn.Module):
         with torch.inference_mode():
             return self.decode(self.prior.sample(Draws(seeds, device=self._device)), condition)
 
+    def readings(self) -> dict[str, int]:
+        """The side in pixels that a growing decoder has reached, with what is fading in; nothing for others."""
+        return {"side_px": self.decoder.side_px} if isinstance(self.decoder, GrowingGenerator) else {}
+
     def silence(self, varied: Condition) -> None:
         """Set to 0 the weights that hear statements which no training film makes; see `Objective.silence`."""
         for part, embedding in self.embeddings.items():
             embedding.silence(getattr(varied, part)[0].isnan())  # type: ignore[operator]
         if "mask" in self.config.parts:
-            assert varied.mask is not None
+            assert varied.mask is not None and isinstance(self.encoder, FilmEncoder) and isinstance(self.decoder, FilmDecoder)
             silent = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
             with torch.no_grad():
                 for layer in self.decoder.maps:
@@ -166,6 +171,19 @@ class VaeModel(nn.Module):
             return embedding, torch.zeros(size, 2 * len(self.spec.masks), c.image_size, c.image_size, device=device)
         stated = ~mask.isnan()
         return embedding, torch.cat([torch.where(stated, 2 * mask - 1, 0.0), stated.to(mask)], dim=1)
+
+
+def _networks(config: VaeConfig, *, numbers: int, maps: int) -> tuple[FilmEncoder | GrowingEncoder, FilmDecoder | GrowingGenerator]:
+    """Encoder and decoder; with the embedding of the condition both hear `maps`, channels of masks."""
+    outputs = outputs_of(config.likelihood)
+    if config.network == "progressive":
+        if maps:
+            raise UsageError("model.network=progressive hears no masks: take mask out of model.parts, or take model.network=residual")
+        size = {"image_size": config.image_size, "channels": config.channels, "embedding": config.embedding}
+        return GrowingEncoder(**size, outputs=numbers), GrowingGenerator(**size, latent_size=config.latent_size, outputs=outputs)
+    shape = checked(FilmCoderConfig(image_size=config.image_size, channels=config.channels, multipliers=tuple(config.multipliers),
+                                    patch=config.patch, embedding=config.embedding, maps=maps))
+    return FilmEncoder(shape, outputs=numbers), FilmDecoder(shape, latent_size=config.latent_size, outputs=outputs)
 
 
 def _check_parts(config: VaeConfig, spec: ModelSpec) -> None:

@@ -100,7 +100,7 @@ class FilmDecoder(nn.Module):
         self.norm = normalisation(channels)
         self.last = nn.Conv2d(channels, outputs * config.patch**2, 3, padding=1)
 
-    def forward(self, code: Tensor, embedding: Tensor, maps: Tensor | None) -> Tensor:  # noqa: D102
+    def forward(self, code: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:  # noqa: D102
         x: Tensor = self.first(torch.cat([code, embedding], dim=1)).unflatten(1, self.shape)
         told = F.silu(embedding + self.code(code))
         shown = iter(self.maps)

@@ -29,11 +29,15 @@ HAD, LOST = 0.2, 0.25
 
 
 class CollapseMonitor:
-    """Measures sheets of films against real ones [N, S, S], and warns once; what it saw before is in metrics.jsonl at `log`."""
+    """Measures sheets of films against real ones [N, S, S], and warns once; what it saw before is in metrics.jsonl at `log`.
 
-    def __init__(self, real: Pixels, *, log: Path, seed: int) -> None:
+    Where `side` is given, the sheets have no more detail than films of so many pixels, and neither do the real ones that they are held
+    against.
+    """
+
+    def __init__(self, real: Pixels, *, log: Path, seed: int, side: int | None = None) -> None:
         chosen = np.random.default_rng(derive(seed, "collapse")).permutation(len(real))[:REAL_FILMS]
-        self.real, self.log, self.seed = real[np.sort(chosen)], log, seed
+        self.real, self.log, self.seed = _coarse(real[np.sort(chosen)], side or real.shape[1]), log, seed
 
     def look(self, made: Pixels) -> Mapping[str, float | str]:
         """MS-SSIM within made and within real films, precision and recall of one sheet [M, S, S], and a warning when it is time.
@@ -77,6 +81,16 @@ def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:
         return (f"the films lose variety: recall was {best:.2f} and is {recall[-1]:.2f}; an earlier checkpoint may be better, "
                 f"or a lower learning rate")
     return ""
+
+
+def _coarse(films: Pixels, side: int) -> Pixels:
+    """Films [N, S, S] whose pixels are the means of squares, so many in a row; S is a multiple of `side`."""
+    square = films.shape[1] // side
+    if square == 1:
+        return films
+    means = films.reshape(len(films), side, square, side, square).mean((2, 4))
+    coarse: Pixels = means.repeat(square, axis=1).repeat(square, axis=2).round().astype(films.dtype)
+    return coarse
 
 
 def _small(films: Pixels) -> NDArray[np.float64]:

@@ -150,8 +150,9 @@ def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> loo
         made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
         sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
-        seen = CollapseMonitor(films.images, log=run.path / "metrics.jsonl", seed=recipe.train.seed).look(made)
-        return {**seen, **model.readings()} if hasattr(model, "readings") else seen
+        readings = model.readings() if hasattr(model, "readings") else {}
+        monitor = CollapseMonitor(films.images, log=run.path / "metrics.jsonl", seed=recipe.train.seed, side=readings.get("side_px"))
+        return {**monitor.look(made), **readings}
 
     return write
 

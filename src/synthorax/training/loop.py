@@ -159,7 +159,7 @@ class _Loop:
         self.modules = {"players": objective.players, "ema": self.ema.model, **(self.averages.models if self.averages else {})}
         self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
         self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
-        self.wrapped = engine.wrap(objective, uses_all=len(objective.phases) == 1)
+        self.wrapped = engine.wrap(objective, uses_all=objective.uses_all)
 
     def done(self, budget_seconds: float | None, budget_films: int | None = None) -> float:
         """Part of the run that is behind us, by steps, time or films, whichever is furthest."""
@@ -209,7 +209,7 @@ class _Loop:
         if not math.isfinite(self.engine.mean(total + norm).item()):
             self._stop(phase, terms, norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * phase.rate
         optimizer.step()
         return {name: self.engine.mean(value.detach()) for name, value in terms.items()}
 
