@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -25,6 +25,8 @@ from synthorax.protocols import Batch, Condition, ModelSpec, Objective, Phase
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 
+TRUNKS: dict[str, Callable[..., ConvolutionalCritic | ResidualCritic | GrowingCritic | StyleCritic]] = {
+    "plain": ConvolutionalCritic, "residual": ResidualCritic, "progressive": GrowingCritic, "stylegan2": StyleCritic}
 SCALED = ("progressive", "stylegan2")
 """critics whose layers are scaled as they are used, and not normalised"""
 
@@ -101,11 +103,9 @@ class Critic(nn.Module):
     def __init__(self, config: AdversarialConfig, *, image_size: int, inputs: int, statements: int, conditioning: str) -> None:
         super().__init__()
         size: dict[str, Any] = {"image_size": image_size, "inputs": inputs, "channels": config.critic_channels}
-        self.trunk: ConvolutionalCritic | ResidualCritic | GrowingCritic | StyleCritic
-        if config.critic in SCALED:
-            self.trunk = (StyleCritic if config.critic == "stylegan2" else GrowingCritic)(**size)
-        else:
-            self.trunk = (ConvolutionalCritic if config.critic == "plain" else ResidualCritic)(**size, norm=config.critic_norm)
+        if config.critic not in SCALED:
+            size["norm"] = config.critic_norm
+        self.trunk = TRUNKS[config.critic](**size)
         self.head = CriticHead(features=self.trunk.features, statements=statements, conditioning=conditioning,
                                spectral=config.critic_norm == "spectral",
                                linear=ScaledLinear if config.critic in SCALED else nn.Linear)

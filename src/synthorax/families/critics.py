@@ -1,4 +1,4 @@
-"""The critics beside an autoencoder, one of films and one of codes: what each learns from, and what it makes the others pay."""
+"""The critics beside autoencoders, of films and of codes: what each learns from, and what it makes the others pay."""
 
 from __future__ import annotations
 

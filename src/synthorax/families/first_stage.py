@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
-from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
+from synthorax.families.critics import FilmCritic
 from synthorax.losses.perceptual import perceptual_distance, perceptual_features
-from synthorax.nets.patchgan import PatchDiscriminator
 from synthorax.protocols import Objective, Phase
 
 AUTOENCODE = Phase(name="autoencode", updates=("model",))
@@ -69,7 +68,7 @@ class Critic(nn.Module):
     def __init__(self, *, weight: float, after: int, channels: int, layers: int) -> None:
         super().__init__()
         self.weight, self.after = weight, after
-        self.patches = PatchDiscriminator(channels=channels, layers=layers)
+        self.patches = FilmCritic(channels=channels, layers=layers)
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("balance", torch.tensor(1.0))
 
@@ -84,7 +83,7 @@ class Critic(nn.Module):
             self.steps += 1
         if self.steps <= self.after:
             return torch.zeros_like(reconstruction)
-        term = hinge_maker(self.patches(made).float())
+        term = self.patches.verdict([made])
         if self.training:
             wanted, heard = (torch.autograd.grad(loss.mean(), last, retain_graph=True)[0].norm() for loss in (reconstruction, term))
             self.balance.copy_((wanted / (heard + 1e-6)).clamp(0, 1e4))
@@ -92,7 +91,7 @@ class Critic(nn.Module):
 
     def losses(self, films: Tensor, made: Tensor) -> dict[str, Tensor]:
         """What the critic pays for taking real films and reconstructions for each other, [B, 1, S, S] twice -> two of [B]."""
-        return {"real": hinge_real(self.patches(films).float()), "made": hinge_made(self.patches(made.detach()).float())}
+        return self.patches.lesson(films, [made.detach()])
 
 
 class FirstStageObjective(Objective):
