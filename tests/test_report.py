@@ -114,7 +114,7 @@ def test_unsound_reports_are_refused(build):
 
 def test_what_is_written_is_what_is_read(tmp_path):
     figures = {"real: A/..\\B": sheets.png_bytes(Image.new("L", (4, 4))), "map": "<svg/>"}
-    written = report(notes=("The films are drawings.",), figures=figures)
+    written = report(notes=("The films are drawings.",), warnings=("The training was too short.",), figures=figures)
     page = written.write(tmp_path)
     assert page == tmp_path / "report.html" and page.exists()
     assert Report.load(tmp_path) == written == Report.load(tmp_path / "report.json")
@@ -163,6 +163,14 @@ def test_terminal_text_names_the_verdict_and_all_dimensions():
     text = str(report())
     assert "Pneumothorax: adding synthetic films helps." in text and "fid 60.0 [55.0, 66.0]" in text
     assert all(name.replace("_", " ") in text for name in DIMENSIONS)
+
+
+def test_warnings_stand_before_everything_else(tmp_path):
+    warned = report(warnings=("The training was too short.",), notes=("The films are drawings.",))
+    assert str(warned).index("Warning: The training was too short.") < str(warned).index("adding synthetic films")
+    page = warned.write(tmp_path).read_text()
+    assert page.index("The training was too short.") < page.index("The films are drawings.") < page.index("adding synthetic films helps")
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == ["The training was too short."]
 
 
 # --- the words ------------------------------------------------------------------------------------------------------
@@ -223,7 +231,7 @@ def hostile_page():
         "privacy": Dimension("skipped", reason=HOSTILE)}
     svg = f"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(4)'><script>alert(5)</script>{HOSTILE}</svg>"
     figures = {f"real: {HOSTILE}": sheets.png_bytes(Image.new("L", (8, 8))), HOSTILE: svg}
-    built = report(dimensions=dimensions, balance=(row,), figures=figures, notes=(HOSTILE,), command=HOSTILE,
+    built = report(dimensions=dimensions, balance=(row,), figures=figures, notes=(HOSTILE,), warnings=(HOSTILE,), command=HOSTILE,
                    judges=({"name": HOSTILE, "digest": HOSTILE, "role": HOSTILE},),
                    inputs={"real": {"digest": HOSTILE, HOSTILE: HOSTILE}, "synthetic": {"digest": "b"}})
     return report_page.render(built, questions=DIMENSIONS)

@@ -104,7 +104,9 @@ class Report:
     balance: tuple[BalanceRow, ...] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """warnings for the top of the page, for instance that the films are drawings"""
+    """remarks for the top of the page, for instance that the films are drawings"""
+    warnings: tuple[str, ...] = ()
+    """what a reader must know before any number, for instance that the training was too short; they stand above all else"""
     command: str = ""
     """the command line that makes this report again"""
     created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -132,7 +134,7 @@ class Report:
                                  f"choose from: {', '.join(VERDICTS)}")
         _set(self, dimensions=complete, inputs=_plain(self.inputs, "inputs"), figures=dict(self.figures),
              judges=tuple(_plain(judge, "judges") for judge in self.judges), balance=tuple(self.balance),
-             notes=tuple(self.notes))
+             notes=tuple(self.notes), warnings=tuple(self.warnings))
 
     def with_dimension(self, name: str, dimension: Dimension, *, judges: Iterable[Mapping[str, Any]] = (),
                        figures: Mapping[str, Figure] | None = None) -> Report:
@@ -147,7 +149,7 @@ class Report:
         return {"schema": SCHEMA, "created": self.created, "version": self.version, "command": self.command,
                 "inputs": self.inputs, "judges": list(self.judges),
                 "dimensions": {name: part.to_dict() for name, part in self.dimensions.items()},
-                "plan": {"balance": _plain(rows, "balance")}, "notes": list(self.notes),
+                "plan": {"balance": _plain(rows, "balance")}, "notes": list(self.notes), "warnings": list(self.warnings),
                 "figures": {name: _figure_file(name, figure) for name, figure in self.figures.items()}}
 
     def to_pandas(self) -> Any:
@@ -164,8 +166,8 @@ class Report:
         return pandas.DataFrame(rows, columns=["dimension", *Score.__slots__, "arm"])
 
     def __str__(self) -> str:
-        """The verdict and one line a dimension, for a terminal."""
-        lines = [f"Synthorax report, {self.created}", ""]
+        """The warnings, the verdict and one line a dimension, for a terminal."""
+        lines = [f"Synthorax report, {self.created}", "", *(line for warning in self.warnings for line in (f"Warning: {warning}", ""))]
         for entry in self.dimensions["benefit"].findings:
             lines += [*filter(None, verdict(entry).values()), ""]
         for name, part in self.dimensions.items():
@@ -209,7 +211,7 @@ class Report:
                 balance=tuple(BalanceRow(**row) for row in told.get("plan", {}).get("balance", ())),
                 figures={name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
                          for name, file in inside.items()},
-                notes=(*told.get("notes", ()), *lost))
+                notes=(*told.get("notes", ()), *lost), warnings=tuple(told.get("warnings", ())))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise InputError(f"not a readable report ({error})", file=path,
                              remedy="make it again with `synthorax evaluate`") from error
