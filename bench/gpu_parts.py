@@ -154,7 +154,8 @@ def train(options: argparse.Namespace) -> int:
 
     from synthorax.data.prepared import Prepared
     from synthorax.engine import started
-    from synthorax.run import Run, only_user
+    from synthorax.folders import only_user
+    from synthorax.run import Run
     from synthorax.steps.recipe import load_recipe
     from synthorax.steps.train_run import Beginning, train_run
 

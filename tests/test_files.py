@@ -11,8 +11,9 @@ from safetensors.torch import save
 
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import read_with_digest, remove_temporaries, write_atomic, write_json, write_with_digest
+from synthorax.folders import only_user
 from synthorax.protocols import as_model
-from synthorax.run import only_user, read_spec, save_model, weights_digest
+from synthorax.run import read_spec, save_model, weights_digest
 from trainings import during_write, fresh_objective, in_new_process, killed_when, smallest
 
 

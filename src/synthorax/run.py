@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from synthorax.errors import InputError, SynthoraxError
+from synthorax.errors import InputError
 from synthorax.files import read_with_digest, write_with_digest
+from synthorax.folders import only_user as only_user
 from synthorax.protocols import ModelSpec
 
 WEIGHTS_NAME = "model.safetensors"
@@ -56,21 +55,6 @@ class Run:
         if not self.finished:
             return {"run": str(self.path), "finished": False}
         return {"run": str(self.path), "finished": True, "weights": str(self.weights), "model_digest": weights_digest(self.weights)}
-
-
-@contextmanager
-def only_user(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SynthoraxError(f"{folder} is in use by another process; wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any],

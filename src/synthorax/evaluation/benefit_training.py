@@ -22,10 +22,10 @@ from synthorax.errors import InputError
 from synthorax.evaluation.benefit_design import Rows
 from synthorax.evaluation.benefit_protocol import Arm, BenefitConfig
 from synthorax.files import read_with_digest, remove_temporaries, write_json, write_with_digest
+from synthorax.folders import only_user
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.fitting import ready
 from synthorax.rng import derive
-from synthorax.run import only_user
 from synthorax.types import Films
 
 Scores = NDArray[np.float64]
