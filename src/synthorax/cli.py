@@ -49,6 +49,7 @@ class Format(StrEnum):
 
 Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding name of your own; repeat for more.")]
 PerFilm = Annotated[bool, typer.Option("--patient-per-film", help="There is no patient column and nobody was filmed twice.")]
+AllowRejects = Annotated[bool, typer.Option("--allow-rejects", help="Go on where more than a tenth of the images were rejected.")]
 LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it is not metadata.csv in the folder.")]
 Adapt = Annotated[Way | None, typer.Option(help="What of the base moves: everything, low-rank updates, all but the trunk, or chosen by the "
                                                 "number of films.")]
@@ -103,14 +104,19 @@ def ingest(
     label_table: LabelTable = None,
     allow: Allow = None,
     patient_per_film: PerFilm = False,
+    allow_rejects: AllowRejects = False,
     json: Json = False,
 ) -> None:
     """Turn films as they lie into a dataset folder."""
+    from synthorax.data.rejects import Rejected
     from synthorax.workflow import ingest as verb
 
-    dataset = verb(source, adapter=adapter, out=out, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film)
+    dataset = verb(source, adapter=adapter, out=out, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film,
+                   allow_rejects=allow_rejects)
+    rejected = Rejected.of_folder(dataset.path, dataset.facts)
     finish({"dataset": str(dataset.path), "films": len(dataset), "findings": list(dataset.findings),
-             "notes": [f"row {note.row}: {note.reason}" for note in dataset.notes]}, json)
+             "notes": [f"row {note.row}: {note.reason}" for note in dataset.notes],
+             "rejected": rejected.to_dict() if json else rejected}, json)
 
 
 @app.command(epilog="Example: synthorax prepare cxr14/ --size 256 --out prepared/")
@@ -125,6 +131,7 @@ def prepare(
     = "absent",
     allow: Allow = None,
     patient_per_film: PerFilm = False,
+    allow_rejects: AllowRejects = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -135,7 +142,7 @@ def prepare(
 
     policy = build(LabelPolicy, {"uncertain": uncertain, "unlisted": unlisted}, where="the command line", prefix="labels")
     finish(verb(dataset, size=size, out=out, split=fractions_of(split), films_per_patient=films_per_patient, policy=policy,
-                 seed=seed, allow=allow or (), patient_per_film=patient_per_film), json)
+                 seed=seed, allow=allow or (), patient_per_film=patient_per_film, allow_rejects=allow_rejects), json)
 
 
 @app.command(epilog="Example: synthorax train edm-64 --data prepared/ --budget 30m --out runs/a")

@@ -21,6 +21,7 @@ from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.masks import mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
+from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.data.vocabulary import CHESTXRAY14, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
@@ -65,10 +66,11 @@ from synthorax.types import Films, LabelPolicy, Masks, Study
 
 
 def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
-           allow: Sequence[str] = (), patient_per_film: bool = False) -> Dataset:
-    """Turn films as they lie into a dataset folder; `adapter` is recognised from the files if empty.
+           allow: Sequence[str] = (), patient_per_film: bool = False, allow_rejects: bool = False) -> Dataset:
+    """Turn images as they lie into a dataset folder; `adapter` is recognised from the files if empty.
 
-    Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError.
+    Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError, also where
+    more than a tenth of the images were rejected, unless `allow_rejects`: the folder then holds the others, and rejects.csv the reasons.
     """
     source = Path(source)
     name = adapter or detect(source)
@@ -76,25 +78,38 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
         return read_dataset(source, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
     out = Path(out) if out is not None else _cached("ingest", source, name, str(label_table), *allow, str(patient_per_film))
     if (out / "dataset.json").exists() and out.is_relative_to(_cache()):
-        return read_dataset(out, allow=allow)
+        return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
     table = Path(label_table) if label_table is not None else None
-    dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_film=patient_per_film)
-    return dataset
+    with progress("ingest") as report:
+        dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_film=patient_per_film, progress=report)
+    return _without_many_rejects(dataset, allow_rejects)
+
+
+def _without_many_rejects(made: Dataset, allowed: bool) -> Dataset:
+    stop_if_too_many(Rejected.of_folder(made.path, made.facts), at=made.path, allowed=allowed)
+    return made
 
 
 def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | None = None,
             split: tuple[float, float, float] = (0.7, 0.1, 0.2), films_per_patient: int = 5, seed: int = 0,
-            policy: LabelPolicy | None = None, allow: Sequence[str] = (), patient_per_film: bool = False) -> Prepared:
-    """Decode, check, split by patient and cache a dataset folder. Without `out` it is kept in the cache."""
+            policy: LabelPolicy | None = None, allow: Sequence[str] = (), patient_per_film: bool = False,
+            allow_rejects: bool = False) -> Prepared:
+    """Decode, check, split by patient and cache a dataset folder. Without `out` it is kept in the cache.
+
+    Raises InputError where more than a tenth of the images were rejected, unless `allow_rejects`: the same call with it then uses what
+    was prepared.
+    """
     if not isinstance(dataset, Dataset):
         dataset = read_dataset(dataset, allow=allow, patient_per_film=patient_per_film)
     policy = policy or LabelPolicy()
     if out is None:
         out = _cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy))
     with progress("prepare") as report:
-        return prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, films_per_patient=films_per_patient,
-                               policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} films"))
+        made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, films_per_patient=films_per_patient,
+                               policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} images"))
+    stop_if_too_many(made.rejected, at=made.path, allowed=allow_rejects)
+    return made
 
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
@@ -342,7 +357,8 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
 
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
     """Write a dataset folder's films as DICOM or PNG with their provenance."""
-    return export_dataset(_dataset(dataset), format=format, out=Path(out))
+    with progress("export") as report:
+        return export_dataset(_dataset(dataset), format=format, out=Path(out), report=report)
 
 
 def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
 from synthorax.data.lesions import MASK_COLUMNS, lesions_of
+from synthorax.data.rejects import FACT
 from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings
 from synthorax.errors import InputError
@@ -26,6 +27,8 @@ from synthorax.types import Study
 TABLE_NAME = "metadata.csv"
 FACTS_NAME = "dataset.json"
 LEADING_COLUMNS = ("file_name", "study_id", "patient_id", "site", "view", "sex", "age_years", "findings", "text")
+COUNTED_FACTS = ("name", "synthetic", "num_images", "num_patients", "digest", "tool", FACT)
+"""facts of `dataset.json` that belong to one folder and are never handed on to one that is made of it"""
 TRAILING_COLUMNS = ("lesion_label", "split", "origin")
 
 
@@ -36,6 +39,8 @@ class Note:
     row: int
     file_name: str
     reason: str
+    lost: bool = True
+    """whether an image was lost by it; False for rows without an image, second copies, and files that are no radiographs"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
 from synthorax.data.masks import load_lesions, mask_classes
 from synthorax.data.pixels import MAX_PIXELS
+from synthorax.data.rejects import FACT, Rejected, counted
 from synthorax.data.sources import Origin, origins_of
 from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_patients
 from synthorax.data.tables import read_table, table_bytes
@@ -54,6 +55,9 @@ class Prepared:
     studies: tuple[Study, ...] = field(repr=False)
     fingerprint: Mapping[str, Any] = field(repr=False)
     num_rejected: int
+    """all lines of `rejects.csv`"""
+    rejected: Rejected = field(default_factory=Rejected, repr=False)
+    """the images that could not be used, with reasons; empty in folders that were prepared before this was noted"""
     sources: tuple[Origin, ...] = field(default=(), repr=False)
     """the data sets that the films come from, with their terms; empty in folders that were prepared before this was noted"""
 
@@ -70,11 +74,13 @@ class Prepared:
         facts = _read_facts(path)
         settings = facts["settings"]
         findings, policy = tuple(facts["findings"]), LabelPolicy(**settings["policy"])
-        if _digest(path, findings, policy) != facts["digest"]:
+        edited = facts.get("settings_digest", _settings_digest(settings)) != _settings_digest(settings)  # older folders have none
+        if edited or _digest(path, findings, policy) != facts["digest"]:
             raise InputError("the prepared folder is damaged or was edited", file=path, remedy="delete it and prepare it again")
         return cls(path=path, size=settings["size"], findings=findings, policy=policy, digest=facts["digest"],
                    source=Path(facts["source"]), studies=_read_studies(path / TABLE_NAME, findings),
                    fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"],
+                   rejected=Rejected.of_folder(path, facts),
                    sources=tuple(Origin(**source) for source in facts.get("sources", ())))
 
     def films(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> Films:
@@ -105,13 +111,20 @@ class Prepared:
         """Names of the masks of `films`: those that training films have, whatever split is asked for."""
         return mask_classes([study for study in self.studies if study.split == "train"], self.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Where it is, what is in it and what was rejected, JSON-ready."""
+        films = {split: sum(study.split == split for study in self.studies) for split in SPLITS}
+        return {"prepared": str(self.path), "films": len(self), "size": self.size, "splits": films, "findings": list(self.findings),
+                "digest": self.digest, "rejected": self.rejected.to_dict(), "warnings": list(self.fingerprint["warnings"])}
+
     def summary(self) -> str:
         """A few lines for people: films and patients by split, rejects, warnings."""
         lines = [f"{self.path}: {len(self)} films of {self.size} x {self.size} pixels, {self.num_rejected} rejected"]
         for split in SPLITS:
             chosen = [study.patient_id for study in self.studies if study.split == split]
             lines.append(f"  {split:<5} {len(chosen):>6} films of {len(set(chosen))} patients")
-        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.fingerprint["warnings"])])
+        lines += [f"  warning: {warning}" for warning in self.fingerprint["warnings"]]
+        return "\n".join([*lines, f"  rejected: {self.rejected}"])
 
 
 def prepare_dataset(
@@ -206,7 +219,7 @@ def _build(
     splits = settings.split(accepted)
     keep = cap_films(accepted, splits, films_per_patient=settings.films_per_patient, seed=settings.seed, label_policy=settings.policy)
     too_many = (f"is beyond {settings.films_per_patient} training films of one patient", "raise films_per_patient to keep it")
-    rejects |= {row: too_many for row, kept in zip(rows, keep, strict=True) if not kept}
+    rejects |= {row: (*too_many, False) for row, kept in zip(rows, keep, strict=True) if not kept}
     studies = [replace(study, split=split) for study, split, kept in zip(accepted, splits, keep, strict=True) if kept]
     rows = [row for row, kept in zip(rows, keep, strict=True) if kept]
 
@@ -219,9 +232,20 @@ def _build(
     write_json(partial / "fingerprint.json", facts)
     write_json(partial / "prepared.json", {
         "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
+        "settings_digest": _settings_digest(asdict(settings)),
         "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
+        FACT: _counted(rejects, num_accepted=len(rows)).to_facts(),
         "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs,
         "sources": [origin.to_dict() for origin in origins_of(dataset)]})
+
+
+_Reject = tuple[str, str, bool]
+"""why a film is rejected, what to do, and whether an image is lost by it"""
+
+
+def _counted(rejects: Mapping[int, _Reject], *, num_accepted: int) -> Rejected:
+    return counted((reason for reason, _, lost in rejects.values() if lost), (reason for reason, _, lost in rejects.values() if not lost),
+                   accepted=num_accepted)
 
 
 def _films(
@@ -260,20 +284,20 @@ def _decode(
     return decoded, scratch
 
 
-def _rejects(dataset: Dataset, decoded: Sequence[Decoded]) -> dict[int, tuple[str, str]]:
-    """Row index -> (reason, remedy) for films that cannot be decoded, have one grey value or are second copies."""
-    rejects: dict[int, tuple[str, str]] = {}
+def _rejects(dataset: Dataset, decoded: Sequence[Decoded]) -> dict[int, _Reject]:
+    """By row, why it is rejected: films that cannot be decoded, have one grey value or are second copies."""
+    rejects: dict[int, _Reject] = {}
     first: dict[str, int] = {}
     for row, film in enumerate(decoded):
         if film.reason:
-            rejects[row] = (film.reason, film.remedy)
+            rejects[row] = (film.reason, film.remedy, True)
             continue
         twin = first.setdefault(film.digest, row)
         if twin != row:
             same = dataset.studies[twin].patient_id == dataset.studies[row].patient_id
             reason = f"has the same pixels as '{dataset.studies[twin].file_name}' in row {twin + 2}"
             rejects[row] = (reason + ("" if same else ", which is said to be another patient"),
-                            "delete one of the two" if same else "find out whose film it is and delete the other")
+                            "delete one of the two" if same else "find out whose film it is and delete the other", not same)
     return rejects
 
 
@@ -301,9 +325,9 @@ def _block_means(stored: NDArray[Any], rows: Sequence[int], factor: int) -> NDAr
     return images
 
 
-def _write_rejects(partial: Path, dataset: Dataset, rejects: Mapping[int, tuple[str, str]]) -> None:
+def _write_rejects(partial: Path, dataset: Dataset, rejects: Mapping[int, _Reject]) -> None:
     rows = [{"file": dataset.studies[row].file_name, "row": str(row + 2), "reason": reason, "remedy": remedy}
-            for row, (reason, remedy) in sorted(rejects.items())]
+            for row, (reason, remedy, _) in sorted(rejects.items())]
     (partial / "rejects.csv").write_bytes(table_bytes(("file", "row", "reason", "remedy"), rows))
 
 
@@ -329,6 +353,10 @@ def _inputs_digest(dataset: Dataset, settings: _Settings) -> str:
             raise InputError(f"cannot be opened ({error.strerror})", file=path, remedy="copy the file or delete its row") from None
         digest.update(repr((study, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def _settings_digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(folder: Path, findings: Sequence[str], policy: LabelPolicy) -> str:

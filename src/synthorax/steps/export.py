@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from synthorax.data.dataset import Dataset, digest_of, relative_path, write_facts, write_table
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_facts, write_table
 from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.tables import table_bytes
@@ -21,8 +21,6 @@ from synthorax.run import only_user
 from synthorax.types import Study
 
 Format = Literal["dicom", "png"]
-_COUNTED = ("name", "synthetic", "num_images", "num_patients", "digest", "tool")
-"""facts that `write_facts` works out anew"""
 
 
 def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Report = quiet) -> Path:
@@ -119,7 +117,7 @@ def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
             target = relative_path(mask, file=dataset.path / "metadata.csv", row=row)
             if not (out / target).exists():
                 write_atomic(out / target, (dataset.path / mask).read_bytes())
-    facts = {key: value for key, value in dataset.facts.items() if key not in _COUNTED}
+    facts = {key: value for key, value in dataset.facts.items() if key not in COUNTED_FACTS}
     synthetic = all(study.origin == "synthetic" for study in studies)
     write_facts(out, name=dataset.name, studies=studies, synthetic=synthetic, extra=facts)
     write_table(out, studies)

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from synthorax.data.dataset import Dataset, copy_files, write_facts, write_table
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, copy_files, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
@@ -78,7 +78,7 @@ def vet_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool 
             copy_files(study, source=suspects.path, out=clean)
         write_table(clean, kept)
         inherited = {key: value for key, value in suspects.facts.items()
-                     if key not in ("name", "synthetic", "num_images", "num_patients", "digest", "tool")}
+                     if key not in COUNTED_FACTS}
         judges = [*inherited.pop("judges", ()), *vetted.judges]
         write_facts(clean, name=suspects.name, studies=kept, synthetic=bool(suspects.facts.get("synthetic")),
                     extra={**inherited, "judges": judges})

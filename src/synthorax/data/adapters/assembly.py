@@ -13,6 +13,7 @@ from PIL import Image
 
 from synthorax.data.dataset import Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
 from synthorax.data.pixels import read_image, write_png
+from synthorax.data.rejects import FACT, TABLE_NAME, counted
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError, UsageError
 from synthorax.files import write_atomic
@@ -35,6 +36,10 @@ class Source:
     """what `rejects.csv` calls it"""
     study: Study
     """all that the table says; `file_name` and `masks` are still those of the source"""
+
+
+class NothingLostError(InputError):
+    """Rejects a file by which no image is lost: a second copy, or no radiograph at all."""
 
 
 Place = Callable[[Source, Path], Study]
@@ -71,16 +76,19 @@ def assemble(
                 study = place(source, building)
                 studies.append(with_own_patient(study) if patient_per_film else study)
             except InputError as error:
-                rejected.append(Note(row=source.row, file_name=source.name, reason=reason_of(error, source)))
+                rejected.append(Note(row=source.row, file_name=source.name, reason=reason_of(error, source),
+                                     lost=not isinstance(error, NothingLostError)))
             progress(number / len(sources), f"{number} of {len(sources)} films, {len(rejected)} rejected")
         rejected += afterwards()
         if not studies:
             raise InputError(f"no film could be taken over ({len(rejected)} rejected)",
                              remedy=f"the first because: {rejected[0].reason}" if rejected else "there are no images")
         write_table(building, studies)
-        facts = dict(facts or {})
+        told = counted((note.reason for note in rejected if note.lost), (note.reason for note in rejected if not note.lost),
+                       accepted=len(studies))
+        facts = {**(facts or {}), FACT: told.to_facts()}
         write_facts(building, name=facts.pop("name", out.name), studies=studies, synthetic=False, extra=facts)
-        _write_notes(building / "rejects.csv", rejected)
+        _write_notes(building / TABLE_NAME, rejected)
         _write_notes(building / "notes.csv", notes)
         dataset = read_dataset(building)
         if out.exists():

@@ -67,7 +67,8 @@ def ingest(
         if seen.setdefault(name, row.number) != row.number:
             raise InputError(f"'{name}' is already in row {seen[name]}", file=path, row=row.number, remedy="delete one")
         if name not in images:
-            rejects.append(Note(row=row.number, file_name=name, reason="no such image in the folder"))
+            rejects.append(Note(row=row.number, file_name=name, reason="no such image in the folder",
+                                lost=False))  # the set comes in twelve parts, and one of them is a set too
             continue
         notes += [Note(row=row.number, file_name=name, reason=reason) for reason in reasons]
         films.append(Source(path=images[name], row=row.number, name=name, study=_nih_study(study, row)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, Source, assemble, files_below, leaves
+from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, NothingLostError, Source, assemble, files_below, leaves
 from synthorax.data.adapters.foreign_table import ALIASES, folded, only_table, translated
 from synthorax.data.attributes import parse_age_years, parse_view
 from synthorax.data.dataset import Dataset, Note, parse_study
@@ -22,6 +22,8 @@ from synthorax.types import Study
 
 RADIOGRAPHS = frozenset({"CR", "DX", "DR", "RG", "RF", "OT", ""})
 """modalities taken; OT and none are what scanned films and research exports carry"""
+DICOM_SUFFIXES = frozenset({"", ".dcm", ".dic", ".dicom", ".ima"})
+"""of files that should be DICOM; other files, such as the viewer on a disc from a hospital, are no loss"""
 _KEYS = {
     "sop_uid": frozenset({"sop_instance_uid", "sopinstanceuid", "sop_uid"}),
     "study_id": frozenset({"study_instance_uid", "studyinstanceuid", "study_uid"}),
@@ -66,7 +68,7 @@ def ingest(
             study = Study(file_name=file.relative_to(source).as_posix())
             films.append(Source(path=file, row=number, name="", study=study))
         elif file.suffix.lower() not in DOCUMENT_SUFFIXES and file.name.upper() != "DICOMDIR":
-            rejects.append(Note(row=number, file_name="", reason="is not a DICOM file"))
+            rejects.append(Note(row=number, file_name="", reason="is not a DICOM file", lost=file.suffix.lower() in DICOM_SUFFIXES))
     used: set[str] = set()
     seen: set[tuple[str, str]] = set()
 
@@ -111,7 +113,7 @@ class _Labels:
         return key, self.rows[key][1] if key else Study(file_name="")
 
     def unused(self, used: set[str]) -> list[Note]:
-        return [Note(row=number, file_name="", reason="row of the label table without a film that could be read")
+        return [Note(row=number, file_name="", reason="row of the label table without a film that could be read", lost=False)
                 for key, (number, _) in self.rows.items() if key not in used]
 
 
@@ -150,10 +152,10 @@ def _key_column(table: Table) -> tuple[str, str]:
 def _check_film(pixels: Pixels, facts: dict[str, str], film: Source, seen: set[tuple[str, str]]) -> None:
     """Refuse what is no radiograph, and the second copy of a film; `seen` remembers the films so far."""
     if facts.get("modality", "") not in RADIOGRAPHS:
-        raise InputError(f"modality {facts['modality']} is not a radiograph", file=film.path)
+        raise NothingLostError(f"modality {facts['modality']} is not a radiograph", file=film.path)
     mark = (facts["sop_uid"], hashlib.sha256(pixels.tobytes()).hexdigest())
     if mark in seen:
-        raise InputError("is the same film as an earlier file", file=film.path)
+        raise NothingLostError("is the same film as an earlier file", file=film.path)
     seen.add(mark)
 
 

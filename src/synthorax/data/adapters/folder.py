@@ -106,13 +106,17 @@ def _find_images(source: Path) -> _Found:
             rejects.append(Note(row=0, file_name=name, reason="is a link that leaves the folder"))
         else:
             images[name] = path
-            if MASK_FOLDERS & {part.lower() for part in path.relative_to(source).parts[:-1]}:
+            if _below_masks(name):
                 continue
             for end in {path.name, path.stem}:
                 by_end.setdefault(end, []).append(name)
     if not images:
         raise InputError("there is no PNG or JPEG image", file=source)
     return _Found(images=images, by_end=by_end, rejects=rejects)
+
+
+def _below_masks(name: str) -> bool:
+    return not MASK_FOLDERS.isdisjoint(part.lower() for part in PurePosixPath(name).parts[:-1])
 
 
 def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -> _Work:
@@ -136,7 +140,7 @@ def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -
         study = replace(study, file_name=image, masks=_located_masks(study, found, path, row.number))
         films.append(Source(path=found.images[image], row=row.number, name=image, study=study))
     used = {*row_of, *(mask for film in films for masks in film.study.masks.values() for mask in masks)}
-    rejects += [Note(row=0, file_name=name, reason=f"has no row in {path.name}")
+    rejects += [Note(row=0, file_name=name, reason=f"has no row in {path.name}", lost=not _below_masks(name))
                 for name in found.images if name not in used]
     return _Work(films=films, rejects=rejects, notes=notes, labels=_labels(films))
 
