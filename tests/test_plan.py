@@ -38,7 +38,6 @@ TRAIN = films_of({("Effusion",): 40, ("Effusion", "Mass"): 12, ("Mass",): 8, ("P
 def test_a_balanced_finding_becomes_as_frequent_as_the_most_frequent_one() -> None:
     plan = balancing_plan(TRAIN, balance=["Pneumothorax"])
     assert plan.counts()["Pneumothorax"] == 52 - 10
-    assert balancing_plan(TRAIN, balance=["Effusion"]).rows == ()
     assert balancing_plan(TRAIN, count={"Pneumothorax": 7}).counts()["Pneumothorax"] == 7
 
 
@@ -116,10 +115,40 @@ def test_a_plan_like_the_training_films_has_their_prevalence() -> None:
     ({"count": {"Masss": 3}}, "did you mean 'Mass'"),
     ({"balance": ["Hernia"]}, "only 3 training films show 'Hernia'.*fewer than 5"),
     ({"count": {"Hernia": 3}}, "only 3 training films"),
+    ({"balance": ["Effusion"]}, r"nothing to balance: no finding is more frequent than 'Effusion' \(52 training images show it\); ask for "
+                                r"a number instead, such as --count Effusion=100"),
+    ({"count": {"No Finding": 3}}, "every image with a finding gets companions without it"),
+    ({"count": {"Mass": -1}}, "not below 0"),
+    ({"count": {"Mass": 99_999_999_999}}, r"199,999,999,998 images.*at most 1,000,000; split it into several plans with different seeds"),
 ])
 def test_what_cannot_be_planned(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(SynthoraxError, match=message):
         balancing_plan(TRAIN, **arguments)  # type: ignore[arg-type]
+
+
+def at_sites(counts: dict[str, int]) -> Films:
+    """Films of several sites: half of those at the west show an effusion, and one in ten of the others."""
+    studies = [Study(file_name=f"{site}{number}.png", patient_id=f"{site}{number}", site=site) for site, films in counts.items()
+               for number in range(films)]
+    shows = [int(study.file_name[len(study.site):-4]) % (2 if study.site == "west" else 10) == 0 for study in studies]
+    labels = np.array(shows, dtype=np.float32)[:, None]
+    return Films(images=np.zeros((len(studies), 2, 2), np.uint8), studies=tuple(studies), findings=("Effusion",), labels=labels, digest="")
+
+
+def test_rows_keep_the_sites_of_the_films_whose_labels_they_have() -> None:
+    plan = balancing_plan(at_sites({"west": 100, "east": 300}), count={"Effusion": 400}, seed=2)
+    share = {value: [row.site for row in plan.rows if row.labels["Effusion"] is value].count("west") / 400 for value in (PRESENT, ABSENT)}
+    assert share[PRESENT] == pytest.approx(50 / 80, abs=0.06) and share[ABSENT] == pytest.approx(50 / 320, abs=0.06)
+    assert {row.site for row in plan_like(at_sites({"west": 50, "east": 50}), num=50).rows} == {"west", "east"}
+
+
+def test_a_single_site_and_what_a_model_does_not_know_are_left_out() -> None:
+    assert {row.site for row in balancing_plan(at_sites({"west": 100}), count={"Effusion": 9}).rows} == {""}
+    plan = balancing_plan(at_sites({"west": 100, "east": 100}), count={"Effusion": 20})
+    spec = replace(SPEC, findings=("Effusion",))
+    assert plan.heard_by(spec) == plan
+    assert {row.site for row in plan.heard_by(replace(spec, sites=("east",))).rows} == {"east", ""}
+    assert not plan.heard_by(replace(spec, conditions=("labels",))).rows[0].site
 
 
 # ---- the table and the condition

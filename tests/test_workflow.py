@@ -99,6 +99,23 @@ def test_a_finding_that_the_model_does_not_know_is_refused_before_writing(run: R
     assert not (tmp_path / "s").exists()
 
 
+def test_huge_requests_are_refused_at_once(run: Run, prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at most 1,000,000 images; split it into several calls"):
+        sx.generate(run, out=tmp_path / "s", num=10_000_000)
+    with pytest.raises(UsageError, match="at most 1,000,000; split it into several plans"):
+        sx.plan(tmp_path / "not even read", count={"Effusion": 99_999_999_999})
+    with pytest.raises(UsageError, match="make at least one image"):
+        sx.generate(run, out=tmp_path / "s", num=0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_plan_for_a_model_asks_for_what_that_is_conditioned_on(run: Run, prepared: Prepared, tmp_path: Path) -> None:
+    deaf = sx.train("edm-64", prepared, out=tmp_path / "r", overrides=[*TINY, "train.steps=1", 'model.parts=["labels"]'])
+    usual, plain = (sx.plan(prepared, count={"Effusion": 5}, model=model) for model in (run, deaf))
+    assert usual == sx.plan(prepared, count={"Effusion": 5}) and any(row.view for row in usual.rows)
+    assert not any(row.view or row.sex for row in plain.rows) and [row.labels for row in plain.rows] == [row.labels for row in usual.rows]
+
+
 def test_screening_drops_planted_copies_and_says_which_film(synthetic: Dataset, prepared: Prepared, tmp_path: Path) -> None:
     from synthorax.data.pixels import write_png
 

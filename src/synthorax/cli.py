@@ -66,6 +66,7 @@ def augment(
     base: Annotated[Path | None, typer.Option(help="Shipped model, run or file to start from; cxr-256 by default.")] = None,
     adapt: Adapt = None,
     recipe: Annotated[str | None, typer.Option(help="Of the generator: edm-64 trains from scratch. By default the base's.")] = None,
+    compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder on whose latents a latent recipe works.")] = None,
     label_table: LabelTable = None,
     allow: Allow = None,
     patient_per_film: PerFilm = False,
@@ -78,8 +79,8 @@ def augment(
     from synthorax.main_job import augment as verb
 
     finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, adapt=adapt and adapt.value, recipe=recipe,
-                 label_table=label_table, allow=allow or (), patient_per_film=patient_per_film, seed=seed, device=device.value,
-                 threads=threads), json)
+                 compressor=compressor, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film, seed=seed,
+                 device=device.value, threads=threads), json)
 
 
 @app.command(epilog="Example: synthorax demo --out demo/")
@@ -198,6 +199,8 @@ def plan(
     balance: Annotated[str, typer.Option(help="Findings, comma-separated, to bring level with the most frequent one; or all.")] = "",
     count: Annotated[list[str] | None, typer.Option(help="Finding=N: make N films of a finding; repeat for more.")] = None,
     companions: Annotated[float, typer.Option(min=0, max=1, help="Films without the finding for each film with it.")] = 1.0,
+    for_: Annotated[Path | None, typer.Option("--for", help="Model that will make the images: what it is not conditioned on is left out, "
+                                                            "such as sites it does not know.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -205,7 +208,7 @@ def plan(
     from synthorax.workflow import plan as verb
 
     names = [name.strip() for name in balance.split(",") if name.strip()]
-    finish(verb(prepared, balance=names, count=counts_of(count or ()), companions=companions, seed=seed, out=out), json)
+    finish(verb(prepared, balance=names, count=counts_of(count or ()), companions=companions, model=for_, seed=seed, out=out), json)
 
 
 @app.command(epilog="Example: synthorax generate runs/a --plan plan.csv --out synthetic/")

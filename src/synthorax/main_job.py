@@ -19,7 +19,6 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.sources import origins_of
-from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
@@ -27,10 +26,11 @@ from synthorax.evaluation.report import Report
 from synthorax.files import write_json
 from synthorax.progress import format_seconds
 from synthorax.run import Run, read_spec
-from synthorax.steps.adapt import LEARNING_RATES, check_base, recipe_of_base, resolved, sentence, with_way
+from synthorax.steps.adapt import LEARNING_RATES, recipe_of_base, resolved, sentence, with_way
+from synthorax.steps.augment_check import augment_recipe, check_images, image_size, known_findings
 from synthorax.steps.generate import preview
-from synthorax.steps.models import source_of, stages_of, weights_of
-from synthorax.steps.plan import FEWEST_FILMS, Plan, plan_like, read_plan
+from synthorax.steps.models import source_of, stages_of
+from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits, plan_like, read_plan
 from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.train_run import without_no_finding
 from synthorax.types import Films
@@ -77,7 +77,7 @@ class Augmented:
 
 
 def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float = "20m", num: int | None = None,
-            base: str | Path | None = None, adapt: str | None = None, recipe: str | None = None,
+            base: str | Path | None = None, adapt: str | None = None, recipe: str | None = None, compressor: str | Path | None = None,
             label_table: str | Path | None = None, allow: Sequence[str] = (), patient_per_film: bool = False, seed: int = 0,
             device: Device = "auto", threads: int | None = None, command: str = "") -> Augmented:
     """Learn from a folder of films, make more of the rare `findings`, screen them, and prove whether they help.
@@ -86,34 +86,36 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     report.html and run/. `num` is how many films of each finding to make; by default as many as the most frequent finding has, or
     fewer if the time is short. The generator starts from `base`, by default from the model that ships, unless a `recipe` is named; `adapt`
     says what of it moves: full, lora, trunk, or auto (the default), which goes by the number of films. Of a base that was packed of several
-    stages the first learns from these films, and the others enlarge what it makes (model/). Calling it again goes on where it stopped.
-    Raises InputError for films that cannot be used, and UsageError for a base that does not fit.
+    stages the first learns from these films, and the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on
+    whose latents a latent recipe works. Calling it again goes on where it stopped. What cannot be used is refused before any image is read:
+    UsageError for recipes, bases and numbers, InputError for findings that nobody knows; InputError also for images that cannot be used.
     """
     out = Path(out)
     seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
     base = usual_base() if base is None and recipe is None else base
-    settings = _settings(recipe, base=base, adapt=adapt).with_train(seed=seed)
-    size = settings.model.image_size if base is None else read_spec(weights_of(base))[0].image_size
+    settings = _settings(recipe, base=base, adapt=adapt, compressor=compressor).with_train(seed=seed)
+    check_images(num, kinds=len(findings))
+    names = known_findings(findings, Path(dataset), allow=allow)
+    size = image_size(settings, base)
     stages = _Stages(seconds, size=size)
 
     _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
-           **({} if adapt is None else {"adapt": adapt}))
+           **{name: given for name, given in (("adapt", adapt), ("compressor", compressor)) if given is not None})
     with _nothing_left_if_refused(out):
         stages.begin("read")
         source = _read(Path(dataset), out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
-        names = [canonical(name, allow=source.findings) for name in findings]
         stages.begin("prepare")
         prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
         train = prepared.films("train")
-        _check_findings(prepared, train, names)
+        _check_findings(prepared, train, names, num=num)
         settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
     seen = "" if base is None else _seen_by_base(base, source)
     for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
-    trained = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, seed=seed, device=device,
-                             threads=threads, findings=names)
+    trained = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, compressor=compressor,
+                             seed=seed, device=device, threads=threads, findings=names)
     run = _enlarging(trained, base, out=out / "model")
 
     stages.begin("plan")
@@ -176,16 +178,16 @@ def usual_base() -> str | None:
     return BASE if BASE in shipped() else None
 
 
-def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None) -> Recipe:
-    """The recipe that was named, or else that of the base, or else the usual one; a base that does not fit is refused."""
+def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None, compressor: str | Path | None) -> Recipe:
+    """The recipe that was named, or else that of the base, or else the usual one; what does not fit is refused."""
     if base is None:
         if adapt is not None:
             raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
-        return load_recipe(recipe or RECIPE)
-    settings = load_recipe(recipe) if recipe is not None else recipe_of_base(base, train=load_recipe(RECIPE).train)
-    settings = with_way(settings, adapt or "auto")
-    check_base(settings, base)
-    return settings
+        settings = load_recipe(recipe or RECIPE)
+    else:
+        settings = load_recipe(recipe) if recipe is not None else recipe_of_base(base, train=load_recipe(RECIPE).train)
+        settings = with_way(settings, adapt or "auto")
+    return augment_recipe(settings, base=base, compressor=compressor)
 
 
 def _enlarging(trained: Run, base: str | Path | None, *, out: Path) -> Run:
@@ -258,7 +260,8 @@ def _claim(out: Path, **arguments: Any) -> None:
     write_json(path, facts)
 
 
-def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str]) -> None:
+def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str], *, num: int | None) -> None:
+    """Refuse findings of which nothing can be learned or proved, and to balance what is balanced already."""
     for finding in findings:
         if finding not in train.findings:
             raise InputError(f"no film states '{finding}'", file=prepared.path, remedy=nearest(finding, train.findings))
@@ -269,6 +272,9 @@ def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str]) -
         if lacking < FEWEST_FILMS:
             raise InputError(f"only {lacking} training films are known to lack '{finding}', so nothing can be proved about it",
                              file=prepared.path, remedy="add films with 'No Finding' or other findings")
+    if num is None and not any(deficits(train, findings).values()):
+        raise InputError(f"no finding is more frequent among the training images than {' and '.join(findings)}, so there is nothing to "
+                         "balance", file=prepared.path, remedy="say how many images to make (--num), or augment a rarer finding")
 
 
 def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float, seed: int,
@@ -278,15 +284,15 @@ def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, n
     if path.exists():
         return read_plan(path, allow=prepared.findings)
     if num is not None:
-        return workflow.plan(prepared, count=dict.fromkeys(findings, num), seed=seed, out=path)
-    wanted = workflow.plan(prepared, balance=findings, seed=seed)
+        return workflow.plan(prepared, count=dict.fromkeys(findings, num), model=run, seed=seed, out=path)
+    wanted = workflow.plan(prepared, balance=findings, model=run, seed=seed)
     fits = int(seconds / _seconds_per_film(prepared, run, device=device, threads=threads))
     if len(wanted) <= fits:
         wanted.write(path)
         return wanted
     each = max(FEWEST_FILMS, fits // (2 * len(findings)))  # every film with the finding has a companion without it
     print(f"  balance would take {len(wanted)} films, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
-    return workflow.plan(prepared, count=dict.fromkeys(findings, each), seed=seed, out=path)
+    return workflow.plan(prepared, count=dict.fromkeys(findings, each), model=run, seed=seed, out=path)
 
 
 def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: int | None) -> float:

@@ -56,7 +56,7 @@ from synthorax.steps.loop import Loop, LoopConfig, run_loop
 from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models import PathLike, source_of
 from synthorax.steps.pack import pack_cascade
-from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, read_plan, repeated
+from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
@@ -165,14 +165,20 @@ def pack(runs: Sequence[Run | PathLike], *, out: PathLike, guide: Run | PathLike
 
 
 def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
-         companions: float = 1.0, seed: int = 0, out: PathLike | None = None) -> Plan:
-    """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes."""
+         companions: float = 1.0, model: Run | PathLike | None = None, seed: int = 0, out: PathLike | None = None) -> Plan:
+    """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes.
+
+    What `model` is not conditioned on is left out of the plan, such as the site where it knows none. Raises UsageError and InputError.
+    """
     if not balance and not count:
         raise UsageError("say what to balance (balance=...) or how many of which finding to make (count=...)")
+    check_counts(count or {}, companions=companions)
     prepared = _prepared(data)
     names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
     counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
     made = balancing_plan(prepared.films("train"), balance=names, count=counts, companions=companions, seed=seed)
+    if model is not None:
+        made = made.heard_by(source_of(model)[1])
     if out is not None:
         made.write(Path(out))
     return made
@@ -196,7 +202,14 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
 
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
     """
+    if plan is None:
+        check_num(num)
+    if batch_size < 1:
+        raise UsageError(f"batch_size {batch_size}: a batch has at least one film")
     source, spec, settings = source_of(model)
+    if image_size not in (None, spec.image_size):
+        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+                         "model")
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
               "image_noise": image_noise, "enlarging_steps": enlarging_steps, "clip": clip}
@@ -210,11 +223,6 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
-    if image_size not in (None, spec.image_size):
-        raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
-                         "model")
-    if batch_size < 1:
-        raise UsageError(f"batch_size {batch_size}: a batch has at least one film")
     check_settings(source.model, settings)
     plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:

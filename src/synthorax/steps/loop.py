@@ -138,7 +138,7 @@ def error_plan(train: Films, findings: Sequence[str], found: Mapping[str, tuple[
             weights = np.array([1.0 if found is None else found[name][place].expected(train.studies[film], subtypes) for film in donors])
             for film in rng.choice(donors, size=share, p=weights / weights.sum()).tolist():
                 row = row_like(train, film=film, person=film, seed=derive(seed, "image", len(rows)), rng=rng)
-                rows.append(replace(row, site=train.studies[film].site, lesions=_lesions(train, film, row)))
+                rows.append(replace(row, lesions=_lesions(train, film, row)))
     return Plan(rows=tuple(rows))
 
 

@@ -20,10 +20,12 @@ from synthorax.steps.plan_row import PlanRow
 from synthorax.steps.plan_table import columns_of, read_rows, write_rows
 from synthorax.types import Films, Stated
 
-__all__ = ["FEWEST_FILMS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "plan_like", "read_plan", "repeated", "row_like",
-           "simple_plan"]
+__all__ = ["FEWEST_FILMS", "MOST_IMAGES", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "check_counts", "check_num", "deficits",
+           "plan_like", "read_plan", "repeated", "row_like", "simple_plan", "sites_of"]
 
 FEWEST_FILMS = 5
+MOST_IMAGES = 1_000_000
+"""images of one plan, and of one call of generate"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +95,23 @@ def balancing_plan(train: Films, *, balance: Sequence[str] = (), count: Mapping[
 
     The labels of a row are those of a real training film that shows the finding, so that findings keep occurring together as
     they do; view, sex and age come from another such film. For every row, `companions` rows ask for a random training film's
-    labels *without* the finding: otherwise "synthetic" and "positive" would be the same thing to a classifier.
-    Raises InputError for a finding with fewer than five films.
+    labels *without* the finding: otherwise "synthetic" and "positive" would be the same thing to a classifier. A row keeps the site of
+    the film whose labels it has, where the films come from several sites. Raises InputError for a finding with fewer than five films,
+    where all findings to balance are the most frequent one already, and UsageError for more than `MOST_IMAGES`.
     """
-    deficits = _deficits(train, balance) | dict(count or {})
-    for finding in deficits:
+    wanted_of = deficits(train, balance) | dict(count or {})
+    for finding in wanted_of:
         _check_finding(train, finding)
+    check_counts(wanted_of, companions=companions)
+    if wanted_of and not any(wanted_of.values()):
+        shown = {name: int((train.column(name) == 1).sum()) for name in wanted_of}
+        told = ", ".join(f"'{name}' ({number:,} training images show it)" for name, number in shown.items())
+        raise InputError(f"there is nothing to balance: no finding is more frequent than {told}",
+                         remedy=f"ask for a number instead, such as --count {next(iter(shown))}=100, or balance a rarer finding")
     rng = np.random.default_rng(derive(seed, "plan"))
     rows: list[PlanRow] = []
     totals: Counter[str] = Counter()
-    for finding, wanted in sorted(deficits.items(), key=lambda item: item[1]):
+    for finding, wanted in sorted(wanted_of.items(), key=lambda item: item[1]):
         shows = np.flatnonzero(train.column(finding) == 1)
         lacks = np.flatnonzero(train.column(finding) == 0)
         while totals[finding] < wanted:
@@ -112,17 +121,37 @@ def balancing_plan(train: Films, *, balance: Sequence[str] = (), count: Mapping[
             whole, part = divmod(companions, 1)
             for _ in range(int(whole) + int(rng.random() < part) if len(lacks) else 0):
                 rows.append(_row(train, lacks, seed=derive(seed, "image", len(rows)), rng=rng))
-    return Plan(rows=tuple(rows))
+    return _plan_of(rows, train)
 
 
 def plan_like(films: Films, *, num: int, seed: int = 0) -> Plan:
     """`num` rows with the labels, view, sex and age of films drawn at random: an unconditional sample of what was trained on."""
     rng = np.random.default_rng(derive(seed, "plan like"))
     donors = np.arange(len(films))
-    return Plan(rows=tuple(_row(films, donors, seed=derive(seed, "image", number), rng=rng) for number in range(num)))
+    return _plan_of([_row(films, donors, seed=derive(seed, "image", number), rng=rng) for number in range(num)], films)
 
 
-def _deficits(train: Films, balance: Sequence[str]) -> dict[str, int]:
+def _plan_of(rows: Sequence[PlanRow], train: Films) -> Plan:
+    """The rows as a plan, without the site where all films come from one: no model is conditioned on it then."""
+    return Plan(rows=tuple(rows) if sites_of(train) else tuple(replace(row, site="") for row in rows))
+
+
+def check_counts(count: Mapping[str, int], *, companions: float = 1.0) -> None:
+    """Refuse numbers of images by finding that are no numbers of images, or more in all than one plan holds. Raises UsageError."""
+    for finding, number in count.items():
+        if number < 0:
+            raise UsageError(f"count {finding}={number}: a number of images is not below 0")
+        if finding == NO_FINDING:
+            raise UsageError(f"'{NO_FINDING}' is no finding to ask for by number: every image with a finding gets companions without it "
+                             "(--companions); images of normal chests alone are made by generate --without")
+    total = sum(count.values()) * (1 + companions)
+    if total > MOST_IMAGES:
+        raise UsageError(f"that would be {total:,.0f} images, companions included, and one plan holds at most {MOST_IMAGES:,}; split it "
+                         "into several plans with different seeds (--seed), and generate each into a folder of its own")
+
+
+def deficits(train: Films, balance: Sequence[str]) -> dict[str, int]:
+    """How many images of each finding in `balance` are missing to the most frequent finding; `["all"]` are all that can be learned."""
     findings = [name for name in train.findings if name != NO_FINDING]
     have = {name: int((train.column(name) == 1).sum()) for name in findings}
     wanted = findings if list(balance) == ["all"] else list(balance)
@@ -149,13 +178,31 @@ def _row(train: Films, donors: np.ndarray[Any, np.dtype[np.intp]], *, seed: int,
 
 
 def row_like(train: Films, *, film: int, person: int, seed: int, rng: np.random.Generator) -> PlanRow:
-    """A row with the labels of one training film, and view, sex and nearly the age of another (or the same)."""
+    """A row with the labels of one training film and its site, and view, sex and nearly the age of another (or the same).
+
+    The site goes with the labels, because how often a finding is seen differs from place to place.
+    """
     meaning = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT}
     labels = {name: meaning[float(value)] for name, value in zip(train.findings, train.labels[film], strict=True)
               if name != NO_FINDING and float(value) in meaning}
     donor = train.studies[person]
     age = round(float(np.clip(donor.age_years + rng.integers(-5, 6), 0, 100))) if donor.age_years == donor.age_years else math.nan
-    return PlanRow(seed=seed, labels=labels, view=donor.view, sex=donor.sex, age_years=age)
+    return PlanRow(seed=seed, labels=labels, view=donor.view, sex=donor.sex, age_years=age, site=train.studies[film].site)
+
+
+def sites_of(films: Films) -> tuple[str, ...]:
+    """The sites that the films come from; none where there is only one, which then says nothing."""
+    sites = sorted({study.site for study in films.studies if study.site})
+    return tuple(sites) if len(sites) > 1 else ()
+
+
+def check_num(num: int) -> None:
+    """Refuse a number of images that is none, or more than one call makes."""
+    if num < 1:
+        raise UsageError(f"num {num}: make at least one image")
+    if num > MOST_IMAGES:
+        raise UsageError(f"num {num:,}: one call makes at most {MOST_IMAGES:,} images; split it into several calls with different seeds "
+                         "(--seed), each into a folder of its own")
 
 
 def simple_plan(*, num: int, present: Sequence[str] = (), absent: Sequence[str] = (), view: str = "", sex: str = "",
@@ -166,5 +213,6 @@ def simple_plan(*, num: int, present: Sequence[str] = (), absent: Sequence[str] 
 
 
 def repeated(row: PlanRow, *, num: int, seed: int = 0) -> Plan:
-    """`num` times the same request, each with a seed of its own."""
+    """`num` times the same request, each with a seed of its own. Raises UsageError for none, or for more than `MOST_IMAGES`."""
+    check_num(num)
     return Plan(rows=tuple(replace(row, seed=derive(seed, "image", number)) for number in range(num)))

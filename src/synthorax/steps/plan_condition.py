@@ -51,7 +51,8 @@ def check_row(row: PlanRow, spec: ModelSpec, *, file: Path | None = None) -> Non
             if name not in spec.findings and name != NO_FINDING:
                 raise where.refuse(f"the model was not trained on '{name}'", nearest(name, spec.findings))
     if row.site and row.site not in spec.sites:
-        raise where.refuse(f"the model does not know the site '{row.site}'", _choice(row.site, spec.sites))
+        raise where.refuse(f"the model does not know the site '{row.site}'",
+                           _choice(row.site, spec.sites) + ("" if file is None else "; plan with --for MODEL to leave such sites out"))
     for name in _classes(row, spec):
         if name not in spec.masks:
             raise where.refuse(f"the model hears no masks of '{name}'", _choice(name, spec.masks))

@@ -32,7 +32,7 @@ from synthorax.steps import adapt
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.generate import preview
 from synthorax.steps.models import PathLike, load_base, load_guide, weights_of
-from synthorax.steps.plan import plan_like
+from synthorax.steps.plan import plan_like, sites_of
 from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
 from synthorax.steps.support import Support
 from synthorax.training import loop
@@ -111,7 +111,7 @@ def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, Film
     """The objective of a recipe with fresh weights, and the training films as it is to see them."""
     films = _training_films(prepared, recipe)
     masks = films.masks.names if films.masks else ()
-    return build_objective(recipe, findings=films.findings, sites=_sites(films), masks=masks), films
+    return build_objective(recipe, findings=films.findings, sites=sites_of(films), masks=masks), films
 
 
 def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
@@ -130,12 +130,6 @@ def _training_films(prepared: Prepared, recipe: Recipe) -> Films:
     lesion = getattr(recipe.objective, "lesion", None)
     masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
     return without_no_finding(prepared.films("train", size=recipe.model.image_size, masks=masks))
-
-
-def _sites(films: Films) -> tuple[str, ...]:
-    """The sites that the films come from; none where there is only one, which then says nothing."""
-    sites = sorted({study.site for study in films.studies if study.site})
-    return tuple(sites) if len(sites) > 1 else ()
 
 
 def _sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engine) -> loop.Look:
@@ -164,7 +158,7 @@ def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engin
     real = unit_images(shown.images)
     side = recipe.model.image_size // recipe.model.reduction
     small = F.adaptive_avg_pool2d(real, side)
-    asked = replace(condition_of(shown.studies, shown.labels, sites=_sites(films)), image=small)
+    asked = replace(condition_of(shown.studies, shown.labels, sites=sites_of(films)), image=small)
 
     def write(model: Any, step: int) -> None:
         with engine.autocast():
