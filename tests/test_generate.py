@@ -20,7 +20,7 @@ from synthorax.data.prepared import load_films
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.protocols import SampleSettings, as_model
-from synthorax.steps.generate import Source, generate_films, preview
+from synthorax.steps.generate import Source, generate_films, preview, stated_by_text
 from synthorax.steps.plan import STATED_ONLY, Plan, PlanRow, simple_plan
 from synthorax.steps.support import Support
 from synthorax.types import Lesion, Stated
@@ -197,6 +197,29 @@ def test_a_film_keeps_what_was_asked_of_it(source: Source, engine: Engine, tmp_p
     assert asked["masks"] == {"lung": "masks/lung/synthetic-000000.png"} and asked["labels"] == {"Effusion": 0.5, "Mass": 1}
     assert [lesion["mask"] for lesion in asked["lesions"]] == [mass.mask, box.mask]
     assert str(tmp_path) not in (tmp_path / "a/metadata.csv").read_text(), "no path of this machine leaves it"
+
+
+def test_a_film_asked_for_by_text_states_the_findings_of_the_text(source: Source, engine: Engine, tmp_path: Path) -> None:
+    rows = tuple(PlanRow(seed=number, text=text) for number, text in enumerate((
+        "small left effusion NOT mass", "possible mass. No effusion.", "normal chest", "mass AND effusion")))
+    dataset = made(source, tmp_path / "a", engine, plan=Plan(rows=(*rows, PlanRow(seed=9, text="mass", labels={"Mass": Stated.ABSENT}))))
+    present, absent, uncertain = Stated.PRESENT, Stated.ABSENT, Stated.UNCERTAIN
+    assert [study.labels for study in dataset.studies] == [
+        {"Effusion": present, "Mass": absent}, {"Mass": uncertain, "Effusion": absent}, {"No Finding": present},
+        {"Mass": present, "Effusion": present}, {"Mass": absent}]
+    assert [study.extra.get("findings_from_text") for study in dataset.studies] == [
+        "Effusion|!Mass", "Mass?|!Effusion", "No Finding", "Mass|Effusion", ""]
+    films = load_films(dataset, size=8, findings=("Effusion", "Mass"), policy=STATED_ONLY)
+    assert films.labels[:, 0].tolist()[:4] == [1, 0, 0, 1], "what screening, grading and training see"
+
+
+@pytest.mark.parametrize(("row", "told"), [
+    (PlanRow(seed=0, text="no acute disease", labels={"Mass": Stated.PRESENT}), {}),
+    (PlanRow(seed=0, text="large mass", labels={"No Finding": Stated.PRESENT}), {}),
+    (PlanRow(seed=0, text="mass with effusion", labels={"Mass": Stated.PRESENT}), {"Effusion": Stated.PRESENT}),
+    (PlanRow(seed=0, text="effusion NOT effusion"), {"Effusion": Stated.PRESENT}), (PlanRow(seed=0), {})])
+def test_what_a_row_says_itself_outdoes_its_text(row: PlanRow, told: dict[str, Stated]) -> None:
+    assert stated_by_text(row, findings=("Effusion", "Mass")) == told
 
 
 def test_kept_masks_are_those_that_the_model_heard(source: Source, engine: Engine, tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 
 from synthorax import workflow
 from synthorax.config import parse_duration
-from synthorax.data.dataset import Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, digest_of, read_dataset
 from synthorax.data.phantom import write_phantom_dataset
-from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.sources import origins_of
 from synthorax.engine import Device, started
@@ -29,6 +28,7 @@ from synthorax.run import Run, read_spec
 from synthorax.steps.adapt import LEARNING_RATES, recipe_of_base, resolved, sentence, with_way
 from synthorax.steps.augment_check import augment_recipe, check_images, image_size, known_findings
 from synthorax.steps.generate import preview
+from synthorax.steps.join import join_training_set
 from synthorax.steps.models import source_of, stages_of
 from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits, plan_like, read_plan
 from synthorax.steps.recipe import Recipe, load_recipe
@@ -137,7 +137,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
                               device=device, threads=threads, into=report)
     report = replace(_with_base(report, trained, seen=seen),
                      command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
-    joined = _joined(train, synthetic, source, out=out / "train")
+    joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+                               facts={"licence": source.facts.get("licence", "as its sources")})
     report.write(out)
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
 
@@ -316,26 +317,6 @@ def _screened(made: Dataset, prepared: Prepared, findings: Sequence[str], *, out
     write_json(out / "screening.json", screened.to_dict())
     print(f"  {screened}", file=sys.stderr)
     return screened.kept
-
-
-def _joined(train: Films, synthetic: Dataset, source: Dataset, *, out: Path) -> Dataset:
-    """One dataset folder with every real training film and every kept synthetic one, all of the same size."""
-    if (out / "dataset.json").exists():
-        return read_dataset(out)
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "images").mkdir(parents=True)
-    studies = []
-    for number, (study, film) in enumerate(zip(train.studies, train.images, strict=True)):
-        name = f"images/real-{number:06d}.png"
-        write_png(out / name, film)
-        studies.append(replace(study, file_name=name, masks={}, split="train", extra={}))
-    for study in synthetic.studies:
-        copy_files(study, source=synthetic.path, out=out)
-        studies.append(replace(study, split="train"))
-    write_table(out, studies)
-    write_facts(out, name=f"{source.name} augmented", studies=studies, synthetic=False,
-                extra={"labels": list(source.findings), "mixed": True, "licence": source.facts.get("licence", "as its sources")})
-    return read_dataset(out)
 
 
 def _command(dataset: str | Path, findings: Sequence[str], out: Path, budget: str | float, *, base: str | Path | None,

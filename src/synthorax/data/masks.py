@@ -123,6 +123,12 @@ def as_box(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(mask >= top, np.uint8(IN_BOX), np.uint8(0))
 
 
+def black_and_white(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask [S, S] with edges at half of a pixel, as files have them; what is smaller than a pixel keeps its most covered one."""
+    least = min(IN_BOX, max(1, int(mask.max(initial=0))))
+    return np.where(mask == IN_BOX, np.uint8(IN_BOX), np.where(mask >= least, np.uint8(INSIDE), np.uint8(0)))
+
+
 def box_mask(box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
     """A box (left, top, width, height in parts of the square film) as [size, size], 128 in pixels whose centre is inside, at least one.
 

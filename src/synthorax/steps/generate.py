@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
-from synthorax.data.masks import IN_BOX, INSIDE
+from synthorax.data.language import labels_of, parse_text
+from synthorax.data.masks import IN_BOX, black_and_white
 from synthorax.data.pixels import from_unit, write_png
+from synthorax.data.vocabulary import NO_FINDING, NOT_A_FINDING_OF_DISEASE, format_findings
 from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
 from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
@@ -25,14 +27,17 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import remove_temporaries, sha256, write_json
 from synthorax.progress import Report, quiet
+from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
 from synthorax.run import only_user
 from synthorax.steps.plan import Plan, PlanRow
 from synthorax.steps.plan_condition import Drawn, drawn, measured_lesions
 from synthorax.steps.support import Support
-from synthorax.types import Study
+from synthorax.types import Stated, Study
 
 BATCH_SIZE = 16
+FROM_TEXT = "findings_from_text"
+"""column that says which findings of a row were stated by its text alone"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,9 +166,34 @@ def _study(source: Source, plan: Plan, number: int, settings: SampleSettings, *,
     if source.support is not None:
         extra["extrapolation"] = "; ".join(source.support.beyond(replace(row, lesions=measured_lesions(row, masks))))
     study = own.study(f"images/{_file_name(number)}")
+    if told := stated_by_text(row, findings=source.model.spec.findings):
+        extra[FROM_TEXT] = format_findings(told)
     kinds = ["box" if mask is not None and mask.max() == IN_BOX else "" for mask in masks.lesions]
     lesion_kind = {"lesion_kind": "|".join(kinds)} if any(kinds) else {}
-    return replace(study, study_id=f"synthetic-{source.digest[:8]}-{number:06d}", extra={**study.extra, **lesion_kind, **extra})
+    return replace(study, study_id=f"synthetic-{source.digest[:8]}-{number:06d}", labels={**study.labels, **told},
+                   extra={**study.extra, **lesion_kind, **extra})
+
+
+def stated_by_text(row: PlanRow, *, findings: Sequence[str]) -> dict[str, Stated]:
+    """What the text of a row states of findings about which the row says nothing else; a finding behind NOT is stated absent.
+
+    >>> stated_by_text(PlanRow(seed=0, text="small left effusion NOT nodule"), findings=["Effusion", "Nodule"])
+    {'Effusion': <Stated.PRESENT: 'present'>, 'Nodule': <Stated.ABSENT: 'absent'>}
+    """
+    told: dict[str, Stated] = {}
+    for text, weight in split_prompt(row.text) if row.text.strip() else ():
+        for name, stated in labels_of(parse_text(text, allow=findings)).items():
+            if name in row.labels or name in told:
+                continue
+            if weight > 0:
+                told[name] = stated
+            elif stated is Stated.PRESENT and name != NO_FINDING:
+                told[name] = Stated.ABSENT
+    shown = {name for name, stated in {**told, **row.labels}.items() if stated is Stated.PRESENT and name not in NOT_A_FINDING_OF_DISEASE}
+    if NO_FINDING in shown and len(shown) > 1:  # they exclude one another: what the row itself says stands, or else the finding
+        dropped = shown if row.labels.get(NO_FINDING) is Stated.PRESENT else {NO_FINDING}
+        return {name: stated for name, stated in told.items() if name not in dropped}
+    return told
 
 
 def _unusual(settings: SampleSettings) -> dict[str, str]:
@@ -191,7 +221,7 @@ def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanR
     def placed(mask: NDArray[np.uint8], name: str) -> str:
         path = out / "masks" / name
         if not path.exists():
-            write_png(path, _black_and_white(mask))
+            write_png(path, black_and_white(mask))
         return path.relative_to(out).as_posix()
 
     lesions, seen = [], Counter[str]()
@@ -201,12 +231,6 @@ def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanR
         name = f"lesion/{stem}-{lesion.finding.replace(' ', '_')}{again}.png"
         lesions.append(lesion if mask is None else replace(lesion, mask=placed(mask, name)))
     return replace(row, lesions=tuple(lesions), masks={organ: placed(mask, f"{organ}/{stem}.png") for organ, mask in masks.organs.items()})
-
-
-def _black_and_white(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A mask [S, S] with edges at half of a pixel, as files have them; what is smaller than a pixel keeps its most covered one."""
-    least = min(IN_BOX, max(1, int(mask.max())))
-    return np.where(mask == IN_BOX, np.uint8(IN_BOX), np.where(mask >= least, np.uint8(INSIDE), np.uint8(0)))
 
 
 def _provenance(study: Study) -> dict[str, str]:
