@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from synthorax.data.adapters import ADAPTERS, cxr14, detect, dicom, folder
 from synthorax.data.dataset import digest_of, read_dataset
 from synthorax.data.pixels import read_image, write_png
-from synthorax.errors import InputError, UsageError
+from synthorax.errors import InputError
 from synthorax.registry import lookup
 from synthorax.types import Stated
 
@@ -90,14 +90,21 @@ def test_a_wrong_label_stops_before_anything_is_written(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_existing_work_is_not_overwritten_and_a_killed_run_does_not_stand_in_the_way(source, tmp_path):
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "half.png").write_bytes(b"")
+def test_finished_work_is_used_again_and_other_work_is_not_overwritten(source, tmp_path):
     (tmp_path / "out").mkdir()
-    folder.ingest(source, tmp_path / "out")
-    with pytest.raises(UsageError, match="not empty"):
+    first = folder.ingest(source, tmp_path / "out")
+    again = folder.ingest(source, tmp_path / "out", progress=lambda part, text: pytest.fail("read again"))
+    assert again.studies == first.studies
+    table = source / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("No Finding", "Mass"), encoding="utf-8")
+    with pytest.raises(InputError, match="holds a dataset folder with other labels"):
         folder.ingest(source, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "out"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(InputError, match="is not empty"):
+        folder.ingest(source, tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "mine", "out"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_text_embedded_in_a_picture_does_not_enter_the_dataset(tmp_path):

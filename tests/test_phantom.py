@@ -195,8 +195,9 @@ def test_dataset_is_reproducible_and_never_overwrites(tmp_path):
     folders = [write_phantom_dataset(tmp_path / name, num=4, size=32, seed=2).path for name in ("a", "b")]
     first, second = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in folders)
     assert first == second
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="with other size, seed"):
         write_phantom_dataset(tmp_path / "a", num=4)
+    assert write_phantom_dataset(tmp_path / "a", num=4, size=32, seed=2).path == folders[0], "finished drawings are used again"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     with pytest.raises(UsageError, match="Hernia"):
         write_phantom_dataset(tmp_path / "c", prevalence={"Hernia": 0.1})

@@ -47,7 +47,7 @@ def test_films_are_the_letterboxed_files_with_their_rows(tmp_path):
     prepared = prepare_dataset(dataset, tmp_path / "out", size=16, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 20) for done in range(1, 21)]
     assert sorted(path.name for path in prepared.path.iterdir()) == [
-        "fingerprint.json", "images.npy", "metadata.csv", "prepared.json", "rejects.csv"]
+        "fingerprint.json", "images.npy", "metadata.csv", "prepared.json", "rejects.csv", "synthorax.json"]
     films = prepared.films()
     assert films.images.shape == (20, 16, 16) and films.images.dtype == np.uint8
     assert [replace(study, split="") for study in films.studies] == list(dataset.studies)
@@ -123,23 +123,48 @@ def test_same_inputs_are_used_again_and_others_refused(tmp_path):
     before = (first.path / "images.npy").stat().st_mtime_ns
     again = prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda done, total: pytest.fail("decoded again"))
     assert again == first and (again.path / "images.npy").stat().st_mtime_ns == before
-    for change in ({"size": 16}, {"size": 8, "seed": 1}, {"size": 8, "policy": LabelPolicy(unlisted="not stated")}):
-        with pytest.raises(InputError, match="not made from these inputs"):
+    for name, change in (("size", {"size": 16}), ("seed", {"size": 8, "seed": 1}),
+                         ("policy", {"size": 8, "policy": LabelPolicy(unlisted="not stated")})):
+        with pytest.raises(InputError, match=f"holds a prepared folder with other {name}; choose another --out"):
             prepare_dataset(dataset, tmp_path / "out", **change)
     time.sleep(0.01)
     write_png(dataset.path / "images/0.png", read_image(dataset.path / "images/0.png")[::-1].copy())
-    with pytest.raises(InputError, match="not made from these inputs"):
+    with pytest.raises(InputError, match="other images"):
         prepare_dataset(dataset, tmp_path / "out", size=8)
-    replaced = prepare_dataset(dataset, tmp_path / "out", size=8, overwrite=True)
-    assert replaced.digest != first.digest and sorted(path.name for path in tmp_path.iterdir()) == ["films", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "out"]
+
+
+def test_masks_that_were_changed_since_are_noticed(tmp_path):
+    dataset = write_phantom_dataset(tmp_path / "films", num=12, size=32)
+    prepare_dataset(dataset, tmp_path / "out", size=8)
+    mask = dataset.path / next(study.masks["lung_mask"][0] for study in dataset.studies)
+    mask.write_bytes(mask.read_bytes() + b" ")
+    with pytest.raises(InputError, match="other masks"):
+        prepare_dataset(dataset, tmp_path / "out", size=8)
+
+
+def test_folders_from_before_claims_are_used_again(tmp_path):
+    dataset = make_dataset(tmp_path / "films", 8)
+    first = prepare_dataset(dataset, tmp_path / "out", size=8)
+    (tmp_path / "out" / "synthorax.json").unlink()
+    assert prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda done, total: pytest.fail("decoded again")) == first
+    (tmp_path / "out" / "synthorax.json").unlink()
+    with pytest.raises(InputError, match="is not empty"):
+        prepare_dataset(dataset, tmp_path / "out", size=8, seed=1)
+
+
+def test_a_full_disk_is_an_error_and_no_signal(tmp_path, small_disk):
+    with pytest.raises(OSError, match="No space left"):
+        prepare_dataset(make_dataset(tmp_path / "films", 8), small_disk / "out", size=256)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_foreign_folder_is_never_overwritten(tmp_path):
     dataset = make_dataset(tmp_path / "films", 8)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("irreplaceable")
-    with pytest.raises(InputError, match="exists"):
-        prepare_dataset(dataset, tmp_path / "thesis", size=8, overwrite=True)
+    with pytest.raises(InputError, match="is not empty"):
+        prepare_dataset(dataset, tmp_path / "thesis", size=8)
     assert (tmp_path / "thesis" / "chapter.txt").exists()
 
 

@@ -48,6 +48,20 @@ def read_with_digest(path: Path) -> bytes:
     return content
 
 
+def reserve(path: Path, num_bytes: int) -> None:
+    """Take the space of a file on its disk before it is written through a memory map, where a full disk would kill the process.
+
+    Raises OSError where there is too little space.
+    """
+    with path.open("r+b") as handle:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, num_bytes)
+        else:  # macOS and Windows
+            handle.seek(0, os.SEEK_END)
+            while (missing := num_bytes - handle.tell()) > 0:
+                handle.write(bytes(min(missing, 1 << 20)))
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as handle:

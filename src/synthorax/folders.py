@@ -82,9 +82,9 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
     """Hold `out` for this process and for one piece of work: an empty or absent folder, or one that the same work has claimed before.
 
     `kind` says what is made, as in "a prepared folder"; `inputs`, JSON-ready by their names in messages, are all that it depends on:
-    digests, not only paths. `adopt` says that the folder is known to hold such work, though without a claim. A claim whose work has left
-    nothing but `drafts` binds nobody. Any other folder is refused with an InputError and not touched. If the work fails before anything
-    was delivered, the folder is left as it was found.
+    digests, not only paths. `adopt` says that the folder is known to hold such work, finished, though without a claim. A claim whose
+    work has left nothing but `drafts` binds nobody. Any other folder is refused with an InputError and not touched. If the work fails
+    before anything was delivered, the folder is left as it was found.
 
     >>> with claimed("kept", kind="a screening", inputs={"seed": 0}) as folder:  # doctest: +SKIP
     ...     if not folder.done:
@@ -99,9 +99,8 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
         try:
             if not claim:
                 with _told(out):
-                    write_json(out / CLAIM_NAME, wanted)
-            done = _recovered(out, claim)
-            yield Folder(path=out, again=bool(claim), done=done)
+                    write_json(out / CLAIM_NAME, wanted | ({"done": True} if adopt else {}))
+            yield Folder(path=out, again=bool(claim), done=_recovered(out, claim or _claim_of(out)))
         finally:
             _tidied(out, made)
 
@@ -137,19 +136,19 @@ def write_once(path: Path, content: bytes) -> None:
         write_atomic(path, content)
 
 
-def tree_digest(folder: Path, *, without: Path | None = None) -> str:
-    """SHA-256 of a folder as it is now: tables and other small text by content, all else by name, size and time of change.
+def stamps(folder: Path, *, without: Path | None = None) -> dict[str, str]:
+    """What a folder of images holds now, for a claim: a digest of its tables, by content, and one of all other files, by size and time.
 
     Hidden files and everything below `without`, where results go, are left out.
     """
-    digest, apart = hashlib.sha256(), None if without is None else without.resolve()
+    tables, others, apart = hashlib.sha256(), hashlib.sha256(), None if without is None else without.resolve()
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != apart)
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = here / name
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{file_stamp(path)}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+        for path in (here / name for name in sorted(files) if not name.startswith(".")):
+            told = f"{path.relative_to(folder).as_posix()}\0{file_stamp(path)}\0".encode("utf-8", "surrogateescape")
+            (tables if path.suffix.lower() in _READ_WHOLE else others).update(told)
+    return {"labels": tables.hexdigest(), "images": others.hexdigest()}
 
 
 def file_stamp(path: Path) -> str:
@@ -267,7 +266,7 @@ def _told(out: Path) -> Iterator[None]:
 
 
 def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(inputs, default=str, sort_keys=True))
+    plain: dict[str, Any] = json.loads(json.dumps(inputs, default=str))
     return plain
 
 

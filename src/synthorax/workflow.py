@@ -39,6 +39,7 @@ from synthorax.evaluation.rqs import radiomics_quality
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
+from synthorax.folders import file_stamp
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_films
 from synthorax.progress import progress
@@ -76,7 +77,7 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
     name = adapter or detect(source)
     if name == "dataset":
         return read_dataset(source, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
-    out = Path(out) if out is not None else _cached("ingest", source, name, str(label_table), *allow, str(patient_per_film))
+    out = Path(out) if out is not None else _cached("ingest", source, name, *_content_of(label_table), *allow, str(patient_per_film))
     if (out / "dataset.json").exists() and out.is_relative_to(_cache()):
         return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
@@ -104,7 +105,8 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
         dataset = read_dataset(dataset, allow=allow, patient_per_film=patient_per_film)
     policy = policy or LabelPolicy()
     if out is None:
-        out = _cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy))
+        labels = hashlib.sha256(repr(dataset.studies).encode()).hexdigest()  # a label table may lie elsewhere
+        out = _cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy), labels)
     with progress("prepare") as report:
         made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, films_per_patient=films_per_patient,
                                policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} images"))
@@ -491,6 +493,10 @@ def _prepared(value: Prepared | PathLike) -> Prepared:
 
 def _cache() -> Path:
     return Path(os.environ.get("SYNTHORAX_CACHE") or Path.home() / ".cache" / "synthorax")
+
+
+def _content_of(table: PathLike | None) -> tuple[str, ...]:
+    return () if table is None else (file_stamp(Path(table)),)
 
 
 def _cached(kind: str, source: Path, *parts: str) -> Path:

@@ -7,8 +7,6 @@ The patient faces the viewer as on a light box: **the patient's left is on the r
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthorax.data import phantom_anatomy as anatomy
-from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, read_dataset, write_facts, write_table
 from synthorax.data.phantom_anatomy import Body, Field, Lung
 from synthorax.data.pixels import write_png
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.errors import InputError, UsageError, nearest
+from synthorax.errors import UsageError, nearest
+from synthorax.folders import claimed
 from synthorax.types import Stated, Study
 
 FINDINGS = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
@@ -251,31 +250,26 @@ def write_phantom_dataset(
 
     The number of patients with each finding is `prevalence` (share of patients) rounded, not drawn. Masks, side, size and
     severity of every lesion are in the table, in the order of `lesion_label`. With `places`, each patient's nodule is anywhere in the
-    lung field, and all else is the same. Raises `InputError` if `out` exists.
+    lung field, and all else is the same. Finished drawings are used again; raises `InputError` if `out` holds anything else.
 
     >>> dataset = write_phantom_dataset("drawn", num=40)  # doctest: +SKIP
     >>> dataset.facts["drawing"]  # doctest: +SKIP
     True
     """
     out = Path(out)
-    if out.exists():
-        raise InputError("the folder exists", file=out, remedy="choose another name or delete it")
-    specs = _draw_population(num, seed, dict(DEFAULT_PREVALENCE if prevalence is None else prevalence), places=places)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
-            (partial / folder).mkdir(parents=True)
-        studies = [_write_film(partial, patient, spec, size=size) for patient, spec in specs]
-        write_table(partial, studies)
-        write_facts(partial, name="phantom", studies=studies, synthetic=False,
-                    extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
-                           "description": "drawn chest phantoms: no film, no patient"})
-        partial.chmod(0o755)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    prevalence = dict(DEFAULT_PREVALENCE if prevalence is None else prevalence)
+    specs = _draw_population(num, seed, prevalence, places=places)
+    inputs = {"num": num, "size": size, "seed": seed, "prevalence": prevalence, "places": places}
+    with claimed(out, kind="a set of phantoms", inputs=inputs) as claim:
+        if not claim.done:
+            for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
+                (claim.work / folder).mkdir(parents=True)
+            studies = [_write_film(claim.work, patient, spec, size=size) for patient, spec in specs]
+            write_table(claim.work, studies)
+            write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
+                        extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
+                               "description": "drawn chest phantoms: no film, no patient"})
+            claim.deliver(last=(TABLE_NAME, FACTS_NAME))
     return read_dataset(out)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, write_table
+from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, files_of, write_table
 from synthorax.data.decode import Decoded, decode_films
 from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
@@ -32,7 +30,8 @@ from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_pa
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError
-from synthorax.files import write_json
+from synthorax.files import reserve, write_json
+from synthorax.folders import CLAIM_NAME, claimed, file_stamp
 from synthorax.types import Films, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
@@ -130,14 +129,14 @@ class Prepared:
 def prepare_dataset(
     dataset: Dataset, out: str | Path, *, size: int = 256, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0,
     films_per_patient: int = 5, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None, overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Decode, check, split by patient and cache `dataset` in the folder `out`, whole or not at all.
 
     Rejected, each with its row, reason and remedy in `rejects.csv`: what cannot be decoded, films of one grey value, second
     copies of a film (a copy under another patient would leak over the split), and training films beyond `films_per_patient`.
-    A folder that was made from the same table, files (by size and time of change) and arguments is used again; any other
-    existing folder is refused with `InputError`, unless `overwrite` and it is a prepared folder.
+    A folder that was made from the same table, files (by size and time of change, masks too) and arguments is used again; any other
+    one that is not empty is refused with `InputError`.
     `progress` is called with the number of films done and in all.
 
     >>> prepared = prepare_dataset(read_dataset("films"), "prepared", size=64)  # doctest: +SKIP
@@ -149,19 +148,11 @@ def prepare_dataset(
                          max_pixels=max_pixels)
     # Before the slow part, and with the row numbers of the whole table: a wrong split must not cost an hour of decoding.
     settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
-    inputs = _inputs_digest(dataset, settings)
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if (out / "prepared.json").exists() and _read_facts(out)["inputs"] == inputs:
-            return Prepared.load(out)
-        if not overwrite or not (out / "prepared.json").exists():
-            raise InputError("the folder exists and was not made from these inputs", file=out, remedy="choose another one or delete it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        _build(dataset, partial, settings, inputs=inputs, progress=progress)
-        _put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    inputs = _inputs(dataset, settings)
+    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=_unclaimed_twin(out, dataset, settings)) as folder:
+        if not folder.done:
+            _build(dataset, folder.work, settings, progress=progress)
+            folder.deliver(last=("prepared.json",))
     return Prepared.load(out)
 
 
@@ -207,7 +198,7 @@ class _Settings:
 
 
 def _build(
-    dataset: Dataset, partial: Path, settings: _Settings, *, inputs: str, progress: Callable[[int, int], None] | None
+    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
 ) -> None:
     """Fill the folder `partial`."""
     decoded, scratch = _decode(dataset, partial, settings, progress=progress)
@@ -235,7 +226,7 @@ def _build(
         "settings_digest": _settings_digest(asdict(settings)),
         "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
         FACT: _counted(rejects, num_accepted=len(rows)).to_facts(),
-        "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset), "inputs": inputs,
+        "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset),
         "sources": [origin.to_dict() for origin in origins_of(dataset)]})
 
 
@@ -273,7 +264,7 @@ def _decode(
     dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
 ) -> tuple[list[Decoded], NDArray[np.uint16]]:
     """All films into one scratch array of 16 bits on disk, because only the last film tells whether 8 are enough."""
-    scratch = open_memmap(partial / "scratch.npy", mode="w+", dtype=np.uint16, shape=(len(dataset), settings.size, settings.size))
+    scratch = _on_disk(partial / "scratch.npy", np.uint16, (len(dataset), settings.size, settings.size))
     decoded = []
     for row, film in enumerate(decode_films(_paths(dataset), size=settings.size, max_pixels=settings.max_pixels)):
         if film.pixels is not None:
@@ -308,11 +299,18 @@ def _narrow(images: NDArray[np.uint16], bits: int) -> NDArray[np.uint8] | NDArra
 
 def _write_images(partial: Path, scratch: NDArray[np.uint16], rows: Sequence[int], *, bits: int) -> None:
     dtype = np.uint8 if bits == 8 else np.uint16
-    images = open_memmap(partial / "images.npy", mode="w+", dtype=dtype, shape=(len(rows), *scratch.shape[1:]))
+    images = _on_disk(partial / "images.npy", dtype, (len(rows), *scratch.shape[1:]))
     for position, row in enumerate(rows):
         images[position] = _narrow(scratch[row], bits)
     images.flush()
     (partial / "scratch.npy").unlink()
+
+
+def _on_disk(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new array in a file whose whole space is taken from the disk already."""
+    array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    reserve(path, path.stat().st_size)
+    return array
 
 
 def _block_means(stored: NDArray[Any], rows: Sequence[int], factor: int) -> NDArray[Any]:
@@ -331,28 +329,24 @@ def _write_rejects(partial: Path, dataset: Dataset, rejects: Mapping[int, _Rejec
     (partial / "rejects.csv").write_bytes(table_bytes(("file", "row", "reason", "remedy"), rows))
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Rename the finished folder to `out`; an older one steps aside first and is deleted after."""
-    partial.chmod(0o755)  # temporary folders are closed to other users
-    if out.exists():
-        older = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        out.rename(older)
-        partial.rename(out)
-        shutil.rmtree(older, ignore_errors=True)
-    else:
-        partial.rename(out)
+def _inputs(dataset: Dataset, settings: _Settings) -> dict[str, Any]:
+    """All that decides what a prepared folder contains; files by size and time of change, so that asking is quick."""
+    rows, images, masks = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for study in dataset.studies:
+        rows.update(repr(study).encode())
+        for number, name in enumerate(files_of(study)):
+            (masks if number else images).update(f"{name}\0{file_stamp(dataset.path / name)}\0".encode("utf-8", "surrogateescape"))
+    return {"data set": str(dataset.path.resolve()), "labels": rows.hexdigest(), "findings": dataset.findings, "images": images.hexdigest(),
+            "masks": masks.hexdigest(), **asdict(settings)}
 
 
-def _inputs_digest(dataset: Dataset, settings: _Settings) -> str:
-    """Of all that decides what a prepared folder contains; files by size and time of change, so that asking is quick."""
-    digest = hashlib.sha256(json.dumps([SCHEMA, str(dataset.path.resolve()), dataset.findings, asdict(settings)]).encode())
-    for study, path in zip(dataset.studies, _paths(dataset), strict=True):
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise InputError(f"cannot be opened ({error.strerror})", file=path, remedy="copy the file or delete its row") from None
-        digest.update(repr((study, stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()
+def _unclaimed_twin(out: Path, dataset: Dataset, settings: _Settings) -> bool:
+    """Whether `out` is a prepared folder of the same data and settings that was made before folders had claims."""
+    if not (out / "prepared.json").is_file() or (out / CLAIM_NAME).exists():
+        return False
+    facts = _read_facts(out)
+    asked = json.loads(json.dumps([asdict(settings), dataset.findings]))
+    return [facts["settings"], facts["findings"]] == asked and bool(facts["source_digest"] == digest_of(dataset))
 
 
 def _settings_digest(settings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How every adapter leaves its dataset folder: built beside its place, renamed at the end, its rejects listed."""
+"""How every adapter leaves its dataset folder: built in a hidden folder inside, moved at the end, its rejects listed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from synthorax.data.dataset import Dataset, Note, read_dataset, with_own_patient
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.rejects import FACT, TABLE_NAME, counted
 from synthorax.data.tables import table_bytes
-from synthorax.errors import InputError, UsageError
+from synthorax.errors import InputError
 from synthorax.files import write_atomic
+from synthorax.folders import claimed, file_stamp, stamps
 from synthorax.progress import Report, quiet
 from synthorax.types import Study
 
@@ -50,6 +51,7 @@ def assemble(
     out: Path,
     sources: Sequence[Source],
     *,
+    made_from: Mapping[str, Any],
     place: Place,
     rejects: Iterable[Note] = (),
     notes: Iterable[Note] = (),
@@ -60,16 +62,14 @@ def assemble(
 ) -> Dataset:
     """Write the dataset folder `out`, whole or not at all, with `rejects.csv` and `notes.csv` (row, file_name, reason).
 
-    `afterwards` gives the rejects that show only once every film was placed. Raises `UsageError` where `out` holds
-    something already, `InputError` where no film is left.
+    One that is there and was `made_from` the same is used again. `afterwards` gives the rejects that show only once every film was
+    placed. Raises `InputError` where `out` holds something else, or where no film is left.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already and is not empty; delete it or choose another place")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)  # left by a run that was killed
-    try:
-        (building / "images").mkdir(parents=True)
+    with claimed(out, kind="a dataset folder", inputs={**made_from, "patient per image": patient_per_film}) as claim:
+        if claim.done:
+            return replace(read_dataset(out), notes=tuple(notes))
+        building = claim.work
+        (building / "images").mkdir()
         rejected, studies = [*rejects], []
         for number, source in enumerate(sources, start=1):
             try:
@@ -91,12 +91,14 @@ def assemble(
         _write_notes(building / TABLE_NAME, rejected)
         _write_notes(building / "notes.csv", notes)
         dataset = read_dataset(building)
-        if out.exists():
-            out.rmdir()
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        claim.deliver(last=("metadata.csv", "dataset.json"))
     return replace(dataset, path=out, notes=tuple(notes))
+
+
+def what_from(source: Path, out: Path, *, label_table: Path | str | None, allow: Iterable[str]) -> dict[str, Any]:
+    """What a dataset folder is made from, for its claim; without paths, because it may be given away."""
+    table = {} if label_table is None else {"label table": file_stamp(Path(label_table))}
+    return {**stamps(source, without=out), **table, "allowed findings": sorted(allow)}
 
 
 def place_image(path: Path, folder: Path, *, name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, NothingLostError, Source, assemble, files_below, leaves
+from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, NothingLostError, Source, assemble, files_below, leaves, what_from
 from synthorax.data.adapters.foreign_table import ALIASES, folded, only_table, translated
 from synthorax.data.attributes import parse_age_years, parse_view
 from synthorax.data.dataset import Dataset, Note, parse_study
@@ -84,7 +84,10 @@ def ingest(
         write_png(target, pixels)
         return _study(stated, facts, code, target.relative_to(folder).as_posix())
 
-    return assemble(out, films, place=place, rejects=rejects, notes=labels.notes, patient_per_film=patient_per_film,
+    made_from = what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "dicom"}
+    if pseudonym_key is not None:
+        made_from["pseudonym key"] = code.of("claim", "")
+    return assemble(out, films, made_from=made_from, place=place, rejects=rejects, notes=labels.notes, patient_per_film=patient_per_film,
                     afterwards=lambda: labels.unused(used), progress=progress)
 
 
