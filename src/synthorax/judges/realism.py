@@ -1,0 +1,173 @@
+"""Realism: whether images look like the real radiographs of a set at all, whatever they show. No network, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from sklearn.covariance import ledoit_wolf
+
+from synthorax.errors import InputError
+from synthorax.judges.appearance import appearance, layout, structure
+from synthorax.judges.cross_fit import patient_folds
+from synthorax.judges.fitting import FilmArray
+from synthorax.rng import derive
+from synthorax.types import Films
+
+RATE = 0.01
+"""part of real images of other patients that may be called unrealistic"""
+NUM_FOLDS = 5
+MIN_REAL = 10
+MOST_REAL = 2000
+"""real images that are looked at, at most"""
+TAIL = 0.1
+"""part of the real distances, the largest, from which the tail beyond the largest is extrapolated"""
+NEIGHBOURS = 5
+CHUNK_IMAGES = 64
+Vector = NDArray[np.float64]
+Distance = Callable[[Vector], Vector]
+"""Descriptions [M, F] to distances [M] from the real images that it was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Realism:
+    """What the check says of each image, row by row."""
+
+    p: Vector
+    """[M] in (0, 1]: how rarely a real image is as far from the others, in the space in which this one is farthest"""
+    space: tuple[str, ...]
+    """name of that space"""
+    distance: Vector
+    """[M], in that space"""
+    threshold: Vector
+    """[M]: the largest distance that passes, in that space"""
+
+    @property
+    def unrealistic(self) -> NDArray[np.bool_]:
+        """[M] whether the image is farther from the real ones than the threshold."""
+        return self.distance > self.threshold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RealismCheck:
+    """Calls an image unrealistic where it lies farther from the real images, in some space, than real images of other patients do.
+
+    Three spaces, each with an equal part of the false alarms: `appearance` (grey levels, power spectrum, local contrast), `layout` (the
+    image on a grid of 8 x 8) and `structure` (local contrast on such a grid); see `judges.appearance`.
+    """
+
+    rate: float
+    num_real: int
+    spaces: Mapping[str, _Space]
+
+    @classmethod
+    def fit(cls, train: Films, held_out: Films | None = None, *, rate: float = RATE) -> RealismCheck:
+        """Learn how real images look, and how far from one another those of different patients lie.
+
+        Cross-conformal (Vovk 2015): the patients of `train` and `held_out` are divided into five parts, and each image's distance is taken
+        from the images of the other parts. So the check needs no images that are only held out, and 100 in all are enough: beyond
+        the largest real distance the tail is extrapolated (see `_Space.p`). Raises InputError for fewer than 10 images or two patients.
+
+        >>> from synthorax.types import Study
+        >>> images = np.random.default_rng(0).integers(90, 110, (40, 32, 32), dtype=np.uint8)
+        >>> studies = tuple(Study(file_name=f"{n}.png", patient_id=f"{n}") for n in range(40))
+        >>> real = Films(images=images, studies=studies, findings=(), labels=np.zeros((40, 0), np.float32), digest="")
+        >>> bool(RealismCheck.fit(real).check(np.zeros((1, 32, 32), np.uint8)).unrealistic[0])
+        True
+        """
+        sides = [train] if held_out is None else [train, held_out]
+        images = np.concatenate([films.images for films in sides])
+        patients = np.concatenate([films.patients() for films in sides])
+        chosen = np.random.default_rng(derive(0, "realism")).permutation(len(images))[:MOST_REAL]
+        images, patients = images[chosen], patients[chosen]
+        folds = min(NUM_FOLDS, len(np.unique(patients)))
+        if len(images) < MIN_REAL or folds < 2:
+            raise InputError(f"{len(images)} real images of {len(np.unique(patients))} patients cannot say what is unrealistic",
+                             remedy=f"give at least {MIN_REAL} images of several patients, better 100")
+        part = patient_folds(patients, folds=folds, seed=0)
+        each = rate / len(SPACES)
+        return cls(rate=rate, num_real=len(images), spaces={
+            name: _Space.fit(_described(images, describe), part, describe=describe, make=make, rate=each)
+            for name, (describe, make) in SPACES.items()})
+
+    def check(self, images: FilmArray) -> Realism:
+        """Judge images [M, S, S] of the same size as the real ones."""
+        names = list(self.spaces)
+        distances = np.stack([space.distances(images) for space in self.spaces.values()])
+        p = np.stack([space.p(own) for space, own in zip(self.spaces.values(), distances, strict=True)])
+        farthest, each = p.argmin(axis=0), np.arange(len(images))
+        thresholds = np.array([space.threshold for space in self.spaces.values()])
+        return Realism(p=np.minimum(1, len(names) * p[farthest, each]), space=tuple(names[number] for number in farthest),
+                       distance=distances[farthest, each], threshold=thresholds[farthest])
+
+
+def _gaussian(real: Vector) -> Distance:
+    """Mahalanobis distance, over the root of the number of features; the covariance is shrunk (Ledoit and Wolf 2004)."""
+    mean = real.mean(axis=0)
+    factor = linalg.cholesky(ledoit_wolf(real - mean, assume_centered=True)[0], lower=True)
+
+    def distances(rows: Vector) -> Vector:
+        white = linalg.solve_triangular(factor, (rows - mean).T, lower=True)
+        return np.asarray(np.sqrt((white**2).mean(axis=0)))
+
+    return distances
+
+
+def _neighbours(real: Vector) -> Distance:
+    """Root of the mean squared distance to the nearest real images."""
+    def distances(rows: Vector) -> Vector:
+        squared = (rows**2).sum(axis=1)[:, None] + (real**2).sum(axis=1) - 2 * rows @ real.T
+        return np.asarray(np.sqrt(np.sort(squared.clip(0), axis=1)[:, :NEIGHBOURS].mean(axis=1) / real.shape[1]))
+
+    return distances
+
+
+SPACES: Mapping[str, tuple[Callable[[FilmArray], Vector], Callable[[Vector], Distance]]] = {
+    "appearance": (appearance, _gaussian), "layout": (layout, _neighbours), "structure": (structure, _gaussian)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Space:
+    describe: Callable[[FilmArray], Vector]
+    models: tuple[Distance, ...]
+    """each made of all real images but those of one part of the patients"""
+    known: Vector
+    """[N], sorted: each real image's distance from those of other parts"""
+    rate: float
+
+    @classmethod
+    def fit(cls, real: Vector, part: NDArray[np.intp], *, describe: Callable[[FilmArray], Vector], make: Callable[[Vector], Distance],
+            rate: float) -> _Space:
+        models = tuple(make(real[part != fold]) for fold in range(part.max() + 1))
+        known = np.concatenate([model(real[part == fold]) for fold, model in enumerate(models)])
+        return cls(describe=describe, models=models, known=np.sort(known), rate=rate)
+
+    @property
+    def threshold(self) -> float:
+        """The largest distance whose p is above the rate."""
+        above = int(np.floor(self.rate * (len(self.known) + 1) + 1e-9)) - 1
+        if above >= 0:
+            return float(self.known[-1 - above])
+        return float(self.known[-1] * (self.rate * (len(self.known) + 1)) ** -self._tail())
+
+    def distances(self, images: FilmArray) -> Vector:
+        rows = _described(images, self.describe)
+        return np.asarray(np.mean([model(rows) for model in self.models], axis=0))
+
+    def p(self, distances: Vector) -> Vector:
+        """Share of real images that are at least as far, the new one counted among them; beyond the farthest one it falls as a power."""
+        at_least = len(self.known) - np.searchsorted(self.known, distances, side="left")
+        beyond = np.maximum(distances / self.known[-1], 1) ** (-1 / self._tail())
+        return np.asarray(np.where(at_least > 0, 1 + at_least, beyond) / (1 + len(self.known)))
+
+    def _tail(self) -> float:
+        """Tail index of the largest distances (Hill 1975), and one standard error more: with few real images the check is lenient."""
+        top = self.known[-max(5, int(np.ceil(TAIL * len(self.known)))) :]
+        return float(max(np.log(top[1:] / top[0]).mean(), 1e-3) * (1 + 1 / np.sqrt(len(top) - 1)))
+
+
+def _described(images: FilmArray, describe: Callable[[FilmArray], Vector]) -> Vector:
+    return np.concatenate([describe(images[start : start + CHUNK_IMAGES]) for start in range(0, len(images), CHUNK_IMAGES)])
