@@ -7,15 +7,15 @@ needs it.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import Any
 
-__version__ = version("synthorax")
-
 _VERBS = ("ingest", "prepare", "train", "pack", "plan", "generate", "screen", "loop", "vet", "evaluate", "benefit", "audit", "drift",
-          "lesion_noise", "export", "export_model", "count_parameters", "recipes", "models")
+          "lesion_noise", "export", "export_model")
 _PUBLIC = {
     **{name: f"synthorax.workflow:{name}" for name in _VERBS},
+    "count_parameters": "synthorax.steps.count:count_parameters",
+    "recipes": "synthorax.steps.recipe_table:recipes",
+    "models": "synthorax.steps.catalogue:models",
     "load_model": "synthorax.steps.models:load_model",
     "augment": "synthorax.main_job:augment",
     "demo": "synthorax.main_job:demo",
@@ -30,6 +30,10 @@ __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # here, because importing importlib.metadata takes longer than all else
+        from importlib.metadata import version
+
+        return version("synthorax")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'synthorax' has no attribute '{name}'")
     module, _, attribute = _PUBLIC[name].partition(":")

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from synthorax.cli_calls import print_version, told_on_stderr, with_options_of
 from synthorax.cli_checks import add_checks
 from synthorax.cli_compare import compare
+from synthorax.cli_lists import add_lists
 from synthorax.cli_options import Clock, ClockOption, Device, DeviceOption, Json, Seed, Threads, finish
 from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
-    name="synthorax", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="synthorax", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
     help="Synthesise rare findings on chest radiographs, and prove on real patients whether it helped. For research; not a "
          "medical device.")
 
@@ -424,52 +427,16 @@ def export(
         finish({"out": str(verb(source, format="dicom" if format is Format.dicom else "png", out=out))}, json)
 
 
-@app.command(epilog="Example: synthorax recipes --json")
-def recipes(json: Json = False) -> None:
-    """List the recipes that ship with the package."""
-    from synthorax.workflow import recipes as verb
-
-    finish({"recipes": verb()}, json)
-
-
-@app.command(epilog="Example: synthorax models runs/")
-def models(
-    folder: Annotated[list[Path] | None, typer.Argument(help="Folders in which to look for runs as well.")] = None,
-    json: Json = False,
-) -> None:
-    """List the models that ship with the package and the runs in a folder."""
-    from synthorax.workflow import models as verb
-
-    finish({"models": verb(*folder or ())}, json)
-
-
-@app.command(epilog="Example: synthorax doctor")
-def doctor(json: Json = False) -> None:
-    """Say what this machine can do."""
-    from synthorax.engine import describe_machine
-
-    finish(describe_machine(), json)
+add_lists(app)
 
 
 @app.callback()
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    if version:
-        from synthorax import __version__
-
-        print(f"synthorax {__version__}")
-        raise typer.Exit
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)]
+             = False) -> None:
+    pass
 
 
 def main() -> None:
-    """Run the command line; our errors become one line on stderr and their exit code."""
-    from synthorax.errors import SynthoraxError
-
-    try:
-        app()
-    except SynthoraxError as error:
-        print(f"synthorax: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == 130:  # what Typer makes of Ctrl-C
-            print("synthorax: stopped; the same command goes on from here", file=sys.stderr)
-        raise
+    """Run the command line; errors become one line on stderr and an exit code."""
+    with told_on_stderr(sys.argv):
+        with_options_of(app, sys.argv[1:])()

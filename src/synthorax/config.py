@@ -27,7 +27,7 @@ def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (prefix, *first["loc"]))
-        raise InputError(f"{key}: {first['msg']} (got {first['input']!r})", file=where) from error
+        raise InputError(f"{key}: {first['msg']} (got {repr(first['input'])[:80]})", file=where) from error
 
 
 def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str) -> None:

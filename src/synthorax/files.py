@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from synthorax.errors import InputError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader or a crash never sees half of it; missing folders are made."""
+    """Write a file so that a reader or a crash never sees half of it; missing folders are made. OSError names `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,6 +22,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -29,6 +32,45 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+Kinds = Mapping[str, type | tuple[type, ...]]
+"""keys that an object must have, and the types of their values"""
+
+
+def read_json_object(path: Path, keys: Kinds | None = None, *, remedy: str) -> dict[str, Any]:
+    """A JSON object that Synthorax wrote; InputError with `remedy` where it cannot be read, is damaged, or lacks one of `keys`."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError("is missing", file=path, remedy=remedy) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, remedy=remedy) from error
+    return json_object(content, keys, where=path, remedy=remedy)
+
+
+def json_object(content: bytes | str, keys: Kinds | None = None, *, where: Path | str, remedy: str) -> dict[str, Any]:
+    """`read_json_object` for text that lies in another file, `where`."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is damaged: no JSON ({str(error)[:100]})", file=where, remedy=remedy) from None
+    if not isinstance(found, dict):
+        raise InputError("is damaged: no JSON object", file=where, remedy=remedy)
+    for key, kind in (keys or {}).items():
+        check_kind(found, key, kind, where=where, remedy=remedy)
+    return found
+
+
+def check_kind(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], *, where: Path | str, remedy: str) -> None:
+    """InputError where `record` has no `key`, or one of another type; true and false are no numbers, whole numbers are numbers."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if key not in record:
+        raise InputError(f"is damaged: it does not state '{key}'", file=where, remedy=remedy)
+    value = record[key]
+    fits = type(value) in kinds or (float in kinds and type(value) is int)
+    if not fits:
+        raise InputError(f"is damaged: '{key}' is {json.dumps(value, default=str)[:60]}", file=where, remedy=remedy)
 
 
 def write_with_digest(path: Path, content: bytes) -> None:

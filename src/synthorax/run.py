@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from synthorax.config import build
 from synthorax.errors import InputError
-from synthorax.files import read_with_digest, write_with_digest
+from synthorax.files import check_kind, json_object, read_with_digest, write_with_digest
 from synthorax.folders import only_user as only_user
 from synthorax.protocols import ModelSpec
 
@@ -24,6 +25,10 @@ SO_FAR_NAME = "so-far.safetensors"
 METADATA_KEY = "synthorax"
 FORMAT = 1
 """version of the model format; to be raised when older versions of synthorax would read a new file wrongly"""
+DESCRIBED = {"format": int, "recipe": str, "settings": str, "sample": dict, "support": dict, "sources": list, "data": dict, "tool": str,
+             "data_digest": str, "stages": list, "guide": dict}
+"""types of what a model file says of itself beside its spec, where it says it"""
+ANOTHER_COPY = "take another copy of the file, or train again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +102,15 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
         raise InputError(f"is not a safetensors file ({error})", file=path) from error
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=path)
-    facts = json.loads(metadata)
+    facts = json_object(metadata, {"spec": dict}, where=path, remedy=ANOTHER_COPY)
+    for key in DESCRIBED.keys() & facts.keys():
+        check_kind(facts, key, DESCRIBED[key], where=path, remedy=ANOTHER_COPY)
     if (written := facts.pop("format", 1)) > FORMAT:
         raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=path,
                          remedy="update synthorax")
     try:
-        return ModelSpec.from_dict(facts.pop("spec")), facts
-    except TypeError as error:
+        return build(ModelSpec, facts.pop("spec"), where="its description", prefix="spec"), facts
+    except InputError as error:
         raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=path,
                          remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
 

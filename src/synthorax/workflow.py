@@ -22,7 +22,7 @@ from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.masks import mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
-from synthorax.data.vocabulary import CHESTXRAY14, canonical
+from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, BenefitResult, measure_benefit
@@ -48,7 +48,6 @@ from synthorax.registry import lookup
 from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
-from synthorax.steps.catalogue import runs_in, shipped_models
 from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
@@ -58,7 +57,7 @@ from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models import PathLike, source_of
 from synthorax.steps.pack import pack_cascade
 from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, check_counts, check_num, read_plan, repeated
-from synthorax.steps.recipe import Recipe, build_objective, load_recipe, recipe_names
+from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
 from synthorax.steps.train_run import Beginning, train_run, with_compressor
@@ -398,30 +397,6 @@ def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile
         write_atomic(Path(out) / "lesion_noise.md", lesion_noise_table(report))
         write_atomic(Path(out) / "lesion_noise.svg", lesion_noise_plot(report))
     return report
-
-
-def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = None) -> int:
-    """Parameters that a recipe would train, all players together; a conditional family is counted for the 14 NIH findings.
-
-    >>> count_parameters("s4-gan")
-    6402880
-    """
-    objective = build_objective(load_recipe(recipe), findings=CHESTXRAY14 if findings is None else findings)
-    return sum(parameter.numel() for parameter in objective.players.parameters())
-
-
-def recipes() -> list[dict[str, Any]]:
-    """Name, family, image size and number of parameters of every shipped recipe."""
-    found = [load_recipe(name) for name in recipe_names()]
-    return [{"recipe": recipe.name, "family": recipe.family,
-             **({"image_size": "as its teacher", "parameters": "as its teacher"} if is_student(recipe) else
-                {"image_size": "as its generator", "parameters": "as its generator"} if is_encoder(recipe) else
-                {"image_size": recipe.model.image_size, "parameters": count_parameters(recipe.name)})} for recipe in found]
-
-
-def models(*folders: PathLike) -> list[dict[str, Any]]:
-    """Every shipped model, and every run in `folders`: size, what it hears, and the terms of the data that it learned from."""
-    return [listing.to_dict() for listing in (*shipped_models(), *(found for folder in folders for found in runs_in(Path(folder))))]
 
 
 def measured_benefit(prepared: Prepared, sides: RealFilms, synthetic: Films, findings: Sequence[str], *, config: BenefitConfig,

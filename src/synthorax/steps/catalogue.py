@@ -38,6 +38,11 @@ class Listing:
         return {name: value for name, value in parts.items() if value not in ("", None, [])}
 
 
+def models(*folders: str | Path) -> list[dict[str, Any]]:
+    """Every shipped model, and every run in `folders`: size, what it hears, and the terms of the data that it learned from."""
+    return [listing.to_dict() for listing in (*shipped_models(), *(found for folder in folders for found in runs_in(Path(folder))))]
+
+
 def shipped_models() -> Iterator[Listing]:
     """The models of the zoo, damaged ones with the reason."""
     for name, model in shipped().items():

@@ -186,7 +186,7 @@ def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms
     arms, used = [], {""}
     for name in names:
         recipe = load_recipe(name, overrides=[*own.get("", ()), *own.get(name, ())])
-        first = _first_stage(recipe, own)
+        first = first_stage(recipe, own)
         used |= {name, *([first.name] if first else [])}
         if first is not None:
             recipe = replace(recipe, model=replace(recipe.model, compressor_config=asdict(first.model)))
@@ -197,7 +197,7 @@ def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms
     return arms
 
 
-def _first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | None:
+def first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | None:
     """The shipped recipe of the compressor that a recipe names, at its size; None where it names none or a lossless one."""
     family = getattr(recipe.model, "compressor", "none")
     if family not in TRAINED or is_student(recipe):
