@@ -108,8 +108,8 @@ def test_help_answers_in_half_a_second():
     assert min(taken) < 0.5
 
 
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "pydicom", "pydantic", "rich", "importlib.metadata", "difflib",
-         "synthorax.workflow", "synthorax.config")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "pydicom", "pydantic", "rich", "importlib.metadata",
+         "difflib", "synthorax.workflow", "synthorax.config")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]], ids=" ".join)

@@ -17,10 +17,10 @@ import synthorax as sx
 from synthorax.cli_options import finish, without_nan
 from synthorax.errors import UsageError
 from synthorax.files import write_with_digest
-from synthorax.steps.count import facts_of
-from synthorax.steps.recipe import build_objective, load_recipe, recipe_names
 from synthorax.protocols import as_model
 from synthorax.run import WEIGHTS_NAME, save_model
+from synthorax.steps.count import facts_of
+from synthorax.steps.recipe import build_objective, load_recipe, recipe_names
 from trainings import fresh_objective, smallest
 
 

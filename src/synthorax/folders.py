@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from synthorax.errors import InputError, SynthoraxError
+from synthorax.errors import InputError, SynthoraxError, explained
 from synthorax.files import sha256, write_atomic, write_json
 
 CLAIM_NAME = "synthorax.json"
@@ -262,7 +262,7 @@ def _told(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror or error})", file=out, remedy="choose another --out") from error
+        raise explained(OSError(error.errno, error.strerror, str(out))) or error from error
 
 
 def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,11 +44,11 @@ def facts_of(name: str) -> RecipeFacts:
     """What the table of recipes says of a shipped one; `bench/recipe_table.py` writes it."""
     recipe = load_recipe(name)
     if is_student(recipe) or is_encoder(recipe):
-        needs = ("teacher",) if is_student(recipe) else ("generator",)
-        return RecipeFacts(recipe=name, family=recipe.family, image_size=None, parameters=None, needs=needs)
-    needs = ("compressor",) if first_stage(recipe, {}) is not None else ()
-    needs += ("masks",) if recipe.family == "spade-gan" else ()
-    needs += ("base",) if "image" in conditions_of(recipe) else ()
+        model = "teacher" if is_student(recipe) else "generator"
+        return RecipeFacts(recipe=name, family=recipe.family, image_size=None, parameters=None, needs=(model,))
+    wanted = {"compressor": first_stage(recipe, {}) is not None, "masks": recipe.family == "spade-gan",
+              "base": "image" in conditions_of(recipe)}
+    needs = tuple(what for what, needed in wanted.items() if needed)
     return RecipeFacts(recipe=name, family=recipe.family, image_size=recipe.model.image_size, needs=needs,
                        parameters=count_parameters(name))
 
