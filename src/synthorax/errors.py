@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,8 +88,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     >>> nearest("Efusion", ["Effusion", "Mass"])
     "did you mean 'Effusion'?"
     """
-    import difflib  # here, because `synthorax --help` needs none of it
-
     choices = list(choices)
     folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
