@@ -162,7 +162,7 @@ class _Stages:
         flexible = max(budget_seconds - sum(fixed.values()), budget_seconds / 2)
         share = {"train": TRAIN_SHARE * flexible, "generate": (1 - TRAIN_SHARE) * flexible}
         order = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
-        self.seconds = {name: share.get(name) or fixed[name] for name in order}
+        self.seconds = {name: share[name] if name in share else fixed[name] for name in order}
         self.start, self.begun = time.monotonic(), 0
 
     def begin(self, name: str) -> None:

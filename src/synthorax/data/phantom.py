@@ -268,6 +268,7 @@ def write_phantom_dataset(
             write_table(claim.work, studies)
             write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
                         extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
+                               "attribution": "the authors of Synthorax",
                                "description": "drawn chest phantoms: no film, no patient"})
             claim.deliver(last=(TABLE_NAME, FACTS_NAME))
     return read_dataset(out)
