@@ -161,24 +161,24 @@ def test_table_has_one_row_a_score_and_a_trained_arm():
 
 def test_terminal_text_names_the_verdict_and_all_dimensions():
     text = str(report())
-    assert "Pneumothorax: adding synthetic films helps." in text and "fid 60.0 [55.0, 66.0]" in text
+    assert "Pneumothorax: adding synthetic images helps." in text and "fid 60.0 [55.0, 66.0]" in text
     assert all(name.replace("_", " ") in text for name in DIMENSIONS)
 
 
 def test_warnings_stand_before_everything_else(tmp_path):
     warned = report(warnings=("The training was too short.",), notes=("The films are drawings.",))
-    assert str(warned).index("Warning: The training was too short.") < str(warned).index("adding synthetic films")
+    assert str(warned).index("Warning: The training was too short.") < str(warned).index("adding synthetic images")
     page = warned.write(tmp_path).read_text()
-    assert page.index("The training was too short.") < page.index("The films are drawings.") < page.index("adding synthetic films helps")
+    assert page.index("The training was too short.") < page.index("adding synthetic images helps") < page.index("The films are drawings.")
     assert json.loads((tmp_path / "report.json").read_text())["warnings"] == ["The training was too short."]
 
 
 # --- the words ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("verdict", "value", "low", "high", "expected"), [
-    ("helps", 0.031, 0.008, 0.055, "adding synthetic films helps"),
-    ("hurts", -0.03, -0.05, -0.01, "adding synthetic films hurts"),
-    ("no evidence", 0.002, -0.02, 0.03, "no evidence that adding synthetic films helps")])
+    ("helps", 0.031, 0.008, 0.055, "adding synthetic images helps"),
+    ("hurts", -0.03, -0.05, -0.01, "adding synthetic images hurts"),
+    ("no evidence", 0.002, -0.02, 0.03, "no evidence that adding synthetic images helps")])
 def test_verdict_gives_the_number_interval_p_test_and_patients(verdict, value, low, high, expected):
     told = report_page.verdict(benefit_entry(verdict=verdict, value=value, low=low, high=high))
     assert told["headline"] == f"Pneumothorax: {expected}."
@@ -270,7 +270,7 @@ def test_page_can_be_read_by_a_machine_that_reads_aloud(hostile_page):
 
 def test_page_leads_with_the_verdict_and_marks_what_is_synthetic():
     text = report_page.render(report(), questions=DIMENSIONS)
-    parts = ("adding synthetic films helps", "Real and synthetic films", "Nine dimensions")
+    parts = ("adding synthetic images helps", "0.78 → 0.81", "224", "Pictures", "Nine dimensions", "What went in")
     order = [text.index(part) for part in parts]
     assert order == sorted(order)
     assert "not a medical device" in text and 'class="mark synthetic"' in text

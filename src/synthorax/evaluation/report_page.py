@@ -24,24 +24,40 @@ _AREA = (("value", "auroc"), ("low", "low"), ("high", "high"))
 def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
     """A benefit entry in plain words: `headline` for everybody, `detail` with the numbers, `caution`, and `sizes`."""
     delta, arms = entry.get("delta") or {}, {arm["arm"]: arm for arm in entry.get("arms", ())}
-    headline = {"helps": "adding synthetic films helps", "no evidence": "no evidence that adding synthetic films helps",
-                "hurts": "adding synthetic films hurts"}[entry["verdict"]]
+    headline = {"helps": "adding synthetic images helps", "no evidence": "no evidence that adding synthetic images helps",
+                "hurts": "adding synthetic images hurts"}[entry["verdict"]]
     detail = ""
     if delta:
         with_them, without = arms.get(delta["arm"], {}).get("auroc"), arms.get(delta["against"], {}).get("auroc")
         areas = f" (from {show(without)} to {show(with_them)})" if with_them is not None and without is not None else ""
         value, low, high = (show(delta[key], signed=True) for key in ("value", "low", "high"))
-        detail = (f"AUROC on real films of patients never seen in training: {value}{areas} for {delta['arm']} against "
+        detail = (f"AUROC on real images of patients never seen in training: {value}{areas} for {delta['arm']} against "
                   f"{delta['against']}; 95\u00a0% interval {low} to {high}; {probability(delta)}.")
     sizes = [(entry.get("n_test_patients"), "test patients"),
-             (entry.get("n_test_positive"), "test films with the finding"),
-             (entry.get("n_real_positive_train"), "real training films with it"), (entry.get("seeds"), "seeds"),
+             (entry.get("n_test_positive"), "test images with the finding"),
+             (entry.get("n_real_positive_train"), "real training images with it"), (entry.get("seeds"), "seeds"),
              (entry.get("updates"), "updates in every arm")]
-    caution = {"helps": "", "hurts": "Do not train on these films for this finding.",
+    caution = {"helps": "", "hurts": "Do not train on these images for this finding.",
                "no evidence": "That is not proof that they make no difference: the test may be too small to show one."}
     told = ", ".join(f"{number:,} {what}" for number, what in sizes if number is not None)
     return {"headline": f"{entry['finding']}: {headline}.", "detail": detail, "caution": caution[entry["verdict"]],
             "sizes": f"{told}." if told else ""}
+
+
+def numbers(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The three figures of a benefit entry that are read first, each as its value and what it is; none where nothing was compared."""
+    delta, areas = entry.get("delta") or {}, {arm["arm"]: arm.get("auroc") for arm in entry.get("arms", ())}
+    if not delta:
+        return []
+    without, with_them = areas.get(delta["against"]), areas.get(delta["arm"])
+    interval = f"difference in AUROC, 95\u00a0% interval {show(delta['low'], signed=True)} to {show(delta['high'], signed=True)}"
+    told = [(show(delta["value"], signed=True), interval)]
+    if without is not None and with_them is not None:
+        told.insert(0, (f"{without:.2f} → {with_them:.2f}", "AUROC on held-out patients, without and with synthetic images"))
+    if entry.get("n_test_patients") is not None:
+        shown = entry.get("n_test_positive")
+        told.append((f"{entry['n_test_patients']:,}", "test patients" + ("" if shown is None else f", {shown:,} images with the finding")))
+    return told
 
 
 def probability(delta: Mapping[str, Any]) -> str:
@@ -79,15 +95,13 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     environment.filters.update(show=show, embedded=embedded, words=_words)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
     drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _drawn(report).items()}
-    sheets: dict[str, dict[str, Figure]] = {}
+    pictures: dict[tuple[bool, str], dict[str, Figure]] = {}  # in the report's order; a pair stands where its first sheet does
     for name, figure in report.figures.items():
         side, _, finding = name.partition(": ")
-        if finding and side in ("real", "synthetic"):
-            sheets.setdefault(finding, {})[side] = figure
-    paired = {f"{side}: {finding}" for finding, sides in sheets.items() for side in sides}
-    return environment.from_string(source).render(
-        report=report, questions=questions, drawn=drawn, sheets=sheets, verdict=verdict, probability=probability,
-        others={name: figure for name, figure in report.figures.items() if name not in paired})
+        paired = bool(finding) and side in ("real", "synthetic")
+        pictures.setdefault((paired, finding if paired else name), {})[side if paired else "single"] = figure
+    return environment.from_string(source).render(report=report, questions=questions, drawn=drawn, pictures=pictures, verdict=verdict,
+                                                  numbers=numbers, probability=probability)
 
 
 def _words(name: str) -> str:
