@@ -40,6 +40,7 @@ from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.folders import file_stamp
+from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_films
 from synthorax.progress import progress
@@ -232,12 +233,17 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
 
 
 def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
-           filters: Sequence[str] = (), seed: int = 0, device: Device = "auto", threads: int | None = None) -> Screened:
-    """Drop near copies and films that do not show what was asked for; see `steps.screen.screen_films`."""
+           filters: Sequence[str] = (), classifier: ClassifierConfig | None = None, seed: int = 0, device: Device = "auto",
+           threads: int | None = None) -> Screened:
+    """Drop near copies and films that do not show what was asked for; see `steps.screen.screen_films`.
+
+    `classifier` says how the judges are trained, by default as usual.
+    """
     made, prepared = _dataset(synthetic), _prepared(against)
     names = [canonical(name, allow=prepared.findings) for name in findings]
     with started(device=device, threads=threads, seed=seed), progress("screen") as report:
-        return screen_films(made, prepared, out=Path(out), findings=names, filters=filters, seed=seed, report=report)
+        return screen_films(made, prepared, out=Path(out), findings=names, filters=filters, classifier=classifier, seed=seed,
+                            report=report)
 
 
 def loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike, config: LoopConfig | None = None,

@@ -7,8 +7,8 @@ The patient faces the viewer as on a light box: **the patient's left is on the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -243,14 +243,27 @@ DEFAULT_PREVALENCE = {"Effusion": 0.20, "Cardiomegaly": 0.16, "Nodule": 0.14, "P
 """share of the drawn patients who have each finding; pneumothorax is the rare one"""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomSplit:
+    """The images of one split of a drawn set, with a prevalence of its own."""
+
+    split: Literal["train", "val", "test"]
+    num: int
+    """images"""
+    prevalence: Mapping[str, float]
+    """share of the patients who have each finding"""
+
+
 def write_phantom_dataset(
-    out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None, places: bool = False
+    out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None, places: bool = False,
+    splits: Sequence[PhantomSplit] = ()
 ) -> Dataset:
     """Write a dataset folder of `num` drawn films; one patient in four has two or three, with the findings a little changed.
 
     The number of patients with each finding is `prevalence` (share of patients) rounded, not drawn. Masks, side, size and
     severity of every lesion are in the table, in the order of `lesion_label`. With `places`, each patient's nodule is anywhere in the
-    lung field, and all else is the same. Finished drawings are used again; raises `InputError` if `out` holds anything else.
+    lung field, and all else is the same. `splits`, in place of `num` and `prevalence`, draws the patients of each split apart, and the
+    table states the split. Finished drawings are used again; raises `InputError` if `out` holds anything else.
 
     >>> dataset = write_phantom_dataset("drawn", num=40)  # doctest: +SKIP
     >>> dataset.facts["drawing"]  # doctest: +SKIP
@@ -258,13 +271,19 @@ def write_phantom_dataset(
     """
     out = Path(out)
     prevalence = dict(DEFAULT_PREVALENCE if prevalence is None else prevalence)
-    specs = _draw_population(num, seed, prevalence, places=places)
     inputs = {"num": num, "size": size, "seed": seed, "prevalence": prevalence, "places": places}
+    if splits:
+        seeds = np.random.default_rng([seed, 9]).integers(2**31, size=len(splits)).tolist()
+        specs = [(f"{part.split}-{patient}", spec, part.split) for part, own in zip(splits, seeds, strict=True)
+                 for patient, spec in _draw_population(part.num, own, part.prevalence, places=places)]
+        inputs = {"splits": [asdict(part) for part in splits], "size": size, "seed": seed, "places": places}
+    else:
+        specs = [(patient, spec, "") for patient, spec in _draw_population(num, seed, prevalence, places=places)]
     with claimed(out, kind="a set of phantoms", inputs=inputs) as claim:
         if not claim.done:
             for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
                 (claim.work / folder).mkdir(parents=True)
-            studies = [_write_film(claim.work, patient, spec, size=size) for patient, spec in specs]
+            studies = [replace(_write_film(claim.work, patient, spec, size=size), split=split) for patient, spec, split in specs]
             write_table(claim.work, studies)
             write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
                         extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
