@@ -23,6 +23,7 @@ from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.report import Report
 from synthorax.files import write_json
+from synthorax.judges.classifier import ClassifierConfig
 from synthorax.progress import format_seconds
 from synthorax.run import Run, read_spec
 from synthorax.steps.adapt import LEARNING_RATES, recipe_of_base, resolved, sentence, with_way
@@ -49,6 +50,17 @@ FIXED_SECONDS_LARGE = {"prepare": 10, "screen": 50, "evaluate": 100}
 LARGE_PX = 128
 TRAIN_SHARE = 0.83
 """part of the remaining time that trains the generator; the rest generates"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """How much is done, in place of a budget of time: the result is then the same on every machine, however slow or busy."""
+
+    steps: int
+    """of the generator's training"""
+    judge: ClassifierConfig
+    """of screening"""
+    benefit: BenefitConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +91,7 @@ class Augmented:
 def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float = "20m", num: int | None = None,
             base: str | Path | None = None, adapt: str | None = None, recipe: str | None = None, compressor: str | Path | None = None,
             label_table: str | Path | None = None, allow: Sequence[str] = (), patient_per_film: bool = False, seed: int = 0,
-            device: Device = "auto", threads: int | None = None, command: str = "") -> Augmented:
+            device: Device = "auto", threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
     """Learn from a folder of films, make more of the rare `findings`, screen them, and prove whether they help.
 
     Leaves `out`/train (all real training films and the screened synthetic ones), `out`/synthetic, plan.csv, report.json,
@@ -89,6 +101,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     stages the first learns from these films, and the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on
     whose latents a latent recipe works. Calling it again goes on where it stopped. What cannot be used is refused before any image is read:
     UsageError for recipes, bases and numbers, InputError for findings that nobody knows; InputError also for images that cannot be used.
+    With `work` the budget plays no part.
     """
     out = Path(out)
     seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
@@ -97,10 +110,10 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     check_images(num, kinds=len(findings))
     names = known_findings(findings, Path(dataset), allow=allow)
     size = image_size(settings, base)
-    stages = _Stages(seconds, size=size)
+    stages = _Stages(seconds if work is None else None, size=size)
 
     _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
-           **{name: given for name, given in (("adapt", adapt), ("compressor", compressor)) if given is not None})
+           **{name: given for name, given in (("adapt", adapt), ("compressor", compressor), ("work", work)) if given is not None})
     with _nothing_left_if_refused(out):
         stages.begin("read")
         source = _read(Path(dataset), out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
@@ -109,12 +122,15 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         train = prepared.films("train")
         _check_findings(prepared, train, names, num=num)
         settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
+        if work is not None:
+            settings = settings.with_train(steps=work.steps, precision="fp32")
     seen = "" if base is None else _seen_by_base(base, source)
     for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
-    trained = workflow.train(settings, prepared, out=out / "run", budget=stages.seconds["train"], base=base, compressor=compressor,
+    allowed = stages.seconds["train"] if work is None else None
+    trained = workflow.train(settings, prepared, out=out / "run", budget=allowed, base=base, compressor=compressor,
                              seed=seed, device=device, threads=threads, findings=names)
     run = _enlarging(trained, base, out=out / "model")
 
@@ -127,14 +143,15 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     made = workflow.generate(run, plan, out=out / "generated", seed=seed, device=device, threads=threads)
 
     stages.begin("screen")
-    synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads)
+    synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads,
+                          judge=None if work is None else work.judge)
 
     stages.begin("evaluate")
     report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
 
     stages.begin("benefit")
-    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, config=BenefitConfig(seed=seed).brief(), seed=seed,
-                              device=device, threads=threads, into=report)
+    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, seed=seed, device=device, threads=threads, into=report,
+                              config=BenefitConfig(seed=seed).brief() if work is None else work.benefit)
     report = replace(_with_base(report, trained, seen=seen),
                      command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
     joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
@@ -155,9 +172,14 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
 
 
 class _Stages:
-    """Divides the budget among the stages, and says on stderr which one begins and how long the rest will take."""
+    """Divides the budget among the stages, and says on stderr which one begins and how long the rest will take.
 
-    def __init__(self, budget_seconds: float, *, size: int) -> None:
+    Without a budget no stage is cut short, and no time is told.
+    """
+
+    def __init__(self, budget_seconds: float | None, *, size: int) -> None:
+        self.limited = budget_seconds is not None
+        budget_seconds = budget_seconds or 0.0
         fixed = FIXED_SECONDS | (FIXED_SECONDS_LARGE if size > LARGE_PX else {})
         flexible = max(budget_seconds - sum(fixed.values()), budget_seconds / 2)
         share = {"train": TRAIN_SHARE * flexible, "generate": (1 - TRAIN_SHARE) * flexible}
@@ -168,7 +190,8 @@ class _Stages:
     def begin(self, name: str) -> None:
         rest = sum(list(self.seconds.values())[self.begun :])
         self.begun += 1
-        print(f"[{self.begun}/{len(self.seconds)}] {name}: about {format_seconds(rest)} left in all", file=sys.stderr, flush=True)
+        told = f": about {format_seconds(rest)} left in all" if self.limited else ""
+        print(f"[{self.begun}/{len(self.seconds)}] {name}{told}", file=sys.stderr, flush=True)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.start
@@ -307,13 +330,14 @@ def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: 
 
 
 def _screened(made: Dataset, prepared: Prepared, findings: Sequence[str], *, out: Path, seed: int, device: Device,
-              threads: int | None) -> Dataset:
+              threads: int | None, judge: ClassifierConfig | None) -> Dataset:
     """The screened set at `out`/synthetic; a half-written one of a killed run is made again."""
     kept = out / "synthetic"
     if (kept / "dataset.json").exists():
         return read_dataset(kept)
     shutil.rmtree(kept, ignore_errors=True)
-    screened = workflow.screen(made, against=prepared, out=kept, findings=findings, seed=seed, device=device, threads=threads)
+    screened = workflow.screen(made, against=prepared, out=kept, findings=findings, seed=seed, device=device, threads=threads,
+                               classifier=judge)
     write_json(out / "screening.json", screened.to_dict())
     print(f"  {screened}", file=sys.stderr)
     return screened.kept

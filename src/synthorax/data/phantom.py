@@ -272,6 +272,7 @@ def write_phantom_dataset(
     out = Path(out)
     prevalence = dict(DEFAULT_PREVALENCE if prevalence is None else prevalence)
     inputs = {"num": num, "size": size, "seed": seed, "prevalence": prevalence, "places": places}
+    specs: list[tuple[str, PhantomSpec, str]]
     if splits:
         seeds = np.random.default_rng([seed, 9]).integers(2**31, size=len(splits)).tolist()
         specs = [(f"{part.split}-{patient}", spec, part.split) for part, own in zip(splits, seeds, strict=True)
