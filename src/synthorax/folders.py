@@ -105,6 +105,21 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
             _tidied(out, made)
 
 
+def discard(folder: Path) -> None:
+    """Remove what was delivered to a claimed folder, and the folder unless something else is in it; nothing where there is no claim."""
+    claim = _claim_of(folder)
+    for name in claim.get("holds", ()):
+        place = folder / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+    if claim:
+        (folder / CLAIM_NAME).unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 @contextmanager
 def only_user(folder: Path) -> Iterator[None]:
     """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files."""
@@ -237,7 +252,7 @@ def _finish_delivery(out: Path, names: Sequence[str]) -> None:
         if os.path.lexists(out / WORK_NAME / name):
             (out / WORK_NAME / name).rename(out / name)
     claim = {key: value for key, value in _claim_of(out).items() if key != "delivering"}
-    write_json(out / CLAIM_NAME, claim | {"done": True})
+    write_json(out / CLAIM_NAME, claim | {"done": True, "holds": list(names)})
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synthorax import workflow
 from synthorax.config import parse_duration
-from synthorax.data.dataset import Dataset, digest_of, read_dataset
+from synthorax.data.dataset import Dataset, digest_of
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.data.sources import origins_of
@@ -23,14 +21,15 @@ from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.report import Report
 from synthorax.files import write_json
+from synthorax.folders import claimed, discard, file_stamp, stamps
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.progress import format_seconds
-from synthorax.run import Run, read_spec
+from synthorax.run import Run, read_spec, weights_digest
 from synthorax.steps.adapt import LEARNING_RATES, recipe_of_base, resolved, sentence, with_way
 from synthorax.steps.augment_check import augment_recipe, check_images, image_size, known_findings
 from synthorax.steps.generate import preview
 from synthorax.steps.join import join_training_set
-from synthorax.steps.models import source_of, stages_of
+from synthorax.steps.models import source_of, stages_of, weights_of
 from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits, plan_like, read_plan
 from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.train_run import without_no_finding
@@ -112,63 +111,63 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     size = image_size(settings, base)
     stages = _Stages(seconds if work is None else None, size=size)
 
-    _claim(out, dataset=Path(dataset).resolve(), findings=sorted(findings), num=num, recipe=recipe or settings.name, base=base, seed=seed,
-           **{name: given for name, given in (("adapt", adapt), ("compressor", compressor), ("work", work)) if given is not None})
-    with _nothing_left_if_refused(out):
-        stages.begin("read")
-        source = _read(Path(dataset), out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
-        stages.begin("prepare")
-        prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
-        train = prepared.films("train")
-        _check_findings(prepared, train, names, num=num)
-        settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
-        if work is not None:
-            settings = settings.with_train(steps=work.steps, precision="fp32")
-    seen = "" if base is None else _seen_by_base(base, source)
-    for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
-        print(f"  note: {warning}", file=sys.stderr)
+    with _claimed(out, Path(dataset), label_table=label_table, findings=sorted(names), num=num, seed=seed, recipe=settings.to_toml(),
+                  base=base and weights_digest(weights_of(base)), compressor=compressor and weights_digest(weights_of(compressor)),
+                  adapt=adapt, work=work and asdict(work), allowed_findings=sorted(allow), patient_per_image=patient_per_film):
+        with _nothing_left_if_refused(out):
+            stages.begin("read")
+            source = workflow.ingest(dataset, out=out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+            stages.begin("prepare")
+            prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
+            train = prepared.films("train")
+            _check_findings(prepared, train, names, num=num)
+            settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
+            if work is not None:
+                settings = settings.with_train(steps=work.steps, precision="fp32")
+        seen = "" if base is None else _seen_by_base(base, source)
+        for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
+            print(f"  note: {warning}", file=sys.stderr)
 
-    stages.begin("train")
-    allowed = stages.seconds["train"] if work is None else None
-    trained = workflow.train(settings, prepared, out=out / "run", budget=allowed, base=base, compressor=compressor,
-                             seed=seed, device=device, threads=threads, findings=names)
-    run = _enlarging(trained, base, out=out / "model")
+        stages.begin("train")
+        allowed = stages.seconds["train"] if work is None else None
+        trained = workflow.train(settings, prepared, out=out / "run", budget=allowed, base=base, compressor=compressor,
+                                 seed=seed, device=device, threads=threads, findings=names)
+        run = _enlarging(trained, base, out=out / "model")
 
-    stages.begin("plan")
-    plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
-                 threads=threads)
-    print(f"  {plan}", file=sys.stderr)
+        stages.begin("plan")
+        plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
+                     threads=threads)
+        print(f"  {plan}", file=sys.stderr)
 
-    stages.begin("generate")
-    made = workflow.generate(run, plan, out=out / "generated", seed=seed, device=device, threads=threads)
+        stages.begin("generate")
+        made = workflow.generate(run, plan, out=out / "generated", seed=seed, device=device, threads=threads)
 
-    stages.begin("screen")
-    synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads,
-                          judge=None if work is None else work.judge)
+        stages.begin("screen")
+        synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads,
+                              judge=None if work is None else work.judge)
 
-    stages.begin("evaluate")
-    report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
+        stages.begin("evaluate")
+        report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
 
-    stages.begin("benefit")
-    report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, seed=seed, device=device, threads=threads, into=report,
-                              config=BenefitConfig(seed=seed).brief() if work is None else work.benefit)
-    report = replace(_with_base(report, trained, seen=seen),
-                     command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
-    joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
-                               facts={"licence": source.facts.get("licence", "as its sources")})
-    report.write(out)
-    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
+        stages.begin("benefit")
+        report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, seed=seed, device=device, threads=threads,
+                                  into=report, config=BenefitConfig(seed=seed).brief() if work is None else work.benefit,
+                                  keep=out / "trainings")
+        report = replace(_with_base(report, trained, seen=seen),
+                         command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
+        joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+                                   facts={"licence": source.facts.get("licence", "as its sources")})
+        report.write(out)
+        return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
 
 
 def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Augmented:
     """The main job on drawings of a phantom thorax: offline, in minutes on two cores. They are drawings, and the report says so."""
     out = Path(out)
-    source = out / "phantom"
-    if not (source / "dataset.json").exists():
-        shutil.rmtree(source, ignore_errors=True)
-        write_phantom_dataset(source, num=900, size=64, seed=seed)
-    return augment(source, findings=["Pneumothorax"], out=out, budget="7m", recipe="edm-32", seed=seed, device=device,
-                   threads=threads, command=f"synthorax demo --out {out}")
+    with claimed(out, kind="a demonstration", inputs={"seed": seed}):
+        source = write_phantom_dataset(out / "phantom", num=900, size=64, seed=seed).path
+        return augment(source, findings=["Pneumothorax"], out=out / "augmented", budget="7m", recipe="edm-32", seed=seed, device=device,
+                       threads=threads, command=f"synthorax demo --out {out}")
 
 
 class _Stages:
@@ -247,41 +246,25 @@ def _with_base(report: Report, run: Run, *, seen: str = "") -> Report:
     return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
 
 
-def _read(source: Path, films: Path, *, label_table: str | Path | None, allow: Sequence[str], patient_per_film: bool) -> Dataset:
-    """The films as a dataset folder: `source` if it is one, else converted to `films`."""
-    if (films / "dataset.json").exists():
-        return read_dataset(films, allow=allow)
-    if not source.is_dir():
-        raise InputError("no such folder", file=source)
-    return workflow.ingest(source, out=films, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+@contextlib.contextmanager
+def _claimed(out: Path, source: Path, *, label_table: str | Path | None, **arguments: Any) -> Iterator[None]:
+    """Hold the folder for one augmentation of the images and labels as they are now; the same command goes on, another is refused."""
+    table = None if label_table is None else file_stamp(Path(label_table))
+    inputs = {name.replace("_", " "): value for name, value in arguments.items()} | {"label table": table, **stamps(source, without=out)}
+    with claimed(out, kind="an augmentation", inputs=inputs):
+        yield
 
 
 @contextlib.contextmanager
 def _nothing_left_if_refused(out: Path) -> Iterator[None]:
-    """Remove what was begun in `out` if the films are refused before any training; a run that had got further is kept."""
+    """Remove what was begun in `out` if the images are refused before any training; a run that had got further is kept."""
     try:
         yield
     except SynthoraxError:
         if not (out / "run").exists():
-            for begun in (out / "films", out / "prepared"):
-                shutil.rmtree(begun, ignore_errors=True)
-            (out / "augment.json").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                out.rmdir()
+            discard(out / "films")
+            discard(out / "prepared")
         raise
-
-
-def _claim(out: Path, **arguments: Any) -> None:
-    """Note what is made here, so that the same command goes on and another one is refused."""
-    facts = {key: value if value is None else str(value) for key, value in arguments.items()}
-    path = out / "augment.json"
-    if path.exists():
-        if json.loads(path.read_text()) != facts:
-            raise InputError("holds an augmentation with other arguments", file=out, remedy="choose another --out, or delete the folder")
-        return
-    if out.exists() and any(entry.name != "phantom" for entry in out.iterdir()):
-        raise InputError("is not empty", file=out, remedy="choose another --out")
-    write_json(path, facts)
 
 
 def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str], *, num: int | None) -> None:
@@ -331,12 +314,8 @@ def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: 
 
 def _screened(made: Dataset, prepared: Prepared, findings: Sequence[str], *, out: Path, seed: int, device: Device,
               threads: int | None, judge: ClassifierConfig | None) -> Dataset:
-    """The screened set at `out`/synthetic; a half-written one of a killed run is made again."""
-    kept = out / "synthetic"
-    if (kept / "dataset.json").exists():
-        return read_dataset(kept)
-    shutil.rmtree(kept, ignore_errors=True)
-    screened = workflow.screen(made, against=prepared, out=kept, findings=findings, seed=seed, device=device, threads=threads,
+    """The screened set at `out`/synthetic."""
+    screened = workflow.screen(made, against=prepared, out=out / "synthetic", findings=findings, seed=seed, device=device, threads=threads,
                                classifier=judge)
     write_json(out / "screening.json", screened.to_dict())
     print(f"  {screened}", file=sys.stderr)

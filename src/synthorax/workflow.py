@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +38,6 @@ from synthorax.evaluation.rqs import radiomics_quality
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
-from synthorax.folders import file_stamp
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_films
@@ -49,6 +47,7 @@ from synthorax.registry import lookup
 from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
+from synthorax.steps.cache import cache, cached, content_of
 from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
@@ -77,8 +76,8 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
     name = adapter or detect(source)
     if name == "dataset":
         return read_dataset(source, label_table=label_table, allow=allow, patient_per_film=patient_per_film)
-    out = Path(out) if out is not None else _cached("ingest", source, name, *_content_of(label_table), *allow, str(patient_per_film))
-    if (out / "dataset.json").exists() and out.is_relative_to(_cache()):
+    out = Path(out) if out is not None else cached("ingest", source, name, *content_of(label_table), *allow, str(patient_per_film))
+    if (out / "dataset.json").exists() and out.is_relative_to(cache()):
         return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
     table = Path(label_table) if label_table is not None else None
@@ -106,7 +105,7 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
     policy = policy or LabelPolicy()
     if out is None:
         labels = hashlib.sha256(repr(dataset.studies).encode()).hexdigest()  # a label table may lie elsewhere
-        out = _cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy), labels)
+        out = cached("prepared", dataset.path, str(size), repr(split), str(films_per_patient), str(seed), repr(policy), labels)
     with progress("prepare") as report:
         made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, films_per_patient=films_per_patient,
                                policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} images"))
@@ -313,11 +312,11 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
             config: BenefitConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
-            into: Report | None = None, external: Prepared | PathLike | None = None) -> Report:
+            into: Report | None = None, external: Prepared | PathLike | None = None, keep: PathLike | None = None) -> Report:
     """Find out whether adding the synthetic films helps on real patients never seen; `into` is a report to complete.
 
-    `external` is a prepared folder of another hospital, on all of whose films both arms are tested too. Without `into`, finished
-    trainings are kept in `out`/trainings, and the same call after a stop goes on with the others.
+    `external` is a prepared folder of another hospital, on all of whose films both arms are tested too. Finished trainings are kept in
+    `keep`, by default `out`/trainings, and the same call after a stop goes on with the others.
     """
     prepared, made = _prepared(real), _dataset(synthetic)
     names = [canonical(name, allow=prepared.findings) for name in findings]
@@ -327,7 +326,7 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     sides, films = _sides(prepared, made)
     config = config or BenefitConfig(seed=seed)
     unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
-    keep = Path(out) / "trainings" if out is not None and into is None else None
+    keep = Path(keep) if keep is not None else None if out is None else Path(out) / "trainings"
     other = None if external is None else _prepared(external)
     with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
         if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
@@ -470,19 +469,3 @@ def _dataset(value: Dataset | PathLike) -> Dataset:
 
 def _prepared(value: Prepared | PathLike) -> Prepared:
     return value if isinstance(value, Prepared) else Prepared.load(Path(value))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("SYNTHORAX_CACHE") or Path.home() / ".cache" / "synthorax")
-
-
-def _content_of(table: PathLike | None) -> tuple[str, ...]:
-    return () if table is None else (file_stamp(Path(table)),)
-
-
-def _cached(kind: str, source: Path, *parts: str) -> Path:
-    """A folder in the cache that belongs to these arguments and to the source as it is now."""
-    files = sorted((str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns)
-                   for file in source.rglob("*") if file.is_file()) if source.is_dir() else []
-    key = json.dumps([str(source.resolve()), *parts, files])
-    return _cache() / kind / hashlib.sha256(key.encode()).hexdigest()[:24]

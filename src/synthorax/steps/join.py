@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from synthorax.data.dataset import TABLE_NAME, Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.lesions import lesions_of, with_lesions
 from synthorax.data.masks import black_and_white, film_shape, in_square, read_mask
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
+from synthorax.folders import claimed
 from synthorax.types import Study
 
 
@@ -22,10 +22,17 @@ def join_training_set(prepared: Prepared, synthetic: Dataset, *, out: Path, name
     Real rows keep their masks, lesions and own columns, on the grid of the images as they were prepared: square, all of one size. `facts`
     go into dataset.json. Raises InputError for a mask that does not fit its image.
     """
-    if (out / "dataset.json").exists():
-        return read_dataset(out)
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "images").mkdir(parents=True)
+    inputs = {"prepared images": prepared.digest, "synthetic images": digest_of(synthetic), "name": name, **facts}
+    with claimed(out, kind="a joined training set", inputs=inputs) as folder:
+        if not folder.done:
+            _join(prepared, synthetic, out=folder.work, name=name, facts=facts)
+            folder.deliver(last=(TABLE_NAME, FACTS_NAME))
+    return read_dataset(out)
+
+
+def _join(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts: dict[str, str]) -> None:
+    """Write the training set into the empty folder `out`."""
+    (out / "images").mkdir()
     train, rows = prepared.films("train"), [row for row, study in enumerate(prepared.studies, start=2) if study.split == "train"]
     studies = []
     for number, (study, row, image) in enumerate(zip(train.studies, rows, train.images, strict=True)):
@@ -38,7 +45,6 @@ def join_training_set(prepared: Prepared, synthetic: Dataset, *, out: Path, name
         studies.append(replace(study, split="train"))
     write_table(out, studies)
     write_facts(out, name=name, studies=studies, synthetic=False, extra={"labels": list(prepared.findings), "mixed": True, **facts})
-    return read_dataset(out)
 
 
 def _with_masks(study: Study, prepared: Prepared, *, stem: str, size: int, row: int, out: Path) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
 from synthorax.evaluation.statistics import delong_interval
-from synthorax.files import write_atomic
+from synthorax.files import write_atomic, write_json
+from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.privacy.copies import CopyDetector
@@ -33,6 +35,8 @@ SPECIFICITY = 0.95
 """part of real films without a finding that pass as films without it"""
 FALSE_ALARM_RATE = 0.01
 """part of real held-out films that the copy check may call copies"""
+RESULT_NAME = "screening.json"
+"""what `Screened` tells, beside the images that were kept"""
 USUAL_JUDGE = ClassifierConfig(augment="classic")
 """how the judges are built and trained unless it is said otherwise"""
 
@@ -76,6 +80,14 @@ class Screened:
         return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "filters": list(self.filters),
                 "copies": self.copies, "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
 
+    @classmethod
+    def read(cls, out: Path) -> Screened:
+        """What an earlier call left in `out`."""
+        told = json.loads((out / RESULT_NAME).read_text(encoding="utf-8"))
+        return cls(kept=read_dataset(out), num_seen=told["seen"], reasons=told["reasons"], copies=told["copies"],
+                   checks=tuple(FindingCheck(**check) for check in told["checks"]), judges=tuple(told["judges"]),
+                   filters=tuple(told["filters"]))
+
 
 def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
                  filters: Sequence[str] = (), seed: int = 0, classifier: ClassifierConfig | None = None, judge: CrossFit | None = None,
@@ -85,12 +97,24 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     Copies: nearest training film, threshold calibrated on real held-out films (`privacy.copies`). Findings: the requested ones,
     or only `findings`, judged by classifiers cross-fitted on the real training films; a check is used only where these tell real
     films with and without the finding apart, and its thresholds are quantiles of their scores on real films. `filters` are names in
-    `screen_filters.FILTERS`, by default the usual ones. `judge` is one that was cross-fitted on the same training films before. Raises
-    InputError if `out` exists or nothing passes.
+    `screen_filters.FILTERS`, by default the usual ones. `judge` is one that was cross-fitted on the same training films before. A
+    finished result of the same inputs is returned as it is. Raises InputError if `out` holds anything else, or nothing passes.
     """
     chosen = chosen_filters(filters)
-    if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty", file=out, remedy="choose another --out")
+    inputs = {"synthetic images": digest_of(synthetic), "prepared images": prepared.digest, "findings": list(findings),
+              "filters": list(chosen), "seed": seed, "classifier": classifier and asdict(classifier), "judge": judge and judge.digest}
+    with claimed(out, kind="a screening", inputs=inputs) as folder:
+        if not folder.done:
+            screened = _screened(synthetic, prepared, out=folder.work, name=out.name, findings=findings, chosen=chosen, seed=seed,
+                                 classifier=classifier, judge=judge, report=report)
+            write_json(folder.work / RESULT_NAME, screened.to_dict())
+            folder.deliver(last=("metadata.csv", "dataset.json"))
+        return Screened.read(out)
+
+
+def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, findings: Sequence[str], chosen: Sequence[str], seed: int,
+              classifier: ClassifierConfig | None, judge: CrossFit | None, report: Report) -> Screened:
+    """Screen into the empty folder `out`."""
     size = common_size(synthetic, prepared)
     real, held_out = prepared.films("train", size=size), _held_out(prepared, size=size)
     films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
@@ -134,11 +158,12 @@ def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings:
     judges = tuple({"name": one.name, "digest": one.digest} for one in asked_judges)
     screening = {"seen": len(films), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
                  "not_checked": {check.finding: check.reason for check in checks if not check.used}}
-    _write(out, synthetic, kept, rows, extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
+    _write(out, synthetic, kept, rows, name=name,
+           extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
     facts = {"threshold": detector.threshold, "held_out_films": detector.calibration.num_films,
              "false_alarm_rate": detector.calibration.rate}
     return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks),
-                    copies=facts, judges=judges, filters=chosen)
+                    copies=facts, judges=judges, filters=tuple(chosen))
 
 
 def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:
@@ -199,7 +224,8 @@ def _finding_missed(number: int, films: Films, scores: NDArray[np.float64], chec
     return "", 0.0, 0.0
 
 
-def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, extra: dict[str, Any]) -> None:
+def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, name: str,
+           extra: dict[str, Any]) -> None:
     for study in kept:
         copy_files(study, source=synthetic.path, out=out)
     columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
@@ -207,4 +233,4 @@ def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence
     write_table(out, kept)
     told = ("model", "model_digest", "settings", "trained_on", "not_trained_on")
     inherited = {key: synthetic.facts[key] for key in told if key in synthetic.facts}
-    write_facts(out, name=out.name, studies=kept, synthetic=True, extra={**inherited, **extra})
+    write_facts(out, name=name, studies=kept, synthetic=True, extra={**inherited, **extra})

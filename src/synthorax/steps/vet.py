@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
 
-from synthorax.data.dataset import COUNTED_FACTS, Dataset, copy_files, write_facts, write_table
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, copy_files, digest_of, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
 from synthorax.evaluation.poison import FALSE_ALARM_RATE, REASONS, PoisonConfig, Vetted, vet_films
 from synthorax.files import write_atomic, write_json
+from synthorax.folders import claimed
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
 from synthorax.steps.screen import common_size
@@ -54,11 +56,23 @@ def vet_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool 
                 report: Report = quiet) -> VettedSet:
     """Hold a dataset folder of synthetic or new real films against training films that are trusted to be clean; see `vet_films`.
 
-    Leaves flagged.csv and vet.json in `out`, and with `drop` a dataset folder `out`/clean without the flagged films. Raises InputError if
-    `out` is not empty or `drop` would leave nothing.
+    Leaves flagged.csv and vet.json in `out`, and with `drop` a dataset folder `out`/clean without the flagged films. A finished result of
+    the same inputs is returned as it is. Raises InputError if `out` holds anything else or `drop` would leave nothing.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty", file=out, remedy="choose another --out")
+    config = config or PoisonConfig()
+    inputs = {"images": digest_of(suspects), "prepared images": prepared.digest, "drop": drop, "settings": asdict(config)}
+    with claimed(out, kind="a vetting", inputs=inputs) as folder:
+        if not folder.done:
+            _vet(suspects, prepared, out=folder.work, drop=drop, config=config, report=report)
+            folder.deliver(last=("vet.json",))
+    told = json.loads((out / "vet.json").read_text(encoding="utf-8"))
+    return VettedSet(num_films=told["films"], num_flagged=told["flagged"], reasons=told["reasons"], thresholds=told["thresholds"],
+                     false_alarms=told["false_alarms"], judges=tuple(told["judges"]), table=out / "flagged.csv",
+                     clean=out / "clean" if drop else None)
+
+
+def _vet(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, config: PoisonConfig, report: Report) -> None:
+    """Vet into the empty folder `out`."""
     size = common_size(suspects, prepared)
     trusted = prepared.films("train", size=size)
     policy = STATED_ONLY if suspects.facts.get("synthetic") else prepared.policy
@@ -84,10 +98,8 @@ def vet_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool 
                     extra={**inherited, "judges": judges})
     write_atomic(out / "flagged.csv", table_bytes(columns, rows))
     counts = Counter(name for row in range(len(films)) for name in vetted.reasons(row))
-    told = VettedSet(num_films=len(films), num_flagged=int(flagged.sum()), reasons=dict(counts), thresholds=vetted.thresholds,
-                     false_alarms=vetted.false_alarms, judges=vetted.judges, table=out / "flagged.csv")
-    write_json(out / "vet.json", told.to_dict() | {"clean": str(clean) if clean else None})
-    return replace(told, clean=clean)
+    write_json(out / "vet.json", {"films": len(films), "flagged": int(flagged.sum()), "reasons": dict(counts),
+                                  "thresholds": vetted.thresholds, "false_alarms": vetted.false_alarms, "judges": list(vetted.judges)})
 
 
 def _row(file_name: str, vetted: Vetted, row: int) -> dict[str, str]:
