@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from synthorax.errors import InputError
+
+MAX_NAME_BYTES = 120
+"""of a part of a path; most file systems allow 255, and numbers, digests and endings come behind"""
+_RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))})
+"""names that Windows keeps for itself"""
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -102,6 +108,30 @@ def reserve(path: Path, num_bytes: int) -> None:
             handle.seek(0, os.SEEK_END)
             while (missing := num_bytes - handle.tell()) > 0:
                 handle.write(bytes(min(missing, 1 << 20)))
+
+
+def readable_name(name: str) -> str:
+    """A name as one part of a path, without separators, spaces, leading dots and signs that shells or spreadsheets read in their own way.
+
+    Several names may become the same one; `safe_name` keeps them apart.
+
+    >>> readable_name("deep/../er/film 1.png"), readable_name("..")
+    ('deep_er_film_1.png', 'unnamed')
+    """
+    parts = (re.sub(r"[^\w.+-]+", "_", part) for part in re.split(r"[/\\]", name) if part.strip("."))
+    return "_".join(parts).encode()[:MAX_NAME_BYTES].decode(errors="ignore").lstrip(".-+").rstrip(".") or "unnamed"
+
+
+def safe_name(name: str) -> str:
+    """A name of a finding, organ, set or the like as one part of a path; where it has to be changed a digest keeps it apart from others.
+
+    >>> safe_name("Mass"), safe_name("Mass/Nodule")
+    ('Mass', 'Mass_Nodule-1a8f2e25')
+    """
+    plain = readable_name(name)
+    if plain.partition(".")[0].upper() in _RESERVED:
+        plain = f"_{plain}"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def sha256(path: Path) -> str:

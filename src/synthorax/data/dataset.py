@@ -17,6 +17,8 @@ from typing import Any
 
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
 from synthorax.data.lesions import MASK_COLUMNS, lesions_of
+from synthorax.data.masks import mask_pixels
+from synthorax.data.pixels import read_image, write_png
 from synthorax.data.rejects import FACT
 from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings
@@ -143,11 +145,29 @@ def files_of(study: Study) -> tuple[str, ...]:
     return study.file_name, *(mask for masks in study.masks.values() for mask in masks if mask)
 
 
-def copy_files(study: Study, *, source: Path, out: Path) -> None:
-    """Copy the image and the masks of one film from one dataset folder into another."""
-    for name in files_of(study):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, out / name)
+def copy_files(study: Study, *, source: Path, out: Path) -> Study:
+    """Take the image and the masks of one row from one dataset folder into another; returns the row with their names there.
+
+    Synthetic images are copied as they are, with what they say of themselves. Of real ones only pixels are taken over, as PNG,
+    because text in a file may name a patient.
+    """
+    if study.origin == "synthetic":
+        for name in files_of(study):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, out / name)
+        return study
+    name = _png_name(study.file_name)
+    write_png(out / name, read_image(source / study.file_name))
+    masks = {column: tuple(path and _png_name(path) for path in paths) for column, paths in study.masks.items()}
+    for column, paths in study.masks.items():
+        for path, target in zip(paths, masks[column], strict=True):
+            if path:
+                write_png(out / target, mask_pixels(source / path))
+    return replace(study, file_name=name, masks=masks)
+
+
+def _png_name(name: str) -> str:
+    return name if name.lower().endswith(".png") else f"{name}.png"
 
 
 def digest_of(dataset: Dataset) -> str:

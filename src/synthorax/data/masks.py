@@ -117,6 +117,24 @@ def read_mask(
     return np.maximum(_on_grid(values == INSIDE, size, blocks), as_box(_on_grid(values == IN_BOX, size, blocks)))
 
 
+def mask_pixels(path: str | Path) -> Pixels:
+    """A mask file as one grey channel [H, W] with the values that `read_mask` takes it by, so that it can be written anew.
+
+    Raises `InputError` for what cannot be decoded, and for a mask with transparent parts.
+    """
+    pixels = read_image(path)
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode in ("1", "L", "I;16") and "transparency" not in image.info:
+                return pixels
+            values = _values(image)
+    except OSError:  # a mask in another format: refused where it is used, if it has more values than a mask has
+        return pixels
+    if values is None:
+        raise InputError("the mask has transparent parts", file=path, remedy="save it as PNG, black and white")
+    return values
+
+
 def as_box(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The same area [S, S] as 128, "the lesion is somewhere in here": pixels at least half inside, or else the most covered one."""
     top = max(1, min(int(mask.max(initial=0)), IN_BOX - 1))
@@ -370,7 +388,7 @@ def _values(image: Image.Image) -> Pixels | None:
     if "A" in image.mode or "transparency" in image.info:
         if np.asarray(image.convert("RGBA"))[..., 3].min(initial=255) < 255:
             return None
-        image = image.convert("RGB")
+        image = image.convert("RGBA").convert("RGB")  # straight to RGB, Pillow warns of some palettes
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"), dtype=np.uint8)
     brightest: Pixels = np.array(image.convert("RGB"), dtype=np.uint8).max(axis=2)

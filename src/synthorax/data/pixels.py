@@ -21,6 +21,9 @@ AnyPixels = TypeVar("AnyPixels", bound=NDArray[Any])
 MAX_PIXELS = 40_000_000
 """larger pictures are refused before they are decoded; the largest flat detectors in use have about 20 million pixels"""
 
+COMPRESSION = 4
+"""of zlib: as small as its usual 6 for radiographs, in half of the time for 8 bits and a quarter for 16"""
+
 _PILLOW_MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _REFUSED_MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"\x1f\x8b": "gzip",
                   b"PK\x03\x04": "zip", b"\0\0\0\x0cjP": "JPEG 2000", b"%PDF": "PDF"}
@@ -165,7 +168,7 @@ def write_png(path: str | Path, image: Pixels, *, provenance: Mapping[str, str] 
     for key, value in (provenance or {}).items():
         text.add_itxt(key, value)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text)
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text, compress_level=COMPRESSION)
     write_atomic(Path(path), buffer.getvalue())
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from synthorax.data.dataset import FACTS_NAME, Dataset, digest_of, files_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.masks import PSEUDO
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
+from synthorax.files import safe_name
 from synthorax.types import Stated, Study
 
 NOT_STATED = "not stated"
@@ -79,10 +80,8 @@ def merge_datasets(folders: Sequence[str | Path], out: Path, *, name: str, attri
         labels |= set(dataset.findings)
         for study in dataset.studies:
             kept = replace(study, masks={kind: paths for kind, paths in study.masks.items() if not kind.startswith(PSEUDO)})
-            for file in files_of(kept):
-                (out / dataset.name / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(dataset.path / file, out / dataset.name / file)
-            studies.append(_renamed(kept, dataset))
+            place = safe_name(dataset.name)
+            studies.append(_renamed(copy_files(kept, source=dataset.path, out=out / place), dataset, place))
     write_table(out, studies)
     write_facts(out, name=name, studies=studies, synthetic=False,
                 extra={"labels": sorted(labels), "licence": "; ".join(sorted({origin.licence for origin in origins})),
@@ -90,12 +89,11 @@ def merge_datasets(folders: Sequence[str | Path], out: Path, *, name: str, attri
     return read_dataset(out)
 
 
-def _renamed(study: Study, dataset: Dataset) -> Study:
-    """The film as it is called among films of other sets."""
-    place = dataset.name
+def _renamed(study: Study, dataset: Dataset, place: str) -> Study:
+    """The film as it is called among films of other sets, in the folder `place`."""
     masks = {kind: tuple(path and f"{place}/{path}" for path in paths) for kind, paths in study.masks.items()}
-    return replace(study, file_name=f"{place}/{study.file_name}", masks=masks, site=study.site or place, split="",
-                   patient_id=f"{place}:{study.patient_id}" if study.patient_id else "", labels=_complete(study, dataset.findings))
+    return replace(study, file_name=f"{place}/{study.file_name}", masks=masks, site=study.site or dataset.name, split="",
+                   patient_id=f"{dataset.name}:{study.patient_id}" if study.patient_id else "", labels=_complete(study, dataset.findings))
 
 
 def _complete(study: Study, declared: Sequence[str]) -> dict[str, Stated]:

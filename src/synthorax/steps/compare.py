@@ -16,7 +16,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit_design import joined
 from synthorax.evaluation.sides import FEWEST_FILMS
 from synthorax.families.compressors import TRAINED
-from synthorax.files import write_json
+from synthorax.files import safe_name, write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
@@ -55,7 +55,7 @@ class Arm:
     @property
     def folder(self) -> str:
         """Its name as part of a path."""
-        return self.name.replace(":", "-")
+        return safe_name(self.name.replace(":", "-"))
 
     @property
     def settings(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_facts, write_table
 from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
+from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import format_findings
@@ -116,7 +117,7 @@ def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
         for mask in (mask for masks in study.masks.values() for mask in masks if mask):
             target = relative_path(mask, file=dataset.path / "metadata.csv", row=row)
             if not (out / target).exists():
-                write_atomic(out / target, (dataset.path / mask).read_bytes())
+                write_png(out / target, mask_pixels(dataset.path / mask))
     facts = {key: value for key, value in dataset.facts.items() if key not in COUNTED_FACTS}
     synthetic = all(study.origin == "synthetic" for study in studies)
     write_facts(out, name=dataset.name, studies=studies, synthetic=synthetic, extra=facts)

@@ -22,8 +22,7 @@ def training_set(studies: Sequence[Study], *, like: Prepared, findings: Sequence
     """
     if not (out / "dataset.json").exists():
         shutil.rmtree(out, ignore_errors=True)
-        for study in studies:
-            copy_files(study, source=like.source, out=out)
+        studies = [copy_files(study, source=like.source, out=out) for study in studies]
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=False, extra={"labels": list(findings)})
     return prepare_dataset(read_dataset(out, allow=findings), out.with_name(f"{out.name}-prepared"), size=like.size,

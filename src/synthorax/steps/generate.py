@@ -25,7 +25,7 @@ from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.files import remove_temporaries, sha256, write_json
+from synthorax.files import remove_temporaries, safe_name, sha256, write_json
 from synthorax.progress import Report, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
@@ -211,7 +211,7 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
 def _mask_kinds(plan: Plan) -> list[str]:
     """Folders of masks that the plan needs: one an organ, and one for all lesions."""
     marked = any(lesion.mask or lesion.box is not None for row in plan.rows for lesion in row.lesions)
-    return [*dict.fromkeys(organ for row in plan.rows for organ in row.masks), *(["lesion"] if marked else [])]
+    return [*dict.fromkeys(safe_name(organ) for row in plan.rows for organ in row.masks), *(["lesion"] if marked else [])]
 
 
 def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
@@ -228,9 +228,10 @@ def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanR
     for lesion, mask in zip(row.lesions, masks.lesions, strict=True):
         seen[lesion.finding] += 1
         again = f"-{seen[lesion.finding]}" if seen[lesion.finding] > 1 else ""
-        name = f"lesion/{stem}-{lesion.finding.replace(' ', '_')}{again}.png"
+        name = f"lesion/{stem}-{safe_name(lesion.finding)}{again}.png"
         lesions.append(lesion if mask is None else replace(lesion, mask=placed(mask, name)))
-    return replace(row, lesions=tuple(lesions), masks={organ: placed(mask, f"{organ}/{stem}.png") for organ, mask in masks.organs.items()})
+    organs = {organ: placed(mask, f"{safe_name(organ)}/{stem}.png") for organ, mask in masks.organs.items()}
+    return replace(row, lesions=tuple(lesions), masks=organs)
 
 
 def _provenance(study: Study) -> dict[str, str]:

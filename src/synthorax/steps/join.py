@@ -12,6 +12,7 @@ from synthorax.data.lesions import lesions_of, with_lesions
 from synthorax.data.masks import black_and_white, film_shape, in_square, read_mask
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
+from synthorax.files import safe_name
 from synthorax.folders import claimed
 from synthorax.types import Study
 
@@ -41,8 +42,7 @@ def _join(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts
         placed = _with_masks(study, prepared, stem=stem, size=len(image), row=row, out=out)
         studies.append(replace(placed, file_name=f"images/{stem}.png", split="train"))
     for study in synthetic.studies:
-        copy_files(study, source=synthetic.path, out=out)
-        studies.append(replace(study, split="train"))
+        studies.append(replace(copy_files(study, source=synthetic.path, out=out), split="train"))
     write_table(out, studies)
     write_facts(out, name=name, studies=studies, synthetic=False, extra={"labels": list(prepared.findings), "mixed": True, **facts})
 
@@ -58,7 +58,7 @@ def _with_masks(study: Study, prepared: Prepared, *, stem: str, size: int, row: 
         study = with_lesions(study, [in_square(lesion, shape, size) for lesion in lesions])
 
     def placed(column: str, paths: Sequence[str]) -> tuple[str, ...]:
-        kind = re.sub(r"[^A-Za-z0-9_-]", "", re.sub("_masks?$", "", column)) or "mask"  # a name in a table is not a path
+        kind = safe_name(re.sub("_masks?$", "", column))
         names = [path and f"masks/{kind}/{stem}{f'-{number}' if len(paths) > 1 else ''}.png" for number, path in enumerate(paths, start=1)]
         for name, path in zip(names, paths, strict=True):
             if path:

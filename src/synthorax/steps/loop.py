@@ -203,7 +203,7 @@ def _joined(parts: Sequence[Path], *, out: Path) -> Dataset:
     for number, dataset in enumerate(sets, start=1):
         place = f"round-{number}"
         for study in dataset.studies:
-            copy_files(study, source=dataset.path, out=out / place)
+            study = copy_files(study, source=dataset.path, out=out / place)
             masks = {column: tuple(path and f"{place}/{path}" for path in paths) for column, paths in study.masks.items()}
             studies.append(replace(study, file_name=f"{place}/{study.file_name}", study_id=f"{study.study_id}-r{number}", masks=masks,
                                    extra={**study.extra, "round": str(number)}))

@@ -226,8 +226,7 @@ def _finding_missed(number: int, films: Films, scores: NDArray[np.float64], chec
 
 def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, name: str,
            extra: dict[str, Any]) -> None:
-    for study in kept:
-        copy_files(study, source=synthetic.path, out=out)
+    kept = [copy_files(study, source=synthetic.path, out=out) for study in kept]
     columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
     write_atomic(out / "dropped.csv", table_bytes(columns, dropped))
     write_table(out, kept)

@@ -88,8 +88,7 @@ def _vet(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, config
         if not kept:
             raise InputError(f"all {len(films)} films were flagged", file=suspects.path,
                              remedy="look at flagged.csv without --drop: perhaps they are of another kind than the trusted films")
-        for study in kept:
-            copy_files(study, source=suspects.path, out=clean)
+        kept = [copy_files(study, source=suspects.path, out=clean) for study in kept]
         write_table(clean, kept)
         inherited = {key: value for key, value in suspects.facts.items()
                      if key not in COUNTED_FACTS}

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from synthorax.data.dataset import Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
+from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.rejects import FACT, TABLE_NAME, counted
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
-from synthorax.files import write_atomic
+from synthorax.files import readable_name, safe_name, write_atomic
 from synthorax.folders import claimed, file_stamp, stamps
 from synthorax.progress import Report, quiet
 from synthorax.types import Study
@@ -75,7 +73,9 @@ def assemble(
             try:
                 study = place(source, building)
                 studies.append(with_own_patient(study) if patient_per_film else study)
-            except InputError as error:
+            except OSError:  # of the disk that is written to: whatever a film raises when it is read is an InputError
+                raise
+            except Exception as error:  # no single film may end the work, whatever is wrong with it
                 rejected.append(Note(row=source.row, file_name=source.name, reason=reason_of(error, source),
                                      lost=not isinstance(error, NothingLostError)))
             progress(number / len(sources), f"{number} of {len(sources)} films, {len(rejected)} rejected")
@@ -102,29 +102,22 @@ def what_from(source: Path, out: Path, *, label_table: Path | str | None, allow:
 
 
 def place_image(path: Path, folder: Path, *, name: str) -> str:
-    """Take a picture over as one grey channel; returns its path in the dataset folder.
+    """Take the pixels of an image over as a grey PNG of 8 or 16 bits; returns its path in the dataset folder.
 
-    A PNG or JPEG that is plain 8- or 16-bit grey is copied byte for byte, anything else becomes a grey PNG: colour,
-    transparency, palettes, and files with embedded text, which may name a patient. It is decoded first, so that a
-    damaged file is an `InputError`, and never flipped, turned or scaled.
+    No byte of the file itself is copied, because text in it may name a patient. The image is never flipped, turned or scaled; a
+    damaged file is an `InputError`.
     """
     pixels = read_image(path)
-    suffix = path.suffix.lower() if _is_plain_grey(path) else ".png"
-    target = _free_path(folder / "images", _safe(name), suffix)
-    if _is_plain_grey(path):
-        shutil.copyfile(path, target)
-    else:
-        write_png(target, pixels)
+    target = _free_path(folder / "images", readable_name(name))
+    write_png(target, pixels)
     return target.relative_to(folder).as_posix()
 
 
 def place_mask(path: Path, folder: Path, *, column: str, name: str) -> str:
-    """Take a mask over byte for byte; returns its path in the dataset folder."""
-    place = folder / "masks" / _safe(re.sub("_masks?$", "", column))
-    place.mkdir(parents=True, exist_ok=True)
-    target = _free_path(place, _safe(name), path.suffix.lower())
-    read_image(path)
-    shutil.copyfile(path, target)
+    """Take the values of a mask over as a grey PNG; returns its path in the dataset folder."""
+    pixels = mask_pixels(path)
+    target = _free_path(folder / "masks" / safe_name(re.sub("_masks?$", "", column)), readable_name(name))
+    write_png(target, pixels)
     return target.relative_to(folder).as_posix()
 
 
@@ -140,8 +133,10 @@ def files_below(source: Path) -> list[Path]:
                   if path.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in parts))
 
 
-def reason_of(error: InputError, source: Source) -> str:
+def reason_of(error: Exception, source: Source) -> str:
     """What was wrong, without the path: `rejects.csv` has a column for it, and a path can name a patient."""
+    if not isinstance(error, InputError):
+        return f"cannot be read ({type(error).__name__})"
     where = "" if error.file is None else str(error.file) + (f" row {error.row}" if error.row is not None else "")
     reason = str(error).removeprefix(f"{where}: ")
     return reason.replace(str(source.path), "the file").replace(source.path.name, "the file")
@@ -158,25 +153,9 @@ def _write_notes(path: Path, notes: Iterable[Note]) -> None:
     write_atomic(path, table_bytes(("row", "file_name", "reason"), rows))
 
 
-_HARMLESS_INFO = frozenset({"dpi", "gamma", "srgb", "interlace", "progressive", "progression",
-                            "jfif", "jfif_version", "jfif_unit", "jfif_density"})
-
-
-def _is_plain_grey(path: Path) -> bool:
-    with Image.open(path) as image:
-        grey = image.format in ("PNG", "JPEG") and image.mode in ("L", "I;16") and set(image.info) <= _HARMLESS_INFO
-        return grey and path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _safe(name: str) -> str:
-    """A file name without separators, spaces and signs that tables, shells or spreadsheets read in their own way."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return "_".join(re.sub(r"[^\w.-]+", "_", part) for part in parts).lstrip(".-") or "film"
-
-
-def _free_path(folder: Path, stem: str, suffix: str) -> Path:
-    path, number = folder / f"{stem}{suffix}", 1
+def _free_path(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.png", 1
     while path.exists():
         number += 1
-        path = folder / f"{stem}_{number}{suffix}"
+        path = folder / f"{stem}_{number}.png"
     return path

@@ -17,6 +17,7 @@ from synthorax.data.pixels import read_image, write_png
 from synthorax.data.tables import Row, read_table
 from synthorax.data.vocabulary import canonical
 from synthorax.errors import InputError
+from synthorax.files import safe_name
 from synthorax.progress import Report, quiet
 from synthorax.types import Study
 
@@ -160,10 +161,9 @@ def _with_lesions(study: Study, boxes: dict[str, list[Box]], folder: Path) -> St
         return study
     shape = read_image(folder / study.file_name).shape
     place = folder / "masks" / "lesion"
-    place.mkdir(parents=True, exist_ok=True)
     paths = []
     for finding in sorted(boxes):
-        path = place / f"{Path(study.file_name).stem}_{finding.replace(' ', '_')}.png"
+        path = place / f"{Path(study.file_name).stem}_{safe_name(finding)}.png"
         write_png(path, box_mask(boxes[finding], (shape[0], shape[1])))
         paths.append(path.relative_to(folder).as_posix())
     return replace(study, masks={"lesion_mask": tuple(paths)}, lesion_label="|".join(sorted(boxes)),
