@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two readers of MONAI load one radiograph with opposite polarity, other axes and other spacing.
 #
-# Packages: monai 1.6.1, torch 2.13.0, itk 5.4.6 or later, pydicom 3.0.2
+# Packages: monai 1.6.1, torch 2.13.0, itk 5.4.7, pydicom 3.0.2
 # Expected: LoadImage gives the same array whichever reader is installed; MONOCHROME1 is either turned over or left
 #   alone by both.
 # Seen: With PydicomReader a MONOCHROME1 image keeps its stored values, has two axes and a spacing of 1.0; with
@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check monai==1.6.1 torch==2.13.0 itk pydicom==3.0.2 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check monai==1.6.1 torch==2.13.0 itk==5.4.7 pydicom==3.0.2 numpy==2.4.6
 venv/bin/python - <<'PY'
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset

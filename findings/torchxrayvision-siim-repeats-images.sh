@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 pandas scikit-image requests imageio pillow tqdm && venv/bin/pip install --quiet --no-deps --disable-pip-version-check torchxrayvision==1.5.7 torchvision==0.28.0
+venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 pandas==3.1.1 scikit-image==0.26.0 requests==2.34.2 imageio==2.38.1 pillow==13.0.0 tqdm==4.70.1 && venv/bin/pip install --quiet --no-deps --disable-pip-version-check torchxrayvision==1.5.7 torchvision==0.28.0
 venv/bin/python - <<'PY'
 import tempfile
 import warnings
