@@ -72,18 +72,12 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     if engine.from_main(run.weights.exists()):
         return
     objective, films = fresh_objective(recipe, prepared)
-    if beginning.compressor is not None:
-        cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
     objective.admit(num_films=len(films))
     loop.check_batch(objective, recipe.train)
     if engine.is_main:
         write_json(run.path / "data.json", _claimed(prepared, beginning))
         write_atomic(run.path / "config.toml", recipe.to_toml())
-    objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
-    objective.silence(varied(films, spec=as_model(objective.model).spec))
-    if beginning.base is not None:
-        objective.begin(load_base(beginning.base), guide=load_guide(beginning.base))
-        adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
+    begin(objective, films, recipe, beginning)
     with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
         outcome = loop.train(objective, films, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
                              budget_films=num_films, pause_seconds=pause_seconds, report=report, clock=clock,
@@ -112,6 +106,17 @@ def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, Film
     films = _training_films(prepared, recipe)
     masks = films.masks.names if films.masks else ()
     return build_objective(recipe, findings=films.findings, sites=sites_of(films), masks=masks), films
+
+
+def begin(objective: Objective, films: Films, recipe: Recipe, beginning: Beginning) -> None:
+    """Make fresh weights ready for their first step: those of trained models taken over, and what must be measured on images."""
+    if beginning.compressor is not None:
+        cast(Any, objective.model).compressor.adopt(load_file(weights_of(beginning.compressor)))
+    objective.prepare(unit_images(films.images[:MEASURED_FILMS]))
+    objective.silence(varied(films, spec=as_model(objective.model).spec))
+    if beginning.base is not None:
+        objective.begin(load_base(beginning.base), guide=load_guide(beginning.base))
+        adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
 
 
 def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:

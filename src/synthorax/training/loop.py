@@ -235,6 +235,30 @@ class _Loop:
         return config.learning_rate * warmup * cooldown
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSpeed:
+    """What a training step takes on this machine."""
+
+    seconds: float
+    films: float
+    """images drawn in a step, by all players together"""
+
+
+def measure_steps(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path, seconds: float = 2.0,
+                  most: int = 20) -> StepSpeed:
+    """Time some real training steps, after a first one that warms up: for about `seconds`, one at least. Nothing is written to `folder`.
+
+    The weights of `objective` move, so train another one.
+    """
+    loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
+    loop.step(0.0)
+    start, before, taken = time.monotonic(), loop.progress.films, 0
+    while taken < 1 or (taken < most and time.monotonic() - start < seconds):
+        loop.step(0.0)  # it looks at its loss, and so waits for the device
+        taken += 1
+    return StepSpeed(seconds=(time.monotonic() - start) / taken, films=(loop.progress.films - before) / taken)
+
+
 def check_batch(objective: Objective, config: TrainConfig) -> None:
     """Refuse batches of one film where batch normalisation would compare the film with itself."""
     if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
