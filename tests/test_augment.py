@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from synthorax.cli import app
+from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import write_png
 from synthorax.errors import InputError, UsageError
-from synthorax.main_job import augment
+from synthorax.evaluation.report import Report
+from synthorax.main_job import Augmented, augment
 from synthorax.steps.recipe import recipe_names
 
 USABLE = {
@@ -42,7 +47,8 @@ def test_every_recipe_is_taken_or_refused_before_any_image_is_read(recipe: str, 
     begin = time.process_time()
     with pytest.raises(InputError if recipe in USABLE else UsageError, match=REFUSED.get(recipe, "there is no PNG")):
         augment(empty, findings=["Mass"], out=empty.parent / "out", recipe=recipe)
-    assert time.process_time() - begin < 1 and not (empty.parent / "out").exists()
+    assert time.process_time() - begin < 1
+    assert not (empty.parent / "out").exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -67,3 +73,97 @@ def test_what_is_balanced_already_is_refused_before_the_training(tmp_path: Path)
     with pytest.raises(InputError, match=r"more frequent among the training images than Mass, so there is nothing to balance.*--num"):
         augment(tmp_path / "set", findings=["Mass"], out=tmp_path / "out", recipe="edm-32")
     assert not (tmp_path / "out").exists()
+
+
+# ---- what it leaves
+
+
+TINY = """name = "tiny"
+family = "diffusion"
+[model]
+image_size = 32
+channels = 8
+multipliers = [1, 2]
+attention = [false, true]
+embedding = 16
+patch = 2
+[train]
+batch_size = 4
+sample_every = 0
+[sample]
+steps = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Augmented:
+    """A training of 40 images seen, on drawings of which three in a hundred cannot be read: what it makes is noise."""
+    folder = tmp_path_factory.mktemp("short")
+    source = write_phantom_dataset(folder / "drawn", num=100, size=32, seed=0, prevalence={"Effusion": 0.3, "Nodule": 0.6})
+    for study in source.studies[:3]:
+        (source.path / study.file_name).write_bytes(b"no image")
+    (folder / "tiny.toml").write_text(TINY)
+    return augment(source.path, findings=["Effusion"], out=folder / "out", recipe=str(folder / "tiny.toml"), budget_images=40, num=10,
+                   seed=3)
+
+
+def test_a_training_that_fell_short_stops_before_the_proof(short: Augmented) -> None:
+    assert short.fell_short and short.signs.films == 40 and short.signs.few_passes and short.signs.mostly_unrealistic
+    assert short.train is None and short.synthetic is None and not (short.out / "train").exists()
+    report = Report.load(short.out)
+    assert len(report.warnings) == 1 and "20 of 20 synthetic images do not look like radiographs" in report.warnings[0]
+    assert report.dimensions["benefit"].status == "skipped" and "no training set was made" in report.dimensions["benefit"].reason
+    assert report.dimensions["fidelity"].status == "measured" and report.inputs["training"]["fell_short"] is True
+    page = (short.out / "report.html").read_text()
+    assert page.index("The training of the generator fell short") < page.index("Whether these films help has not been measured")
+
+
+def test_it_says_so_on_the_last_line_and_in_json(short: Augmented) -> None:
+    told = short.to_dict()
+    assert told["fell_short"] and told["warnings"] == list(short.report.warnings) and told["train"] is None and told["verdicts"] == {}
+    assert str(short).splitlines()[-1] == f"Warning: {short.report.warnings[0]}"
+    assert f"Warning: {short.report.warnings[0]}" in str(short).splitlines()[:3]
+
+
+def test_what_was_rejected_is_told(short: Augmented) -> None:
+    (rejected,) = short.rejected
+    assert (rejected.images, rejected.of) == (3, 100) and short.to_dict()["rejected"][0]["images"] == 3
+    assert f"rejected      {rejected}" in str(short) and str(short.out / "prepared/rejects.csv") in str(short)
+    report = Report.load(short.out)
+    assert report.inputs["rejected"]["prepared"]["images"] == 3 and any("3 of 100 images" in note for note in report.notes)
+
+
+def test_the_report_names_the_command_that_makes_it_again(short: Augmented) -> None:
+    for part in ("--finding Effusion", "--budget-images 40", "--num 10", "--seed 3", f"--recipe {short.out.parent / 'tiny.toml'}"):
+        assert part in short.report.command
+    assert "--budget " not in short.report.command
+
+
+def test_calling_it_again_gives_the_same_and_ends_with_code_4(short: Augmented, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = short.run.weights.read_bytes()
+    arguments = shlex.split(short.report.command)[1:]
+    with pytest.raises(SystemExit) as stop:
+        app([*arguments, "--json"])
+    told = capsys.readouterr()
+    assert stop.value.code == 4 and json.loads(told.out)["fell_short"] and told.out.count("\n") == 1
+    assert "rejected: 3 of 100 images" in told.err and "[8/8] benefit" in told.err
+    assert short.run.weights.read_bytes() == weights
+
+
+def test_many_rejects_stop_it_and_keep_their_list(tmp_path: Path) -> None:
+    source = write_phantom_dataset(tmp_path / "drawn", num=60, size=32, seed=1, prevalence={"Effusion": 0.4, "Nodule": 0.6})
+    for study in source.studies[:9]:
+        (source.path / study.file_name).write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"9 of 60 images.*rejects\.csv.*--allow-rejects"):
+        augment(source.path, findings=["Effusion"], out=tmp_path / "out", recipe="edm-32", budget="1s")
+    assert (tmp_path / "out/prepared/rejects.csv").read_text().count("\n") == 10
+    with pytest.raises(UsageError, match=r"smallest budget that would do is about .* goes on from here"):
+        augment(source.path, findings=["Effusion"], out=tmp_path / "out", recipe="edm-32", budget="1s", allow_rejects=True)
+    assert not (tmp_path / "out/run").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"budget": "5m", "budget_images": 9}, {"budget_images": 0}, {"budget": 0}, {"budget": "soon"}])
+def test_budgets_that_cannot_be(arguments: dict[str, object], empty: Path) -> None:
+    with pytest.raises(UsageError, match=r"budget|duration"):
+        augment(empty, **{"findings": ["Mass"], "out": empty.parent / "out"} | arguments)
+    assert not (empty.parent / "out").exists()

@@ -14,7 +14,7 @@ from synthorax.cli_checks import add_checks
 from synthorax.cli_compare import compare
 from synthorax.cli_lists import add_lists
 from synthorax.cli_options import Clock, ClockOption, Device, DeviceOption, Json, Seed, Threads, finish
-from synthorax.cli_values import counts_of, fractions_of, named, numbers_of, setting_of
+from synthorax.cli_values import count_of, counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
     name="synthorax", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -57,6 +57,8 @@ LabelTable = Annotated[Path | None, typer.Option(help="Table with labels, if it 
 Adapt = Annotated[Way | None, typer.Option(help="What of the base moves: everything, low-rank updates, all but the trunk, or chosen by the "
                                                 "number of films.")]
 Budget = Annotated[str | None, typer.Option(help="Time, such as 90s, 20m or 1h30m.")]
+BudgetImages = Annotated[str | None, typer.Option(help="Images that the training sees, such as 50k, in place of a time: the same result on "
+                                                       "every machine.")]
 
 
 @app.command(epilog="Example: synthorax augment films/ --finding Pneumothorax --budget 20m --out augmented/")
@@ -64,7 +66,9 @@ def augment(
     dataset: Annotated[Path, typer.Argument(help="Folder of PNG, JPEG or DICOM with a label table, or a dataset folder.")],
     finding: Annotated[list[str], typer.Option(help="Rare finding to augment; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder for the training set and the report.")],
-    budget: Annotated[str, typer.Option(help="Time for everything, such as 20m; most of it trains the generator.")] = "20m",
+    budget: Annotated[str | None, typer.Option(help="Time for everything, such as 90m, divided by what this machine is measured to do; 20m "
+                                                    "by default.")] = None,
+    budget_images: BudgetImages = None,
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic films of each finding; by default as many as balance.")] = None,
     base: Annotated[Path | None, typer.Option(help="Shipped model, run or file to start from; cxr-256 by default.")] = None,
     adapt: Adapt = None,
@@ -73,17 +77,29 @@ def augment(
     label_table: LabelTable = None,
     allow: Allow = None,
     patient_per_film: PerFilm = False,
+    allow_rejects: AllowRejects = False,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """The main job: learn from your films, make more of a rare finding, screen them, and prove whether they help."""
+    """The main job: learn from your images, make more of a rare finding, screen them, and prove whether they help.
+
+    Exit code 4: the training of the generator fell short, as the report says first of all. No evidence of help is no failure.
+    """
     from synthorax.main_job import augment as verb
 
-    finish(verb(dataset, findings=finding, out=out, budget=budget, num=num, base=base, adapt=adapt and adapt.value, recipe=recipe,
-                 compressor=compressor, label_table=label_table, allow=allow or (), patient_per_film=patient_per_film, seed=seed,
-                 device=device.value, threads=threads), json)
+    made = verb(dataset, findings=finding, out=out, budget=budget, budget_images=_images(budget_images), num=num,
+                base=base, adapt=adapt and adapt.value, recipe=recipe, compressor=compressor, label_table=label_table,
+                allow=allow or (), patient_per_film=patient_per_film, allow_rejects=allow_rejects, seed=seed, device=device.value,
+                threads=threads)
+    finish(made, json)
+    if made.fell_short:
+        raise typer.Exit(4)
+
+
+def _images(budget: str | None) -> int | None:
+    return None if budget is None else count_of("budget-images", budget)
 
 
 @app.command(epilog="Example: synthorax demo --out demo/")
@@ -156,6 +172,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: table.key=value; repeat for more.")] = None,
     budget: Budget = None,
+    budget_images: BudgetImages = None,
     clock: ClockOption = Clock.wall,
     pause_after: Annotated[str | None, typer.Option(help="Stop, saved, after this time; the same command goes on. Exit code 75.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on, also with other steps or learning rate.")] = False,
@@ -172,7 +189,7 @@ def train(
 
     run = verb(recipe, data, out=out, overrides=set_ or (), budget=budget, pause_after=pause_after, resume=resume, base=base,
                adapt=adapt and adapt.value, compressor=compressor, seed=seed, device=device.value, threads=threads,
-               clock=clock.value)
+               clock=clock.value, budget_films=_images(budget_images))
     finish(run, json)
     if not run.finished:
         raise typer.Exit(PAUSED)

@@ -1,10 +1,10 @@
-"""The main job in one go: films in, a balanced training set and an honest report out; every stage continues after a kill."""
+"""The main job in one go: images in, a balanced training set and an honest report out; every stage continues after a kill."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,24 +15,26 @@ from synthorax.config import parse_duration
 from synthorax.data.dataset import Dataset, digest_of
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
+from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.data.sources import origins_of
-from synthorax.engine import Device, started
+from synthorax.engine import Device
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
-from synthorax.evaluation.report import Report
+from synthorax.evaluation.benefit_design import too_few
+from synthorax.evaluation.report import Dimension, Report
 from synthorax.files import write_json
 from synthorax.folders import claimed, discard, file_stamp, stamps
 from synthorax.judges.classifier import ClassifierConfig
+from synthorax.main_job_stages import Stages, budget_for, has_loss, planned
 from synthorax.progress import format_seconds
 from synthorax.run import Run, read_spec, weights_digest
 from synthorax.steps.adapt import LEARNING_RATES, recipe_of_base, resolved, sentence, with_way
 from synthorax.steps.augment_check import augment_recipe, check_images, image_size, known_findings
-from synthorax.steps.generate import preview
 from synthorax.steps.join import join_training_set
-from synthorax.steps.models import source_of, stages_of, weights_of
-from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits, plan_like, read_plan
+from synthorax.steps.models import stages_of, weights_of
+from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits
 from synthorax.steps.recipe import Recipe, load_recipe
-from synthorax.steps.train_run import without_no_finding
+from synthorax.steps.shortfall import TrainingSigns, training_signs
 from synthorax.types import Films
 from synthorax.zoo import shipped
 
@@ -42,13 +44,11 @@ RECIPE = "edm-64"
 """of the generator where that does not ship; with a base, how it is trained here"""
 SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
-FIXED_SECONDS = {"read": 5, "prepare": 5, "plan": 5, "screen": 30, "evaluate": 25, "benefit": 130}
-"""what the stages that cannot be shortened take for a thousand films on two cores, about"""
-FIXED_SECONDS_LARGE = {"prepare": 10, "screen": 50, "evaluate": 100}
-"""what some take with films above `LARGE_PX`; measured with 1,489 films of 256 px"""
-LARGE_PX = 128
-TRAIN_SHARE = 0.83
-"""part of the remaining time that trains the generator; the rest generates"""
+BUDGET = "20m"
+"""where nothing else is said"""
+NOT_PROVED = ("most of the synthetic images do not look like radiographs, so no training set was made of them; what this report measures "
+              "was measured on all of them, unscreened")
+"""why there is no benefit where the training fell far short"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,98 +67,170 @@ class Augmented:
     """What `augment` leaves: the training set, the synthetic set, the plan, the run and the report."""
 
     out: Path
-    train: Dataset
-    synthetic: Dataset
+    train: Dataset | None
+    """None where the training of the generator fell so short that nothing can be made of its images"""
+    synthetic: Dataset | None
     plan: Plan
     run: Run
     report: Report
+    signs: TrainingSigns
+    rejected: tuple[Rejected, ...]
+    """images that could not be used, as they were read and as they were prepared"""
     seconds: float
+    budget_seconds: float | None = None
+
+    @property
+    def fell_short(self) -> bool:
+        """Whether the training of the generator was too short, whatever the verdicts say."""
+        return self.signs.fell_short
 
     def __str__(self) -> str:
-        real = sum(study.origin == "real" for study in self.train.studies)
-        return (f"{self.report}\n\ntraining set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic films)\n"
-                f"time          {format_seconds(self.seconds)}\nreport        {(self.out / 'report.html').resolve()}")
+        lines = [f"{self.report}", ""]
+        if self.train is not None:
+            real = sum(study.origin == "real" for study in self.train.studies)
+            lines.append(f"training set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic images)")
+        lines += [f"rejected      {rejected}" for rejected in self.rejected]
+        of = "" if self.budget_seconds is None else f", of {format_seconds(self.budget_seconds)}"
+        lines += [f"time          {format_seconds(self.seconds)}{of}", f"report        {(self.out / 'report.html').resolve()}"]
+        return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.report.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Paths, counts and verdicts, JSON-ready."""
+        """Paths, counts, verdicts and warnings, JSON-ready."""
         verdicts = {entry["finding"]: entry["verdict"] for entry in self.report.dimensions["benefit"].findings}
-        return {"train": str(self.out / "train"), "synthetic": str(self.out / "synthetic"), "plan": str(self.out / "plan.csv"),
-                "report": str(self.out / "report.html"), "verdicts": verdicts, "seconds": round(self.seconds, 1),
-                "train_films": len(self.train), "synthetic_films": len(self.synthetic)}
+        return {"train": self.train and str(self.train.path), "synthetic": self.synthetic and str(self.synthetic.path),
+                "plan": str(self.out / "plan.csv"), "report": str(self.out / "report.html"), "verdicts": verdicts,
+                "fell_short": self.fell_short, "warnings": list(self.report.warnings), "training": self.signs.to_dict(),
+                "rejected": [rejected.to_dict() for rejected in self.rejected], "seconds": round(self.seconds, 1),
+                "train_films": len(self.train.studies) if self.train else 0,
+                "synthetic_films": len(self.synthetic.studies) if self.synthetic else 0}
 
 
-def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float = "20m", num: int | None = None,
-            base: str | Path | None = None, adapt: str | None = None, recipe: str | None = None, compressor: str | Path | None = None,
-            label_table: str | Path | None = None, allow: Sequence[str] = (), patient_per_film: bool = False, seed: int = 0,
-            device: Device = "auto", threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
-    """Learn from a folder of films, make more of the rare `findings`, screen them, and prove whether they help.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What is to be done, checked."""
 
-    Leaves `out`/train (all real training films and the screened synthetic ones), `out`/synthetic, plan.csv, report.json,
-    report.html and run/. `num` is how many films of each finding to make; by default as many as the most frequent finding has, or
-    fewer if the time is short. The generator starts from `base`, by default from the model that ships, unless a `recipe` is named; `adapt`
-    says what of it moves: full, lora, trunk, or auto (the default), which goes by the number of films. Of a base that was packed of several
-    stages the first learns from these films, and the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on
-    whose latents a latent recipe works. Calling it again goes on where it stopped. What cannot be used is refused before any image is read:
-    UsageError for recipes, bases and numbers, InputError for findings that nobody knows; InputError also for images that cannot be used.
-    With `work` the budget plays no part.
+    out: Path
+    findings: tuple[str, ...]
+    settings: Recipe
+    base: str | Path | None
+    compressor: str | Path | None
+    num: int | None
+    seconds: float | None
+    """of the whole budget; None where that is no time"""
+    budget_images: int | None
+    work: Work | None
+    seed: int
+    device: Device
+    threads: int | None
+    command: str
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """Arguments that every verb takes."""
+        return {"seed": self.seed, "device": self.device, "threads": self.threads}
+
+
+def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float | None = None,
+            budget_images: int | None = None, num: int | None = None, base: str | Path | None = None, adapt: str | None = None,
+            recipe: str | None = None, compressor: str | Path | None = None, label_table: str | Path | None = None,
+            allow: Sequence[str] = (), patient_per_film: bool = False, allow_rejects: bool = False, seed: int = 0, device: Device = "auto",
+            threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
+    """Learn from a folder of images, make more of the rare `findings`, screen them, and prove whether they help.
+
+    Leaves `out`/train (all real training images and the screened synthetic ones), `out`/synthetic, plan.csv, report.json, report.html and
+    run/. `budget` is the time for everything, 20 minutes by default, divided by what this machine is measured to do; `budget_images` is the
+    number of images that the training sees, with the same result on every machine; with `work` neither plays a part. `num` is how many
+    images of each finding to make; by default as many as the most frequent finding has, or fewer if the time is short. The generator starts
+    from `base`, by default from the model that ships, unless a `recipe` is named; `adapt` says what of it moves: full, lora, trunk, or auto
+    (the default), which goes by the number of images. Of a base that was packed of several stages the first learns from these images, and
+    the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on whose latents a latent recipe works.
+
+    Calling it again goes on where it stopped. Where the training turns out too short, the report begins with that and `fell_short` is true;
+    where most images do not look like radiographs, no training set is made of them. What cannot be used is refused before any image is
+    read: UsageError for recipes, bases, numbers and budgets, InputError for findings that nobody knows; InputError also for images that
+    cannot be used, and where more than a tenth of them was rejected, unless `allow_rejects`.
     """
     out = Path(out)
-    seconds = parse_duration(budget) if isinstance(budget, str) else float(budget)
     base = usual_base() if base is None and recipe is None else base
     settings = _settings(recipe, base=base, adapt=adapt, compressor=compressor).with_train(seed=seed)
     check_images(num, kinds=len(findings))
     names = known_findings(findings, Path(dataset), allow=allow)
     size = image_size(settings, base)
-    stages = _Stages(seconds if work is None else None, size=size)
+    seconds = _seconds(budget, budget_images, work)
+    stages = Stages(out, total=seconds)
+    again = command or _command(dataset, out, findings=findings, budget=None if budget_images else budget or BUDGET,
+                                budget_images=budget_images, num=num, base=base, adapt=adapt, recipe=recipe, compressor=compressor,
+                                label_table=label_table, allow=allow, seed=seed or None)
 
     with _claimed(out, Path(dataset), label_table=label_table, findings=sorted(names), num=num, seed=seed, recipe=settings.to_toml(),
                   base=base and weights_digest(weights_of(base)), compressor=compressor and weights_digest(weights_of(compressor)),
-                  adapt=adapt, work=work and asdict(work), allowed_findings=sorted(allow), patient_per_image=patient_per_film):
+                  adapt=adapt, work=work and asdict(work), budget_images=budget_images, allowed_findings=sorted(allow),
+                  patient_per_image=patient_per_film):
         with _nothing_left_if_refused(out):
             stages.begin("read")
-            source = workflow.ingest(dataset, out=out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film)
+            source = workflow.ingest(dataset, out=out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film,
+                                     allow_rejects=True)
             stages.begin("prepare")
-            prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed)
-            train = prepared.films("train")
-            _check_findings(prepared, train, names, num=num)
+            prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed, allow_rejects=True)
+            _check_findings(prepared, prepared.films("train"), names, num=num)
             settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
-            if work is not None:
-                settings = settings.with_train(steps=work.steps, precision="fp32")
-        seen = "" if base is None else _seen_by_base(base, source)
-        for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else [])):
-            print(f"  note: {warning}", file=sys.stderr)
+        rejected = _rejected(source, prepared, out)
+        for part in rejected:
+            stop_if_too_many(part, at=out, allowed=allow_rejects)
+            print(f"  rejected: {part}", file=sys.stderr)
+        if work is not None:
+            settings = settings.with_train(steps=work.steps, precision="fp32")
+        job = _Job(out=out, findings=tuple(names), settings=settings, base=base, compressor=compressor, num=num, seconds=seconds,
+                   budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
+        return _augmented(job, source, prepared, rejected, stages)
 
-        stages.begin("train")
-        allowed = stages.seconds["train"] if work is None else None
-        trained = workflow.train(settings, prepared, out=out / "run", budget=allowed, base=base, compressor=compressor,
-                                 seed=seed, device=device, threads=threads, findings=names)
-        run = _enlarging(trained, base, out=out / "model")
 
-        stages.begin("plan")
-        plan = _plan(prepared, names, run, out=out, num=num, seconds=stages.seconds["generate"], seed=seed, device=device,
-                     threads=threads)
-        print(f"  {plan}", file=sys.stderr)
+def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages) -> Augmented:
+    """Train, plan, generate, screen, evaluate and prove, on images that were read and checked."""
+    out, base, findings = job.out, job.base, job.findings
+    seen = "" if base is None else _seen_by_base(base, source)
+    test, config = prepared.films("test"), _benefit_config(job)
+    doubts = [f"nothing will be proved about {name}: {reason}" for name in findings if (reason := too_few(test, name, config))]
+    for warning in (*prepared.fingerprint.get("warnings", ()), *([seen] if seen else []), *doubts):
+        print(f"  note: {warning}", file=sys.stderr)
 
-        stages.begin("generate")
-        made = workflow.generate(run, plan, out=out / "generated", seed=seed, device=device, threads=threads)
+    stages.begin("train")
+    budget = budget_for(job.settings, prepared, stages, findings=findings, base=base, compressor=job.compressor, num=job.num,
+                        config=_benefit_config(job), device=job.device, threads=job.threads)
+    trained = workflow.train(job.settings, prepared, out=out / "run", budget=None if budget is None else budget.train,
+                             budget_films=job.budget_images, base=base, compressor=job.compressor, findings=findings, **job.computing)
+    run = _enlarging(trained, base, out=out / "model")
 
-        stages.begin("screen")
-        synthetic = _screened(made, prepared, names, out=out, seed=seed, device=device, threads=threads,
-                              judge=None if work is None else work.judge)
+    stages.begin("plan")
+    plan = planned(prepared, findings, run, out=out, num=job.num, **job.computing,
+                   seconds=None if budget is None else stages.seconds_to_generate(budget))
+    print(f"  {plan}", file=sys.stderr)
 
-        stages.begin("evaluate")
-        report = workflow.evaluate(real=prepared, synthetic=synthetic, quick=True, seed=seed, device=device, threads=threads)
+    stages.begin("generate")
+    made = workflow.generate(run, plan, out=out / "generated", **job.computing)
+    signs = training_signs(trained, made, prepared, has_loss=has_loss(job.settings, prepared), cooldown=job.settings.train.cooldown)
+    if signs.fell_short:
+        print(f"  {signs}", file=sys.stderr)
 
-        stages.begin("benefit")
-        report = workflow.benefit(real=prepared, synthetic=synthetic, findings=names, seed=seed, device=device, threads=threads,
-                                  into=report, config=BenefitConfig(seed=seed).brief() if work is None else work.benefit,
-                                  keep=out / "trainings")
-        report = replace(_with_base(report, trained, seen=seen),
-                         command=command or _command(dataset, findings, out, budget, base=base, adapt=adapt))
+    stages.begin("screen")
+    synthetic = None if signs.mostly_unrealistic else _screened(made, prepared, job)
+
+    stages.begin("evaluate")
+    report = workflow.evaluate(real=prepared, synthetic=made if synthetic is None else synthetic, quick=True, **job.computing)
+    report = _told(report, job, trained, signs, rejected, seen=seen)
+
+    stages.begin("benefit")
+    joined = None
+    if synthetic is None:
+        report = report.with_dimension("benefit", Dimension("skipped", reason=NOT_PROVED))
+    else:
+        report = workflow.benefit(real=prepared, synthetic=synthetic, findings=findings, config=_benefit_config(job), into=report,
+                                  keep=out / "trainings", **job.computing)
         joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
                                    facts={"licence": source.facts.get("licence", "as its sources")})
-        report.write(out)
-        return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, seconds=stages.elapsed())
+    report.write(out)
+    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, rejected=rejected,
+                     seconds=stages.elapsed(), budget_seconds=job.seconds)
 
 
 def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Augmented:
@@ -168,32 +240,6 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
         source = write_phantom_dataset(out / "phantom", num=900, size=64, seed=seed).path
         return augment(source, findings=["Pneumothorax"], out=out / "augmented", budget="7m", recipe="edm-32", seed=seed, device=device,
                        threads=threads, command=f"synthorax demo --out {out}")
-
-
-class _Stages:
-    """Divides the budget among the stages, and says on stderr which one begins and how long the rest will take.
-
-    Without a budget no stage is cut short, and no time is told.
-    """
-
-    def __init__(self, budget_seconds: float | None, *, size: int) -> None:
-        self.limited = budget_seconds is not None
-        budget_seconds = budget_seconds or 0.0
-        fixed = FIXED_SECONDS | (FIXED_SECONDS_LARGE if size > LARGE_PX else {})
-        flexible = max(budget_seconds - sum(fixed.values()), budget_seconds / 2)
-        share = {"train": TRAIN_SHARE * flexible, "generate": (1 - TRAIN_SHARE) * flexible}
-        order = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
-        self.seconds = {name: share[name] if name in share else fixed[name] for name in order}
-        self.start, self.begun = time.monotonic(), 0
-
-    def begin(self, name: str) -> None:
-        rest = sum(list(self.seconds.values())[self.begun :])
-        self.begun += 1
-        told = f": about {format_seconds(rest)} left in all" if self.limited else ""
-        print(f"[{self.begun}/{len(self.seconds)}] {name}{told}", file=sys.stderr, flush=True)
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.start
 
 
 def usual_base() -> str | None:
@@ -237,15 +283,6 @@ def _seen_by_base(base: str | Path, source: Dataset) -> str:
             f"not count; start from scratch with --recipe {RECIPE}")
 
 
-def _with_base(report: Report, run: Run, *, seen: str = "") -> Report:
-    """The report with what the generator started from, if it did not start from scratch."""
-    started_from = read_spec(run.weights)[1].get("started_from")
-    if started_from is None:
-        return report
-    notes = (*report.notes, sentence(started_from), *([seen] if seen else []))
-    return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
-
-
 @contextlib.contextmanager
 def _claimed(out: Path, source: Path, *, label_table: str | Path | None, **arguments: Any) -> Iterator[None]:
     """Hold the folder for one augmentation of the images and labels as they are now; the same command goes on, another is refused."""
@@ -284,46 +321,57 @@ def _check_findings(prepared: Prepared, train: Films, findings: Sequence[str], *
                          "balance", file=prepared.path, remedy="say how many images to make (--num), or augment a rarer finding")
 
 
-def _plan(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float, seed: int,
-          device: Device, threads: int | None) -> Plan:
-    """The plan, as large as balance asks or, if that is more, as the time allows at the speed of a trial batch."""
-    path = out / "plan.csv"
-    if path.exists():
-        return read_plan(path, allow=prepared.findings)
-    if num is not None:
-        return workflow.plan(prepared, count=dict.fromkeys(findings, num), model=run, seed=seed, out=path)
-    wanted = workflow.plan(prepared, balance=findings, model=run, seed=seed)
-    fits = int(seconds / _seconds_per_film(prepared, run, device=device, threads=threads))
-    if len(wanted) <= fits:
-        wanted.write(path)
-        return wanted
-    each = max(FEWEST_FILMS, fits // (2 * len(findings)))  # every film with the finding has a companion without it
-    print(f"  balance would take {len(wanted)} films, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
-    return workflow.plan(prepared, count=dict.fromkeys(findings, each), model=run, seed=seed, out=path)
+def _seconds(budget: str | float | None, budget_images: int | None, work: Work | None) -> float | None:
+    """The budget of time in seconds; None where the budget is no time. Two budgets are a UsageError."""
+    if budget is not None and budget_images is not None:
+        raise UsageError("--budget limits the time and --budget-images the images that the training sees; give one of the two")
+    if budget_images is not None and budget_images < 1:
+        raise UsageError(f"--budget-images {budget_images}: the training has to see at least one image")
+    if budget_images is not None or work is not None:
+        return None
+    seconds = parse_duration(budget) if isinstance(budget, str) else float(budget) if budget is not None else parse_duration(BUDGET)
+    if not seconds > 0:
+        raise UsageError(f"budget {budget}: a time above 0 is needed")
+    return seconds
 
 
-def _seconds_per_film(prepared: Prepared, run: Run, *, device: Device, threads: int | None) -> float:
-    source, _, settings = source_of(run)
-    trial = plan_like(without_no_finding(prepared.films("train")), num=16)
-    with started(device=device, threads=threads) as engine:
-        preview(source.model, trial, settings=settings, engine=engine)  # warm up
-        start = time.monotonic()
-        preview(source.model, trial, settings=settings, engine=engine)
-        return (time.monotonic() - start) / len(trial)
+def _benefit_config(job: _Job) -> BenefitConfig:
+    return BenefitConfig(seed=job.seed).brief() if job.work is None else job.work.benefit
 
 
-def _screened(made: Dataset, prepared: Prepared, findings: Sequence[str], *, out: Path, seed: int, device: Device,
-              threads: int | None, judge: ClassifierConfig | None) -> Dataset:
+def _rejected(source: Dataset, prepared: Prepared, out: Path) -> tuple[Rejected, ...]:
+    """Images that this job rejected, as it read them and as it prepared them; parts without any are left out."""
+    read = [Rejected.of_folder(source.path, source.facts)] if source.path == out / "films" else []
+    return tuple(part for part in (*read, prepared.rejected) if part.images)
+
+
+def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str) -> Report:
+    """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
+    notes = [*report.notes]
+    inputs: dict[str, Any] = {**report.inputs, "training": signs.to_dict()}
+    started_from = read_spec(run.weights)[1].get("started_from")
+    if started_from is not None:
+        inputs["base"] = started_from
+        notes += [sentence(started_from), *([seen] if seen else [])]
+    for part in rejected:
+        inputs["rejected"] = inputs.get("rejected", {}) | {part.table.parent.name if part.table else "images": part.to_dict()}
+        notes.append(f"Rejected, and so not among these images: {part}.")
+    return replace(report, inputs=inputs, notes=tuple(notes), command=job.command, warnings=(str(signs),) if signs.fell_short else ())
+
+
+def _screened(made: Dataset, prepared: Prepared, job: _Job) -> Dataset:
     """The screened set at `out`/synthetic."""
-    screened = workflow.screen(made, against=prepared, out=out / "synthetic", findings=findings, seed=seed, device=device, threads=threads,
-                               classifier=judge)
-    write_json(out / "screening.json", screened.to_dict())
+    screened = workflow.screen(made, against=prepared, out=job.out / "synthetic", findings=job.findings, **job.computing,
+                               classifier=None if job.work is None else job.work.judge)
+    write_json(job.out / "screening.json", screened.to_dict())
     print(f"  {screened}", file=sys.stderr)
     return screened.kept
 
 
-def _command(dataset: str | Path, findings: Sequence[str], out: Path, budget: str | float, *, base: str | Path | None,
-             adapt: str | None) -> str:
-    asked = " ".join(f"--finding '{name}'" for name in findings)
-    start = ("" if base is None else f" --base {base}") + ("" if adapt is None else f" --adapt {adapt}")
-    return f"synthorax augment {dataset} {asked} --budget {budget}{start} --out {out}"
+def _command(dataset: str | Path, out: Path, *, findings: Sequence[str], **options: Any) -> str:
+    """The command line that does this again."""
+    parts = ["synthorax", "augment", str(dataset), *(word for name in findings for word in ("--finding", name))]
+    for name, value in options.items():
+        for one in () if value is None else value if isinstance(value, list | tuple) else (value,):
+            parts += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join([*parts, "--out", str(out)])

@@ -18,7 +18,7 @@ from torch import nn
 from synthorax.config import parse_duration
 from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
-from synthorax.data.masks import mask_classes
+from synthorax.data.masks import joined_masks, mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.data.vocabulary import canonical
@@ -62,7 +62,7 @@ from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
 from synthorax.steps.train_run import Beginning, train_run, with_compressor
 from synthorax.steps.vet import VettedSet, vet_dataset
-from synthorax.types import Films, LabelPolicy, Masks, Study
+from synthorax.types import Films, LabelPolicy, Study
 
 
 def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
@@ -129,6 +129,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     that trains an encoder of codes the generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises
     UsageError for a base that does not fit, and InputError if `out` holds another run.
     """
+    if budget is not None and budget_films is not None:
+        raise UsageError("a budget limits the time, or the images that the training sees (--budget-images); give one of the two")
     prepared = _prepared(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
     if adapt is not None:
@@ -427,19 +429,8 @@ def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False) -> tu
     held_out = tuple(prepared.films(split, size=size, masks=known) for split in ("val", "test"))
     joined = Films(images=np.concatenate([part.images for part in held_out]), findings=prepared.findings,
                    studies=(*held_out[0].studies, *held_out[1].studies), digest=prepared.digest,
-                   labels=np.concatenate([part.labels for part in held_out]), masks=_joined_masks(held_out))
+                   labels=np.concatenate([part.labels for part in held_out]), masks=joined_masks(held_out))
     return RealFilms(train=prepared.films("train", size=size, masks=known), held_out=joined), films
-
-
-def _joined_masks(parts: Sequence[Films]) -> Masks | None:
-    """The masks of several sets of films in a row, which share their classes."""
-    stored = [part.masks for part in parts if part.masks is not None]
-    if len(stored) < len(parts):
-        return None
-    before = np.cumsum([0, *(len(masks.pixels) for masks in stored)])
-    return Masks(names=stored[0].names, pixels=np.concatenate([masks.pixels for masks in stored]),
-                 index=np.concatenate([np.where(masks.index >= 0, masks.index + shift, masks.index).astype(np.int32)
-                                       for masks, shift in zip(stored, before, strict=False)]))
 
 
 def _module(model: Model) -> nn.Module:

@@ -34,7 +34,7 @@ LEAST_STEPS = {"scratch": 200, "base": 50}
 """training steps below which nothing useful can come out, from fresh weights and from those of a base; or all that the recipe has"""
 JUDGES_OF_SCREENING = 3
 """classifiers that are cross-fitted there, one after the other"""
-TRIAL_UPDATES, TRIAL_IMAGES = 8, 16
+TRIAL_UPDATES, TRIAL_IMAGES = (2, 10), 16
 PASSES = {"screen": 1.0, "evaluate": 1.5}
 """how often each image goes through a stage's networks and distances, in units of the time that its features take"""
 OVERHEAD_SECONDS = {"screen": 3.0, "evaluate": 5.0, "benefit": 5.0}
@@ -97,6 +97,11 @@ class Budget:
         """JSON-ready."""
         return asdict(self)
 
+    @staticmethod
+    def from_dict(told: Mapping[str, Any]) -> Budget:
+        """What `to_dict` told."""
+        return Budget(**told)
+
 
 def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int, exact: bool, num_real: int, recipe: Recipe,
            from_base: bool, config: BenefitConfig) -> Budget:
@@ -113,12 +118,13 @@ def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int,
 
     needed = spent + steps * speed.step.seconds + least * speed.image_seconds + sum(fixed(least).values())
     if needed > total:
-        parts = [format_seconds(part) for part in (steps * speed.step.seconds, least * speed.image_seconds, sum(fixed(least).values()), spent)]
+        taken = (steps * speed.step.seconds, least * speed.image_seconds, sum(fixed(least).values()), spent)
+        parts = [format_seconds(part) for part in taken]
         raise UsageError(
             f"the budget of {format_seconds(total)} is too short for anything useful on this machine: {steps} training steps take about "
             f"{parts[0]}, {least} synthetic images {parts[1]}, screening, evaluation and benefit {parts[2]}, and {parts[3]} are gone; the "
-            f"smallest budget that would do is about {rounded_up(needed)}, and a good result needs more. The same command with a longer --budget "
-            "goes on from here")
+            f"smallest budget that would do is about {rounded_up(needed)}, and a good result needs more. The same command with a longer "
+            "--budget goes on from here")
     images = wanted
     for _ in range(4):  # the fixed stages depend on the images, and these on the time that is left
         left = total - spent - sum(fixed(images).values())
@@ -155,14 +161,15 @@ def measure(recipe: Recipe, prepared: Prepared, beginning: Beginning, *, engine:
     with tempfile.TemporaryDirectory() as nowhere:
         step = measure_steps(objective, films, recipe.train, engine=engine, folder=Path(nowhere))
     model, settings = (as_model(objective.model.eval()), recipe.sample) if ready is None else ready
-    images = _image_seconds(model, films, settings=settings, engine=engine)
+    made = image_seconds(model, films, settings=settings, engine=engine)
+    films = prepared.films("train")  # as judges see them, which may be larger
     alone, together = (_updates_per_second(films, side_by_side=number) for number in (1, torch.get_num_threads()))
-    return Speed(step=step, image_seconds=images, update_seconds=1 / alone, updates_per_second=max(alone, together),
+    return Speed(step=step, image_seconds=made, update_seconds=1 / alone, updates_per_second=max(alone, together),
                  feature_seconds=_feature_seconds(films))
 
 
-def _image_seconds(model: Model, films: Films, *, settings: SampleSettings, engine: Engine) -> float:
-    """Of a whole batch where that takes a moment, else of a quarter of one."""
+def image_seconds(model: Model, films: Films, *, settings: SampleSettings, engine: Engine) -> float:
+    """Seconds for one synthetic image: of a whole batch where that takes a moment, else of a quarter of one."""
     rows = plan_like(films, num=TRIAL_IMAGES).heard_by(model.spec)
     cast(nn.Module, model).to(engine.device)
 
@@ -176,16 +183,17 @@ def _image_seconds(model: Model, films: Films, *, settings: SampleSettings, engi
 
 
 def _updates_per_second(films: Films, *, side_by_side: int) -> float:
-    """Of small classifiers, each on one thread, as the judges and the benefit train them."""
+    """Of small classifiers, each on one thread, as judges and benefit train them: what a longer training takes more than a short one."""
     some = films.take(range(min(len(films), 4 * ClassifierConfig().batch_size)))
 
-    def train(number: int) -> None:
-        train_classifier(some.images, some.labels, findings=some.findings, config=ClassifierConfig(updates=TRIAL_UPDATES), seed=number)
+    def train(updates: int) -> None:
+        train_classifier(some.images, some.labels, findings=some.findings, config=ClassifierConfig(updates=updates), seed=0)
 
-    train(0)
+    short, long = TRIAL_UPDATES
+    train(short)
     with ThreadPoolExecutor(max_workers=side_by_side) as pool:
-        taken = _seconds(lambda: list(pool.map(train, range(side_by_side))))
-    return side_by_side * TRIAL_UPDATES / taken
+        taken = [_seconds(lambda updates=updates: list(pool.map(train, [updates] * side_by_side))) for updates in (short, long)]  # type: ignore[misc]
+    return side_by_side * (long - short) / max(taken[1] - taken[0], 0.1 * taken[1])
 
 
 def _feature_seconds(films: Films) -> float:

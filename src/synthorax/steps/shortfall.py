@@ -17,8 +17,8 @@ from synthorax.run import Run, read_spec
 from synthorax.steps.screen import common_size
 
 MOST_UNREALISTIC, MANY_UNREALISTIC, FEW_UNREALISTIC = 0.5, 0.2, 0.05
-"""parts of the synthetic images that do not look like radiographs: more than the first, and nothing is made of them; more than the second, and
-the training fell short; less than the third, and it did not, whatever its loss does"""
+"""parts of the synthetic images that do not look like radiographs: more than the first, and nothing is made of them; more than the second,
+and the training fell short; less than the third, and it did not, whatever its loss does"""
 LEAST_PASSES = {"scratch": 10.0, "base": 2.0}
 """how often a training should see each of its images, from fresh weights and from those of a base"""
 CLEAR_FALL = 0.05
@@ -72,8 +72,8 @@ class TrainingSigns:
         seen += [f"each training image was seen only {self.passes:.2g} times"] if self.few_passes else []
         seen += [f"its loss was still falling, by {self.fall:.0%} in the last quarter before the cool-down"] if self.still_falling else []
         told = ", and ".join([", ".join(seen[:-1]), seen[-1]]) if len(seen) > 1 else seen[0]
-        return (f"The training of the generator fell short ({self.steps:,} steps, {self.films:,} images seen): {told}. Train for longer (--budget "
-                "or --budget-images), start from a larger base (--base), or give more images, into a new --out.")
+        return (f"The training of the generator fell short ({self.steps:,} steps, {self.films:,} images seen): {told}. Train for longer "
+                "(--budget or --budget-images), start from a larger base (--base), or give more images, into a new --out.")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
