@@ -20,9 +20,9 @@ from synthorax.steps.recipe import recipe_names
 
 USABLE = {
     "aae-64", "acgan-64", "alpha-gan-64", "base-64", "controlled-64", "cvae-64", "ddpm-64", "edm-32", "edm-64", "geometric-vae-64",
-    "gmvae-64", "hamiltonian-vae-64", "progressive-gan-64", "progressive-vae-64", "projection-gan-64", "s4-fs-gmvae-v1", "s4-fs-gmvae-v2",
-    "s4-fs-gmvae-v3", "soft-intro-vae-64", "stylegan2-ada-64", "transformer-64", "triple-gan-64", "vae-gan-64", "vq-vae-2-64",
-    "wavelet-256"}
+    "gmvae-64", "hamiltonian-vae-64", "progressive-gan-64", "phantom-64", "progressive-vae-64", "projection-gan-64", "s4-fs-gmvae-v1",
+    "s4-fs-gmvae-v2", "s4-fs-gmvae-v3", "soft-intro-vae-64", "stylegan2-ada-64", "transformer-64", "triple-gan-64", "vae-gan-64",
+    "vq-vae-2-64", "wavelet-256"}
 """recipes that make images of findings by themselves"""
 REFUSED = {
     "code-encoder": "trains an encoder", "dcgan-64": "not conditioned on labels", "kl-autoencoder-64": "compresses images",
@@ -115,7 +115,7 @@ def test_a_training_that_fell_short_stops_before_the_proof(short: Augmented) -> 
     assert report.dimensions["benefit"].status == "skipped" and "no training set was made" in report.dimensions["benefit"].reason
     assert report.dimensions["fidelity"].status == "measured" and report.inputs["training"]["fell_short"] is True
     page = (short.out / "report.html").read_text()
-    assert page.index("The training of the generator fell short") < page.index("Whether these films help has not been measured")
+    assert page.index("The training of the generator fell short") < page.index("<main")
 
 
 def test_it_says_so_on_the_last_line_and_in_json(short: Augmented) -> None:
