@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from phantoms import phantom_films
 from synthorax.errors import InputError
+from synthorax.judges.appearance import layout
 from synthorax.judges.realism import Realism, RealismCheck, _Space
 from synthorax.types import Films
 
@@ -32,7 +33,8 @@ def unseen() -> Films:
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    grey: np.ndarray = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    return grey
 
 
 def planted(images: np.ndarray, how: str) -> np.ndarray:
@@ -93,8 +95,7 @@ def test_images_of_one_patient_are_not_held_against_one_another(real: Films) -> 
     """Every image twice, as two of one patient: were the second one in the reference, all distances would be 0."""
     twice = real.take(np.repeat(np.arange(60), 2))
     twice = replace(twice, images=twice.images.copy())
-    layout = RealismCheck.fit(twice).spaces["layout"]
-    assert layout.known.min() > 0.05
+    assert RealismCheck.fit(twice).spaces["layout"].known.min() > 0.05
 
 
 @pytest.mark.parametrize("num", [60, 400, 2000])
@@ -104,7 +105,7 @@ def test_the_rate_is_kept_whatever_the_number_of_real_images(num: int) -> None:
     called = []
     for _ in range(200):
         known = np.sort(rng.chisquare(10, num) ** 0.5)
-        space = _Space(describe=lambda images: images, models=(), known=known, rate=0.005)
+        space = _Space(describe=layout, models=(), known=known, rate=0.005)
         new = rng.chisquare(10, 2000) ** 0.5
         called.append((new > space.threshold).mean())
         assert ((space.p(new) <= 0.005) == (new > space.threshold)).all()

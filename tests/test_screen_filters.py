@@ -16,15 +16,18 @@ from phantoms import phantom_films, write_drawn
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
+from synthorax.data.tables import read_table
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.corruptions import corrupted
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit
 from synthorax.judges.look import NAMES, look_of
+from synthorax.privacy.planted import plant
 from synthorax.steps.screen import Screened, screen_films, screening_judge
 from synthorax.steps.screen_filters import FILTERS, REJECTION_RATE, VIEW_RATE, cross_conformal, other_views, unusual_films
 from synthorax.types import Films
 
+Row = dict[str, str]
 QUICK = ClassifierConfig(updates=150, batch_size=16, width=8, input_size=32, learning_rate=0.01, autocast=False)
 
 
@@ -56,10 +59,16 @@ def as_synthetic(films: Films, out: Path) -> Dataset:
 
 def screened(films: Films, prepared: Prepared, judge: CrossFit, tmp_path: Path, *filters: str) -> tuple[Screened, dict[int, str]]:
     """What screening says of films, and the reason of each dropped row."""
+    found, rows = screened_rows(films, prepared, judge, tmp_path, *filters)
+    return found, {number: row["reason"] for number, row in rows.items()}
+
+
+def screened_rows(films: Films, prepared: Prepared, judge: CrossFit, tmp_path: Path, *filters: str) -> tuple[Screened, dict[int, Row]]:
+    """What screening says of films, and dropped.csv by the number of the image."""
     (tmp_path / "made/images").mkdir(parents=True)
     found = screen_films(as_synthetic(films, tmp_path / "made"), prepared, out=tmp_path / "kept", filters=filters, judge=judge)
     with (tmp_path / "kept/dropped.csv").open() as table:
-        return found, {int(row["file_name"][-10:-4]): row["reason"] for row in csv.DictReader(table)}
+        return found, {int(row["file_name"][-10:-4]): row for row in csv.DictReader(table)}
 
 
 def test_held_out_real_films_pass_at_the_stated_rate(prepared: Prepared, judge: CrossFit) -> None:
@@ -88,9 +97,61 @@ def test_repeated_films_are_dropped_but_for_the_first(prepared: Prepared, judge:
     films = prepared.films("test").take([0, 1, 2, 3, 0, 1, 0])
     images = films.images.copy()
     images[6] = corrupted(images[6:], "gain", seed=1)[0]
-    found, dropped = screened(replace(films, images=images), prepared, judge, tmp_path, "twin")
-    assert set(dropped) == {4, 5, 6} and dropped[6] == "repeats images/synthetic-000000.png"
-    assert found.reasons == {"repeats an earlier film": 3}
+    found, dropped = screened_rows(replace(films, images=images), prepared, judge, tmp_path, "twin")
+    assert set(dropped) == {4, 5, 6} and dropped[6]["partner"] == "images/synthetic-000000.png"
+    assert all(float(row["value"]) > float(row["threshold"]) for row in dropped.values())
+    assert found.reasons == {"repeats an earlier image": 3}
+
+
+def test_of_a_collapsed_set_one_image_stays(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
+    """One image again and again, under a little noise and of another exposure: as usual, without naming a filter."""
+    films = prepared.films("test").take([0] * 100)
+    rng = np.random.default_rng(0)
+    jittered = films.images * rng.uniform(0.95, 1.05, (100, 1, 1)) + rng.normal(0, 2, films.images.shape)
+    found, dropped = screened(replace(films, images=np.clip(jittered, 0, 255).astype(np.uint8)), prepared, judge, tmp_path)
+    assert len(dropped) == 99 and found.filters == ("copy", "realism", "twin", "finding")
+    assert "with another seed or another family" in str(found).splitlines()[-1]
+    assert found.to_dict()["most_dropped"] and found.unrealistic_share < 0.1
+
+
+def test_copies_state_the_way_that_caught_them_and_no_name_of_a_real_image(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
+    """Noise and blends are caught by other ways than registration, each with its own value and threshold."""
+    train, others = prepared.films("train").take(range(20)), prepared.films("test").take(range(3))
+    images = [plant(train.images, how="noise 5 %"), plant(train.images, how="blended 50%"), train.images[:5], others.images]
+    films = replace(train.take([*range(20), *range(20), *range(8)]), images=np.concatenate(images))
+    found, dropped = screened_rows(films, prepared, judge, tmp_path, "copy")
+    assert sum(number < 20 for number in dropped) >= 18 and {40, 41, 42, 43, 44} <= set(dropped)
+    assert {row["way"] for row in dropped.values()} == {"registration", "whitened pixels"}
+    assert {row["way"]: float(row["threshold"]) for row in dropped.values()} == pytest.approx(found.copies["thresholds"], rel=1e-5)
+    assert all(float(row["value"]) > float(row["threshold"]) for row in dropped.values())
+    rows = read_table(prepared.path / "metadata.csv").rows
+    named = [int(dropped[40 + number]["partner"].removeprefix("row ")) for number in range(5)]
+    assert [row.cells["file_name"] for row in rows if row.number in named] == [study.file_name for study in train.studies[:5]]
+    told = (tmp_path / "kept/dropped.csv").read_text()
+    assert not any(name in told for study in prepared.studies for name in (study.file_name, study.patient_id) if name)
+
+
+def test_noise_is_dropped_as_usual_and_before_any_judge_is_trained(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
+    films = prepared.films("test").take(range(40))
+    images = films.images.copy()
+    images[:30] = np.random.default_rng(0).integers(0, 256, images[:30].shape, dtype=np.uint8)
+    found, dropped = screened(replace(films, images=images), prepared, judge, tmp_path / "a")
+    assert {dropped[number] for number in range(30)} == {"unlike the real images"} and found.unrealistic_share >= 0.75
+    assert "look at its sample sheets" in str(found).splitlines()[-1]
+    made = as_synthetic(replace(films.take(range(30)), images=images[:30]), tmp_path / "b")
+    with pytest.raises(InputError, match=r"none of the 30 synthetic images passed: 30 unlike the real images.*train it for longer"):
+        screen_films(made, prepared, out=tmp_path / "c", classifier=replace(QUICK, updates=0))  # which no training accepts
+
+
+@pytest.mark.parametrize("filters", [("copy",), ("realism", "twin"), ("copy", "finding")])
+def test_only_the_judges_that_are_needed_are_trained(prepared: Prepared, tmp_path: Path, filters: tuple[str, ...]) -> None:
+    """No judge for filters that ask none, nor for a finding that no real image states."""
+    films = prepared.films("test").take(range(10))
+    nothing_asked = replace(films, studies=tuple(replace(study, labels={}) for study in films.studies))
+    found = screen_films(as_synthetic(nothing_asked, tmp_path / "made"), prepared, out=tmp_path / "kept", filters=filters,
+                         classifier=replace(QUICK, updates=0))  # which no training accepts
+    assert found.judges == () and found.filters == filters
+    assert read_dataset(tmp_path / "kept").facts["judges"] == []
 
 
 def test_films_of_the_other_class_are_dropped_and_only_if_asked(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
@@ -156,5 +217,5 @@ def test_unknown_filters_and_nothing_left_are_refused(prepared: Prepared, judge:
     with pytest.raises(UsageError, match="did you mean 'entropy'"):
         screened(films, prepared, judge, tmp_path / "a", "entropie")
     noise = np.random.default_rng(0).integers(0, 256, films.images.shape, dtype=np.uint8)
-    with pytest.raises(InputError, match="none of the 8 synthetic films passed"):
+    with pytest.raises(InputError, match="none of the 8 synthetic images passed: 8 unlike the real images"):
         screened(replace(films, images=noise), prepared, judge, tmp_path / "b", "all")

@@ -297,8 +297,8 @@ def screen(
     against: Annotated[Path, typer.Option(help="Prepared folder that the generator was trained on.")],
     out: Annotated[Path, typer.Option(help="Dataset folder for the films that pass.")],
     finding: Annotated[list[str] | None, typer.Option(help="Check only this finding; repeat for more.")] = None,
-    filter: Annotated[list[str] | None, typer.Option(help="copy and finding are usual; twin, view, distance, outlier, entropy, or all; "
-                                                          "repeat for more.")] = None,
+    filter: Annotated[list[str] | None, typer.Option(help="copy, realism, twin and finding are usual; also view, distance, "
+                                                          "outlier, entropy, or all. Repeat to choose several.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,

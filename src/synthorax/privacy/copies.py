@@ -44,6 +44,10 @@ class CopyCheck:
     ways: dict[str, WayCheck]
     """by the name of the way"""
 
+    def caught_by(self, number: int) -> str:
+        """The first way that calls this film a copy, by name; empty where none does."""
+        return next((name for name, way in self.ways.items() if way.is_copy[number]), "")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FalseAlarms:

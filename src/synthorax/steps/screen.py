@@ -1,9 +1,8 @@
-"""Screen: drop synthetic films that copy a training film or do not show what was asked for, and say why."""
+"""Screen: drop synthetic images that are no radiographs, copy one another or a training image, or miss what was asked; say why."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +22,13 @@ from synthorax.files import write_atomic, write_json
 from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
+from synthorax.judges.realism import RealismCheck
 from synthorax.privacy.copies import CopyDetector
 from synthorax.progress import Report, quiet
+from synthorax.steps import rejections
 from synthorax.steps.plan import STATED_ONLY
-from synthorax.steps.screen_filters import chosen_filters, other_views, twins, unusual_films
+from synthorax.steps.rejections import COLUMNS, UNREALISTIC, Rejection, Rejections, counted, first_of, in_words, remedy
+from synthorax.steps.screen_filters import ASK_THE_JUDGE, chosen_filters, likeness_of, other_views, unusual_films
 from synthorax.types import Films
 
 SENSITIVITY = 0.8
@@ -37,6 +39,8 @@ FALSE_ALARM_RATE = 0.01
 """part of real held-out films that the copy check may call copies"""
 RESULT_NAME = "screening.json"
 """what `Screened` tells, beside the images that were kept"""
+FEWEST_TO_CHECK = 5
+"""real images with a finding, and without it, that a check of the finding needs"""
 USUAL_JUDGE = ClassifierConfig(augment="classic")
 """how the judges are built and trained unless it is said otherwise"""
 
@@ -70,14 +74,25 @@ class Screened:
     filters: tuple[str, ...] = ()
     """those of `screen_filters.FILTERS` that were on"""
 
+    @property
+    def unrealistic_share(self) -> float:
+        """Part of the images that was dropped because it is unlike the real ones."""
+        return self.reasons.get(UNREALISTIC, 0) / self.num_seen
+
+    @property
+    def most_dropped(self) -> str:
+        """What to do where more than half were dropped; else empty."""
+        return remedy(self.reasons) if 2 * len(self.kept) < self.num_seen else ""
+
     def __str__(self) -> str:
-        why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) or "none dropped"
-        unchecked = [f"\n  {check.finding} was not checked: {check.reason}" for check in self.checks if not check.used]
-        return f"kept {len(self.kept)} of {self.num_seen} synthetic films ({why})" + "".join(unchecked)
+        lines = [f"{check.finding} was not checked: {check.reason}" for check in self.checks if not check.used]
+        lines += [f"most were dropped: {self.most_dropped}"] if self.most_dropped else []
+        return "\n  ".join([f"kept {len(self.kept)} of {self.num_seen} synthetic images ({in_words(self.reasons)})", *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, thresholds and judges, JSON-ready."""
         return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "filters": list(self.filters),
+                "unrealistic_share": self.unrealistic_share, "most_dropped": self.most_dropped,
                 "copies": self.copies, "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
 
     @classmethod
@@ -92,13 +107,15 @@ class Screened:
 def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
                  filters: Sequence[str] = (), seed: int = 0, classifier: ClassifierConfig | None = None, judge: CrossFit | None = None,
                  report: Report = quiet) -> Screened:
-    """Write the films that pass to `out`, a dataset folder with dropped.csv beside its table.
+    """Write the images that pass to `out`, a dataset folder with dropped.csv beside its table.
 
-    Copies: nearest training film, threshold calibrated on real held-out films (`privacy.copies`). Findings: the requested ones,
-    or only `findings`, judged by classifiers cross-fitted on the real training films; a check is used only where these tell real
-    films with and without the finding apart, and its thresholds are quantiles of their scores on real films. `filters` are names in
-    `screen_filters.FILTERS`, by default the usual ones. `judge` is one that was cross-fitted on the same training films before. A
-    finished result of the same inputs is returned as it is. Raises InputError if `out` holds anything else, or nothing passes.
+    Copies: nearest training image, threshold calibrated on real held-out ones (`privacy.copies`). Realism: distance to the real images of
+    training and validation (`judges.realism`). Findings: the requested ones, or only `findings`, judged by classifiers cross-fitted on the
+    real training images; a check is used only where these tell real images with and without the finding apart, and its thresholds
+    are quantiles of their scores on real images. Twins: repeats of an earlier image that is kept. `filters` are names in
+    `screen_filters.FILTERS`, by default the usual ones, and only the judges that they need are trained. `judge` is one that was
+    cross-fitted on the same training images before. A finished result of the same inputs is returned as it is. Raises InputError if
+    `out` holds anything else, or nothing passes.
     """
     chosen = chosen_filters(filters)
     inputs = {"synthetic images": digest_of(synthetic), "prepared images": prepared.digest, "findings": list(findings),
@@ -116,54 +133,57 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
               classifier: ClassifierConfig | None, judge: CrossFit | None, report: Report) -> Screened:
     """Screen into the empty folder `out`."""
     size = common_size(synthetic, prepared)
-    real, held_out = prepared.films("train", size=size), _held_out(prepared, size=size)
+    real = prepared.films("train", size=size)
     films = load_films(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
-    judge = judge or screening_judge(real, config=classifier, seed=seed, report=report)
-    checks = finding_checks(real, judge, findings or _requested(films)) if "finding" in chosen else []
-    detector = CopyDetector.fit(real.images, held_out, false_alarm_rate=FALSE_ALARM_RATE)
-    copies = detector.check(films.images)
-    scores = judge.predict(films.images)
-    repeats = twins(films.images, real) if "twin" in chosen else None
-    unusual = unusual_films(real, judge, films, filters=chosen)
-    asked_judges = [judge]
+    rejected, copies = _at_first_sight(real, films, prepared, filters=chosen)
+    _refuse_if_none_is_left(rejected, films, synthetic)
+
+    asked = list(findings or _requested(films)) if "finding" in chosen else []
+    needed = any(_checkable(real, name) for name in asked) or not ASK_THE_JUDGE.isdisjoint(chosen)
+    judge = (judge or screening_judge(real, config=classifier, seed=seed, report=report)) if needed else None
+    checks = finding_checks(real, judge, asked)
+    judges, rare = ([], []) if judge is None else ([judge], unusual_films(real, judge, films, filters=chosen))
     if "view" in chosen:
         misplaced, of_views = other_views(real, films, config=classifier or USUAL_JUDGE, seed=seed)
-        unusual += misplaced
-        asked_judges += [of_views] if of_views is not None else []
+        rare += misplaced
+        judges += [of_views] if of_views is not None else []
+    rejected = first_of([rejected, {} if judge is None else findings_missed(films, judge, checks), rejections.unusual(rare)])
+    if "twin" in chosen:
+        rejected |= rejections.repeats(likeness_of(films.images, real), films, dropped=rejected)
+    _refuse_if_none_is_left(rejected, films, synthetic)
     report(0.9, "writing")
 
-    rows, kept, passed = [], [], set[int]()
-    for number, study in enumerate(films.studies):
-        reason, value, threshold, twin = "", 0.0, 0.0, ""
-        if "copy" in chosen and copies.is_copy[number]:
-            reason, value, threshold = "near copy", float(copies.similarity[number]), detector.threshold
-            twin = real.studies[int(copies.nearest_index[number])].file_name
-        elif repeats is not None and repeats[0][number] in passed:
-            reason, value, threshold = f"repeats {films.studies[repeats[0][number]].file_name}", float(repeats[1][number]), repeats[2]
-        else:
-            reason, value, threshold = _finding_missed(number, films, scores, checks, judge)
-        if not reason and (rare := [one for one in unusual if one.p[number] <= one.rate]):
-            strangest = min(rare, key=lambda one: float(one.p[number]) / one.rate)
-            reason, value, threshold = strangest.reason, float(strangest.p[number]), strangest.rate
-        if reason:
-            rows.append({"file_name": study.file_name, "plan_row": study.extra.get("plan_row", ""), "reason": reason,
-                         "value": f"{value:.4f}", "threshold": f"{threshold:.4f}", "training_film": twin})
-        else:
-            passed.add(number)
-            kept.append(replace(study, split="train"))
-    reasons = dict(Counter("repeats an earlier film" if row["reason"].startswith("repeats ") else row["reason"] for row in rows))
-    if not kept:
-        raise InputError(f"none of the {len(films)} synthetic films passed ({reasons})",
-                         file=synthetic.path, remedy="train the generator for longer")
-    judges = tuple({"name": one.name, "digest": one.digest} for one in asked_judges)
+    reasons = counted(rejected)
+    kept = [replace(study, split="train") for number, study in enumerate(films.studies) if number not in rejected]
+    named = tuple({"name": one.name, "digest": one.digest} for one in judges)
     screening = {"seen": len(films), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
                  "not_checked": {check.finding: check.reason for check in checks if not check.used}}
+    rows = [{"file_name": films.studies[number].file_name, "plan_row": films.studies[number].extra.get("plan_row", ""),
+             **rejected[number].row()} for number in sorted(rejected)]
     _write(out, synthetic, kept, rows, name=name,
-           extra={"judges": list(judges), "screening": screening, "labels": list(synthetic.findings)})
-    facts = {"threshold": detector.threshold, "held_out_films": detector.calibration.num_films,
-             "false_alarm_rate": detector.calibration.rate}
-    return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks),
-                    copies=facts, judges=judges, filters=tuple(chosen))
+           extra={"judges": list(named), "screening": screening, "labels": list(synthetic.findings)})
+    return Screened(kept=read_dataset(out), num_seen=len(films), reasons=reasons, checks=tuple(checks), copies=copies, judges=named,
+                    filters=tuple(chosen))
+
+
+def _at_first_sight(real: Films, films: Films, prepared: Prepared, *, filters: Sequence[str]) -> tuple[Rejections, dict[str, Any]]:
+    """What the filters say that need no training, and what is to be told of the copy check."""
+    size, found, told_of_copies = real.images.shape[1], list[Rejections](), dict[str, Any]()
+    if "copy" in filters:
+        detector = CopyDetector.fit(real.images, _held_out(prepared, size=size), false_alarm_rate=FALSE_ALARM_RATE)
+        found.append(rejections.copies(detector, films, rows=_rows(prepared, "train")))
+        told_of_copies = {"thresholds": detector.thresholds, "held_out_films": detector.calibration.num_films,
+                          "false_alarm_rate": detector.calibration.rate}
+    if "realism" in filters:
+        found.append(rejections.unrealistic(RealismCheck.fit(real, prepared.films("val", size=size)), films))
+    return first_of(found), told_of_copies
+
+
+def _refuse_if_none_is_left(rejected: Rejections, films: Films, synthetic: Dataset) -> None:
+    if len(rejected) == len(films):
+        reasons = counted(rejected)
+        raise InputError(f"none of the {len(films)} synthetic images passed: {in_words(reasons)}", file=synthetic.path,
+                         remedy=remedy(reasons))
 
 
 def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:
@@ -172,25 +192,37 @@ def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed
                      progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
 
 
-def finding_checks(real: Films, judge: CrossFit, findings: Sequence[str]) -> list[FindingCheck]:
-    """One check a finding, with thresholds from the judge's out-of-fold scores on real films."""
+def finding_checks(real: Films, judge: CrossFit | None, findings: Sequence[str]) -> list[FindingCheck]:
+    """One check a finding, with thresholds from the judge's out-of-fold scores on real images; no judge is asked about too few."""
     checks = []
     for finding in findings:
         column = real.findings.index(finding)
-        labels, scores = real.labels[:, column], judge.out_of_fold[:, column]
-        stated = ~np.isnan(labels)
-        present, absent = scores[labels == 1], scores[labels == 0]
-        if len(present) < 5 or len(absent) < 5:
-            checks.append(FindingCheck(finding=finding, auroc=0.5, low=0, high=1, present_above=0, absent_below=1, used=False,
-                                       reason=f"only {len(present)} real films with it and {len(absent)} without"))
+        labels = real.labels[:, column]
+        if judge is None or not _checkable(real, finding):
+            few = f"only {int((labels == 1).sum())} real films with it and {int((labels == 0).sum())} without"
+            checks.append(FindingCheck(finding=finding, auroc=0.5, low=0, high=1, present_above=0, absent_below=1, used=False, reason=few))
             continue
+        scores, stated = judge.out_of_fold[:, column], ~np.isnan(labels)
         auroc = delong_interval(labels[stated].astype(int), scores[stated])
         used = auroc.low > 0.5
         reason = "" if used else "the judge cannot tell real films with it from real films without it"
         checks.append(FindingCheck(finding=finding, auroc=auroc.auc, low=auroc.low, high=auroc.high,
-                                   present_above=float(np.quantile(present, 1 - SENSITIVITY)),
-                                   absent_below=float(np.quantile(absent, SPECIFICITY)), used=used, reason=reason))
+                                   present_above=float(np.quantile(scores[labels == 1], 1 - SENSITIVITY)),
+                                   absent_below=float(np.quantile(scores[labels == 0], SPECIFICITY)), used=used, reason=reason))
     return checks
+
+
+def findings_missed(films: Films, judge: CrossFit, checks: Sequence[FindingCheck]) -> Rejections:
+    """Images in which the judge does not see a finding that was asked for, or sees one that was to be absent."""
+    scores, rejected = judge.predict(films.images), Rejections()
+    for check in reversed([check for check in checks if check.used]):  # the first finding's reason counts
+        asked, seen = films.column(check.finding), scores[:, judge.findings.index(check.finding)]
+        for value, missed, reason, threshold in (
+                (1, seen < check.present_above, f"{check.finding} not visible", check.present_above),
+                (0, seen > check.absent_below, f"{check.finding} visible, though not asked for", check.absent_below)):
+            rejected |= {number: Rejection(reason=reason, way="judge's probability", value=float(seen[number]), threshold=threshold)
+                         for number in np.flatnonzero((asked == value) & missed).tolist()}
+    return rejected
 
 
 def common_size(synthetic: Dataset, prepared: Prepared) -> int:
@@ -212,24 +244,21 @@ def _requested(films: Films) -> list[str]:
     return [name for name in films.findings if name != NO_FINDING and (films.column(name) == 1).any()]
 
 
-def _finding_missed(number: int, films: Films, scores: NDArray[np.float64], checks: Sequence[FindingCheck],
-                    judge: CrossFit) -> tuple[str, float, float]:
-    """Reason, value and threshold for one film; an empty reason if the judge sees what was asked for."""
-    for check in checks:
-        asked, score = films.column(check.finding)[number], float(scores[number, judge.findings.index(check.finding)])
-        if check.used and asked == 1 and score < check.present_above:
-            return f"{check.finding} not visible", score, check.present_above
-        if check.used and asked == 0 and score > check.absent_below:
-            return f"{check.finding} visible, though not asked for", score, check.absent_below
-    return "", 0.0, 0.0
+def _checkable(real: Films, finding: str) -> bool:
+    """Whether enough real images are with and without the finding for a judge of it to be checked."""
+    return min(int((real.column(finding) == value).sum()) for value in (0, 1)) >= FEWEST_TO_CHECK
+
+
+def _rows(prepared: Prepared, split: str) -> list[int]:
+    """Rows of a split in the prepared folder's metadata.csv, as a spreadsheet counts them."""
+    return [row + 2 for row, study in enumerate(prepared.studies) if study.split == split]
 
 
 def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, name: str,
            extra: dict[str, Any]) -> None:
     kept = [copy_files(study, source=synthetic.path, out=out) for study in kept]
-    columns = ("file_name", "plan_row", "reason", "value", "threshold", "training_film")
-    write_atomic(out / "dropped.csv", table_bytes(columns, dropped))
+    write_atomic(out / "dropped.csv", table_bytes(COLUMNS, dropped))
     write_table(out, kept)
-    told = ("model", "model_digest", "settings", "trained_on", "not_trained_on")
-    inherited = {key: synthetic.facts[key] for key in told if key in synthetic.facts}
+    passed_on = ("model", "model_digest", "settings", "trained_on", "not_trained_on")
+    inherited = {key: synthetic.facts[key] for key in passed_on if key in synthetic.facts}
     write_facts(out, name=name, studies=kept, synthetic=True, extra={**inherited, **extra})

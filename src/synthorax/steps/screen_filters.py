@@ -1,4 +1,4 @@
-"""Filters of screening that ask how unusual a film is, each with a threshold that real films set and a stated rate of false rejections."""
+"""Filters of screening that ask how unusual an image is, each with a threshold that real ones set and a stated rate of false rejections."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from synthorax.rng import derive
 from synthorax.types import Films
 
 FILTERS = {
-    "copy": "near copy of a training film",
-    "twin": "near copy of an earlier synthetic film",
+    "copy": "near copy of a training image",
+    "realism": "unlike the real images, whatever it shows: noise, blur, one grey, inverted, turned",
+    "twin": "near copy of an earlier synthetic image that is kept",
     "finding": "the judge does not see what was asked for, or sees what was not",
     "view": "a judge of the view alone sees another view than asked for",
     "distance": "far from the real films that show what was asked for",
     "outlier": "in a place where real films are thin (local outlier factor)",
     "entropy": "the judge cannot make up its mind about it",
 }
-USUAL = ("copy", "finding")
+USUAL = ("copy", "realism", "twin", "finding")
 """filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
+ASK_THE_JUDGE = frozenset({"distance", "outlier", "entropy"})
+"""filters that use the judge of the findings, beside `finding`, which needs it only for findings that can be checked"""
 REJECTION_RATE = 0.02
 """part of real films that each of distance, outlier and entropy may reject"""
 VIEW_RATE = 0.05
@@ -41,6 +44,7 @@ TWIN_GRID_PX = 32
 NEIGHBOURS = 5
 OUTLIER_NEIGHBOURS = 20
 Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,21 +135,27 @@ def cross_conformal(known: Vector, part: NDArray[np.intp], new: Vector) -> Vecto
     return np.asarray((1 + at_least) / (1 + len(known)))
 
 
-def twins(films: FilmArray, real: Films, *, rate: float = TWIN_RATE) -> tuple[NDArray[np.intp], Vector, float]:
-    """For each film the earlier film that it repeats, or -1; how alike it is to the earlier ones; and the likeness above which it does.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Likeness:
+    """How alike synthetic images are."""
 
-    Likeness is the correlation of local contrast. The threshold is the likeness that a real film has
-    to the nearest of as many films of other patients with a chance of `rate` only.
+    between: Matrix
+    """[M, M]: correlation of local contrast"""
+    threshold: float
+    """likeness above which one repeats the other"""
+
+
+def likeness_of(films: FilmArray, real: Films, *, rate: float = TWIN_RATE) -> Likeness:
+    """Correlation of local contrast among synthetic images, on a grid of 32 px, and when it is too high.
+
+    The threshold is the likeness that a real image has to the nearest of as many images of other patients with a chance of `rate` only.
     """
     made, known = (_contrast(images) for images in (films, real.images))
     patients = real.patients()
     among = np.random.default_rng(0).permutation(len(real))[: len(films)]
     likeness = known @ known[among].T
     likeness[patients[:, None] == patients[among][None]] = -1
-    threshold = conformal_threshold(likeness.max(axis=1), rate)
-    earlier = np.tril(made @ made.T, -1) + np.triu(np.full((len(made), len(made)), -1.0))
-    best = earlier.max(axis=1)
-    return np.where(best > threshold, earlier.argmax(axis=1), -1).astype(np.intp), best, threshold
+    return Likeness(between=made @ made.T, threshold=conformal_threshold(likeness.max(axis=1), rate))
 
 
 def _contrast(images: FilmArray) -> Vector:
