@@ -30,6 +30,7 @@ from synthorax.run import only_user
 from synthorax.steps.plan import FEWEST_FILMS, STATED_ONLY, Plan, read_plan, row_like
 from synthorax.steps.plan_row import PlanRow
 from synthorax.steps.screen import common_size, screen_films, screening_judge
+from synthorax.steps.screen_filters import asks_a_judge_of_findings
 from synthorax.steps.weak_groups import Errors, kinds_of, missed_and_alarms
 from synthorax.types import Films, Lesion, Stated
 
@@ -97,7 +98,8 @@ def run_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Pa
     _refuse_few(prepared, train, val, findings)
     with only_user(out):
         _claim(out, {"data": prepared.digest, "findings": list(findings), "maker": maker, **asdict(config)})
-        judge = screening_judge(train, config=config.judge, seed=derive(config.seed, "judge"))
+        needed = asks_a_judge_of_findings(config.filters)
+        judge = screening_judge(train, config=config.judge, seed=derive(config.seed, "judge")) if needed else None
         added, told, found = list[Films](), list[dict[str, Any]](), dict[str, tuple[Errors, Errors]]()
         for number in range(config.rounds + 1):
             report(number / (config.rounds + 1), f"round {number} of {config.rounds}")
@@ -158,7 +160,7 @@ def _plan(folder: Path, train: Films, findings: Sequence[str], found: Mapping[st
     return read_plan(path, allow=train.findings)
 
 
-def _films(make: Make, plan: Plan, prepared: Prepared, findings: Sequence[str], judge: CrossFit, *, folder: Path,
+def _films(make: Make, plan: Plan, prepared: Prepared, findings: Sequence[str], judge: CrossFit | None, *, folder: Path,
            config: LoopConfig) -> tuple[Dataset, dict[str, int]]:
     """The films of a round that pass screening, and why the others do not; half-written ones of a killed run are made again."""
     kept = folder / "kept"

@@ -69,6 +69,11 @@ def chosen_filters(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in FILTERS if name in names)
 
 
+def asks_a_judge_of_findings(names: Sequence[str]) -> bool:
+    """Whether the filters by these names may need a judge of the findings."""
+    return not (ASK_THE_JUDGE | {"finding"}).isdisjoint(chosen_filters(names))
+
+
 def unusual_films(real: Films, judge: CrossFit, films: Films, *, filters: Sequence[str]) -> list[Unusual]:
     """What those of distance, outlier and entropy that are among `filters` say of synthetic films.
 
