@@ -32,10 +32,10 @@ def study_and_film(name: str, *, patient: str, seed: int, side: str = "", size: 
     return study, draw_phantom(spec, size=px).image
 
 
-def phantom_films(num: int, *, seed: int, px: int = 32) -> Films:
+def phantom_films(num: int, *, seed: int, px: int = 32, size: float = 0.6) -> Films:
     """One film a patient; every second one has an effusion, on either side."""
     sides = ["", "left", "", "right"]
-    drawn = [study_and_film(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], px=px)
+    drawn = [study_and_film(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], size=size, px=px)
              for row in range(num)]
     studies = tuple(study for study, _ in drawn)
     return Films(images=np.stack([film for _, film in drawn]), studies=studies, findings=FINDINGS, labels=label_matrix(studies, FINDINGS),

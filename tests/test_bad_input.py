@@ -283,9 +283,16 @@ def test_every_option_of_generate_reaches_the_films(run: Run, model: Path, tmp_p
     assert "Effusion uncertain: never seen in training" in row["extrapolation"]
 
 
-@pytest.mark.parametrize("take", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**60, dtype=np.uint8)])
+def refused_by_onednn() -> None:
+    raise RuntimeError("could not create a primitive")  # all that oneDNN says where a layer's code or buffers find no memory
+
+
+@pytest.mark.parametrize("take", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**60, dtype=np.uint8),
+                                  refused_by_onednn])
 def test_too_little_memory_is_said_with_a_remedy_and_other_failures_stay_what_they_are(take: Callable[[], object]) -> None:
     with pytest.raises(OutOfMemoryError, match=r"not enough memory on cpu .*batches smaller"), started(device="cpu", threads=1):
         take()
     with pytest.raises(RuntimeError, match="size of tensor"), started(device="cpu", threads=1):
         torch.ones(2) + torch.ones(3)
+    with pytest.raises(RuntimeError, match="descriptor"), started(device="cpu", threads=1):
+        raise RuntimeError("could not create a primitive descriptor for the convolution forward propagation primitive")

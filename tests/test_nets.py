@@ -298,13 +298,14 @@ def test_the_transformer_knows_places_that_a_network_without_positions_could_not
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("kind", ["unet", "transformer"])
-def test_silent_channels_may_be_left_out(kind: str, dims: int) -> None:
-    """The image and every gradient are those of channels of 0."""
+def test_maps_of_nothing_may_be_left_out(kind: str, dims: int) -> None:
+    """The image is that of maps of 0 to the bit, on any processor, and so is that of maps whose weights are 0; gradients agree."""
     if kind == "unet":
         network: nn.Module = UNet(UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(False,), patch=2, embedding=EMBEDDING,
-                                             coordinates=True, dims=dims), inputs=3)
+                                             coordinates=True, dims=dims), inputs=3, maps=2)
     else:
-        network = Transformer(TransformerConfig(width=24, depth=1, heads=2, patch=2, embedding=EMBEDDING, dims=dims), inputs=3)
+        network = Transformer(TransformerConfig(width=24, depth=1, heads=2, patch=2, embedding=EMBEDDING, dims=dims), inputs=3,
+                              maps=2)
     trained(network)
     x, noise, embedding = torch.randn(2, 1, *[4] * dims), torch.tensor([0.1, 1.0]), torch.randn(2, EMBEDDING)
     films, gradients = [], []
@@ -314,9 +315,16 @@ def test_silent_channels_may_be_left_out(kind: str, dims: int) -> None:
         film.square().sum().backward()
         films.append(film.detach())
         gradients.append([weight.grad.clone() for weight in network.parameters() if weight.grad is not None])
-    torch.testing.assert_close(films[0], films[1])
+    assert torch.equal(films[0], films[1])
     for left_out, zero in zip(*gradients, strict=True):
         torch.testing.assert_close(left_out, zero, rtol=1e-4, atol=1e-5)
+    stated = torch.cat([x, torch.randn(2, 2, *[4] * dims)], dim=1)
+    stated[1, 1:] = 0.0
+    beside = network(stated, noise, embedding)
+    assert torch.equal(beside[1], films[0][1]) and not torch.allclose(beside[0], films[0][0], atol=1e-2)
+    with torch.no_grad():
+        network.first.weight[:, network.maps] = 0.0  # type: ignore[index, union-attr]
+    assert torch.equal(network(stated, noise, embedding), films[0])
 
 
 # Embeddings

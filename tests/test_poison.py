@@ -91,11 +91,13 @@ def test_the_gradient_is_that_of_finite_differences(judge: CrossFit) -> None:
     assert (loss(0.02) - loss(-0.02)) / 0.04 == pytest.approx(slope[place], rel=0.2)
 
 
-def test_flipped_labels_are_called_wrong(judge: CrossFit) -> None:
-    rows = np.concatenate([SHOWN[:6], np.flatnonzero(SUSPECTS.column("Effusion") == 0)[:6]])
-    found = vet_films(replace(SUSPECTS, labels=with_flipped(SUSPECTS.labels, rows, 0)), TRUSTED, judge=judge)
-    assert auroc(poisoned(rows), found.scores["label"]) > 0.85
-    assert sum("label" in found.reasons(row) for row in rows) >= 3
+def test_flipped_labels_are_called_wrong() -> None:
+    """Effusions here are large, so that the judge is rarely wrong: its worst error on a trusted image is the threshold."""
+    trusted, suspects = (phantom_films(num, seed=seed, size=1.0) for num, seed in ((240, 1), (160, 2)))
+    rows = np.concatenate([SHOWN[:6], np.flatnonzero(suspects.column("Effusion") == 0)[:6]])
+    found = vet_films(replace(suspects, labels=with_flipped(suspects.labels, rows, 0)), trusted, config=PoisonConfig(classifier=JUDGE))
+    assert auroc(poisoned(rows), found.scores["label"]) > 0.95
+    assert sum("label" in found.reasons(row) for row in rows) >= 9
 
 
 def test_a_judge_that_cannot_tell_accuses_nobody() -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from synthorax.threads import let_idle_threads_sleep
+
+let_idle_threads_sleep()
 _VERBS = ("ingest", "prepare", "train", "pack", "plan", "generate", "screen", "loop", "vet", "evaluate", "benefit", "audit", "drift",
           "lesion_noise", "export", "export_model")
 _PUBLIC = {

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from synthorax.threads import MOST_THREADS
+
 
 class Device(StrEnum):
     """Where to compute."""
@@ -34,7 +36,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
 ClockOption = Annotated[Clock, typer.Option(help="What the budget is counted in; processor is fair on a busy machine.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores by default.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads; by default all cores, or fewer where a "
+                                                                           "training finds them faster.")]
 
 
 def finish(result: Any, as_json: bool) -> None:

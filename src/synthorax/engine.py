@@ -24,10 +24,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from synthorax.errors import OutOfMemoryError, UsageError
+from synthorax.threads import MOST_THREADS, Pace
 
 Device = Literal["auto", "cpu", "cuda"]
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
 """What Linux calls the instructions with which x86 processors multiply bfloat16."""
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+"""Limits with which oneDNN multiplies bfloat16 by a reference kernel, eighty times as slowly as float32."""
+NO_MEMORY = re.compile(r"can't allocate memory|could not create a (primitive|memory object)$")
+"""How PyTorch and oneDNN say it on the processor; what oneDNN cannot compute at all, it calls a primitive descriptor."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 T = TypeVar("T")
 
@@ -41,6 +47,8 @@ class Engine:
     """whether `autocast` uses bfloat16"""
     rank: int = 0
     world_size: int = 1
+    most_threads: int = 0
+    """threads among which trainings choose by measurement; 0 where the number is fixed"""
 
     @property
     def is_main(self) -> bool:
@@ -50,6 +58,10 @@ class Engine:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+    def pace(self, threads: int) -> Pace | None:
+        """What chooses the number of threads of a training that has chosen `threads` before (0: none); None where the number is fixed."""
+        return Pace(self.most_threads, apply=torch.set_num_threads, threads=threads) if self.most_threads > 1 else None
 
     def wrap(self, module: nn.Module, *, uses_all: bool) -> nn.Module:
         """The module with gradients averaged over all processes, or the module itself if there is one process only.
@@ -82,13 +94,16 @@ def started(*, device: Device = "auto", threads: int | None = None, precision: L
             seed: int = 0) -> Iterator[Engine]:
     """Set threads and every random state, join the processes of `torchrun` if it started this one, and leave them at the end.
 
+    Without `threads` or the variable OMP_NUM_THREADS, trainings of one process on a CPU measure how many threads are fastest.
     Raises OutOfMemoryError where what is done inside finds no memory.
     """
-    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or available_cores())
+    fixed = _fixed_threads(threads)
+    torch.set_num_threads(fixed or available_cores())
     keep_freed_memory()
     seed_everything(seed)
     where = _device(device)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    measured = available_cores() if not fixed and where.type == "cpu" and world_size == 1 else 0
     if world_size > 1:
         if where.type == "cuda":
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -96,7 +111,7 @@ def started(*, device: Device = "auto", threads: int | None = None, precision: L
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Engine(device=where, bf16=_bf16(where) if precision == "auto" else precision == "bf16",
-                     rank=dist.get_rank() if world_size > 1 else 0, world_size=world_size)
+                     rank=dist.get_rank() if world_size > 1 else 0, world_size=world_size, most_threads=measured)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _no_memory(error):
             raise
@@ -153,9 +168,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _fixed_threads(threads: int | None) -> int:
+    """How many threads the user asks for, in the call or by OMP_NUM_THREADS (the first number, if it is a list); 0 where nobody says."""
+    named = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))
+    fixed = int(named[1]) if named else 0
+    if threads is not None:
+        fixed = threads
+    if threads == 0 or not 0 <= fixed <= MOST_THREADS:
+        raise UsageError(f"{fixed} threads: choose from 1 to {MOST_THREADS}; this process may use {available_cores()} cores")
+    return fixed
+
+
 def _no_memory(error: RuntimeError) -> bool:
     """Whether PyTorch found no memory; on the processor it says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or NO_MEMORY.search(str(error)) is not None
 
 
 def _device(wish: Device) -> torch.device:
@@ -167,7 +193,9 @@ def _device(wish: Device) -> torch.device:
 def _bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return not NATIVE_BF16.isdisjoint(_cpuinfo().split())  # other processors are no faster with it, and lose digits
+    limit = next((os.environ[name] for name in ISA_LIMITS if name in os.environ), "")  # oneDNN asks in this order
+    native = not NATIVE_BF16.isdisjoint(_cpuinfo().split())  # other processors are no faster with it, and lose digits
+    return native and limit.upper() not in WITHOUT_BF16
 
 
 def _cpuinfo() -> str:

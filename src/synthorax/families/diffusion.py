@@ -139,7 +139,7 @@ class DiffusionModel(nn.Module):
                 self.reader = TextReader(findings, width=c.text_width)
         beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 3 * ("image" in c.parts)
         latent = self.compressor.channels
-        self.network = _network(c, inputs=latent + beside, outputs=latent * (2 if c.learned_variance else 1),
+        self.network = _network(c, inputs=latent + beside, maps=beside, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
 
     @property
@@ -421,20 +421,20 @@ def _config(spec: ModelSpec) -> DiffusionConfig:
     return replace(config, distilled=Distilled(**config.distilled)) if isinstance(config.distilled, Mapping) else config
 
 
-def _network(c: DiffusionConfig, *, inputs: int, outputs: int, side: int) -> nn.Module:
+def _network(c: DiffusionConfig, *, inputs: int, maps: int, outputs: int, side: int) -> nn.Module:
     context = c.text_width if "text" in c.parts else 0
     network: nn.Module
     if c.network == "transformer":
         shape = TransformerConfig(width=c.width, depth=c.depth, heads=c.heads, patch=c.patch, context=context, dropout=c.dropout,
                                   embedding=c.embedding)
-        multiple, network = smallest_multiple(shape), Transformer(shape, inputs=inputs, outputs=outputs)
+        multiple, network = smallest_multiple(shape), Transformer(shape, inputs=inputs, outputs=outputs, maps=maps)
     else:
         if len(c.multipliers) != len(c.attention):
             raise UsageError("model.multipliers and model.attention must have the same length")
         form = UNetConfig(channels=c.channels, multipliers=tuple(c.multipliers), blocks=c.blocks, patch=c.patch, context=context,
                           attention=tuple(c.attention), dropout=c.dropout, embedding=c.embedding, resample=c.resample,
                           coordinates=c.coordinates, middle_attention=c.middle_attention)
-        multiple, network = smallest_multiple(form), UNet(form, inputs=inputs, outputs=outputs)
+        multiple, network = smallest_multiple(form), UNet(form, inputs=inputs, outputs=outputs, maps=maps)
     if side % multiple:
         raise UsageError(f"model.image_size {c.image_size} gives {side} x {side} latents, and this {c.network} needs a multiple "
                          f"of {multiple}")

@@ -73,12 +73,22 @@ def patches_to_channels(x: Tensor, patch: int) -> Tensor:
     return ordered.reshape(batch, channels * patch**dims, *(side // patch for side in sides))
 
 
-def without_silent(first: nn.Module, x: Tensor, *, silent: slice) -> Tensor:
-    """What the layer `first` makes of an image whose input channels `silent` are 0; x lacks them, and they cost nothing."""
-    weight: Tensor = first.weight  # type: ignore[assignment]
-    kept = torch.cat([weight[:, :silent.start], weight[:, silent.stop:]], dim=1)
-    made: Tensor = functional_call(first, {"weight": kept}, (x,))
-    return made
+def first_layer(layer: nn.Module, image: Tensor, maps: Tensor, *, where: slice) -> Tensor:
+    """What a convolution or linear layer makes of `image` together with `maps` of a condition, which are its input channels `where`.
+
+    The maps are weighted apart and added: with values or weights of 0 they add exactly 0 on every processor, also beside rows that do state
+    something. One sum over all channels would round differently, because the number of channels selects the kernel. Maps without channels
+    are 0, and cost nothing.
+    """
+    axis = -1 if isinstance(layer, nn.Linear) else 1  # of the channels
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor = layer.bias  # type: ignore[assignment]
+    rest = torch.cat([weight[:, :where.start], weight[:, where.stop:]], dim=1)
+    made: Tensor = functional_call(layer, {"weight": rest}, (image,))
+    if not maps.shape[axis]:
+        return made
+    added: Tensor = functional_call(layer, {"weight": weight[:, where], "bias": torch.zeros_like(bias)}, (maps,))
+    return made + added
 
 
 def channels_to_patches(x: Tensor, patch: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from synthorax.errors import UsageError
 from synthorax.nets.attention import Context, CrossAttention, prepared_context, split_heads
 from synthorax.nets.embedding import NoiseEmbedding
-from synthorax.nets.layers import channels_to_patches, patches_to_channels, require_sides, without_silent, zeroed
+from synthorax.nets.layers import channels_to_patches, first_layer, patches_to_channels, require_sides, zeroed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +42,10 @@ class Transformer(nn.Module):
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `patch`.
-    Masks and images of the condition are channels of x after those that carry noise; where all of them are 0 they may be left out.
+    The last `maps` of the inputs are masks and images of the condition; where all of them are 0 they may be left out.
     """
 
-    def __init__(self, config: TransformerConfig, *, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, config: TransformerConfig, *, inputs: int = 1, outputs: int = 1, maps: int = 0) -> None:
         super().__init__()
         if config.dims not in (2, 3):
             raise UsageError(f"a network works in 2 or 3 dimensions, not in {config.dims}")
@@ -54,8 +54,8 @@ class Transformer(nn.Module):
         self.config = config
         embedding, width, pixels = config.embedding, config.width, config.patch**config.dims
         self.noise = nn.Sequential(NoiseEmbedding(embedding), nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.folded = inputs * pixels
-        self.first = nn.Linear(self.folded, width)
+        self.maps = slice((inputs - maps) * pixels, inputs * pixels)  # of the inputs of `first`
+        self.first = nn.Linear(self.maps.stop, width)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.affine = zeroed(nn.Linear(embedding, 2 * width))
@@ -69,7 +69,8 @@ class Transformer(nn.Module):
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, patch)  # [B, inputs p^dims, *(S / p)]
         sides = x.shape[2:]
-        h = without_silent(self.first, x.flatten(2).transpose(1, 2), silent=slice(x.shape[1], self.folded))  # [B, N, width]
+        patches = x.flatten(2).transpose(1, 2)  # [B, N, inputs p^dims]
+        h = first_layer(self.first, patches[..., :self.maps.start], patches[..., self.maps.start:], where=self.maps)  # [B, N, width]
         h = h + position_embedding(sides, self.config.width, device=h.device).to(h)
         for block in self.blocks:
             h = block(h, embedding, tokens)

@@ -16,12 +16,12 @@ from synthorax.nets.layers import (
     channels_to_patches,
     convolution,
     coordinates_like,
+    first_layer,
     for_convolutions,
     halved,
     normalisation,
     patches_to_channels,
     require_sides,
-    without_silent,
     zeroed,
 )
 from synthorax.nets.lora import LowRank
@@ -65,11 +65,11 @@ class UNet(nn.Module):
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `smallest_multiple`.
-    Masks and images of the condition are channels of x after those that carry noise; where all of them are 0 they may be left out, which
-    gives the same image sooner.
+    The last `maps` of the inputs are masks and images of the condition; where all of them are 0 they may be left out, which gives the same
+    image, to the bit, sooner.
     """
 
-    def __init__(self, config: UNetConfig, *, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, config: UNetConfig, *, inputs: int = 1, outputs: int = 1, maps: int = 0) -> None:
         super().__init__()
         if len(config.multipliers) != len(config.attention):
             raise UsageError("multipliers and attention of a U-Net must have the same length")
@@ -81,8 +81,8 @@ class UNet(nn.Module):
         def block(entering: int, leaving: int, attention: bool) -> Block:
             return Block(entering, leaving, config=config, attention=attention)
 
-        self.folded = inputs * config.patch**dims
-        self.first = convolution(self.folded + dims * config.coordinates, levels[0], 3, dims=dims)
+        self.maps = slice((inputs - maps) * config.patch**dims, inputs * config.patch**dims)  # of the channels of `first`
+        self.first = convolution(self.maps.stop + dims * config.coordinates, levels[0], 3, dims=dims)
         self.down = nn.ModuleList()
         skips = [levels[0]]
         for level, channels in enumerate(levels):
@@ -110,9 +110,10 @@ class UNet(nn.Module):
         tokens = prepared_context(context, context_stated, width=self.config.context)
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, self.config.patch)  # [B, inputs p^dims, *(S / p)]
-        silent = slice(x.shape[1], self.folded)
-        x = for_convolutions(torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x)
-        x = for_convolutions(without_silent(self.first, x, silent=silent))  # of an input with a single channel, no order can be told
+        x, maps = x[:, :self.maps.start], x[:, self.maps.start:]
+        x = torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x
+        x = first_layer(self.first, for_convolutions(x), for_convolutions(maps), where=self.maps)
+        x = for_convolutions(x)  # of an input with a single channel, no order can be told
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding, tokens) if isinstance(layer, Block) else layer(x)

@@ -27,6 +27,8 @@ class Progress:
     batches: int = 0
     films: int = 0
     elapsed_seconds: float = 0.0
+    threads: int = 0
+    """of the processor, where the training chose them; 0 where it did not"""
 
 
 def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, nn.Module],

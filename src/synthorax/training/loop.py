@@ -20,6 +20,7 @@ from synthorax.errors import TrainingError, UsageError
 from synthorax.files import write_atomic
 from synthorax.progress import Report, quiet
 from synthorax.protocols import Objective, Phase, as_model
+from synthorax.threads import Pace
 from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
@@ -100,11 +101,15 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
     that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
     are then in checkpoints/.
+
+    The order of additions depends on the number of threads. Where that is chosen by measurement, it is kept with the checkpoint, and equal
+    bits also need equal choices afterwards (metrics.jsonl names them): whoever wants them gives the number.
     """
     loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
+    pace = engine.pace(loop.progress.threads)
     begin, first = time.monotonic(), loop.progress.step
     start = clock() - loop.progress.elapsed_seconds
     with deferred_interrupt() as interrupted:
@@ -114,7 +119,10 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
             done = loop.done(budget_seconds, budget_films)
             if done >= 1 or pause or stop:
                 break
+            before = time.monotonic()
             losses = loop.step(done)
+            if pace is not None:
+                _keep_pace(pace, loop.progress, log, seconds=time.monotonic() - before)
             if engine.is_main:
                 _write_down(loop, losses, log, done=done, report=report, sample=sample)
         if engine.is_main:
@@ -125,6 +133,15 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
         raise KeyboardInterrupt
     return Outcome(model=loop.ema.model, steps=loop.progress.step, films=loop.progress.films,
                    elapsed_seconds=loop.progress.elapsed_seconds, finished=done >= 1)
+
+
+def _keep_pace(pace: Pace, progress: Progress, log: _Log | None, *, seconds: float) -> None:
+    """Choose the threads of the next step, and note a choice that has been made."""
+    pace.step_took(seconds)
+    if not pace.trying and pace.threads != progress.threads:
+        progress.threads = pace.threads
+        if log is not None:
+            log.note(progress, {"threads": pace.threads})
 
 
 def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
