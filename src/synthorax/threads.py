@@ -45,7 +45,7 @@ class Pace:
     def __init__(self, most: int, *, apply: Callable[[int], None], threads: int = 0) -> None:
         """`apply` sets the number of threads; `threads` is what an earlier part of the training chose, 0 if there was none."""
         self.most, self.apply = most, apply
-        self.threads = 0
+        self.threads, self.fresh = 0, True  # fresh: no step has been taken with this number yet
         self.trying = not 0 < threads <= most
         self.trial: dict[int, float] = {}  # seconds of a step by number of threads
         self.tried: list[float] = []  # seconds of the trial's steps with this number
