@@ -233,10 +233,36 @@ def test_views(tmp_path: Path, header: dict[str, Any], view: str) -> None:
     assert read_dicom(dicom(tmp_path / "a", RAMP8, bits=8, **header))[1]["view"] == view
 
 
-def test_age_from_dates_and_odd_spacing(tmp_path: Path) -> None:
-    header = {"PatientBirthDate": "19500615", "StudyDate": "20100615", "ImagerPixelSpacing": [0.2, 0.1]}
+@pytest.mark.parametrize(("born", "age"), [("19500615", 60), ("19500616", 59), ("20100101", 5 / 12), ("20080616", 23 / 12),
+                                           ("20080615", 2)])
+def test_age_from_dates_in_completed_years_and_of_infants_in_months(tmp_path: Path, born: str, age: float) -> None:
+    header = {"PatientBirthDate": born, "StudyDate": "20100615", "ImagerPixelSpacing": [0.2, 0.1]}
     facts = read_dicom(dicom(tmp_path / "a", RAMP8, bits=8, **header))[1]
-    assert float(facts["age_years"]) == pytest.approx(60, abs=0.01) and facts["spacing_mm"] == "0.2|0.1"
+    assert float(facts["age_years"]) == pytest.approx(age, abs=1e-3) and facts["spacing_mm"] == "0.2|0.1"
+
+
+@pytest.mark.parametrize("header", [
+    {"WindowCenter": 0, "WindowWidth": 0}, {"WindowCenter": 9, "WindowWidth": -4}, {"WindowCenter": 9, "WindowWidth": 0.5},
+    {"WindowCenter": 9, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
+])
+def test_a_window_that_is_not_defined_is_passed_over_and_told(tmp_path: Path, header: dict[str, Any]) -> None:
+    without, _ = read_dicom(dicom(tmp_path / "a", RAMP12, bits=12))
+    grey, facts = read_dicom(dicom(tmp_path / "b", RAMP12, bits=12, **header))
+    assert np.array_equal(grey, without)
+    assert facts["grey"].startswith("percentiles 0.5 to 99.5; unusable: the window ")
+    assert read_dicom(dicom(tmp_path / "c", RAMP8, bits=8, **header))[1]["grey"].startswith("as stored; unusable")
+
+
+@pytest.mark.parametrize(("stated", "function"), [("linear", "LINEAR"), ("Sigmoid ", "SIGMOID"), ("linear_exact", "LINEAR_EXACT")])
+def test_a_function_in_small_letters_is_that_function(tmp_path: Path, stated: str, function: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom says that small letters are against the standard
+        grey, facts = read_dicom(dicom(tmp_path / "a", RAMP12, bits=12, **FULL12, VOILUTFunction=stated))
+        odd, told = read_dicom(dicom(tmp_path / "b", RAMP12, bits=12, **FULL12, VOILUTFunction="SAMPLED_SIGMOID"))
+    assert np.array_equal(grey, read_dicom(dicom(tmp_path / "c", RAMP12, bits=12, **FULL12, VOILUTFunction=function))[0])
+    assert facts["grey"] == f"window 2048/4096 {function}"
+    assert np.array_equal(odd, read_dicom(dicom(tmp_path / "d", RAMP12, bits=12, **FULL12))[0])
+    assert told["grey"] == "window 2048/4096 LINEAR; unusable: the function 'SAMPLED_SIGMOID', taken as LINEAR"
 
 
 def test_files_without_preamble(tmp_path: Path) -> None:
@@ -255,7 +281,6 @@ def test_files_without_preamble(tmp_path: Path) -> None:
     ({"NumberOfFrames": 2}, "2 frames"), ({"PixelData": None}, "without pixel data"), ({"Rows": None}, "without an image"),
     ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"), ({"HighBit": 15}, "low bits"), ({"BitsStored": 17}, "17 bits"),
     ({"Rows": 65535, "Columns": 65535}, "at most 40,000,000"), ({"Rows": 65}, "pixel data"),
-    ({"WindowCenter": 9, "WindowWidth": 0}, "window"),
     ({"VOILUTSequence": lut(0, 40, [1, 2])}, "40 bits"), ({"BitsStored": None}, "no BitsStored"), ({"Rows": 0}, "64 x 0"),
 ])
 def test_refused_with_reason(tmp_path: Path, header: dict[str, Any], problem: str) -> None:

@@ -135,7 +135,7 @@ def ingest(
                    allow_rejects=allow_rejects)
     rejected = Rejected.of_folder(dataset.path, dataset.facts)
     finish({"dataset": str(dataset.path), "films": len(dataset), "findings": list(dataset.findings),
-             "notes": [f"row {note.row}: {note.reason}" for note in dataset.notes],
+             "notes": [(f"row {note.row}: " if note.row else "") + note.reason for note in dataset.notes],
              "rejected": rejected.to_dict() if json else rejected}, json)
 
 
@@ -143,7 +143,7 @@ def ingest(
 def prepare(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the cache, rejects.csv and fingerprint.json.")],
-    size: Annotated[int, typer.Option(min=16, max=4096, help="Side of the square films in pixels.")] = 256,
+    size: Annotated[int, typer.Option(min=8, max=2048, help="Side of the square images in pixels.")] = 256,
     split: Annotated[str, typer.Option(help="Parts of the patients for training, validation and test.")] = "0.7,0.1,0.2",
     films_per_patient: Annotated[int, typer.Option(min=1, help="Most training films of one patient.")] = 5,
     uncertain: Annotated[str, typer.Option(help="What an uncertain label counts as: ignore, positive or negative.")] = "ignore",

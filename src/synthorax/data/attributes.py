@@ -9,6 +9,8 @@ from pathlib import Path
 from synthorax.errors import InputError
 
 MAX_AGE_YEARS = 120
+OLDEST_TOLD_YEARS = 90
+"""what every age above 89 is written as by the adapters: so few people are older that their age may tell who they are"""
 
 _NOT_STATED = frozenset({"", "UNKNOWN", "UNK", "N/A", "NA", "NAN", "NONE", "NULL", "NOT STATED", "?"})
 _VIEWS = {
@@ -72,6 +74,15 @@ def parse_age_years(cell: str) -> tuple[float, str]:
     if not 0 <= age_years <= MAX_AGE_YEARS:
         return math.nan, f"age '{cell}' is outside 0 to {MAX_AGE_YEARS} years: not stated"
     return age_years, ""
+
+
+def told_age(age_years: float) -> float:
+    """The age as a data set that may be given away states it (HIPAA, 45 CFR 164.514(b)(2)(i)(C)): exact up to 89, and 90 for all above.
+
+    >>> told_age(89.0), told_age(97.0)
+    (89.0, 90.0)
+    """
+    return float(OLDEST_TOLD_YEARS) if age_years >= OLDEST_TOLD_YEARS else age_years
 
 
 def parse_split(cell: str, *, file: str | Path, row: int) -> str:

@@ -209,6 +209,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise InputError("this is not a JSON object whose `labels` are a list of names", file=path,
                          remedy="correct the file")
+    if not isinstance(facts.get("synthetic", False), bool):
+        raise InputError(f"synthetic is {json.dumps(facts['synthetic'])}", file=path, remedy="write true or false, without quotation marks")
     return dict(facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,16 @@ from synthorax.data.pixels import Pixels
 
 PERCENTILES = (0.5, 99.5)
 """grey range of a film of more than 8 bits whose header says nothing of how to show it"""
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+UNUSABLE = "; unusable: "
+"""before what the header says of how to show a film, where that is not defined"""
 
 
 def show(film: FileDataset, stored: NDArray[Any]) -> tuple[Pixels, str]:
     """Grey of one film as a light box shows it, and how it was found: `window 2048/4096 LINEAR`, `VOI LUT`, `as stored`, ...
+
+    A window that is not defined is passed over, and a function of another name taken as LINEAR; how it was found then says so behind
+    `UNUSABLE`.
 
     `stored` is [H, W] as decoded; the result is [H, W], uint8 up to 8 bits stored, else uint16, full range. Every value that the
     film can store is mapped once and the pixels are looked up: exact, and quick for large films. Raises ValueError where the
@@ -55,7 +62,7 @@ def window(values: NDArray[np.float64], *, center: float, width: float, function
     [0.0, 0.5, 1.0]
     """
     narrowest_allowed = width >= 1 if function == "LINEAR" else width > 0
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or not narrowest_allowed or not np.isfinite([center, width]).all():
+    if function not in FUNCTIONS or not narrowest_allowed or not np.isfinite([center, width]).all():
         raise ValueError(f"its window {center:g}/{width:g} {function} is not defined")
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))))  # beyond 700 exp overflows
@@ -88,10 +95,18 @@ def _voi(film: FileDataset, values: NDArray[np.float64], counts: NDArray[Any], b
     if film.get("VOILUTSequence"):
         table, bits_out = _look_up(film, film.VOILUTSequence[0], np.rint(values).astype(np.int64))
         return np.clip(table / (2**bits_out - 1), 0, 1), "VOI LUT"
-    center, width = _number(film, "WindowCenter"), _number(film, "WindowWidth")
+    unusable = ""
+    try:
+        center, width = _number(film, "WindowCenter"), _number(film, "WindowWidth")
+    except ValueError:
+        center, width, unusable = None, None, f"{UNUSABLE}a window that is no number"
     if center is not None and width is not None:
-        function = str(film.get("VOILUTFunction") or "LINEAR")
-        return window(values, center=center, width=width, function=function), f"window {center:g}/{width:g} {function}"
+        stated = str(film.get("VOILUTFunction") or "LINEAR").strip()
+        function = stated.upper() if stated.upper() in FUNCTIONS else "LINEAR"
+        note = "" if function == stated.upper() else f"{UNUSABLE}the function '{stated}', taken as LINEAR"
+        with contextlib.suppress(ValueError):
+            return window(values, center=center, width=width, function=function), f"window {center:g}/{width:g} {function}{note}"
+        unusable = f"{UNUSABLE}the window {center:g}/{width:g} {function}"
     if bits <= 8:
         low, high, how = float(values.min()), float(values.max()), "as stored"
     else:
@@ -101,7 +116,7 @@ def _voi(film: FileDataset, values: NDArray[np.float64], counts: NDArray[Any], b
         how = f"percentiles {PERCENTILES[0]} to {PERCENTILES[1]}"
     if not high > low:
         raise ValueError("it has one grey value only")
-    return np.clip((values - low) / (high - low), 0, 1), how
+    return np.clip((values - low) / (high - low), 0, 1), how + unusable
 
 
 def _look_up(film: FileDataset, item: Dataset, values: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:

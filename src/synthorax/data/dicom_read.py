@@ -36,6 +36,8 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DECODERS = {RLELossless: "pydicom", **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg")}
 """where one decoder is preferred: pylibjpeg's for RLE panics on damaged data, Pillow's for JPEG 2000 may change deep values"""
+INFANT_MONTHS = 24
+"""below this age months are kept"""
 _COPY_AGAIN = "copy the file again from its source, or leave it out"
 
 
@@ -56,10 +58,10 @@ def is_dicom(path: str | Path) -> bool:
 def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, dict[str, str]]:
     """Decode one film: pixels [H, W] (uint8 up to 8 bits stored, else uint16; full range, bone bright) and header facts.
 
-    Grey follows PS3.3 C.11: modality LUT or rescale, then the first VOI LUT or window. Without either, 8-bit films are shown as
-    they are stored and deeper ones between two percentiles; `facts["grey"]` says which. Padding is black and does not count.
-    Colour becomes luminance. Other facts, empty where the header is silent: patient_id, study_id, sop_uid (identifiers!), view
-    (PA, AP, LATERAL), sex, age_years, spacing_mm, modality, laterality. Raises `InputError` naming the file.
+    Grey follows PS3.3 C.11: modality LUT or rescale, then the first VOI LUT or window. Without either, or with a window that is not
+    defined, 8-bit films are shown as they are stored and deeper ones between two percentiles; `facts["grey"]` says which. Padding is
+    black and does not count. Colour becomes luminance. Other facts, empty where the header is silent: patient_id, study_id, sop_uid
+    (identifiers!), view (PA, AP, LATERAL), sex, age_years, spacing_mm, modality, laterality. Raises `InputError` naming the file.
 
     >>> pixels, facts = read_dicom("film.dcm")  # doctest: +SKIP
     >>> facts["view"], facts["grey"]  # doctest: +SKIP
@@ -83,7 +85,7 @@ def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixel
 
 def _check_bytes(path: Path, *, limit: int) -> None:
     """Refuse files that hold more than a film of the allowed size can, and deflated files that unpack to more."""
-    problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out, or raise max_pixels")
+    problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out")
     if path.stat().st_size > limit:
         raise problem
     with path.open("rb") as file:
@@ -120,7 +122,7 @@ def _check_header(header: Dataset, path: Path, max_pixels: int) -> None:
     allocated, stored = whole(header, "BitsAllocated"), whole(header, "BitsStored")
     problem, remedy = "", "export it again as 16-bit MONOCHROME2"
     if rows < 1 or columns < 1 or rows * columns > max_pixels:
-        problem, remedy = f"has {columns} x {rows} pixels; at most {max_pixels:,} are read", "leave it out, or raise max_pixels"
+        problem, remedy = f"has {columns} x {rows} pixels; at most {max_pixels:,} are read", "save it smaller, or leave it out"
     elif frames > 1:
         problem, remedy = f"has {frames} frames; a radiograph has one", "leave out cine and volume series"
     elif colour not in (_GREY if whole(header, "SamplesPerPixel", 1) == 1 else _COLOUR):
@@ -228,14 +230,16 @@ def _views_in(text: str) -> set[str]:
 
 
 def _age_years(film: Dataset) -> str:
-    """From the age (062Y, 006M, 62), or else from the dates of birth and of the study."""
+    """From the age (062Y, 006M, 62), or else in completed years, of infants months, from the dates of birth and of the study."""
     years = parse_age_years(_text(film, "PatientAge"))[0]
+    if not np.isnan(years):
+        return f"{years:.4g}"
     try:
         birth, study = (datetime.strptime(_text(film, name), "%Y%m%d") for name in ("PatientBirthDate", "StudyDate"))
     except ValueError:
-        birth = study = datetime.min
-    if np.isnan(years) and study > birth:
-        years = parse_age_years(f"{(study - birth).days}D")[0]
+        return ""
+    months = 12 * (study.year - birth.year) + study.month - birth.month - (study.day < birth.day)
+    years = parse_age_years(f"{months}M" if months < INFANT_MONTHS else f"{months // 12}Y")[0]
     return "" if np.isnan(years) else f"{years:.4g}"
 
 

@@ -97,7 +97,7 @@ def _check_before_decoding(image: Image.Image, path: Path, max_pixels: int) -> N
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> InputError:
-    return InputError(f"has {size} pixels; at most {max_pixels:,} are read", file=path, remedy="save it smaller or raise max_pixels")
+    return InputError(f"has {size} pixels; at most {max_pixels:,} are read", file=path, remedy="save it smaller")
 
 
 def _check_upright(image: Image.Image, path: Path) -> None:

@@ -36,14 +36,17 @@ class Table:
 def read_table(path: str | Path) -> Table:
     """Read a CSV table: UTF-8 or UTF-16, comma, semicolon or tab, any line ends, header in its first line.
 
+    A line such as `sep=;` before the header, which Excel understands, says the delimiter.
+
     Cells that `table_bytes` protected from being run as formulas come back as they were. Columns without a name and
     without content are dropped. Raises `InputError` naming file and row for anything that would have to be guessed:
     another encoding, an open quotation mark, a row longer than the header, two columns of one name, no rows.
     """
     path = Path(path)
     text = _decoded(path)
-    delimiter = _delimiter(text)
-    records = _records(path, text, delimiter)
+    separator = re.match(r'"?sep=([^\r\n"])"?[,;\t]*(\r\n|\r|\n)', text, flags=re.IGNORECASE)
+    text = text[separator.end():] if separator else text  # spreadsheets do not show this line, so it does not count as a row
+    records = _records(path, text, separator[1] if separator else _delimiter(text))
     if not records:
         raise InputError("the table is empty", file=path, remedy="a header line and one row for each film are needed")
     header = [cell.strip() for cell in records[0][1]]

@@ -65,7 +65,7 @@ def radiomics_quality(path: str | Path, report: Report | None = None) -> dict[st
     path = Path(path)
     try:
         content = path.read_bytes()
-        given = tomllib.loads(content.decode("utf-8"))
+        given = tomllib.loads(content.decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"the answers cannot be read ({error})", file=path, remedy="write one line an item: biology = \"none\"") from None
     for name in given:

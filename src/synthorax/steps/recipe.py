@@ -118,7 +118,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     else:
         raise UsageError(f"unknown recipe '{name_or_path}'; {nearest(name_or_path, recipe_names())}")
     try:
-        return tomllib.loads(content.decode()), where
+        return tomllib.loads(content.decode("utf-8-sig")), where
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not valid TOML ({error})", file=where) from error
 

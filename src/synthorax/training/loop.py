@@ -317,6 +317,7 @@ class _Log:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+            _forget_host(self.path.with_name("tensorboard"))
 
 
 def _board(folder: Path, *, step: int) -> Any:
@@ -326,4 +327,13 @@ def _board(folder: Path, *, step: int) -> Any:
     except ModuleNotFoundError as error:
         _LOG.warning("no tensorboard/ is written, because %s is not installed", error.name)
         return None
+    _forget_host(folder)  # of what a killed training has left
     return SummaryWriter(str(folder), purge_step=step)
+
+
+def _forget_host(folder: Path) -> None:
+    """TensorBoard names its files after the host (events.out.tfevents.TIME.HOST.PROCESS.NUMBER); a run may be given away."""
+    for path in folder.glob("events.out.tfevents.*"):
+        parts = path.name.split(".")
+        if len(parts) > 6:  # a host name may have dots of its own
+            path.rename(path.with_name(".".join([*parts[:4], *parts[-2:]])))

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synthorax.data.dataset import Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
+from synthorax.data.attributes import told_age
+from synthorax.data.dataset import FACTS_NAME, Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.rejects import FACT, TABLE_NAME, counted
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
 from synthorax.files import readable_name, safe_name, write_atomic
-from synthorax.folders import claimed, file_stamp, stamps
+from synthorax.folders import CLAIM_NAME, claimed, file_stamp, stamps
 from synthorax.progress import Report, quiet
 from synthorax.types import Study
 
@@ -72,6 +73,7 @@ def assemble(
         for number, source in enumerate(sources, start=1):
             try:
                 study = place(source, building)
+                study = replace(study, age_years=told_age(study.age_years))
                 studies.append(with_own_patient(study) if patient_per_film else study)
             except OSError:  # of the disk that is written to: whatever a film raises when it is read is an InputError
                 raise
@@ -122,15 +124,31 @@ def place_mask(path: Path, folder: Path, *, column: str, name: str) -> str:
 
 
 def files_below(source: Path) -> list[Path]:
-    """Every file below, sorted, without hidden ones and without what is left by archive programs.
+    """Every file below, sorted, without hidden ones, what is left by archive programs, and `results_below`.
 
     Links to folders are not followed.
     """
     if not source.is_dir():
         raise InputError("no such folder", file=source)
     inner = ((path, path.relative_to(source).parts) for path in source.rglob("*"))
-    return sorted(path for path, parts in inner
-                  if path.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in parts))
+    files = sorted(path for path, parts in inner
+                   if path.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in parts))
+    results = _results_among(files, source)
+    return [path for path in files if results.isdisjoint(path.parents)]
+
+
+def results_below(source: Path) -> list[Note]:
+    """A note for every folder below that holds what a verb has made, which is no source of images."""
+    marks = (path for name in (CLAIM_NAME, FACTS_NAME) for path in source.rglob(name))
+    found = sorted(folder.relative_to(source).as_posix() for folder in _results_among(marks, source))
+    return [Note(row=0, file_name=name, reason=f"the folder '{name}' holds a result of Synthorax and was passed over", lost=False)
+            for name in found]
+
+
+def _results_among(files: Iterable[Path], source: Path) -> set[Path]:
+    """Folders below `source` that say that a verb made them."""
+    return {path.parent for path in files if path.parent != source and (
+        path.name == CLAIM_NAME or (path.name == FACTS_NAME and b'"tool": "synthorax' in path.read_bytes()))}
 
 
 def reason_of(error: Exception, source: Source) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.adapters.assembly import IMAGE_SUFFIXES, Source, assemble, files_below, leaves, place_image, what_from
+from synthorax.data.adapters.assembly import IMAGE_SUFFIXES, Source, assemble, files_below, leaves, place_image, results_below, what_from
 from synthorax.data.adapters.foreign_table import translated
 from synthorax.data.dataset import Dataset, Note, parse_study
 from synthorax.data.pixels import read_image, write_png
@@ -78,7 +78,7 @@ def ingest(
         file_name = place_image(film.path, folder, name=film.path.stem)
         return _with_lesions(replace(film.study, file_name=file_name), boxes.get(film.name, {}), folder)
 
-    return assemble(out, films, place=place, rejects=rejects, notes=notes, facts=FACTS,
+    return assemble(out, films, place=place, rejects=rejects, notes=[*results_below(source), *notes], facts=FACTS,
                     made_from=what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "cxr14"},
                     patient_per_film=patient_per_film, progress=progress)
 

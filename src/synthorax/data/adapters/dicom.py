@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, NothingLostError, Source, assemble, files_below, leaves, what_from
+from synthorax.data.adapters.assembly import (
+    DOCUMENT_SUFFIXES,
+    NothingLostError,
+    Source,
+    assemble,
+    files_below,
+    leaves,
+    results_below,
+    what_from,
+)
 from synthorax.data.adapters.foreign_table import ALIASES, folded, only_table, translated
 from synthorax.data.attributes import parse_age_years, parse_view
 from synthorax.data.dataset import Dataset, Note, parse_study
@@ -54,7 +63,8 @@ def ingest(
 
     >>> ingest("pacs_export", "dataset", label_table="labels.csv")  # doctest: +SKIP
     """
-    from synthorax.data.dicom_read import is_dicom, read_dicom  # keeps pydicom out of runs that have no DICOM
+    from synthorax.data.dicom_grey import UNUSABLE  # keeps pydicom out of runs that have no DICOM
+    from synthorax.data.dicom_read import is_dicom, read_dicom
 
     source, out = Path(source), Path(out)
     code = _Code(key=secrets.token_bytes(32) if pseudonym_key is None else pseudonym_key)
@@ -69,6 +79,7 @@ def ingest(
             films.append(Source(path=file, row=number, name="", study=study))
         elif file.suffix.lower() not in DOCUMENT_SUFFIXES and file.name.upper() != "DICOMDIR":
             rejects.append(Note(row=number, file_name="", reason="is not a DICOM file", lost=file.suffix.lower() in DICOM_SUFFIXES))
+    labels.notes.extend(results_below(source))
     used: set[str] = set()
     seen: set[tuple[str, str]] = set()
 
@@ -76,6 +87,8 @@ def ingest(
         pixels, facts = read_dicom(film.path)
         _check_film(pixels, facts, film, seen)
         key, stated = labels.of(facts, film.study.file_name)
+        if UNUSABLE in facts["grey"]:
+            labels.notes.append(Note(row=film.row, file_name="", reason=f"shown by {facts['grey']}"))
         used.add(key)
         name = code.of("film", facts["sop_uid"] or film.study.file_name)
         target = folder / "images" / f"f{name}.png"

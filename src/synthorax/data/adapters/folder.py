@@ -15,6 +15,7 @@ from synthorax.data.adapters.assembly import (
     leaves,
     place_image,
     place_mask,
+    results_below,
     what_from,
 )
 from synthorax.data.adapters.foreign_table import only_table, translated
@@ -60,7 +61,8 @@ def ingest(
                  for column, paths in film.study.masks.items()}
         return replace(film.study, file_name=place_image(film.path, folder, name=name), masks=masks)
 
-    return assemble(out, work.films, place=place, rejects=work.rejects, notes=work.notes, facts={"labels": work.labels},
+    return assemble(out, work.films, place=place, rejects=work.rejects,
+                    notes=[*results_below(source), *work.notes], facts={"labels": work.labels},
                     made_from=what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "folder"},
                     patient_per_film=patient_per_film, progress=progress)
 
