@@ -195,7 +195,7 @@ def _check_claim(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beg
 
 def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
     """What data.json tells of the films and of the models that the training began with."""
-    return {"prepared": str(prepared.path.resolve()), "digest": prepared.digest, **beginning.digests()}
+    return {"prepared": prepared.path.resolve().name, "digest": prepared.digest, **beginning.digests()}
 
 
 def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
