@@ -13,6 +13,7 @@ from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.rejects import Rejected, counted, stop_if_too_many
 from synthorax.errors import InputError
+from test_dicom import dicom as dicom_file
 
 
 def images(folder: Path, *, num: int = 24, unreadable: int = 0) -> Path:
@@ -101,6 +102,23 @@ def test_edited_settings_of_a_prepared_folder_are_noticed_and_older_folders_stil
     path.write_text(json.dumps({name: value for name, value in facts.items() if name not in ("settings_digest", "rejected")}))
     older = Prepared.load(made.path)
     assert older.digest == made.digest and str(older.rejected) == "none"
+
+
+def test_reports_presentations_and_other_modalities_in_an_archive_are_no_loss(tmp_path: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    (tmp_path / "pacs").mkdir()
+    dicom_file(tmp_path / "pacs/film", ramp, bits=12)
+    for number in range(9):
+        dicom_file(tmp_path / f"pacs/report{number}", ramp, bits=12, Modality="SR", Rows=None)
+        dicom_file(tmp_path / f"pacs/scan{number}", ramp, bits=12, Modality="CT", NumberOfFrames=40)
+        (tmp_path / f"pacs/viewer{number}.exe").write_bytes(b"MZ")
+    made = workflow.ingest(tmp_path / "pacs", adapter="dicom", out=tmp_path / "out")
+    found = Rejected.of_folder(made.path, made.facts)
+    assert (len(made), found.images, sum(found.others.values())) == (1, 0, 27)
+    for number in range(5):
+        dicom_file(tmp_path / f"pacs/cine{number}", ramp, bits=12, Modality="DX", NumberOfFrames=40)
+    with pytest.raises(InputError, match="5 of 6 images"):
+        workflow.ingest(tmp_path / "pacs", adapter="dicom", out=tmp_path / "again")
 
 
 def test_a_stop_names_the_folder_and_the_remedy(tmp_path: Path) -> None:

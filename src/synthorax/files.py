@@ -134,15 +134,6 @@ def safe_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def told_path(path: str | Path) -> str:
-    """A path as a report may state it: as it was typed, or, from the root of this machine, its last part alone.
-
-    >>> told_path("films"), told_path("/home/jane/films")
-    ('films', 'films')
-    """
-    return Path(path).name if Path(path).is_absolute() else str(path)
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as handle:

@@ -22,7 +22,7 @@ from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.benefit_design import too_few
 from synthorax.evaluation.report import Dimension, Report
-from synthorax.files import told_path, write_json
+from synthorax.files import write_json
 from synthorax.folders import claimed, discard, file_stamp, stamps
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.main_job_stages import Stages, budget_for, has_loss, planned
@@ -239,7 +239,7 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
     with claimed(out, kind="a demonstration", inputs={"seed": seed}):
         source = write_phantom_dataset(out / "phantom", num=900, size=64, seed=seed).path
         return augment(source, findings=["Pneumothorax"], out=out / "augmented", budget="7m", recipe="edm-32", seed=seed, device=device,
-                       threads=threads, command=f"synthorax demo --out {told_path(out)}")
+                       threads=threads, command=f"synthorax demo --out {out}")
 
 
 def usual_base() -> str | None:
@@ -369,9 +369,9 @@ def _screened(made: Dataset, prepared: Prepared, job: _Job) -> Dataset:
 
 
 def _command(dataset: str | Path, out: Path, *, findings: Sequence[str], **options: Any) -> str:
-    """The command line that does this again, without places on this machine: a report may be given away."""
-    parts = ["synthorax", "augment", told_path(dataset), *(word for name in findings for word in ("--finding", name))]
+    """The command line that does this again."""
+    parts = ["synthorax", "augment", str(dataset), *(word for name in findings for word in ("--finding", name))]
     for name, value in options.items():
         for one in () if value is None else value if isinstance(value, list | tuple) else (value,):
-            parts += [f"--{name.replace('_', '-')}", told_path(str(one))]
-    return shlex.join([*parts, "--out", told_path(out)])
+            parts += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join([*parts, "--out", str(out)])

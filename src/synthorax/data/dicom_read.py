@@ -83,6 +83,17 @@ def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixel
         raise InputError(f"cannot be read as DICOM ({reason})", file=path, remedy=_COPY_AGAIN) from error
 
 
+def modality_of(path: str | Path) -> str | None:
+    """The modality that a header states, empty where it is silent; None for a file without an image, such as a report or a presentation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = _parse(Path(path), stop_before_pixels=True)
+            return _text(header, "Modality") if "Rows" in header else None
+        except Exception:  # as in `read_dicom`
+            return ""
+
+
 def _check_bytes(path: Path, *, limit: int) -> None:
     """Refuse files that hold more than a film of the allowed size can, and deflated files that unpack to more."""
     problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out")

@@ -17,6 +17,7 @@ from synthorax.data.adapters.assembly import (
     assemble,
     files_below,
     leaves,
+    reason_of,
     results_below,
     what_from,
 )
@@ -64,7 +65,7 @@ def ingest(
     >>> ingest("pacs_export", "dataset", label_table="labels.csv")  # doctest: +SKIP
     """
     from synthorax.data.dicom_grey import UNUSABLE  # keeps pydicom out of runs that have no DICOM
-    from synthorax.data.dicom_read import is_dicom, read_dicom
+    from synthorax.data.dicom_read import is_dicom, modality_of, read_dicom
 
     source, out = Path(source), Path(out)
     code = _Code(key=secrets.token_bytes(32) if pseudonym_key is None else pseudonym_key)
@@ -84,7 +85,12 @@ def ingest(
     seen: set[tuple[str, str]] = set()
 
     def place(film: Source, folder: Path) -> Study:
-        pixels, facts = read_dicom(film.path)
+        try:
+            pixels, facts = read_dicom(film.path)
+        except InputError as error:
+            if modality_of(film.path) in RADIOGRAPHS:
+                raise
+            raise NothingLostError(reason_of(error, film)) from error
         _check_film(pixels, facts, film, seen)
         key, stated = labels.of(facts, film.study.file_name)
         if UNUSABLE in facts["grey"]:
