@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -316,3 +317,13 @@ def test_lesion_terms_are_added_where_lesions_are_known(engine: Engine) -> None:
     assert batch.lesion is not None
     shown = batch.lesion.flatten(1).any(1)
     assert bool((added["lesion_error"][shown] > 0).all()) and bool((added["lesion_error"][~shown] == 0).all())
+
+
+def test_a_model_that_hears_masks_learns_from_images_without_any() -> None:
+    recipe = smallest("diffusion")
+    objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=())
+    films = replace(made_up_films(8), masks=Masks(names=(), pixels=np.zeros((0, 8, 8), np.uint8), index=np.zeros((24, 0), np.int32)))
+    feed = Feed(films, spec=as_model(objective.model).spec, batch_size=2, balance=0.0, augment=False, seed=0,
+                engine=Engine(device=torch.device("cpu"), bf16=False))
+    losses = objective.losses(objective.phases[0].name, feed.batch(0))
+    assert all(bool(term.isfinite().all()) for term in losses.values())

@@ -368,3 +368,11 @@ def test_the_masks_of_real_films(name, names, marked):
         told = [("right" if " r." in study.text else "left", film[0].side) for study, film in zip(studies, lesions, strict=True)
                 if " r." in study.text or " l." in study.text]
         assert len(told) > 80 and np.mean([text == side for text, side in told]) > 0.95
+
+
+def test_a_set_without_masks_has_none(tmp_path):
+    studies = [Study(file_name=f"{number}.png", patient_id=str(number), labels={"Mass": Stated.PRESENT}) for number in range(2)]
+    for study in studies:
+        write_png(tmp_path / study.file_name, RNG.integers(0, 255, (16, 16), dtype=np.uint8))
+    write_table(tmp_path, studies)
+    assert load_films(read_dataset(tmp_path), size=16, masks=True).masks is None

@@ -257,7 +257,8 @@ def generate(
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Noise levels visited; this and what follows are the recipe's by "
                                                                     "default.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="How noise falls: karras, linear, cosine, flow or exponential.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="How noise falls: karras, karras-few, exponential-few, linear, cosine, flow or "
+                                                                       "exponential.")] = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, help="Fresh noise of ddim and euler-a.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of the condition; 1 is none.")] = None,
     part_guidance: Annotated[list[str] | None, typer.Option(help="PART=W: weight of one part, such as labels=2; repeat for more.")] = None,

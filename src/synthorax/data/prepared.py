@@ -253,7 +253,7 @@ def _with_masks(
 ) -> Films:
     masks, lesions = load_lesions(films.studies, folder, size=films.images.shape[1], classes=classes, labels=films.labels,
                                   findings=films.findings, table=table, rows=rows, blocks=blocks)
-    return replace(films, masks=masks, lesions=lesion_matrix(lesions, films.findings))
+    return replace(films, masks=masks if masks.names else None, lesions=lesion_matrix(lesions, films.findings))
 
 
 def _paths(dataset: Dataset) -> list[Path]:

@@ -155,7 +155,7 @@ class DiffusionObjective(Objective):
 
     def _boxed(self, mask: Tensor, draws: Draws) -> Tensor:
         """Some lesion channels of [B, M, H, W] replaced by the box around them; organs keep their outlines."""
-        lesions = torch.tensor([name in self.model.spec.findings for name in self.model.spec.masks], device=mask.device)
+        lesions = torch.tensor([name in self.model.spec.findings for name in self.model.spec.masks], dtype=torch.bool, device=mask.device)
         chosen = (draws.uniform(mask.shape[1]) < self.config.box) & lesions & mask.isfinite().flatten(2).all(2)
         inside = mask.nan_to_num(0.0) > 0
         rows, columns = inside.any(3), inside.any(2)  # [B, M, H], [B, M, W]
