@@ -13,7 +13,7 @@ from synthorax.cli_calls import print_version, told_on_stderr, with_options_of
 from synthorax.cli_checks import add_checks
 from synthorax.cli_compare import compare
 from synthorax.cli_lists import add_lists
-from synthorax.cli_options import Clock, ClockOption, Device, DeviceOption, Json, Seed, Threads, finish
+from synthorax.cli_options import LAST_SEED, Clock, ClockOption, Device, DeviceOption, Json, Seed, Threads, finish
 from synthorax.cli_values import count_of, counts_of, fractions_of, named, numbers_of, setting_of
 
 app = typer.Typer(
@@ -179,7 +179,7 @@ def train(
     base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file whose weights to start from.")] = None,
     adapt: Adapt = None,
     compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
-    seed: Annotated[int | None, typer.Option(help="All random numbers follow from it; the recipe's by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LAST_SEED, help="All random numbers follow from it; else the recipe's.")] = None,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,

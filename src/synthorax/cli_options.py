@@ -33,7 +33,8 @@ class Clock(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end, and nothing else there.")]
-Seed = Annotated[int, typer.Option(help="All random numbers follow from it.")]
+LAST_SEED = 2**63 - 1
+Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, help="All random numbers follow from it.")]
 ClockOption = Annotated[Clock, typer.Option(help="What the budget is counted in; processor is fair on a busy machine.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads; by default all cores, or fewer where a "

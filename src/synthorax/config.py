@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from synthorax.errors import InputError, UsageError, nearest
 
 C = TypeVar("C")
-AtLeastOne = Annotated[int, Field(ge=1)]
-WholeNotNegative = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
+WholeNotNegative = Annotated[int, Field(ge=0, le=10**12)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
 Part = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=4, le=8192)]
+"""of a square image, in pixels"""
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""numbers in a vector, or maps of a layer"""
+Depth = Annotated[int, Field(ge=1, le=256)]
+"""layers on top of each other"""
+Patch = Annotated[int, Field(ge=1, le=64)]
+Multipliers = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=10)]
+"""feature maps of each level, in units of the first"""
+
+
+def one_of(table: str, *more: str) -> AfterValidator:
+    """Names of a table `module:attribute`, which is imported when a name is checked, and `more` names.
+
+    >>> build_one = Annotated[str, one_of("synthorax.families:FAMILIES")]
+    """
+    def known(name: str) -> str:
+        module, _, attribute = table.partition(":")
+        names = [*getattr(importlib.import_module(module), attribute), *more]
+        if name not in names:
+            raise ValueError(f"there is no '{name}'; {nearest(name, names)}")
+        return name
+
+    return AfterValidator(known)
 
 
 def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:
-    """A config dataclass from a table; unknown keys and wrong types are errors that name the key and the nearest one."""
+    """A config dataclass from a table; unknown keys, wrong types and values out of bounds are errors that name the key.
+
+    Bounds of a field are in its type. What fields have to do with one another is told by a method `faults` of the class, which yields
+    pairs of a key and what is wrong with it.
+    """
     _check_names(kind, table, where=where, prefix=prefix)
     try:
-        return TypeAdapter(kind).validate_python(dict(table))
+        config = TypeAdapter(kind).validate_python(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (prefix, *first["loc"]))
-        raise InputError(f"{key}: {first['msg']} (got {repr(first['input'])[:80]})", file=where) from error
+        raise InputError(f"{key}: {first['msg'].removeprefix('Value error, ')} (got {repr(first['input'])[:80]})", file=where) from error
+    for key, problem in _faults(config):
+        raise InputError(f"{prefix}.{key}: {problem}", file=where)
+    return config
+
+
+def _faults(config: Any) -> Iterator[tuple[str, str]]:
+    """What the fields of a config, and of configs in it, have to do with one another and do not."""
+    yield from getattr(config, "faults", lambda: ())()
+    for field in fields(config):
+        if is_dataclass(inner := getattr(config, field.name)):
+            yield from ((f"{field.name}.{key}", problem) for key, problem in _faults(inner))
 
 
 def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str) -> None:
     """Refuse unknown keys, also in tables of tables."""
+    if not isinstance(table, Mapping):
+        raise InputError(f"'{prefix}' must be a table", file=where)
     names, hints = [field.name for field in fields(kind)], get_type_hints(kind)
     for key, value in table.items():
         if key not in names:
-            raise InputError(f"unknown key '{prefix}.{key}'", file=where, remedy=nearest(key, names))
+            raise InputError(f"unknown key '{prefix}.{key}'", file=where, remedy=nearest(str(key), names))
         for inner in (hints[key], *get_args(hints[key])):
             if is_dataclass(inner) and isinstance(value, Mapping):
                 _check_names(inner, value, where=where, prefix=f"{prefix}.{key}")

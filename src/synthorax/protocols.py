@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, Finite, NotNegative, Part
+from synthorax.config import AtLeastOne, Finite, NotNegative, Part, Side, one_of
 from synthorax.errors import UsageError
 from synthorax.rng import Draws
 from synthorax.types import Study
@@ -180,7 +181,7 @@ class ModelSpec:
     """What a saved model says of itself."""
 
     family: str
-    image_size: int
+    image_size: Side
     findings: tuple[str, ...]
     """meaning of the columns of `Condition.labels`"""
     conditions: tuple[str, ...]
@@ -203,17 +204,17 @@ class ModelSpec:
 class SampleSettings:
     """How images are drawn from a model; families that have no sampler refuse another `sampler` than the default."""
 
-    sampler: str = "dpmpp-2m"
+    sampler: Annotated[str, one_of("synthorax.diffusion.samplers:SAMPLERS")] = "dpmpp-2m"
     """name in `diffusion.samplers.SAMPLERS`"""
-    steps: AtLeastOne = 24
+    steps: Annotated[AtLeastOne, Field(le=1000)] = 24
     """noise levels visited"""
-    schedule: str = "karras"
+    schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
     """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
     eta: Part | None = None
     """fresh noise of samplers that can do with or without (ddim, euler-a), in parts of what the ancestral sampler adds; None: as usual"""
     guidance: Finite = 1.5
     """classifier-free guidance weight of every part that has none of its own; 1 is none"""
-    part_guidance: Mapping[str, Finite] = field(default_factory=dict)
+    part_guidance: Mapping[Annotated[str, one_of("synthorax.protocols:PARTS")], Finite] = field(default_factory=dict)
     """weights of single parts of the condition, by their names in `PARTS`"""
     guidance_from: NotNegative = 0.0
     """lowest noise level at which guidance acts"""
@@ -223,11 +224,16 @@ class SampleSettings:
     """weight of guidance away from the weaker model that is packed beside a cascade's first stage; 1 is none"""
     image_noise: NotNegative | None = None
     """noise added to the film that the part image shows, which the network is told; None: as the model was made"""
-    enlarging_steps: AtLeastOne | None = None
+    enlarging_steps: Annotated[AtLeastOne, Field(le=1000)] | None = None
     """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
     clip: bool = False
     """hold what is expected at every noise level within the greys of a film, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion in
     pixels, most of all where noise is predicted"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.guidance_from > self.guidance_to:
+            yield "guidance_from", f"{self.guidance_from:g} is above guidance_to, {self.guidance_to:g}"
 
 
 class Model(Protocol):

@@ -21,7 +21,7 @@ from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.masks import joined_masks, mask_classes
 from synthorax.data.prepared import Prepared, load_films, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
-from synthorax.data.vocabulary import canonical
+from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit import BenefitConfig, BenefitResult, measure_benefit
@@ -48,6 +48,7 @@ from synthorax.run import Run, only_user
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.cache import cache, cached, content_of
+from synthorax.steps.checks import check_recipe
 from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
@@ -145,6 +146,7 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
         check_base(recipe, base)
         recipe, why = resolved(recipe, prepared, base, findings=findings)
+    check_recipe(recipe, findings=[name for name in prepared.findings if name != NO_FINDING], masks=prepared.mask_classes())
     beginning = Beginning(base=base, compressor=compressor, why=why)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part
+from synthorax.config import NotNegative, Part, Width
 from synthorax.errors import UsageError
 from synthorax.families.critics import CodeCritic
 from synthorax.families.vae import admit_mixture, encoder_alone, prior_given, withheld
@@ -22,7 +22,7 @@ class AaeObjectiveConfig:
 
     adversarial: NotNegative = 100.0
     """weight of the critic on codes beside the reconstruction in nats a film"""
-    critic_width: AtLeastOne = 256
+    critic_width: Width = 256
     """numbers in each of the critic's two hidden layers"""
     sigma: NotNegative = 0.1
     """deviation of the likelihood gaussian, in a film's range [-1, 1]"""

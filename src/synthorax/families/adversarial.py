@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
+from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative, Width, one_of
 from synthorax.errors import UsageError
 from synthorax.families.critic_sight import CriticSight, HeadStart, Pace, SightConfig
 from synthorax.families.growth import Growth, growing
@@ -35,11 +35,11 @@ SCALED = ("progressive", "stylegan2")
 class AdversarialConfig:
     """The critic, what both players pay, and how often each moves."""
 
-    loss: str = "non-saturating"
+    loss: Annotated[str, one_of("synthorax.losses.adversarial:ADVERSARIAL")] = "non-saturating"
     """minimax, non-saturating, least-squares, hinge or wasserstein"""
     critic: Literal["plain", "residual", "progressive", "stylegan2"] = "plain"
     """network of the critic"""
-    critic_channels: AtLeastOne = 32
+    critic_channels: Width = 32
     """feature maps of the critic at full resolution"""
     critic_norm: CriticNorm = "none"
     """none, batch, layer or spectral; not for progressive and stylegan2"""
@@ -68,7 +68,7 @@ class AdversarialConfig:
     """weight of guessing labels and attributes, where model.conditioning is auxiliary"""
     segmenter: NotNegative = 0.0
     """weight, in the generator's loss, of a segmenter that reads the mask from made films; it learns from real films alone"""
-    segmenter_channels: AtLeastOne = 8
+    segmenter_channels: Width = 8
     """feature maps of the segmenter at full resolution"""
     part_dropout: Part = 0.1
     """probability of withholding labels, of withholding attributes, of withholding the mask, and, where several are heard, of withholding

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, build
+from synthorax.config import NotNegative, Side, Width, build
 from synthorax.errors import UsageError
 from synthorax.families.stylegan2 import StyleGan2Model, StyleSpace
 from synthorax.losses.perceptual import perceptual_distance, perceptual_features
@@ -30,13 +30,13 @@ GENERATORS = {
 class CodeEncoderConfig:
     """Shape of the encoder, and of the generator whose codes it reads."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels: that of the generator"""
     generator: str = "gan"
     """family of the generator: gan, spade-gan or stylegan2; filled in from its run"""
     generator_config: Mapping[str, Any] = field(default_factory=dict)
     """shape of the generator; filled in from its run"""
-    channels: AtLeastOne = 32
+    channels: Width = 32
     """feature maps of the encoder at full resolution"""
 
 

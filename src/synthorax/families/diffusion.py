@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import NotNegative
+from synthorax.config import AtLeastOne, Depth, Dropout, Multipliers, NotNegative, Patch, Positive, Side, Width, one_of
 from synthorax.diffusion.guidance import guided_by_prompts, within_greys
 from synthorax.diffusion.inversion import invert
 from synthorax.diffusion.noise import sampling_sigmas
@@ -39,25 +39,25 @@ Change = Callable[[Denoise], Denoise]
 class DiffusionConfig:
     """Shape of the denoiser, what it hears, and the range of its noise levels."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels"""
-    parts: tuple[str, ...] = ("labels", "attributes")
+    parts: tuple[Annotated[str, one_of("synthorax.protocols:PARTS")], ...] = ("labels", "attributes")
     """what the model hears: any of attributes, labels, lesions, mask, text, image"""
     network: Literal["unet", "transformer"] = "unet"
     """unet, or transformer with adaptive norm"""
-    parameterisation: str = "edm"
+    parameterisation: Annotated[str, one_of("synthorax.diffusion.precondition:PARAMETERISATIONS")] = "edm"
     """what the network estimates: edm, eps, x0, v or flow"""
     learned_variance: bool = False
     """estimate the variance of the ancestral step too; the sampler is then ddpm"""
-    compressor: str = "none"
+    compressor: Annotated[str, one_of("synthorax.families.compressors:TRAINED", "none", "wavelet")] = "none"
     """what the diffusion runs on: none (pixels), wavelet (a lossless packing), kl-autoencoder or vq-gan (a trained run)"""
     compressor_config: Mapping[str, Any] = field(default_factory=dict)
     """shape of a trained compressor; filled in from its run"""
-    channels: int = 32
+    channels: Width = 32
     """U-Net: feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    multipliers: Multipliers = (1, 2, 4, 8)
     """U-Net: feature maps of each level, in units of `channels`"""
-    blocks: int = 1
+    blocks: Depth = 1
     """U-Net: residual blocks a level"""
     attention: tuple[bool, ...] = (False, False, True, True)
     """U-Net: whether each level has self-attention, and cross-attention to the text"""
@@ -67,40 +67,45 @@ class DiffusionConfig:
     """U-Net: tell every position where in the film it is"""
     middle_attention: bool = True
     """U-Net: self-attention at the lowest resolution, whatever `attention` says; a network without any can be trained on crops"""
-    width: int = 384
+    width: Width = 384
     """transformer: length of a token"""
-    depth: int = 12
+    depth: Depth = 12
     """transformer: number of blocks"""
-    heads: int = 6
+    heads: Depth = 6
     """transformer: attention heads"""
-    patch: int = 2
+    patch: Patch = 2
     """pixels of a side folded into channels (U-Net) or into a token (transformer)"""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """probability of dropping a feature in training; above 0, several processes no longer train exactly like one"""
-    embedding: int = 256
+    embedding: Width = 256
     """width of the noise and condition embedding"""
     text_encoder: str = "words"
     """words (trained along, offline), or the name or folder of a Hugging Face encoder"""
-    text_width: int = 128
+    text_width: Width = 128
     """length of a text token"""
-    text_depth: int = 2
+    text_depth: Depth = 2
     """blocks of the encoder `words`"""
-    text_tokens: int = 256
+    text_tokens: AtLeastOne = 256
     """words and marks of a text that are read; what is beyond is cut off"""
-    reduction: int = 4
+    reduction: Patch = 4
     """how many times smaller the film is that the part image shows"""
     image_noise: NotNegative = 0.02
     """noise added to that film at sampling, which the network is told; more hides more of its mistakes, and of what it shows"""
     centred: bool = False
     """make what the film of the part image lacks when it is enlarged, and add the two; that film must then be given"""
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     """standard deviation of the films' pixels in [-1, 1], or of what is added to an enlarged film; latents have 1 by construction"""
-    sigma_min: NotNegative = 0.005
+    sigma_min: Positive = 0.005
     """lowest noise level of sampling; half of an 8-bit grey level is 0.004"""
-    sigma_max: NotNegative = 80.0
+    sigma_max: Positive = 80.0
     """highest noise level of sampling"""
     distilled: Distilled | None = None
     """what a student has built in; none for a model that learned from films"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.sigma_min >= self.sigma_max:
+            yield "sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}"
 
 
 class DiffusionModel(nn.Module):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import NotNegative, Part, WholeNotNegative
+from synthorax.config import Finite, NotNegative, Part, WholeNotNegative, one_of
 from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
 from synthorax.diffusion.precondition import output_weight
 from synthorax.diffusion.variance import vlb_terms
@@ -30,9 +30,9 @@ from synthorax.rng import Draws
 class DiffusionObjectiveConfig:
     """Which noise levels are trained, how often parts of the condition are withheld, and how much lesions count."""
 
-    levels: str = "lognormal"
+    levels: Annotated[str, one_of("synthorax.diffusion.noise:TRAINING_LEVELS")] = "lognormal"
     """how training noise levels are drawn: lognormal, linear, cosine, flow-uniform or flow-logit-normal"""
-    sigma_mean: float = -0.8
+    sigma_mean: Finite = -0.8
     """mean of ln sigma in training; higher than Karras's -1.2 because films of one body part share so much at low noise"""
     sigma_std: NotNegative = 1.4
     """standard deviation of ln sigma in training"""

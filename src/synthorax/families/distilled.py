@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor
 
-from synthorax.config import AtLeastOne, Finite, NotNegative, Part, WholeNotNegative
+from synthorax.config import AtLeastOne, Finite, NotNegative, Part, WholeNotNegative, one_of
 from synthorax.diffusion.distillation import student_levels
 from synthorax.diffusion.noise import sampling_sigmas
 from synthorax.errors import UsageError
@@ -31,12 +33,17 @@ class Distilled:
     autoguidance: Finite = 1.0
     """weight with which the teacher is led away from a weaker model that is packed beside it; 1 is none. Alone, it makes a student that is
     guided and trained on as any other model: its estimates are better, and mean the same"""
-    steps: WholeNotNegative = 0
+    steps: Annotated[WholeNotNegative, Field(le=1000)] = 0
     """steps of the student; 0 builds in guidance alone, and any sampler and number of steps can follow"""
-    substeps: AtLeastOne = 4
+    substeps: Annotated[AtLeastOne, Field(le=1000)] = 4
     """steps of the teacher in place of one of the student's; 16 in all are enough for a walk"""
-    schedule: str = "karras"
+    schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
     """how the levels of the teacher's steps * substeps steps fall; the student visits the first of every `substeps`"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.guidance_from > self.guidance_to:
+            yield "guidance_from", f"{self.guidance_from:g} is above guidance_to, {self.guidance_to:g}"
 
     @property
     def guides(self) -> bool:
@@ -89,7 +96,7 @@ class Distilled:
 class Lessons:
     """How a teacher shows a student of few steps where to go."""
 
-    sampler: str = "unipc"
+    sampler: Annotated[str, one_of("synthorax.diffusion.samplers:SAMPLERS")] = "unipc"
     """the teacher's: unipc, dpmpp-2m, heun, ddim or euler"""
     own: Part = 0.5
     """part of the lessons that begin where the student's own walk from pure noise has got to; the others begin at noisy real films"""

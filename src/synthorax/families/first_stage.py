@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
+from synthorax.config import Depth, NotNegative, WholeNotNegative, Width
 from synthorax.families.critics import FilmCritic
 from synthorax.losses.perceptual import perceptual_distance, perceptual_features
 from synthorax.protocols import Objective, Phase
@@ -33,9 +33,9 @@ class FirstStageConfig:
     """pull of the critic beside that of the reconstruction; 0 trains without one, which invents no texture"""
     adversarial_after: WholeNotNegative = 2000
     """steps before the critic is heard"""
-    critic_channels: AtLeastOne = 32
+    critic_channels: Width = 32
     """feature maps of the critic's first layer"""
-    critic_layers: AtLeastOne = 3
+    critic_layers: Depth = 3
     """halvings in the critic; with 3 it judges patches of 70 x 70 pixels"""
 
 

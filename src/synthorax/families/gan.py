@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne
+from synthorax.config import Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
@@ -25,19 +25,19 @@ from synthorax.rng import Draws
 class GanConfig:
     """Shape of the generator."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
     network: Literal["plain", "residual", "progressive"] = "plain"
     """plain transposed convolutions (DCGAN), residual blocks, or blocks that fade in while training goes on (progressive growing)"""
     norm: Literal["batch", "group"] = "batch"
     """what the generator's features are normalised with, except those of progressive; batch needs batches of two films at least"""
-    latent_size: AtLeastOne = 128
+    latent_size: Width = 128
     """numbers in the latent code"""
-    channels: AtLeastOne = 32
+    channels: Width = 32
     """feature maps at full resolution"""
     conditioning: Literal["none", "auxiliary", "projection"] = "none"
     """whether films follow labels and attributes, and how the critic checks it: by guessing them, or by a projection"""
-    embedding: AtLeastOne = 64
+    embedding: Width = 64
     """width of the embedded condition"""
 
 

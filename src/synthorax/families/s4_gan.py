@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from synthorax.config import Side, Width
 from synthorax.errors import UsageError
 from synthorax.losses.adversarial import least_squares
 from synthorax.nets.s4 import Discriminator, Generator
@@ -20,9 +21,9 @@ from synthorax.rng import Draws
 class S4GanConfig:
     """Shape of the generator."""
 
-    image_size: int = 128
+    image_size: Side = 128
     """side of the square films in pixels, a multiple of 64; the printed parameter counts hold at 128"""
-    latent_size: int = 100
+    latent_size: Width = 100
     """numbers in the latent code"""
     equalise: bool = False
     """learn films with equalised histograms, as S4 did, which are then also what is made"""

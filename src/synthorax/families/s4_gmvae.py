@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part
+from synthorax.config import AtLeastOne, NotNegative, Part, Side, Width
 from synthorax.errors import UsageError
 from synthorax.losses.divergence import kl_mixture_draw
 from synthorax.losses.reconstruction import squared_error
@@ -29,9 +29,9 @@ ENCODERS: dict[str, type[Vgg16] | type[DenseNet121]] = {"vgg16": Vgg16, "densene
 class S4GmvaeConfig:
     """Shape of the autoencoder: a row of S4's table of versions."""
 
-    image_size: int = 224
+    image_size: Side = 224
     """side of the square films in pixels, a multiple of 32; S4's is 224"""
-    latent_size: AtLeastOne = 1000
+    latent_size: Width = 1000
     """numbers in the latent code"""
     components: AtLeastOne = 50
     """Gaussians in the prior"""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from synthorax.config import NotNegative, Side, Width
 from synthorax.errors import UsageError
 from synthorax.losses.divergence import kl_standard_normal
 from synthorax.losses.reconstruction import squared_error
@@ -21,9 +22,9 @@ from synthorax.rng import Draws
 class S4VaeConfig:
     """Shape of the autoencoder."""
 
-    image_size: int = 128
+    image_size: Side = 128
     """side of the square films in pixels, a multiple of 32; the printed parameter counts hold at 128"""
-    latent_size: int = 1024
+    latent_size: Width = 1024
     """numbers in the latent code"""
     equalise: bool = False
     """learn films with equalised histograms, as S4 did, which are then also what is made"""
@@ -33,7 +34,7 @@ class S4VaeConfig:
 class S4VaeObjectiveConfig:
     """Weights of the evidence lower bound."""
 
-    beta: float = 0.1
+    beta: NotNegative = 0.1
     """weight of the KL term beside the squared error summed over pixels; S4 tried 1, 0.1 and 0.002 and shows 0.1"""
 
 

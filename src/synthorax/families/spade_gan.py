@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne
+from synthorax.config import Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
@@ -24,19 +24,19 @@ from synthorax.rng import Draws
 class SpadeGanConfig:
     """Shape of the generator."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
     norm: Literal["batch", "group"] = "batch"
     """what features are normalised with before the mask speaks; batch needs batches of two films at least"""
-    latent_size: AtLeastOne = 128
+    latent_size: Width = 128
     """numbers in the latent code"""
-    channels: AtLeastOne = 16
+    channels: Width = 16
     """feature maps at full resolution"""
-    hidden: AtLeastOne = 32
+    hidden: Width = 32
     """feature maps between the mask and what it changes"""
     conditioning: Literal["none", "auxiliary", "projection"] = "projection"
     """whether films follow labels and attributes too, and how the critic checks it"""
-    embedding: AtLeastOne = 64
+    embedding: Width = 64
     """width of the embedded condition"""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative
+from synthorax.config import Depth, NotNegative, Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, adopted
 from synthorax.families.adversarial import AdversarialConfig, AdversarialObjective
@@ -27,19 +27,19 @@ MEASURED = 1024
 class StyleGan2Config:
     """Shape of the generator."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels: 8, 16, 32, 64, 128 or 256"""
-    latent_size: AtLeastOne = 128
+    latent_size: Width = 128
     """numbers in the latent code"""
-    style_size: AtLeastOne = 128
+    style_size: Width = 128
     """numbers in a style"""
-    mapping_depth: AtLeastOne = 2
+    mapping_depth: Depth = 2
     """layers from code to style; 2 suit few films (Sec. 4.1, Karras et al. 2020b), 8 many"""
-    channels: AtLeastOne = 16
+    channels: Width = 16
     """feature maps at full resolution"""
     conditioning: Literal["none", "auxiliary", "projection"] = "none"
     """whether styles follow labels and attributes, and how the critic checks it: by guessing them, or by a projection"""
-    embedding: AtLeastOne = 64
+    embedding: Width = 64
     """width of the embedded condition"""
     truncation: NotNegative = 1.0
     """sampling: distance from the mean style in parts of what was drawn; less than 1 is more typical and less varied"""

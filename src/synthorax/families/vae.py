@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
+from synthorax.config import Depth, NotNegative, Part, WholeNotNegative, Width
 from synthorax.errors import UsageError
 from synthorax.families.critics import FilmCritic
 from synthorax.families.geometric import Geometric
@@ -38,9 +38,9 @@ class VaeObjectiveConfig:
     """deviation of the likelihood gaussian, in a film's range [-1, 1]"""
     discriminative: NotNegative = 0.0
     """weight of a critic's verdict on rebuilt films and on films of the prior's codes, beside the bound in nats a film; 0 for no critic"""
-    critic_channels: AtLeastOne = 32
+    critic_channels: Width = 32
     """feature maps of that critic's first layer"""
-    critic_layers: AtLeastOne = 3
+    critic_layers: Depth = 3
     """halvings in that critic"""
     part_dropout: Part = 0.15
     """probability of withholding each part of the condition as a whole"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part
+from synthorax.config import Depth, NotNegative, Part, Width
 from synthorax.errors import UsageError
 from synthorax.families.critics import CodeCritic, FilmCritic
 from synthorax.families.vae import admit_mixture, encoder_alone, prior_given, withheld
@@ -31,11 +31,11 @@ class VaeGanObjectiveConfig:
     """weight of the critic's verdict on reconstructions and on films of the prior's codes"""
     codes: NotNegative = 0.0
     """weight of a critic of codes, which with `beta` 0 takes the place of the divergence (alpha-GAN); 0 for none"""
-    codes_width: AtLeastOne = 256
+    codes_width: Width = 256
     """numbers in each of the two hidden layers of the critic of codes"""
-    critic_channels: AtLeastOne = 32
+    critic_channels: Width = 32
     """feature maps of the critic's first layer"""
-    critic_layers: AtLeastOne = 3
+    critic_layers: Depth = 3
     """halvings in the critic; its features are what it scores"""
     part_dropout: Part = 0.15
     """probability of withholding each part of the condition as a whole"""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative
+from synthorax.config import AtLeastOne, Multipliers, NotNegative, Patch, Side, Width, one_of
 from synthorax.errors import UsageError, nearest
 from synthorax.families.hamiltonian import HamiltonianFlow, flow_divergence, slope_of
 from synthorax.families.priors import build_prior, moments
@@ -29,11 +29,11 @@ HEARD = ("labels", "attributes", "mask")
 class VaeConfig:
     """Shape of the autoencoder, its likelihood and its prior."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels"""
-    parts: tuple[str, ...] = ()
+    parts: tuple[Annotated[str, one_of("synthorax.protocols:PARTS")], ...] = ()
     """what encoder and decoder hear: any of labels, attributes, mask; nothing for an unconditional model"""
-    latent_size: AtLeastOne = 64
+    latent_size: Width = 64
     """numbers in the code"""
     likelihood: Literal["mse", "gaussian", "learned-gaussian", "bernoulli"] = "gaussian"
     """how far a film may be from what is expected: mse, gaussian (one fixed deviation), learned-gaussian (a variance for every
@@ -52,13 +52,13 @@ class VaeConfig:
     """posteriors that the prior geometric keeps; about as many as there are films"""
     network: Literal["residual", "progressive"] = "residual"
     """residual blocks, or blocks that fade in while training goes on (progressive growing)"""
-    channels: AtLeastOne = 32
+    channels: Width = 32
     """feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    multipliers: Multipliers = (1, 2, 4, 4)
     """feature maps of each level of residual networks, in units of `channels`; each level after the first halves the resolution"""
-    patch: AtLeastOne = 2
+    patch: Patch = 2
     """pixels of a side that residual networks fold into channels before the first convolution"""
-    embedding: AtLeastOne = 128
+    embedding: Width = 128
     """width of the condition's embedding"""
 
 

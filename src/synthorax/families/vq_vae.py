@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
+from synthorax.config import AtLeastOne, Depth, Multipliers, NotNegative, Part, Patch, Side, WholeNotNegative, Width, one_of
 from synthorax.errors import UsageError, nearest
 from synthorax.families.first_stage import Reconstruction
 from synthorax.families.vae import Clock, withheld
@@ -35,31 +35,31 @@ WHILE_CODES_MOVE = 4
 class VqVaeConfig:
     """Shape of the autoencoder, its codebooks and the prior."""
 
-    image_size: int = 64
+    image_size: Side = 64
     """side of the square films in pixels"""
-    parts: tuple[str, ...] = ()
+    parts: tuple[Annotated[str, one_of("synthorax.protocols:PARTS")], ...] = ()
     """what the prior hears: any of labels, attributes; nothing for an unconditional model"""
     levels: Literal[1, 2] = 2
     """grids of codes: 1 is VQ-VAE, 2 is VQ-VAE-2, a coarse grid and a fine one of twice its side"""
     codes: AtLeastOne = 256
     """vectors in the codebook of each grid"""
-    code_channels: AtLeastOne = 8
+    code_channels: Width = 8
     """numbers in a code vector"""
     codebook: Literal["means", "gradient"] = "means"
     """how codes move: to the running means of the vectors that chose them, or by gradients"""
-    channels: AtLeastOne = 32
+    channels: Width = 32
     """feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: Multipliers = (1, 2)
     """feature maps of each level down to the fine grid, in units of `channels`; each level after the first halves the resolution"""
-    patch: AtLeastOne = 2
+    patch: Patch = 2
     """pixels of a side folded into channels before the first convolution"""
-    blocks: AtLeastOne = 1
+    blocks: Depth = 1
     """residual blocks a level"""
-    prior_width: AtLeastOne = 96
+    prior_width: Width = 96
     """features of a position in the prior"""
-    prior_depth: AtLeastOne = 3
+    prior_depth: Depth = 3
     """blocks of the prior of each grid"""
-    prior_heads: AtLeastOne = 3
+    prior_heads: Depth = 3
     """heads of each attention; must divide `prior_width`"""
 
 

@@ -8,6 +8,7 @@ the clean film, which at high noise are means over many films, so they count by 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,11 @@ class LesionLossConfig:
     """lowest such level that a film's own lesion may set, for lesions that hardly differ from what is around them"""
     sigma_most: NotNegative = 1.0
     """highest such level that a film's own lesion may set, since a large lesion is seen long before its texture is"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.sigma_least > self.sigma_most:
+            yield "sigma_least", f"{self.sigma_least:g} is above sigma_most, {self.sigma_most:g}"
 
     @property
     def active(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne
+from synthorax.config import Depth, Multipliers, Patch, Side, Width
 from synthorax.errors import UsageError
 from synthorax.nets.attention import SelfAttention
 from synthorax.nets.layers import normalisation, zeroed
@@ -22,17 +22,17 @@ from synthorax.nets.layers import normalisation, zeroed
 class AutoencoderConfig:
     """Shape of a compressor; its `factor`, by which a film's side shrinks, is `patch` times 2 for each level after the first."""
 
-    image_size: int = 256
+    image_size: Side = 256
     """side of the square films in pixels"""
-    channels: AtLeastOne = 48
+    channels: Width = 48
     """feature maps at the highest resolution"""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: Multipliers = (1, 2)
     """feature maps of each level, in units of `channels`; each level after the first halves the resolution"""
-    blocks: AtLeastOne = 1
+    blocks: Depth = 1
     """residual blocks a level; the decoder has one more"""
-    latent_channels: AtLeastOne = 4
+    latent_channels: Width = 4
     """maps of the latent code"""
-    patch: AtLeastOne = 4
+    patch: Patch = 4
     """pixels of a side folded into channels before the first convolution: what makes full resolution cheap"""
     attention: bool = False
     """self-attention at the lowest resolution"""

@@ -75,11 +75,13 @@ def _checked(tables: dict[str, Any], where: str) -> Recipe:
     for key, value in tables.items():
         if key not in known:
             raise InputError(f"unknown table '{key}'", file=where, remedy=nearest(key, known))
-        if isinstance(value, dict) == (key in ("name", "family")):
-            raise InputError(f"'{key}' must be a {'word' if isinstance(value, dict) else 'table'}", file=where)
-    family: Family = lookup(FAMILIES, str(tables.get("family", "")), kind="family")
+        if key in ("name", "family") and not (isinstance(value, str) and 1 <= len(value) <= 100 and value.isprintable()):
+            raise InputError(f"'{key}' must be a word", file=where)
+        if key not in ("name", "family") and not isinstance(value, dict):
+            raise InputError(f"'{key}' must be a table", file=where)
+    family: Family = lookup(FAMILIES, tables.get("family", ""), kind="family")
     sample = build(SampleSettings, tables.get("sample", {}), where=where, prefix="sample")
-    return Recipe(name=str(tables.get("name", Path(where).stem)), family=str(tables["family"]),
+    return Recipe(name=tables.get("name", Path(where).stem), family=tables["family"],
                   model=build(family.model_config, tables.get("model", {}), where=where, prefix="model"),
                   objective=build(family.objective_config, tables.get("objective", {}), where=where, prefix="objective"),
                   train=build(TrainConfig, tables.get("train", {}), where=where, prefix="train"), sample=sample)

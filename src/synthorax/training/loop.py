@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part, WholeNotNegative
+from synthorax.config import AtLeastOne, NotNegative, Part, Seed, WholeNotNegative, Width
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError, UsageError
 from synthorax.files import write_atomic
@@ -38,9 +39,9 @@ class TrainConfig:
 
     steps: AtLeastOne = 20_000
     """training steps; a budget may end training earlier"""
-    batch_size: AtLeastOne = 32
+    batch_size: Annotated[AtLeastOne, Field(le=10**6)] = 32
     """films per process and step"""
-    learning_rate: NotNegative = 3e-4
+    learning_rate: Annotated[NotNegative, Field(le=100)] = 3e-4
     """peak step size of Adam"""
     warmup_steps: WholeNotNegative = 100
     """steps over which the learning rate rises from 0"""
@@ -54,7 +55,7 @@ class TrainConfig:
     """the half-life is at most this part of the films seen so far"""
     ema_snapshots: WholeNotNegative = 0
     """how many moments of two more averages are kept, from which one of any length is made after training; 0 keeps none"""
-    balance: NotNegative = 0.5
+    balance: Part = 0.5
     """0 draws films as they come, 1 as if all findings were equally frequent; labels stay true either way"""
     augment: bool = True
     """slight rotation, zoom, shift and exposure of real films; never a flip"""
@@ -69,11 +70,11 @@ class TrainConfig:
     adapt: Literal["full", "lora", "trunk", "auto"] = "full"
     """what moves in a training that starts from a base: full (everything), lora (low-rank updates), trunk (all but the trunk), or auto,
     chosen by the number of films"""
-    adapt_rank: AtLeastOne = 8
+    adapt_rank: Width = 8
     """rank r of the updates of lora"""
     adapt_alpha: NotNegative = 8.0
     """weight of the updates of lora, which are multiplied by alpha / r"""
-    seed: int = 0
+    seed: Seed = 0
     """all random states follow from it"""
 
 
