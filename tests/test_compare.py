@@ -167,7 +167,7 @@ def test_trainings_made_elsewhere_join_the_table(compared: Compared, prepared: P
         write_json(tmp_path / "changed.json", other | {key: value})
         with pytest.raises(InputError, match=message):
             here("refused", seeds=[1], also=tmp_path / "changed.json")
-    for text, message in (("{}", "is no comparison of the schema"), ("{", "cannot be read as JSON")):
+    for text, message in (("{}", "does not state 'schema'"), ("{", "not JSON")):
         (tmp_path / "wrong.json").write_text(text)
         with pytest.raises(InputError, match=message):
             here("refused", seeds=[1], also=tmp_path / "wrong.json")

@@ -280,7 +280,7 @@ def broken_table(shelf: Path, model: zoo.Shipped) -> None:
     (truncated, "cut off or altered.*install it again"), (altered, "cut off or altered.*install it again"),
     (newer, f"model format {FORMAT + 1}, and this version of synthorax reads up to {FORMAT}; update synthorax"),
     (gone, "missing from this installation.*install it again"), (no_table, "missing from this installation"),
-    (broken_table, "no table of shipped models"),
+    (broken_table, "is damaged: cxr-8.file.*install it again"),
 ])
 def test_damage_is_named_with_its_remedy(damage: Callable[[Path, zoo.Shipped], None], message: str, run: Run, shelf: Path,
                                          monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

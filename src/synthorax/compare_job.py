@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import multiprocessing
 import os
 import re
@@ -34,7 +33,7 @@ from synthorax.evaluation.side_by_side import Yardstick, downstream, measured, n
 from synthorax.evaluation.side_by_side_join import SCHEMA, check_joins, joined, read_report
 from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
 from synthorax.evaluation.sides import RealFilms
-from synthorax.files import write_atomic, write_json
+from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
@@ -295,8 +294,7 @@ def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
     if not path.exists():
         write_json(path, make())
         print(f"compare: {name} is done", file=sys.stderr, flush=True)
-    kept: Record = json.loads(path.read_text(encoding="utf-8"))
-    return kept
+    return read_json_object(path, remedy="delete it, and the same command makes it again")
 
 
 def _parameters(run: Run) -> Record:

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -63,6 +64,16 @@ def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -
     for key, problem in _faults(config):
         raise InputError(f"{prefix}.{key}: {problem}", file=where)
     return config
+
+
+def read_record(kind: type[C], value: Any, *, what: str, where: Path | str, remedy: str) -> C:
+    """A record that Synthorax wrote, as what it was; InputError with `remedy` where it is damaged. `what` names it there."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (what, *first["loc"]))
+        raise InputError(f"is damaged: {key} ({first['msg']})", file=where, remedy=remedy) from None
 
 
 def _faults(config: Any) -> Iterator[tuple[str, str]]:

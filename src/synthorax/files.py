@@ -60,9 +60,9 @@ def json_object(content: bytes | str, keys: Kinds | None = None, *, where: Path 
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is damaged: no JSON ({str(error)[:100]})", file=where, remedy=remedy) from None
+        raise InputError(f"is damaged: not JSON ({str(error)[:100]})", file=where, remedy=remedy) from None
     if not isinstance(found, dict):
-        raise InputError("is damaged: no JSON object", file=where, remedy=remedy)
+        raise InputError("is damaged: not a JSON object", file=where, remedy=remedy)
     for key, kind in (keys or {}).items():
         check_kind(found, key, kind, where=where, remedy=remedy)
     return found

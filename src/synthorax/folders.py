@@ -223,7 +223,7 @@ def _claim_of(out: Path) -> dict[str, Any]:
     """The claim in a folder; nothing where there is none, or where a file of that name is not ours."""
     try:
         claim = json.loads((out / CLAIM_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     ours = isinstance(claim, dict) and isinstance(claim.get("kind"), str) and isinstance(claim.get("inputs"), dict)
     return claim if ours else {}

@@ -25,8 +25,9 @@ SO_FAR_NAME = "so-far.safetensors"
 METADATA_KEY = "synthorax"
 FORMAT = 1
 """version of the model format; to be raised when older versions of synthorax would read a new file wrongly"""
-DESCRIBED = {"format": int, "recipe": str, "settings": str, "sample": dict, "support": dict, "sources": list, "data": dict, "tool": str,
-             "data_digest": str, "stages": list, "guide": dict}
+DESCRIBED: dict[str, type] = {
+    "format": int, "recipe": str, "settings": str, "sample": dict, "support": dict, "sources": list, "data": dict, "tool": str,
+    "data_digest": str, "stages": list, "guide": dict}
 """types of what a model file says of itself beside its spec, where it says it"""
 ANOTHER_COPY = "take another copy of the file, or train again"
 
@@ -105,6 +106,8 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     facts = json_object(metadata, {"spec": dict}, where=path, remedy=ANOTHER_COPY)
     for key in DESCRIBED.keys() & facts.keys():
         check_kind(facts, key, DESCRIBED[key], where=path, remedy=ANOTHER_COPY)
+    if not all(isinstance(source, dict) and isinstance(source.get("licence"), str) for source in facts.get("sources", ())):
+        raise InputError("is damaged: a source without its licence", file=path, remedy=ANOTHER_COPY)
     if (written := facts.pop("format", 1)) > FORMAT:
         raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=path,
                          remedy="update synthorax")

@@ -6,15 +6,16 @@ Reading refuses what would have to be guessed, naming file, row and remedy. `Dat
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from synthorax.config import read_record
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
 from synthorax.data.lesions import MASK_COLUMNS, lesions_of
 from synthorax.data.masks import mask_pixels
@@ -23,7 +24,7 @@ from synthorax.data.rejects import FACT
 from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings
 from synthorax.errors import InputError
-from synthorax.files import sha256, write_atomic, write_json
+from synthorax.files import json_object, sha256, write_atomic, write_json
 from synthorax.types import Study
 
 TABLE_NAME = "metadata.csv"
@@ -196,22 +197,46 @@ def _table_of(studies: Sequence[Study]) -> bytes:
     return table_bytes(tuple(dict.fromkeys((*LEADING_COLUMNS, *masks, *TRAILING_COLUMNS, *extra))), rows)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Screening:
+    not_checked: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judge:
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """Types of what `dataset.json` says, where it says it."""
+
+    name: str | None = None
+    labels: tuple[str, ...] = ()
+    sources: tuple[Mapping[str, Any], ...] = ()
+    licence: str | None = None
+    attribution: str | None = None
+    digest: str | None = None
+    model_digest: str = ""
+    judges: tuple[_Judge, ...] = ()
+    screening: _Screening = field(default_factory=_Screening)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    not_trained_on: tuple[str, ...] = ()
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """`dataset.json` of a dataset folder; empty where there is none. Raises `InputError` where it is damaged."""
     path = folder / FACTS_NAME
     if not path.exists():
         return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"this is not JSON ({error})", file=path, remedy="correct or delete the file") from None
-    labels = facts.get("labels", []) if isinstance(facts, dict) else None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise InputError("this is not a JSON object whose `labels` are a list of names", file=path,
-                         remedy="correct the file")
+    remedy = "correct the file, or delete it if the set is real"
+    facts = json_object(path.read_bytes().removeprefix(BOM_UTF8), where=path, remedy=remedy)
     if not isinstance(facts.get("synthetic", False), bool):
-        raise InputError(f"synthetic is {json.dumps(facts['synthetic'])}", file=path, remedy="write true or false, without quotation marks")
-    return dict(facts)
+        raise InputError(f"synthetic is {json.dumps(facts['synthetic'])[:60]}", file=path, remedy="write true or false, without quotation marks")
+    read_record(_Facts, facts, what="it", where=path, remedy=remedy)
+    return facts
 
 
 def _read_film_table(folder: Path, label_table: str | Path | None) -> Table:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from synthorax.config import read_record
 from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, files_of, write_table
 from synthorax.data.decode import Decoded, decode_films
 from synthorax.data.fingerprint import fingerprint
@@ -30,11 +31,14 @@ from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_pa
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError
-from synthorax.files import reserve, write_json
+from synthorax.files import check_kind, read_json_object, reserve, write_json
 from synthorax.folders import CLAIM_NAME, claimed, file_stamp
 from synthorax.types import Films, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
+FACTS_NAME = "prepared.json"
+FACTS: dict[str, type] = {"settings": dict, "findings": list, "digest": str, "source": str, "num_rejected": int}
+AGAIN = "delete the folder and prepare it again"
 SIZES_PX = (8, 2048)
 
 
@@ -72,15 +76,18 @@ class Prepared:
         path = Path(path)
         facts = _read_facts(path)
         settings = facts["settings"]
-        findings, policy = tuple(facts["findings"]), LabelPolicy(**settings["policy"])
+        findings = read_record(tuple[str, ...], facts["findings"], what="findings", where=path / FACTS_NAME, remedy=AGAIN)
+        policy = read_record(LabelPolicy, settings.get("policy"), what="policy", where=path / FACTS_NAME, remedy=AGAIN)
+        check_kind(settings, "size", int, where=path / FACTS_NAME, remedy=AGAIN)
         edited = facts.get("settings_digest", _settings_digest(settings)) != _settings_digest(settings)  # older folders have none
         if edited or _digest(path, findings, policy) != facts["digest"]:
             raise InputError("the prepared folder is damaged or was edited", file=path, remedy="delete it and prepare it again")
         return cls(path=path, size=settings["size"], findings=findings, policy=policy, digest=facts["digest"],
                    source=Path(facts["source"]), studies=_read_studies(path / TABLE_NAME, findings),
-                   fingerprint=json.loads((path / "fingerprint.json").read_text(encoding="utf-8")), num_rejected=facts["num_rejected"],
+                   fingerprint=read_json_object(path / "fingerprint.json", {"warnings": list}, remedy=AGAIN),
+                   num_rejected=facts["num_rejected"],
                    rejected=Rejected.of_folder(path, facts),
-                   sources=tuple(Origin(**source) for source in facts.get("sources", ())))
+                   sources=read_record(tuple[Origin, ...], facts.get("sources", ()), what="sources", where=path / FACTS_NAME, remedy=AGAIN))
 
     def films(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> Films:
         """The films of one split, or of all, at `size` pixels (the prepared size by default).
@@ -365,14 +372,13 @@ def _digest(folder: Path, findings: Sequence[str], policy: LabelPolicy) -> str:
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((path / "prepared.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("this is not a prepared folder", file=path, remedy="`synthorax prepare` makes one") from None
-    except ValueError:
-        raise InputError("prepared.json is damaged", file=path, remedy="delete the folder and prepare it again") from None
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+    if not (path / FACTS_NAME).is_file():
+        raise InputError("this is not a prepared folder", file=path, remedy="`synthorax prepare` makes one")
+    facts = read_json_object(path / FACTS_NAME, {"schema": str}, remedy=AGAIN)
+    if facts["schema"] != SCHEMA:
         raise InputError(f"the folder is not of schema {SCHEMA}", file=path, remedy="delete it and prepare it again")
+    for key, kind in FACTS.items():
+        check_kind(facts, key, kind, where=path / FACTS_NAME, remedy=AGAIN)
     return facts
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from synthorax.config import read_record
 from synthorax.errors import InputError
 
 MOST_REJECTED = 0.10
@@ -60,8 +61,9 @@ class Rejected:
         kept = facts.get(FACT)
         if not isinstance(kept, dict):
             return cls()
-        return cls(images=int(kept.get("images", 0)), of=int(kept.get("of", 0)), reasons=dict(kept.get("reasons", {})),
-                   others=dict(kept.get("others", {})), table=folder / TABLE_NAME)
+        counts = {name: kept[name] for name in ("images", "of", "reasons", "others") if name in kept}
+        told = read_record(cls, counts, what=FACT, where=folder, remedy="make the folder again")
+        return replace(told, table=folder / TABLE_NAME)
 
 
 def counted(lost: Iterable[str], others: Iterable[str] = (), *, accepted: int) -> Rejected:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from synthorax.config import read_record
 from synthorax.data.dataset import FACTS_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.masks import PSEUDO
 from synthorax.data.vocabulary import NO_FINDING
@@ -43,7 +44,7 @@ def origins_of(dataset: Dataset) -> tuple[Origin, ...]:
     """
     listed = dataset.facts.get("sources")
     if listed:
-        return tuple(Origin(**{name: entry[name] for name in Origin.__slots__ if name in entry}) for entry in listed)
+        return read_record(tuple[Origin, ...], listed, what="sources", where=dataset.path / FACTS_NAME, remedy="correct the file")
     rows = sorted({study.extra.get("licence", "") or NOT_STATED for study in dataset.studies})
     licence = str(dataset.facts.get("licence") or "; ".join(rows))
     return (Origin(name=dataset.name, films=len(dataset), patients=len({study.patient_id for study in dataset.studies}), licence=licence,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from synthorax.errors import InputError
 from synthorax.evaluation.benefit_design import Rows
 from synthorax.evaluation.benefit_protocol import Arm, BenefitConfig
-from synthorax.files import read_with_digest, remove_temporaries, write_json, write_with_digest
+from synthorax.files import read_json_object, read_with_digest, remove_temporaries, write_json, write_with_digest
 from synthorax.folders import only_user
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.fitting import ready
@@ -189,7 +189,7 @@ def _kept(keep: Path, jobs: Sequence[Job], *, claim: Mapping[str, Any]) -> dict[
     """The answers that are there already, by the name of their job."""
     path = keep / "protocol.json"
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json_object(path, remedy="choose another --out, or delete the folder")
         if changed := [name for name in claim if earlier.get(name) != claim[name]]:
             raise InputError(f"holds trainings of another study: {', '.join(changed)} differ", file=keep,
                              remedy="choose another --out, or delete the folder")

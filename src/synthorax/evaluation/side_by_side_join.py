@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthorax.errors import InputError
 from synthorax.evaluation.side_by_side_pages import summary
+from synthorax.files import check_kind, read_json_object
 
 SCHEMA = "synthorax.comparison/1"
 Record = Mapping[str, Any]
@@ -16,12 +16,12 @@ Record = Mapping[str, Any]
 
 def read_report(path: Path) -> dict[str, Any]:
     """A comparison.json. Raises InputError where it is none."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", file=path, remedy="name a comparison.json that compare wrote") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA or "settings" not in report:
-        raise InputError(f"is no comparison of the schema {SCHEMA}", file=path, remedy="name a comparison.json that compare wrote")
+    remedy = "name a comparison.json that compare wrote"
+    report = read_json_object(path, {"schema": str}, remedy=remedy)
+    if report["schema"] != SCHEMA:
+        raise InputError(f"is no comparison of the schema {SCHEMA}", file=path, remedy=remedy)
+    for key, kind in (("claim", dict), ("settings", dict), ("judges", list)):
+        check_kind(report, key, kind, where=path, remedy=remedy)
     return report
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -183,15 +183,16 @@ def save_segmenter(path: str | Path, segmenter: Segmenter) -> None:
 def load_segmenter(path: str | Path) -> Segmenter:
     """Read what `save_segmenter` wrote; InputError where the file is another's or damaged."""
     content = read_with_digest(Path(path))
-    with safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get(METADATA_KEY)
-    if metadata is None:
-        raise InputError("is not the file of a segmenter", file=Path(path))
-    facts = json.loads(metadata)
-    config = SegmenterConfig(**facts["config"])
-    classes, film_size = tuple(facts["classes"]), int(facts["film_size"])
-    network = SegmentationNetwork(num_classes=len(classes), width=config.width, input_size=min(film_size, config.input_size))
-    network.load_state_dict(load(content))
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[METADATA_KEY])
+        config = SegmenterConfig(**facts["config"])
+        classes, film_size = tuple(facts["classes"]), int(facts["film_size"])
+        network = SegmentationNetwork(num_classes=len(classes), width=config.width, input_size=min(film_size, config.input_size))
+        network.load_state_dict(load(content))
+    except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise InputError(f"is not the file of a segmenter ({' '.join(str(error).split())[:100]})", file=Path(path),
+                         remedy="take another copy, or train it again") from error
     return _judge(network, classes=classes, thresholds=tuple(facts["thresholds"]), film_size=film_size, config=config, losses=())
 
 

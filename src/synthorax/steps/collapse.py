@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,12 @@ class CollapseMonitor:
         return now
 
     def _earlier(self) -> list[Mapping[str, float | str]]:
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if '"sample_recall"' in line]
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        looks = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # what a kill or a damaged disk has left
+                looks.append(json.loads(line))
+        return [look for look in looks if isinstance(look, dict) and isinstance(look.get("sample_recall"), float)]
 
 
 def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit_design import joined
 from synthorax.evaluation.sides import FEWEST_FILMS
 from synthorax.families.compressors import TRAINED
-from synthorax.files import safe_name, write_json
+from synthorax.files import read_json_object, safe_name, write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
@@ -291,7 +290,7 @@ def claim(design: Design) -> None:
     settings = {arm.name: arm.settings for arm in design.arms}
     common = {"data": design.prepared.digest, **terms}
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json_object(path, {"common": dict, "arms": dict}, remedy="choose another --out, or delete the folder")
         changed = [name for name, value in common.items() if earlier["common"].get(name) != value]
         changed += [f"the settings of {name}" for name, told in settings.items() if earlier["arms"].get(name, told) != told]
         if changed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +15,7 @@ from synthorax.data.pixels import read_image, write_png
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import format_findings
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.files import write_atomic, write_json
+from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.progress import Report, quiet
 from synthorax.run import only_user
 from synthorax.types import Study
@@ -83,7 +82,7 @@ def _claim(out: Path, format: Format, digest: str) -> None:
     """Note what is being exported to `out`; refuse to mix it with anything else."""
     claim, path = {"format": format, "dataset_digest": digest}, out / "export.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != claim:
+        if read_json_object(path, remedy="choose another --out") != claim:
             raise InputError("holds the export of another data set or format", file=out, remedy="choose another --out")
     elif any(entry.name != ".lock" for entry in out.iterdir()):
         raise InputError("is not empty", file=out, remedy="choose another --out")

@@ -25,7 +25,7 @@ from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.files import remove_temporaries, safe_name, sha256, write_json
+from synthorax.files import read_json_object, remove_temporaries, safe_name, sha256, write_json
 from synthorax.progress import Report, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
@@ -248,7 +248,7 @@ def _claim(out: Path, source: Source, plan: Plan, settings: SampleSettings, batc
              "settings": asdict(settings), "batch_size": batch_size}
     path = out / "generation.json"
     if path.exists():
-        if json.loads(path.read_text()) != claim:
+        if read_json_object(path, remedy="choose another --out, or delete the folder") != claim:
             raise InputError("holds films of another plan, model or sampler setting", file=out,
                              remedy="choose another --out, or delete the folder")
         return

@@ -20,7 +20,7 @@ from synthorax.data.lesions import lesions_of
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit_design import joined
-from synthorax.files import read_with_digest, write_json, write_with_digest
+from synthorax.files import read_json_object, read_with_digest, write_json, write_with_digest
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.cross_fit import CrossFit
@@ -234,7 +234,7 @@ def _claim(out: Path, arguments: Mapping[str, Any]) -> None:
     """Note what is made here, so that the same command goes on and another one is refused."""
     path, facts = out / "arguments.json", json.loads(json.dumps(arguments, default=str))
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != facts:
+        if read_json_object(path, remedy="choose another --out, or delete the folder") != facts:
             raise InputError("holds a loop with other arguments", file=out, remedy="choose another --out, or delete the folder")
         return
     write_json(path, facts)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from synthorax.errors import InputError, UsageError, nearest
+from synthorax.config import build, read_record
+from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.families import FAMILIES, PACKED
 from synthorax.families.cascade import CascadeModel
 from synthorax.families.foreign_diffusers import folder_digest, is_diffusers_folder, load_diffusers
+from synthorax.files import check_kind
 from synthorax.protocols import Model, ModelSpec, SampleSettings, as_model
-from synthorax.run import Run, read_spec, weights_digest
+from synthorax.run import ANOTHER_COPY, Run, read_spec, weights_digest
 from synthorax.steps.generate import Source
 from synthorax.steps.recipe import build_model
 from synthorax.steps.support import Support
@@ -54,7 +57,7 @@ def load_model(name_or_path: PathLike, *, device: str = "cpu") -> Model:
     try:
         model = build_model(spec)
         model.load_state_dict(load_file(path))
-    except (RuntimeError, TypeError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError, SynthoraxError) as error:
         raise InputError(f"does not fit the networks of this version of synthorax ({' '.join(str(error).split())[:200]})", file=path,
                          remedy=remedy) from error
     return as_model(model.eval().requires_grad_(False).to(device))
@@ -79,8 +82,11 @@ def stages_of(name_or_path: PathLike | Run) -> tuple[Stage, ...]:
     weights = load_file(path)
     if spec.family not in PACKED:
         return (Stage(spec=spec, facts=facts, weights=weights, digest=weights_digest(path)),)
-    return tuple(_part(record, told, weights, prefix=f"stages.{number}.")
-                 for number, (record, told) in enumerate(zip(spec.config["stages"], facts["stages"], strict=True)))
+    records, told = spec.config.get("stages"), facts.get("stages")
+    if not isinstance(records, list) or not isinstance(told, list) or len(records) != len(told):
+        raise InputError("is damaged: it does not describe each of its stages", file=path, remedy=ANOTHER_COPY)
+    return tuple(_part(record, part, weights, prefix=f"stages.{number}.", path=path)
+                 for number, (record, part) in enumerate(zip(records, told, strict=True)))
 
 
 def guide_of(name_or_path: PathLike | Run) -> Stage | None:
@@ -89,12 +95,15 @@ def guide_of(name_or_path: PathLike | Run) -> Stage | None:
     spec, facts = read_spec(path)
     if spec.family not in PACKED or "guide" not in facts:
         return None
-    return _part(spec.config["guide"], facts["guide"], load_file(path), prefix="guide.")
+    return _part(spec.config.get("guide"), facts["guide"], load_file(path), prefix="guide.", path=path)
 
 
-def _part(record: Mapping[str, Any], told: Mapping[str, Any], weights: Mapping[str, Tensor], *, prefix: str) -> Stage:
+def _part(record: Any, told: Any, weights: Mapping[str, Tensor], *, prefix: str, path: Path) -> Stage:
+    spec = read_record(ModelSpec, record, what="spec", where=path, remedy=ANOTHER_COPY)
+    facts = read_record(dict[str, Any], told, what="stages", where=path, remedy=ANOTHER_COPY)
+    check_kind(facts, "digest", str, where=path, remedy=ANOTHER_COPY)
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    return Stage(spec=ModelSpec.from_dict(record), facts=told, weights=own, digest=told["digest"])
+    return Stage(spec=spec, facts=facts, weights=own, digest=facts["digest"])
 
 
 def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]:
@@ -107,10 +116,15 @@ def source_of(model: Run | PathLike) -> tuple[Source, ModelSpec, SampleSettings]
     path = weights_of(where)
     spec, facts = read_spec(path)
     name = str(where) if str(where) in shipped() else f"{facts.get('recipe', spec.family)}"
-    support = Support.from_dict(facts["support"]) if "support" in facts else None
+    support = read_record(Support, facts["support"], what="support", where=path, remedy=ANOTHER_COPY) if "support" in facts else None
     trained_on: dict[str, Any] = {key: facts[key] for key in ("data_digest", "sources") if key in facts}
     source = Source(model=load_model(where), name=name, digest=weights_digest(path), support=support, trained_on=trained_on)
-    return source, spec, SampleSettings(**facts.get("sample", {}))
+    return source, spec, usual_settings(facts, path)
+
+
+def usual_settings(facts: Mapping[str, Any], path: Path) -> SampleSettings:
+    """The settings of its recipe that a model file keeps."""
+    return build(SampleSettings, facts.get("sample", {}), where=str(path), prefix="sample")
 
 
 def weights_of(name_or_path: PathLike | Run) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from synthorax.config import read_record
 from synthorax.data.dataset import Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
 from synthorax.evaluation.statistics import delong_interval
-from synthorax.files import write_atomic, write_json
+from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
@@ -39,6 +39,7 @@ FALSE_ALARM_RATE = 0.01
 """part of real held-out films that the copy check may call copies"""
 RESULT_NAME = "screening.json"
 """what `Screened` tells, beside the images that were kept"""
+AGAIN = "delete the folder and call the same command again"
 FEWEST_TO_CHECK = 5
 """real images with a finding, and without it, that a check of the finding needs"""
 USUAL_JUDGE = ClassifierConfig(augment="classic")
@@ -98,10 +99,11 @@ class Screened:
     @classmethod
     def read(cls, out: Path) -> Screened:
         """What an earlier call left in `out`."""
-        told = json.loads((out / RESULT_NAME).read_text(encoding="utf-8"))
-        return cls(kept=read_dataset(out), num_seen=told["seen"], reasons=told["reasons"], copies=told["copies"],
-                   checks=tuple(FindingCheck(**check) for check in told["checks"]), judges=tuple(told["judges"]),
-                   filters=tuple(told["filters"]))
+        told = read_json_object(out / RESULT_NAME, {"seen": int, "reasons": dict, "copies": dict, "judges": list, "filters": list},
+                                remedy=AGAIN)
+        checks = read_record(tuple[FindingCheck, ...], told.get("checks"), what="checks", where=out / RESULT_NAME, remedy=AGAIN)
+        return cls(kept=read_dataset(out), num_seen=told["seen"], reasons=told["reasons"], copies=told["copies"], checks=checks,
+                   judges=tuple(told["judges"]), filters=tuple(told["filters"]))
 
 
 def screen_films(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),

@@ -21,7 +21,7 @@ from synthorax.protocols import Condition, Model, ModelSpec, SampleSettings
 from synthorax.rng import derive
 from synthorax.run import FORMAT, WEIGHTS_NAME, Run, halved, read_spec, save_weights, weights_digest
 from synthorax.steps.card import metrics_of, model_head, read_card, write_card
-from synthorax.steps.models import load_model
+from synthorax.steps.models import load_model, usual_settings
 from synthorax.zoo import FOLDER, Shipped, enter
 
 Precision = Literal["float16", "bfloat16", "float32"]
@@ -69,7 +69,7 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
         save_weights(trial, weights, spec=spec, facts={**facts, "sources": head["data"]})
         _check_size(trial, out)
         distance = film_distance(load_model(run.path.resolve()), load_model(trial.resolve()), num=films,
-                                 settings=SampleSettings(**facts.get("sample", {})))
+                                 settings=usual_settings(facts, run.weights))
         if distance.mean_grey_levels > FARTHEST_MEAN:
             raise InputError(f"stored as {precision}, its films move by {distance.mean_grey_levels:.2f} grey levels on average, and "
                              f"{FARTHEST_MEAN:g} is allowed", file=path, remedy="use another precision")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from synthorax.engine import Engine, describe_machine
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
-from synthorax.files import write_atomic, write_json
+from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.progress import progress, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
@@ -183,7 +182,7 @@ def _check_claim(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beg
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
     if not config.exists() or not (run.finished or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))):
         return
-    earlier, earlier_facts = load_recipe(config), json.loads((run.path / "data.json").read_text())
+    earlier, earlier_facts = load_recipe(config), read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
     allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
     facts = _claimed(prepared, beginning)
     if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from synthorax.data.prepared import Prepared, load_films
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
 from synthorax.evaluation.poison import FALSE_ALARM_RATE, REASONS, PoisonConfig, Vetted, vet_films
-from synthorax.files import write_atomic, write_json
+from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import claimed
 from synthorax.progress import Report, quiet
 from synthorax.steps.plan import STATED_ONLY
@@ -65,7 +64,8 @@ def vet_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool 
         if not folder.done:
             _vet(suspects, prepared, out=folder.work, drop=drop, config=config, report=report)
             folder.deliver(last=("vet.json",))
-    told = json.loads((out / "vet.json").read_text(encoding="utf-8"))
+    told = read_json_object(out / "vet.json", {"films": int, "flagged": int, "reasons": dict, "thresholds": dict, "false_alarms": dict,
+                                               "judges": list}, remedy="delete the folder and call the same command again")
     return VettedSet(num_films=told["films"], num_flagged=told["flagged"], reasons=told["reasons"], thresholds=told["thresholds"],
                      false_alarms=told["false_alarms"], judges=tuple(told["judges"]), table=out / "flagged.csv",
                      clean=out / "clean" if drop else None)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from synthorax.config import read_record
 from synthorax.errors import InputError
 from synthorax.files import read_with_digest, remove_temporaries, write_with_digest
 
@@ -52,16 +54,25 @@ def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, n
 
 def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
                     optimizers: Mapping[str, torch.optim.Optimizer]) -> tuple[Progress, list[str]]:
-    """Restore the newest checkpoint that is whole; a fresh `Progress` if there is none. Also says which were passed over."""
+    """Restore the newest checkpoint that is whole, and say which were passed over; a fresh `Progress` where there is none at all.
+
+    InputError where all of them are damaged: to begin anew would throw the training's record away.
+    """
     damaged: list[str] = []
     for path in _newest_first(folder):
         try:
             content = read_with_digest(path)
+            progress = read_record(Progress, json.loads(_metadata(content)["progress"]), what="progress", where=path, remedy="")
+            _restore(load(content), modules=modules, optimizers=optimizers)
         except InputError as error:
             damaged.append(str(error))
-            continue
-        _restore(load(content), modules=modules, optimizers=optimizers)
-        return Progress(**json.loads(_metadata(content)["progress"])), damaged
+        except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError, struct.error) as error:
+            damaged.append(f"{path}: is not a checkpoint of this training ({' '.join(str(error).split())[:100]})")
+        else:
+            return progress, damaged
+    if damaged:
+        raise InputError(f"no checkpoint is whole ({damaged[0]})", file=folder,
+                         remedy="restore one of them with its .sha256, or delete this folder to begin anew")
     return Progress(), damaged
 
 

@@ -288,8 +288,8 @@ class _Log:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if 0 <= _step_of(line) <= step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))
         self.board = _board(folder / "tensorboard", step=step)
         self.since, self.films = time.monotonic(), -1
@@ -319,6 +319,16 @@ class _Log:
         if self.board is not None:
             self.board.close()
             _forget_host(self.path.with_name("tensorboard"))
+
+
+def _step_of(line: str) -> int:
+    """The step of a line of metrics.jsonl; -1 for a line that a kill or a damaged disk has left, by which nothing is lost but itself."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return -1
+    step = told.get("step") if isinstance(told, dict) else None
+    return step if type(step) is int else -1
 
 
 def _board(folder: Path, *, step: int) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -124,9 +124,12 @@ def profiles_in(folder: Path) -> dict[Path, Profile]:
     """The snapshots of a run, oldest first. InputError where there is none."""
     found = {}
     for path in sorted(folder.glob("snapshot-*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["profile"])
-        found[path] = Profile(gamma=facts["gamma"], end=facts["films"])
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["profile"])
+            found[path] = Profile(gamma=float(facts["gamma"]), end=float(facts["films"]))
+        except (LookupError, SafetensorError, TypeError, ValueError) as error:
+            raise InputError(f"is not a snapshot of averages ({str(error)[:100]})", file=path, remedy="delete it") from error
     if not found:
         raise InputError("holds no snapshots of averages", file=folder, remedy="train with --set train.ema_snapshots=8")
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tomli_w
 
+from synthorax.config import read_record
 from synthorax.errors import InputError
 from synthorax.files import sha256, write_atomic
 from synthorax.run import FORMAT
@@ -45,7 +46,8 @@ def shipped(folder: Path | None = None) -> dict[str, Shipped]:
     path = folder / TABLE_NAME
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {name: Shipped(name=name, folder=folder, **entry) for name, entry in table.items()}
+        return {name: read_record(Shipped, {"name": name, "folder": folder, **entry}, what=name, where=path, remedy=REINSTALL)
+                for name, entry in table.items()}
     except FileNotFoundError:
         raise InputError("is missing from this installation of synthorax", file=path, remedy=REINSTALL) from None
     except (ValueError, TypeError) as error:
