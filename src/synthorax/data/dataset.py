@@ -233,8 +233,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         return {}
     remedy = "correct the file, or delete it if the set is real"
     facts = json_object(path.read_bytes().removeprefix(BOM_UTF8), where=path, remedy=remedy)
-    if not isinstance(facts.get("synthetic", False), bool):
-        raise InputError(f"synthetic is {json.dumps(facts['synthetic'])[:60]}", file=path, remedy="write true or false, without quotation marks")
+    if not isinstance(synthetic := facts.get("synthetic", False), bool):
+        raise InputError(f"synthetic is {synthetic!r:.60}", file=path, remedy="write true or false, without quotation marks")
     read_record(_Facts, facts, what="it", where=path, remedy=remedy)
     return facts
 
