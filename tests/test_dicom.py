@@ -298,11 +298,11 @@ def test_bombs_are_refused_quickly(tmp_path: Path) -> None:
     stretched = dicom(tmp_path / "j2k.dcm", RAMP12, bits=12, syntax=JPEG2000Lossless)
     stretched.write_bytes(stretched.read_bytes().replace(b"\xff\x4f\xff\x51" + b"\0\x29\0\0" + b"\0\0\0\x40" * 2,
                                                          b"\xff\x4f\xff\x51" + b"\0\x29\0\0" + b"\0\1\0\0" * 2))
-    start = time.perf_counter()
+    start = time.process_time()
     for path, problem in ((film, "unpacks to more"), (stretched, "another size")):
         with pytest.raises(InputError, match=problem):
             read_dicom(path)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_only_input_errors_escape_from_damaged_files(tmp_path: Path) -> None:

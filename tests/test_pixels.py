@@ -125,11 +125,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "larger.png").write_bytes(png_of(20_000, 20_000, rows))
     read_image(saved(tmp_path / "warm.png", Image.fromarray(RAMP)))
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     for name in ("bomb.png", "larger.png"):
         with pytest.raises(InputError, match="40,000,000"):
             read_image(tmp_path / name)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
     with pytest.raises(InputError, match="16 x 16"):
