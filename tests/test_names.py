@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,14 @@ def test_a_safe_name_is_one_part_of_a_path_and_distinct_names_stay_distinct(tmp_
     for name in ("Mass", "Pleural_Thickening", "COVID-19", "lung", "edm-64+base-lora", "Überlagerung"):
         assert safe_name(name) == name
     assert readable_name("deep/er/../film 1") == "deep_er_film_1"
+
+
+@pytest.mark.parametrize("name", ["test/NORMAL/IM-0115.jpeg", "chest_test_3", "val", "dev-001", "eval2.png", "a.training.b"])
+def test_no_file_name_holds_a_word_that_datasets_takes_for_a_split(name: str) -> None:
+    """A single such name makes `datasets.load_dataset("imagefolder")` leave out the table and all other images."""
+    words = set(re.split(r"[-._ 0-9/]+", readable_name(name)))
+    assert not words & {"train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation"}
+    assert readable_name("latest_value_1") == "latest_value_1"
 
 
 @pytest.mark.parametrize("name", ["a/../../../../outside/x", "Mass/Nodule", "C:x", "A" * 300, ".."])

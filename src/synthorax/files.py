@@ -16,6 +16,8 @@ MAX_NAME_BYTES = 120
 """of a part of a path; most file systems allow 255, and numbers, digests and endings come behind"""
 _RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))})
 """names that Windows keeps for itself"""
+_SPLIT_WORD = re.compile(r"(?<![^-._ 0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?![^-._ 0-9])")
+"""what the imagefolder of datasets 5.2.0 takes for the name of a split: findings/datasets-imagefolder-takes-names-for-splits.sh"""
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -113,13 +115,15 @@ def reserve(path: Path, num_bytes: int) -> None:
 def readable_name(name: str) -> str:
     """A name as one part of a path, without separators, spaces, leading dots and signs that shells or spreadsheets read in their own way.
 
-    Several names may become the same one; `safe_name` keeps them apart.
+    Several names may become the same one; `safe_name` keeps them apart. Words such as `test` lose their edge, because Hugging Face datasets
+    would take them for splits and leave out all other images.
 
-    >>> readable_name("deep/../er/film 1.png"), readable_name("..")
-    ('deep_er_film_1.png', 'unnamed')
+    >>> readable_name("deep/../er/image 1.png"), readable_name("test/image-1.png"), readable_name("..")
+    ('deep_er_image_1.png', 'testset_image-1.png', 'unnamed')
     """
     parts = (re.sub(r"[^\w.+-]+", "_", part) for part in re.split(r"[/\\]", name) if part.strip("."))
-    return "_".join(parts).encode()[:MAX_NAME_BYTES].decode(errors="ignore").lstrip(".-+").rstrip(".") or "unnamed"
+    joined = _SPLIT_WORD.sub(r"\1set", "_".join(parts))
+    return joined.encode()[:MAX_NAME_BYTES].decode(errors="ignore").lstrip(".-+").rstrip(".") or "unnamed"
 
 
 def safe_name(name: str) -> str:
