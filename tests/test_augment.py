@@ -113,6 +113,7 @@ def test_a_training_that_fell_short_stops_before_the_proof(short: Augmented) -> 
     report = Report.load(short.out)
     assert len(report.warnings) == 1 and "20 of 20 synthetic images do not look like radiographs" in report.warnings[0]
     assert report.dimensions["benefit"].status == "skipped" and "no training set was made" in report.dimensions["benefit"].reason
+    assert report.dimensions["benefit"].reason.startswith("Most of the synthetic images do not look like radiographs, so no training set")
     assert report.dimensions["fidelity"].status == "measured" and report.inputs["training"]["fell_short"] is True
     page = (short.out / "report.html").read_text()
     assert page.index("The training of the generator fell short") < page.index("<main")

@@ -20,7 +20,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.rqs import ITEMS
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.run import Run
+from synthorax.run import Run, read_spec
 
 TINY = ["model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16",
         "model.patch=2", "train.steps=12", "train.batch_size=4", "train.checkpoint_every=5", "train.sample_every=0"]
@@ -62,6 +62,15 @@ def test_a_training_that_was_refused_does_not_bind_its_folder(prepared: Prepared
     with pytest.raises(UsageError, match="needs at least two films a batch"):
         sx.train("dcgan-64", prepared, out=tmp_path / "r", overrides=["model.image_size=32", "model.channels=4", "train.batch_size=1"])
     assert sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY).finished
+
+
+def test_a_budget_of_images_ends_a_training_after_so_many(prepared: Prepared, tmp_path: Path) -> None:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    where = ["--data", str(prepared.path), "--out", str(tmp_path / "r")]
+    told = CliRunner().invoke(app, ["train", "edm-64", *where, "--budget-images", "20", *settings])
+    assert told.exit_code == 0 and read_spec(tmp_path / "r/model.safetensors")[1]["films_seen"] == 20
+    with pytest.raises(UsageError, match="one of the two"):
+        sx.train("edm-64", prepared, out=tmp_path / "s", overrides=TINY, budget="1m", budget_films=20)
 
 
 def test_resume_goes_further(prepared: Prepared, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from synthorax.steps.join import join_training_set
 from synthorax.steps.models import stages_of, weights_of
 from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits
 from synthorax.steps.recipe import Recipe, load_recipe
+from synthorax.steps.screen import NonePassedError
 from synthorax.steps.shortfall import TrainingSigns, training_signs
 from synthorax.types import Films
 from synthorax.zoo import shipped
@@ -46,9 +47,8 @@ SPLIT = (0.6, 0.1, 0.3)
 """patients for training, validation and test: the proof needs real positives that nobody has seen"""
 BUDGET = "20m"
 """where nothing else is said"""
-NOT_PROVED = ("most of the synthetic images do not look like radiographs, so no training set was made of them; what this report measures "
-              "was measured on all of them, unscreened")
-"""why there is no benefit where the training fell far short"""
+NOT_PROVED = "so no training set was made of them; what this report measures was measured on all of them, unscreened"
+"""what follows where nothing can be made of the synthetic images"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +74,8 @@ class Augmented:
     run: Run
     report: Report
     signs: TrainingSigns
+    nothing_of_them: str
+    """why no training set was made of the synthetic images, or nothing"""
     rejected: tuple[Rejected, ...]
     """images that could not be used, as they were read and as they were prepared"""
     seconds: float
@@ -81,8 +83,8 @@ class Augmented:
 
     @property
     def fell_short(self) -> bool:
-        """Whether the training of the generator was too short, whatever the verdicts say."""
-        return self.signs.fell_short
+        """Whether the training of the generator was too short, or nothing could be made of its images, whatever the verdicts say."""
+        return self.signs.fell_short or bool(self.nothing_of_them)
 
     def __str__(self) -> str:
         lines = [f"{self.report}", ""]
@@ -208,29 +210,30 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
 
     stages.begin("generate")
     made = workflow.generate(run, plan, out=out / "generated", **job.computing)
-    signs = training_signs(trained, made, prepared, has_loss=has_loss(job.settings, prepared), cooldown=job.settings.train.cooldown)
+    signs = training_signs(trained, made, prepared, has_loss=has_loss(job.settings, findings=prepared.findings),
+                           cooldown=job.settings.train.cooldown)
     if signs.fell_short:
         print(f"  {signs}", file=sys.stderr)
 
     stages.begin("screen")
-    synthetic = None if signs.mostly_unrealistic else _screened(made, prepared, job)
+    synthetic, why_not = _screened(made, prepared, job, signs)
 
     stages.begin("evaluate")
     report = workflow.evaluate(real=prepared, synthetic=made if synthetic is None else synthetic, quick=True, **job.computing)
-    report = _told(report, job, trained, signs, rejected, seen=seen)
+    report = _told(report, job, trained, signs, rejected, seen=seen, why_not=why_not)
 
     stages.begin("benefit")
     joined = None
     if synthetic is None:
-        report = report.with_dimension("benefit", Dimension("skipped", reason=NOT_PROVED))
+        report = report.with_dimension("benefit", Dimension("skipped", reason=f"{why_not}, {NOT_PROVED}"))
     else:
         report = workflow.benefit(real=prepared, synthetic=synthetic, findings=findings, config=_benefit_config(job), into=report,
                                   keep=out / "trainings", **job.computing)
         joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
                                    facts={"licence": source.facts.get("licence", "as its sources")})
     report.write(out)
-    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, rejected=rejected,
-                     seconds=stages.elapsed(), budget_seconds=job.seconds)
+    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
+                     rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
 
 
 def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Augmented:
@@ -345,7 +348,8 @@ def _rejected(source: Dataset, prepared: Prepared, out: Path) -> tuple[Rejected,
     return tuple(part for part in (*read, prepared.rejected) if part.images)
 
 
-def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str) -> Report:
+def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
+          why_not: str) -> Report:
     """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
     notes = [*report.notes]
     inputs: dict[str, Any] = {**report.inputs, "training": signs.to_dict()}
@@ -356,16 +360,23 @@ def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: S
     for part in rejected:
         inputs["rejected"] = inputs.get("rejected", {}) | {part.table.parent.name if part.table else "images": part.to_dict()}
         notes.append(f"Rejected, and so not among these images: {part}.")
-    return replace(report, inputs=inputs, notes=tuple(notes), command=job.command, warnings=(str(signs),) if signs.fell_short else ())
+    warnings = (str(signs),) if signs.fell_short else (f"{why_not}, {NOT_PROVED}.",) if why_not else ()
+    return replace(report, inputs=inputs, notes=tuple(notes), command=job.command, warnings=warnings)
 
 
-def _screened(made: Dataset, prepared: Prepared, job: _Job) -> Dataset:
-    """The screened set at `out`/synthetic."""
-    screened = workflow.screen(made, against=prepared, out=job.out / "synthetic", findings=job.findings, **job.computing,
-                               classifier=None if job.work is None else job.work.judge)
+def _screened(made: Dataset, prepared: Prepared, job: _Job, signs: TrainingSigns) -> tuple[Dataset | None, str]:
+    """The screened set at `out`/synthetic, or None and why nothing can be made of the images."""
+    if signs.mostly_unrealistic:
+        return None, "Most of the synthetic images do not look like radiographs"
+    try:
+        screened = workflow.screen(made, against=prepared, out=job.out / "synthetic", findings=job.findings, **job.computing,
+                                   classifier=None if job.work is None else job.work.judge)
+    except NonePassedError as error:
+        print(f"  {error}", file=sys.stderr)
+        return None, f"No synthetic image passed screening ({error})"
     write_json(job.out / "screening.json", screened.to_dict())
     print(f"  {screened}", file=sys.stderr)
-    return screened.kept
+    return screened.kept, ""
 
 
 def _command(dataset: str | Path, out: Path, *, findings: Sequence[str], **options: Any) -> str:

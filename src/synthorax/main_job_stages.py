@@ -19,8 +19,8 @@ from synthorax.steps.adapt import resolved
 from synthorax.steps.budget import Budget, divide, fewest_images, image_seconds, measure
 from synthorax.steps.models import PathLike, source_of, stages_of
 from synthorax.steps.plan import FEWEST_FILMS, Plan, deficits, read_plan
-from synthorax.steps.recipe import Recipe
-from synthorax.steps.train_run import Beginning, fresh_objective, without_no_finding
+from synthorax.steps.recipe import Recipe, build_objective
+from synthorax.steps.train_run import Beginning, without_no_finding
 
 NAMES = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
 
@@ -83,9 +83,9 @@ def budget_for(settings: Recipe, prepared: Prepared, stages: Stages, *, findings
     return kept
 
 
-def has_loss(settings: Recipe, prepared: Prepared) -> bool:
+def has_loss(settings: Recipe, *, findings: Sequence[str]) -> bool:
     """Whether a training by this recipe has a loss that falls as it learns; that of players against one another does not."""
-    return len(fresh_objective(settings, prepared)[0].phases) == 1
+    return len(build_objective(settings, findings=findings).phases) == 1
 
 
 def planned(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float | None,

@@ -35,7 +35,7 @@ LEAST_STEPS = {"scratch": 200, "base": 50}
 JUDGES_OF_SCREENING = 3
 """classifiers that are cross-fitted there, one after the other"""
 TRIAL_UPDATES, TRIAL_IMAGES = (2, 10), 16
-PASSES = {"screen": 1.0, "evaluate": 1.5}
+PASSES = {"screen": 1.0, "evaluate": 2.2}
 """how often each image goes through a stage's networks and distances, in units of the time that its features take"""
 OVERHEAD_SECONDS = {"screen": 3.0, "evaluate": 5.0, "benefit": 5.0}
 """what a stage takes for files, plots and resampling, about"""

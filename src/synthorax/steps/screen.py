@@ -181,11 +181,15 @@ def _at_first_sight(real: Films, films: Films, prepared: Prepared, *, filters: S
     return first_of(found), told_of_copies
 
 
+class NonePassedError(InputError):
+    """Screening dropped every image; the message says why, and what to do."""
+
+
 def _refuse_if_none_is_left(rejected: Rejections, films: Films, synthetic: Dataset) -> None:
     if len(rejected) == len(films):
         reasons = counted(rejected)
-        raise InputError(f"none of the {len(films)} synthetic images passed: {in_words(reasons)}", file=synthetic.path,
-                         remedy=remedy(reasons))
+        raise NonePassedError(f"none of the {len(films)} synthetic images passed: {in_words(reasons)}", file=synthetic.path,
+                              remedy=remedy(reasons))
 
 
 def screening_judge(real: Films, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:

@@ -93,9 +93,9 @@ def training_signs(run: Run, made: Dataset, prepared: Prepared, *, has_loss: boo
 
 
 def unrealistic_part(made: Dataset, prepared: Prepared) -> float:
-    """Part of synthetic images that lie farther from the real ones of the training and held-out patients than those from one another."""
+    """Part of synthetic images that lie farther from the real ones than those of different patients from one another, as in screening."""
     size = common_size(made, prepared)
-    check = RealismCheck.fit(prepared.films(size=size))
+    check = RealismCheck.fit(prepared.films("train", size=size), prepared.films("val", size=size))
     return float(check.check(load_films(made, size=size, findings=prepared.findings).images).unrealistic.mean())
 
 
