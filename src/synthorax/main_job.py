@@ -358,8 +358,9 @@ def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: S
         inputs["base"] = started_from
         notes += [sentence(started_from), *([seen] if seen else [])]
     for part in rejected:
-        inputs["rejected"] = inputs.get("rejected", {}) | {part.table.parent.name if part.table else "images": part.to_dict()}
-        notes.append(f"Rejected, and so not among these images: {part}.")
+        table = None if part.table is None else Path(*part.table.parts[-2:])  # beside the report
+        inputs["rejected"] = {**inputs.get("rejected", {}), table.parent.name if table else "images": replace(part, table=table).to_dict()}
+        notes.append(f"Rejected, and so not among these images: {replace(part, table=table)}.")
     warnings = (str(signs),) if signs.fell_short else (f"{why_not}, {NOT_PROVED}.",) if why_not else ()
     return replace(report, inputs=inputs, notes=tuple(notes), command=job.command, warnings=warnings)
 
