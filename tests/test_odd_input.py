@@ -76,6 +76,13 @@ def test_earlier_results_among_the_sources_are_passed_over_and_told(tmp_path: Pa
     assert len(folder.ingest(source, source / "set")) == 6  # the same command again finds its result
 
 
+def test_a_folder_of_nothing_but_results_says_so(tmp_path: Path) -> None:
+    folder.ingest(class_folders(tmp_path / "films"), tmp_path / "sets/a")
+    for adapter in ("", "folder"):
+        with pytest.raises(InputError, match="the folder 'a' holds a result of Synthorax and was passed over; name that folder itself"):
+            workflow.ingest(tmp_path / "sets", adapter=adapter, out=tmp_path / "out")
+
+
 def test_a_dataset_folder_of_someone_else_is_a_source(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "films")
     (source / "Effusion/dataset.json").write_text('{"name": "mine"}')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES, files_below
+from synthorax.data.adapters.assembly import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES, files_below, passed_over
 from synthorax.data.dataset import FACTS_NAME, TABLE_NAME
 from synthorax.data.tables import read_table
 from synthorax.errors import InputError
@@ -44,7 +44,7 @@ def detect(source: str | Path) -> str:
         raise InputError("there are DICOM files and PNG or JPEG files", file=source,
                          remedy="choose the adapter: dicom or folder")
     if not has_pictures and not has_dicom:
-        raise InputError("there is no PNG, JPEG or DICOM file", file=source)
+        raise InputError("there is no PNG, JPEG or DICOM file", file=source, remedy=passed_over(source))
     if has_dicom:
         return "dicom"
     return "dataset" if _is_dataset_table(source / TABLE_NAME) else "folder"

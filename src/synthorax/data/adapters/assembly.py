@@ -145,6 +145,12 @@ def results_below(source: Path) -> list[Note]:
             for name in found]
 
 
+def passed_over(source: Path) -> str:
+    """What to do where nothing but results is there, as the remedy of an error; empty where there are none."""
+    found = results_below(source)
+    return f"{found[0].reason}; name that folder itself to use its images" if found else ""
+
+
 def _results_among(files: Iterable[Path], source: Path) -> set[Path]:
     """Folders below `source` that say that a verb made them."""
     return {path.parent for path in files if path.parent != source and (

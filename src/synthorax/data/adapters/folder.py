@@ -13,6 +13,7 @@ from synthorax.data.adapters.assembly import (
     assemble,
     files_below,
     leaves,
+    passed_over,
     place_image,
     place_mask,
     results_below,
@@ -115,7 +116,7 @@ def _find_images(source: Path) -> _Found:
             for end in {path.name, path.stem}:
                 by_end.setdefault(end, []).append(name)
     if not images:
-        raise InputError("there is no PNG or JPEG image", file=source)
+        raise InputError("there is no PNG or JPEG image", file=source, remedy=passed_over(source))
     return _Found(images=images, by_end=by_end, rejects=rejects)
 
 
