@@ -70,12 +70,16 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_named_and_nothing_finished_is_lost(made: Path, mounted: Path) -> None:
+def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(made: Path, mounted: Path) -> None:
     (mounted / "full").write_bytes(bytes(56 * 1024))
-    cases = [words for words in writing(made, mounted) if words[0] != "prepare"]
-    for words, call in zip(cases, calls(cases), strict=True):
+    cases = writing(made, mounted)
+    refused = calls(cases)
+    for words, call in zip(cases, refused, strict=True):
         assert call.told, (words[0], call)
         assert call.code == 0 or (call.code == 3 and "no space left" in call.said and str(mounted) in call.said), (words[0], call)
+    assert sum(call.code == 3 for call in refused) > 3
+    subprocess.run(["mount", "-o", "remount,size=64m", str(mounted)], check=True)
+    assert [call.code for call in calls(cases)] == [0] * len(cases)
 
 
 def test_a_disk_that_cannot_be_written_to_is_named(made: Path, mounted: Path) -> None:

@@ -122,7 +122,11 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def only_user(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files."""
+    """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files.
+
+    A folder that it had to make and that is empty in the end, because the work was refused, is removed.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
@@ -136,6 +140,9 @@ def only_user(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows keeps a file that is open
             (folder / LOCK_NAME).unlink()
         lock.release()
+        with contextlib.suppress(OSError):
+            for place in made:
+                place.rmdir()
 
 
 def write_once(path: Path, content: bytes) -> None:
