@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from as_typed import Typist, typist
 from synthorax.engine import Engine
 
 
@@ -29,3 +30,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("this user may not mount")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with everything that examples take, see `tiny_job`; made once for all processes."""
+    from tiny_job import tiny_job
+
+    base = tmp_path_factory.getbasetemp()
+    return tiny_job((base if worker_id == "master" else base.parent) / "things")
+
+
+@pytest.fixture(scope="session")
+def typing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typist]:
+    """Types commands as somebody with an empty home."""
+    home = tmp_path_factory.mktemp("home")
+    with typist({"HOME": str(home), "SYNTHORAX_CACHE": str(home / "cache"), "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}) as one:
+        yield one

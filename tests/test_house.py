@@ -187,12 +187,6 @@ def test_lock_is_hashed_and_leaves_torch_out():
 # Documents
 
 
-def commands_in(page):
-    """Lines of the page's shell blocks, continued lines joined."""
-    blocks = re.findall(r"(?ms)^```(?:sh|bash|console)\n(.*?)^```", page.read_text(encoding="utf-8"))
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=where)
 def test_links_to_files_resolve(page):
     text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
@@ -201,26 +195,12 @@ def test_links_to_files_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=where)
-def test_commands_in_documents_exist(page):
-    """Every `dev.py X` is a command of dev.py, and every `synthorax VERB --flag` in a shell block one of the command line."""
+def test_commands_of_dev_in_documents_exist(page):
     assert set(re.findall(r"python3 dev\.py (\w+)", page.read_text(encoding="utf-8"))) <= set(DEV["COMMANDS"])
-    verbs = typer.main.get_command(app).commands
-    for line in commands_in(page):
-        words = line.split(" #")[0].split()
-        if words and words[0].endswith("synthorax") and len(words) > 1 and not words[1].startswith("-"):
-            assert words[1] in verbs, line
-            flags = {flag for option in verbs[words[1]].params for flag in (*option.opts, *option.secondary_opts)} | {"--help"}
-            assert {word.partition("=")[0] for word in words[2:] if word.startswith("--")} <= flags, line
-
-
-@pytest.mark.parametrize("page", PAGES, ids=where)
-def test_python_in_documents_compiles(page):
-    for block in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text(encoding="utf-8")):
-        compile(block, where(page), "exec")
 
 
 def test_readme_gives_the_two_commands():
-    assert {"python3 dev.py demo", "python3 dev.py test"} <= set(commands_in(ROOT / "README.md"))
+    assert "```sh\npython3 dev.py demo\npython3 dev.py test\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_index():
