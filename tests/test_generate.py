@@ -6,11 +6,13 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from synthorax.data.dataset import Dataset
@@ -20,7 +22,7 @@ from synthorax.data.prepared import load_films
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.protocols import SampleSettings, as_model
-from synthorax.steps.generate import Source, generate_films, preview, stated_by_text
+from synthorax.steps.generate import Source, generate_films, images_at_a_time, preview, stated_by_text
 from synthorax.steps.plan import STATED_ONLY, Plan, PlanRow, simple_plan
 from synthorax.steps.support import Support
 from synthorax.types import Lesion, Stated
@@ -120,6 +122,38 @@ def test_the_batch_size_changes_a_grey_level_at_most(source: Source, engine: Eng
     for other in films[1:]:
         assert np.abs(other - films[0]).max() <= 1
     assert np.abs(preview(source.model, PLAN, settings=SETTINGS, engine=engine).astype(int) - films[0]).max() <= 1
+
+
+def test_a_small_request_makes_no_more_than_it_needs(source: Source, engine: Engine, tmp_path: Path) -> None:
+    """Two images cost two, and are those of a longer plan to the bit; what was begun with another batch size goes on with it."""
+    made_at_a_time: list[int] = []
+
+    class Counted:
+        spec = source.model.spec
+
+        def denoise(self) -> None:
+            """Like the model, it has a sampler."""
+
+        def sample(self, condition: object, seeds: Sequence[int], settings: SampleSettings) -> torch.Tensor:
+            made_at_a_time.append(len(seeds))
+            return source.model.sample(condition, seeds, settings)  # type: ignore[arg-type]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        counted = replace(source, model=Counted())  # type: ignore[arg-type]
+        for name, plan in (("few", Plan(rows=PLAN.rows[:2])), ("all", PLAN)):
+            generate_films(counted, plan, out=tmp_path / name, settings=SETTINGS, engine=engine)
+        assert made_at_a_time == [2, 2, 2, 2] and np.array_equal(pixels(tmp_path / "few"), pixels(tmp_path / "all")[:2])
+        generate_films(counted, PLAN, out=tmp_path / "begun", settings=SETTINGS, engine=engine, batch_size=5)
+        (tmp_path / "begun/images/synthetic-000001.png").unlink()
+        generate_films(counted, PLAN, out=tmp_path / "begun", settings=SETTINGS, engine=engine)
+        assert made_at_a_time[4:] == [5, 5]
+        assert images_at_a_time(engine) == 2
+        torch.set_num_threads(3)
+        assert images_at_a_time(engine) == 3 and images_at_a_time(replace(engine, device=torch.device("cuda"))) == 16
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_killed_and_continued_gives_the_identical_set(tmp_path: Path) -> None:

@@ -268,7 +268,8 @@ def generate(
     image_noise: Annotated[float | None, typer.Option(min=0, help="Cascade: noise in the small films that are enlarged.")] = None,
     enlarging_steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Cascade: noise levels of the stages that enlarge.")] = None,
     clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Hold the film expected at a step within a film's greys.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Films made at a time; fewer take less memory.")] = 16,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images made at a time; by default one a thread (at least 2), 16 on a "
+                                                                "GPU.")] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,

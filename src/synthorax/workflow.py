@@ -52,7 +52,7 @@ from synthorax.steps.checks import check_recipe
 from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
-from synthorax.steps.generate import BATCH_SIZE, check_settings, generate_films
+from synthorax.steps.generate import check_settings, generate_films
 from synthorax.steps.loop import Loop, LoopConfig, run_loop
 from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models import PathLike, source_of
@@ -198,19 +198,19 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
              schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
              part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
              autoguidance: float | None = None, image_noise: float | None = None, enlarging_steps: int | None = None,
-             clip: bool | None = None, batch_size: int = BATCH_SIZE, device: Device = "auto", threads: int | None = None) -> Dataset:
+             clip: bool | None = None, batch_size: int | None = None, device: Device = "auto", threads: int | None = None) -> Dataset:
     """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
 
-    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. A smaller
-    `batch_size` takes less memory, and may change single grey levels.
+    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. By default
+    a batch has one image a thread, 16 on a GPU; a larger `batch_size` takes more memory, and any other may change single grey levels.
     Everything is checked before anything is written: UsageError, or InputError with file and row for a plan that is a table.
 
     >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
     """
     if plan is None:
         check_num(num)
-    if batch_size < 1:
-        raise UsageError(f"batch_size {batch_size}: a batch has at least one film")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size {batch_size}: a batch has at least one image")
     source, spec, settings = source_of(model)
     if image_size not in (None, spec.image_size):
         raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "

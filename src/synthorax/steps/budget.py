@@ -22,6 +22,7 @@ from synthorax.judges.classifier import ClassifierConfig, train_classifier
 from synthorax.judges.features import load_features
 from synthorax.progress import format_seconds
 from synthorax.protocols import Model, SampleSettings, as_model
+from synthorax.steps.generate import images_at_a_time
 from synthorax.steps.plan import FEWEST_FILMS, plan_like
 from synthorax.steps.recipe import Recipe
 from synthorax.steps.train_run import Beginning, begin, fresh_objective
@@ -169,7 +170,7 @@ def measure(recipe: Recipe, prepared: Prepared, beginning: Beginning, *, engine:
 
 
 def image_seconds(model: Model, films: Films, *, settings: SampleSettings, engine: Engine) -> float:
-    """Seconds for one synthetic image: of a whole batch where that takes a moment, else of a quarter of one."""
+    """Seconds for one synthetic image: of sixteen where that takes a moment, else of one batch."""
     rows = plan_like(films, num=TRIAL_IMAGES).heard_by(model.spec)
     cast(nn.Module, model).to(engine.device)
 
@@ -178,8 +179,9 @@ def image_seconds(model: Model, films: Films, *, settings: SampleSettings, engin
         with engine.autocast():
             model.sample(few.condition(model.spec), [row.seed for row in few.rows], settings).cpu()
 
-    few = _seconds(lambda: make(TRIAL_IMAGES // 4))
-    return few / (TRIAL_IMAGES // 4) if few > 2 else _seconds(lambda: make(TRIAL_IMAGES)) / TRIAL_IMAGES
+    few = images_at_a_time(engine)
+    seconds = _seconds(lambda: make(few))
+    return seconds / few if seconds > 2 else _seconds(lambda: make(TRIAL_IMAGES)) / TRIAL_IMAGES
 
 
 def _updates_per_second(films: Films, *, side_by_side: int) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
@@ -35,7 +36,7 @@ from synthorax.steps.plan_condition import Drawn, drawn, measured_lesions
 from synthorax.steps.support import Support
 from synthorax.types import Stated, Study
 
-BATCH_SIZE = 16
+GPU_BATCH = 16
 FROM_TEXT = "findings_from_text"
 """column that says which findings of a row were stated by its text alone"""
 
@@ -54,19 +55,19 @@ class Source:
 
 
 def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
-                   batch_size: int = BATCH_SIZE, report: Report = quiet) -> Dataset:
+                   batch_size: int | None = None, report: Report = quiet) -> Dataset:
     """Make every image of the plan as `out`/images/synthetic-<row>.png, with metadata.csv and dataset.json at the end.
 
-    A film depends on its seed and condition. Within one batch size it is the same to the bit whatever was made before; another
-    batch size may change the order of additions and with it single grey levels. Raises InputError if `out` holds another
-    generation.
+    An image depends on its seed and condition. Within one batch size it is the same to the bit whatever was made before and is made with
+    it; another batch size may change the order of additions and with it single grey levels. By default a generation that was begun keeps
+    its batch size, and a new one takes `images_at_a_time`. Raises InputError if `out` holds another generation.
     """
     if not plan.rows:
         raise InputError("the plan has no rows, so there is nothing to generate")
     check_settings(source.model, settings)
     plan.check(source.model.spec)
     with only_user(out):
-        _claim(out, source, plan, settings, batch_size)
+        batch_size = _claim(out, source, plan, settings, batch_size, usual=images_at_a_time(engine))
         folder = out / "images"
         for place in (folder, *(out / "masks" / kind for kind in _mask_kinds(plan))):
             place.mkdir(parents=True, exist_ok=True)
@@ -128,11 +129,19 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{model.spec.family}'; leave it out")
 
 
+def images_at_a_time(engine: Engine) -> int:
+    """The usual batch size: one image a processor thread, two at least, and sixteen on a GPU.
+
+    The last batch is filled up, so a small one makes small requests cheap; more images than threads are hardly faster each (docs/speed.md).
+    """
+    return GPU_BATCH if engine.device.type == "cuda" else min(GPU_BATCH, max(2, torch.get_num_threads()))
+
+
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:
-    """The plan's films in memory, [N, S, S], for sample sheets; what the model does not hear is left out of the plan."""
-    plan = plan.heard_by(model.spec)
-    return np.concatenate([_sample(model, plan, numbers, settings=settings, engine=engine, batch_size=BATCH_SIZE)
-                           for numbers in _chunks(len(plan), BATCH_SIZE)])
+    """The plan's images in memory, [N, S, S], for sample sheets; what the model does not hear is left out of the plan."""
+    plan, batch_size = plan.heard_by(model.spec), images_at_a_time(engine)
+    return np.concatenate([_sample(model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
+                           for numbers in _chunks(len(plan), batch_size)])
 
 
 def _chunks(total: int, size: int) -> Iterator[range]:
@@ -240,18 +249,21 @@ def _provenance(study: Study) -> dict[str, str]:
             **{name: cell for name, cell in study.extra.items() if cell}}
 
 
-def _claim(out: Path, source: Source, plan: Plan, settings: SampleSettings, batch_size: int) -> None:
-    """Note what is being made in `out`; refuse to mix two generations in one folder."""
+def _claim(out: Path, source: Source, plan: Plan, settings: SampleSettings, batch_size: int | None, *, usual: int) -> int:
+    """Note what is being made in `out`; refuse to mix two generations in one folder. Returns the batch size."""
     digests = functools.cache(lambda path: sha256(Path(path)))  # not the place of a mask counts, but what is in it
     content = json.dumps([row.with_paths(digests).cells() for row in plan.rows], sort_keys=True)
+    path = out / "generation.json"
+    begun = read_json_object(path, remedy="choose another --out, or delete the folder") if path.exists() else None
+    batch_size = batch_size or (begun or {}).get("batch_size", usual)
     claim = {"plan_digest": hashlib.sha256(content.encode()).hexdigest(), "model_digest": source.digest,
              "settings": asdict(settings), "batch_size": batch_size}
-    path = out / "generation.json"
-    if path.exists():
-        if read_json_object(path, remedy="choose another --out, or delete the folder") != claim:
+    if begun is not None:
+        if begun != claim:
             raise InputError("holds films of another plan, model or sampler setting", file=out,
                              remedy="choose another --out, or delete the folder")
-        return
+        return batch_size
     if (out / "metadata.csv").exists():
         raise InputError("is a dataset folder already", file=out, remedy="choose another --out")
     write_json(path, claim)
+    return batch_size
