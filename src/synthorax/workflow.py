@@ -255,6 +255,7 @@ def loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: Sequence
 
     >>> loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
     """
+    check_num(2 * (config or LoopConfig()).num)
     source, spec, settings = source_of(model)
     prepared = _prepared(real)
     names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
