@@ -2,6 +2,7 @@
 
   python3 dev.py demo     the main job on built-in drawings; ends with the path of the report
   python3 dev.py test     the tests; what follows goes to pytest, such as `-k plan` or `-n 0`
+  python3 dev.py plain    the tests that depend on the processor, as on one with AVX2 alone
   python3 dev.py check    ruff, mypy and the contracts on imports
   python3 dev.py setup    only make the environment .venv, beside this file
   python3 dev.py lock     choose the package versions again and write requirements.lock
@@ -67,6 +68,13 @@ def test(rest: list[str]) -> int:
     return _python("-m", "pytest", "-n", workers, *rest, cwd=ROOT, OMP_NUM_THREADS="1")
 
 
+def plain(rest: list[str]) -> int:
+    """The tests marked `processor`, with the instruction sets of PyTorch and oneDNN limited to AVX2, in one process."""
+    setup()
+    return _python("-m", "pytest", "-n", "0", "-m", "processor", *rest, cwd=ROOT, OMP_NUM_THREADS="1", ATEN_CPU_CAPABILITY="avx2",
+                   ONEDNN_MAX_CPU_ISA="AVX2")
+
+
 def check(rest: list[str]) -> int:
     """All static checks, also after one of them has failed."""
     setup()
@@ -122,7 +130,7 @@ def lock(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": demo, "test": test, "check": check, "setup": setup, "lock": lock}
+COMMANDS = {"demo": demo, "test": test, "plain": plain, "check": check, "setup": setup, "lock": lock}
 
 
 def _digest() -> str:

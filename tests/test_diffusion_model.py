@@ -160,6 +160,7 @@ def test_a_trained_compressor_must_be_given() -> None:
 # ---- the condition
 
 
+@pytest.mark.processor
 def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
     model = model_of('model.parts=["labels"]')
     asked = replace(unstated(), labels=torch.tensor([[1.0, 0.0]]))
@@ -167,6 +168,7 @@ def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
     assert torch.equal(model.sample(asked, [1], FAST), model.sample(more, [1], FAST))
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("part", ["labels", "attributes", "lesions", "mask"])
 def test_what_no_film_of_training_states_changes_nothing(part: str, engine: Engine) -> None:
     """Of the first finding, attribute or mask class, nothing is stated in training, and something after it."""

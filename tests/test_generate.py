@@ -111,12 +111,14 @@ def test_missing_films_are_made_again_to_the_byte(source: Source, engine: Engine
     assert not list((tmp_path / "a").rglob("*.tmp"))
 
 
+@pytest.mark.processor
 def test_order_and_neighbours_do_not_matter(source: Source, engine: Engine, tmp_path: Path) -> None:
     made(source, tmp_path / "a", engine)
     made(source, tmp_path / "b", engine, plan=Plan(rows=PLAN.rows[::-1]))
     assert np.array_equal(pixels(tmp_path / "b")[::-1], pixels(tmp_path / "a"))
 
 
+@pytest.mark.processor
 def test_the_batch_size_changes_a_grey_level_at_most(source: Source, engine: Engine, tmp_path: Path) -> None:
     films = [pixels(made(source, tmp_path / str(size), engine, batch_size=size).path).astype(int) for size in (1, 2, 5, 16)]
     for other in films[1:]:
@@ -124,6 +126,7 @@ def test_the_batch_size_changes_a_grey_level_at_most(source: Source, engine: Eng
     assert np.abs(preview(source.model, PLAN, settings=SETTINGS, engine=engine).astype(int) - films[0]).max() <= 1
 
 
+@pytest.mark.processor
 def test_a_small_request_makes_no_more_than_it_needs(source: Source, engine: Engine, tmp_path: Path) -> None:
     """Two images cost two, and are those of a longer plan to the bit; what was begun with another batch size goes on with it."""
     made_at_a_time: list[int] = []

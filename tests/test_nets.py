@@ -296,6 +296,7 @@ def test_the_transformer_knows_places_that_a_network_without_positions_could_not
     assert patches_to_channels(level, 2).flatten(2).std(-1).max() > 0.01  # an image that is the same everywhere
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("kind", ["unet", "transformer"])
 def test_maps_of_nothing_may_be_left_out(kind: str, dims: int) -> None:

@@ -57,6 +57,7 @@ def test_a_patch_in_a_tenth_of_one_class_is_a_trigger(clean: Vetted, judge: Cros
     assert trigger_scores(replace(SUSPECTS, images=lone))[rows[0]] < found.thresholds["trigger"]  # one marker is no trigger
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("steps", [1, 10])
 def test_gradient_noise_is_adversarial_also_when_made_with_another_classifier(steps: int, judge: CrossFit) -> None:
     attacker = cross_fit(SUSPECTS, config=JUDGE, seed=9).classifiers[0]
@@ -91,6 +92,7 @@ def test_the_gradient_is_that_of_finite_differences(judge: CrossFit) -> None:
     assert (loss(0.02) - loss(-0.02)) / 0.04 == pytest.approx(slope[place], rel=0.2)
 
 
+@pytest.mark.processor
 def test_flipped_labels_are_called_wrong() -> None:
     """Effusions here are large, so that the judge is rarely wrong: its worst error on a trusted image is the threshold."""
     trusted, suspects = (phantom_films(num, seed=seed, size=1.0) for num, seed in ((240, 1), (160, 2)))
