@@ -134,7 +134,7 @@ def test_killed_exports_end_with_the_whole_set(tmp_path: Path) -> None:
 def test_folders_and_names_that_would_mix_films_up_are_refused(tmp_path: Path) -> None:
     dataset = made_up(tmp_path / "syn")
     export_dataset(dataset, format="png", out=tmp_path / "out")
-    with pytest.raises(InputError, match="another data set or format"):
+    with pytest.raises(InputError, match="holds an export with other format"):
         export_dataset(dataset, format="dicom", out=tmp_path / "out")
     with pytest.raises(InputError, match="not empty"):
         export_dataset(dataset, format="png", out=dataset.path)

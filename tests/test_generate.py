@@ -178,10 +178,11 @@ def test_killed_and_continued_gives_the_identical_set(tmp_path: Path) -> None:
 def test_another_generation_in_the_same_folder_is_refused(source: Source, engine: Engine, tmp_path: Path) -> None:
     made(source, tmp_path / "a", engine)
     before = digests(tmp_path / "a")
-    for change in ({"plan": simple_plan(num=5)}, {"settings": replace(SETTINGS, guidance=2.0)}, {"batch_size": 4}):
-        with pytest.raises(InputError, match=r"another plan, model or sampler setting; choose another --out"):
+    for name, change in (("plan", {"plan": simple_plan(num=5)}), ("settings", {"settings": replace(SETTINGS, guidance=2.0)}),
+                         ("batch size", {"batch_size": 4})):
+        with pytest.raises(InputError, match=rf"holds a generation with other {name}; choose another --out"):
             made(source, tmp_path / "a", engine, **change)
-    with pytest.raises(InputError, match="another plan, model"):
+    with pytest.raises(InputError, match="other model"):
         made(replace(source, digest="1" * 64), tmp_path / "a", engine)
     assert digests(tmp_path / "a") == before
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_generated_leaves_nothing(source: Source, engine: Engine,
         made(source, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
     (tmp_path / "c").mkdir()
     (tmp_path / "c/metadata.csv").write_text("file_name\n")
-    with pytest.raises(InputError, match="is a dataset folder already"):
+    with pytest.raises(InputError, match="is not empty"):
         made(source, tmp_path / "c", engine)
     for folder in ("a", "b", "c"):
         assert not list((tmp_path / folder).rglob("*.png"))

@@ -90,7 +90,7 @@ def test_a_stopped_loop_goes_on_to_the_same_numbers(looped: Path, prepared: Prep
     assert len(made) == 1
     for name in ("round-1/round.json", "round-2/plan.csv", "round-2/round.json", "synthetic/metadata.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (looped / name).read_bytes(), name
-    with pytest.raises(InputError, match="other arguments"):
+    with pytest.raises(InputError, match="holds a loop with other"):
         run_loop(drawing, prepared, findings=["Effusion"], out=tmp_path / "out", config=LoopConfig(rounds=1))
 
 

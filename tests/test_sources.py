@@ -81,7 +81,7 @@ def test_the_same_sets_again_are_found_and_other_ones_refused(sets: list[Path], 
     before = (tmp_path / "all/metadata.csv").stat().st_mtime_ns
     merge_datasets(sets, tmp_path / "all", name="all")
     assert (tmp_path / "all/metadata.csv").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="was made from other sets"):
+    with pytest.raises(InputError, match="holds a merged set with other sets"):
         merge_datasets(sets[:1], tmp_path / "all", name="all")
 
 

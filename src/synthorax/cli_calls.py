@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 import typer
 from typer.models import CommandInfo
 
-STOPPED = 130
-"""exit code after Ctrl-C, as shells have it"""
+STOPPED, TERMINATED = 130, 143
+"""exit codes after Ctrl-C and after SIGTERM, as shells have them"""
 UNFORESEEN = "this is an error in Synthorax itself: please report it, with the lines above, the command and what `synthorax doctor` prints"
 
 
@@ -33,14 +36,15 @@ def told_on_stderr(command: Sequence[str]) -> Iterator[None]:
     from synthorax.errors import OutOfMemoryError, SynthoraxError, explained
 
     try:
-        yield
+        with _sigterm_as_ctrl_c() as terminated:
+            yield
     except SynthoraxError as error:
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _stopped()
+        _stopped(terminated())
     except SystemExit as stop:
         if stop.code == STOPPED:  # what Typer makes of Ctrl-C
-            _stopped()
+            _stopped(terminated())
         raise
     except MemoryError:
         _end("not enough memory; close other programs, or ask for less at a time", OutOfMemoryError.exit_code)
@@ -85,8 +89,31 @@ def _out(command: Sequence[str]) -> str:
     return ""
 
 
-def _stopped() -> NoReturn:
-    _end("stopped; the same command goes on from here", STOPPED)
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM, as Slurm, Docker and a shutdown send it, end a call as Ctrl-C does; gives a question whether it came."""
+    came = False
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        interrupt = signal.getsignal(signal.SIGINT)  # a training has one of its own, which waits for a safe moment
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, heed)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(terminated: bool) -> NoReturn:
+    _end("stopped; call the same command again", TERMINATED if terminated else STOPPED)
 
 
 def _end(message: str, code: int) -> NoReturn:

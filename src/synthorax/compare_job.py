@@ -34,10 +34,11 @@ from synthorax.evaluation.side_by_side_join import SCHEMA, check_joins, joined, 
 from synthorax.evaluation.side_by_side_pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
 from synthorax.evaluation.sides import RealFilms
 from synthorax.files import read_json_object, write_atomic, write_json
+from synthorax.folders import only_user
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
-from synthorax.run import Run, only_user, read_spec
+from synthorax.run import Run, read_spec
 from synthorax.steps.card import read_card
 from synthorax.steps.compare import FIRST_STAGE_PART, Arm, Design, Terms, claim, designed
 from synthorax.steps.models import load_model, source_of

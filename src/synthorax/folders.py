@@ -62,6 +62,10 @@ class Folder:
         _note(self.path, delivering=names)
         _finish_delivery(self.path, names)
 
+    def finish(self) -> None:
+        """Note that the result is there, without a delivery."""
+        _note(self.path, done=True)
+
     def has(self, part: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a part of the work is finished; InputError where that was made from other inputs."""
         earlier = _claim_of(self.path).get("parts", {}).get(part)
@@ -78,13 +82,14 @@ class Folder:
 
 @contextmanager
 def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: bool = False,
-            drafts: Collection[str] = ()) -> Iterator[Folder]:
+            drafts: Collection[str] = (), wait_seconds: float = 0) -> Iterator[Folder]:
     """Hold `out` for this process and for one piece of work: an empty or absent folder, or one that the same work has claimed before.
 
     `kind` says what is made, as in "a prepared folder"; `inputs`, JSON-ready by their names in messages, are all that it depends on:
-    digests, not only paths. `adopt` says that the folder is known to hold such work, finished, though without a claim. A claim whose
-    work has left nothing but `drafts` binds nobody. Any other folder is refused with an InputError and not touched. If the work fails
-    before anything was delivered, the folder is left as it was found.
+    digests, not only paths. `adopt` says that the folder is known to hold such work, though without a claim. A claim whose work has left
+    nothing but `drafts` binds nobody. Any other folder is refused with an InputError and not touched. If the work fails before anything
+    was delivered, the folder is left as it was found. A result that is there may be read by many; otherwise another process that is at
+    work is waited for `wait_seconds`.
 
     >>> with claimed("kept", kind="a screening", inputs={"seed": 0}) as folder:  # doctest: +SKIP
     ...     if not folder.done:
@@ -92,17 +97,24 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
     ...         folder.deliver()
     """
     out, wanted = Path(out), {"kind": kind, "inputs": _plain(inputs)}
-    _standing(out, wanted, adopt=adopt, drafts=drafts)  # nothing is written where the answer is no
-    made = [place for place in (out, *out.parents) if not place.exists()]
-    with only_user(out):
+    claim = _standing(out, wanted, adopt=adopt, drafts=drafts)  # nothing is written where the answer is no
+    if claim.get("done"):
+        yield Folder(path=out, again=True, done=True)
+        return
+    with only_user(out, wait_seconds=wait_seconds):
         claim = _standing(out, wanted, adopt=adopt, drafts=drafts)
         try:
             if not claim:
                 with _told(out):
-                    write_json(out / CLAIM_NAME, wanted | ({"done": True} if adopt else {}))
-            yield Folder(path=out, again=bool(claim), done=_recovered(out, claim or _claim_of(out)))
+                    write_json(out / CLAIM_NAME, wanted)
+            yield Folder(path=out, again=bool(claim), done=_recovered(out, claim))
         finally:
-            _tidied(out, made)
+            _tidied(out)
+
+
+def claimed_inputs(folder: Path) -> Mapping[str, Any]:
+    """What the work in a folder was begun from; nothing where there is no claim."""
+    return _claim_of(folder).get("inputs", {})
 
 
 def discard(folder: Path) -> None:
@@ -121,7 +133,7 @@ def discard(folder: Path) -> None:
 
 
 @contextmanager
-def only_user(folder: Path) -> Iterator[None]:
+def only_user(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
     """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files.
 
     A folder that it had to make and that is empty in the end, because the work was refused, is removed.
@@ -131,7 +143,7 @@ def only_user(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait_seconds)
         except Timeout:
             raise SynthoraxError(f"{folder} is in use by another process; wait for it, or choose another --out") from None
     try:
@@ -171,6 +183,14 @@ def stamps(folder: Path, *, without: Path | None = None) -> dict[str, str]:
             told = f"{path.relative_to(folder).as_posix()}\0{file_stamp(path)}\0".encode("utf-8", "surrogateescape")
             (tables if path.suffix.lower() in _READ_WHOLE else others).update(told)
     return {"labels": tables.hexdigest(), "images": others.hexdigest()}
+
+
+def told_of(given: str | Path | None) -> Any:
+    """What a claim says of a name, a file or a folder that was given: what is in it now, or the name."""
+    if given is None:
+        return None
+    path = Path(given)
+    return stamps(path) if path.is_dir() else file_stamp(path) if path.is_file() else str(given)
 
 
 def file_stamp(path: Path) -> str:
@@ -263,19 +283,14 @@ def _finish_delivery(out: Path, names: Sequence[str]) -> None:
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
 
 
-def _tidied(out: Path, made: Sequence[Path]) -> None:
+def _tidied(out: Path) -> None:
     """Remove unfinished work, and where nothing was delivered every trace of this call."""
     claim = _claim_of(out)
     if not claim or "delivering" in claim:  # the next call goes on with a delivery
         return
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
-    if _rest(out):
-        return
-    (out / CLAIM_NAME).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        (out / LOCK_NAME).unlink()
-        for place in made:
-            place.rmdir()
+    if not _rest(out):
+        (out / CLAIM_NAME).unlink(missing_ok=True)
 
 
 @contextmanager

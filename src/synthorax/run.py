@@ -45,8 +45,13 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training has ended."""
-        return self.weights.exists()
+        """Whether training has ended; one that goes on with other settings has not, though its earlier model is there."""
+        return self.weights.exists() and not self.continued.exists()
+
+    @property
+    def continued(self) -> Path:
+        """A note that the finished model is that of earlier settings, and that the training goes on with those of config.toml."""
+        return self.path / "continued.json"
 
     @property
     def so_far(self) -> Path:

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,17 +34,19 @@ from synthorax.evaluation.measure import evaluate_films
 from synthorax.evaluation.poison import PoisonConfig
 from synthorax.evaluation.readings import read_readings
 from synthorax.evaluation.report import Report
+from synthorax.evaluation.report_folder import report_folder
 from synthorax.evaluation.rqs import radiomics_quality
 from synthorax.evaluation.sides import RealFilms
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
+from synthorax.folders import claimed, told_of
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_films
 from synthorax.progress import progress
 from synthorax.protocols import Model
 from synthorax.registry import lookup
-from synthorax.run import Run, only_user
+from synthorax.run import Run
 from synthorax.steps.adapt import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.ask import Ask, Box
 from synthorax.steps.cache import cache, cached, content_of
@@ -61,7 +63,7 @@ from synthorax.steps.plan import STATED_ONLY, Plan, balancing_plan, check_counts
 from synthorax.steps.recipe import Recipe, load_recipe
 from synthorax.steps.screen import Screened, common_size, screen_films
 from synthorax.steps.student import TAUGHT, is_student, with_teacher
-from synthorax.steps.train_run import Beginning, train_run, with_compressor
+from synthorax.steps.train_run import Beginning, claimed_run, train_run, with_compressor
 from synthorax.steps.vet import VettedSet, vet_dataset
 from synthorax.types import Films, LabelPolicy, Study
 
@@ -154,7 +156,7 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
     now = {"wall": time.monotonic, "processor": time.process_time}[clock]
     with (started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine,
-          only_user(run.path) if engine.is_main else contextlib.nullcontext()):
+          claimed_run(run, recipe, prepared, beginning=beginning, resume=resume) if engine.is_main else contextlib.nullcontext()):
         train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
                   num_films=budget_films, resume=resume)
     return run
@@ -285,11 +287,13 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
     earlier = prepared[0].films(size=size) if prepared[0] is not None else load_films(read_dataset(folders[0]), size=size)
     later = (prepared[1].films(size=size) if prepared[1] is not None else
              load_films(read_dataset(folders[1]), size=size, findings=earlier.findings))
-    with started(device=device, threads=threads, seed=seed), progress("drift"):
-        found = drift_between(earlier, later, features=load_features(features, train=earlier, seed=seed), seed=seed)
-    if out is not None:
-        write_json(Path(out) / "report.json", found.to_dict())
-        write_atomic(Path(out) / "report.html", drift_page(found))
+    inputs = {"old images": earlier.digest, "new images": later.digest, "features": told_of(features), "seed": seed}
+    with contextlib.nullcontext() if out is None else claimed(out, kind="a drift report", inputs=inputs):
+        with started(device=device, threads=threads, seed=seed), progress("drift"):
+            found = drift_between(earlier, later, features=load_features(features, train=earlier, seed=seed), seed=seed)
+        if out is not None:
+            write_json(Path(out) / "report.json", found.to_dict())
+            write_atomic(Path(out) / "report.html", drift_page(found))
     return found
 
 
@@ -309,10 +313,15 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
     read = None if readings is None else read_readings(readings, real=prepared.studies, synthetic=made.studies, findings=prepared.findings)
     quality = {} if rqs is None else {"radiomics_quality": radiomics_quality(rqs)}
     sides, films = _sides(prepared, made, masks=True)
-    with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
-        spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
-        report = evaluate_films(sides, films, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read, report=show)
-    return _written(replace(report, inputs={**report.inputs, **quality}), out)
+    settings = {"features": [told_of(name) for name in names], "quick": quick, "readings": told_of(readings), "rqs": told_of(rqs),
+                "seed": seed}
+    with report_folder(out, part="an evaluation", real=prepared.digest, synthetic=films.digest, settings=settings) as folder:
+        if folder.done:
+            return folder.read()
+        with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
+            spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
+            report = evaluate_films(sides, films, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read, report=show)
+        return folder.written(replace(report, inputs={**report.inputs, **quality}))
 
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
@@ -333,19 +342,23 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
     keep = Path(keep) if keep is not None else None if out is None else Path(out) / "trainings"
     other = None if external is None else _prepared(external)
-    with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
-        if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
-            config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
-        found = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show,
-                                 external=None if other is None else other.films(size=films.images.shape[1]))
-    if into is None:
-        real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
-        into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
-    if other is not None:
-        into = replace(into, inputs={**into.inputs, "external": {"digest": other.digest, "films": len(other)}})
-    if found.figures:
-        into = replace(into, notes=(*into.notes, GALLERY_NOTE))
-    return _written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures), out)
+    settings = {"findings": names, "settings": asdict(config), "external": other and other.digest, "seed": seed}
+    with report_folder(out, part="a benefit", real=prepared.digest, synthetic=films.digest, settings=settings) as folder:
+        if folder.done:
+            return folder.read()
+        with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
+            if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
+                config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
+            found = measured_benefit(prepared, sides, films, names, config=config, unseen=unseen, keep=keep, report=show,
+                                     external=None if other is None else other.films(size=films.images.shape[1]))
+        if into is None:
+            real_facts = {"digest": prepared.digest, "films": len(sides.train) + len(sides.held_out)}
+            into = Report(inputs={"real": real_facts, "synthetic": {"digest": films.digest, "films": len(films)}})
+        if other is not None:
+            into = replace(into, inputs={**into.inputs, "external": {"digest": other.digest, "films": len(other)}})
+        if found.figures:
+            into = replace(into, notes=(*into.notes, GALLERY_NOTE))
+        return folder.written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures))
 
 
 def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None, model: PathLike | None = None,
@@ -361,17 +374,29 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
     sides, films = _sides(prepared, made)
     if reference is not None and model is None:
         raise UsageError("a reference model corrects the loss of a model; give the model too")
+    config = config or AuditConfig(seed=seed)
+    settings = {"model": told_of(model), "reference": told_of(reference), "features": told_of(features), "settings": asdict(config),
+                "seed": seed}
+    with report_folder(out, part="an audit", real=prepared.digest, synthetic=films.digest, settings=settings) as folder:
+        if folder.done:
+            return folder.read()
+        return folder.written(_audited(prepared, made, sides, films, out=out, model=model, reference=reference, features=features,
+                                       config=config, seed=seed, device=device, threads=threads))
+
+
+def _audited(prepared: Prepared, made: Dataset, sides: RealFilms, films: Films, *, out: PathLike | None, model: PathLike | None,
+             reference: PathLike | None, features: str, config: AuditConfig, seed: int, device: Device, threads: int | None) -> Report:
     with started(device=device, threads=threads, seed=seed), progress("audit") as show:
         attack: Any = "no diffusion model was given (--model)" if model is None else loss_attack(prepared, model, reference, seed=seed)
         found = audit_films(sides.train, sides.held_out, films, features=load_features(features), facts=made.facts, report=show,
-                            config=config or AuditConfig(seed=seed), loss_attack=attack)
+                            config=config, loss_attack=attack)
     inputs = {"real": {"digest": prepared.digest, "train": len(sides.train), "held_out": len(sides.held_out)},
               "synthetic": {"digest": films.digest, "films": len(films)}}
     report = Report(inputs=inputs, judges=found.judges, dimensions={"privacy": found.dimension}, figures=found.figures)
     if out is not None:
         lines = "".join(json.dumps(card, ensure_ascii=False) + "\n" for card in found.cards)
         write_atomic(Path(out) / "cards.jsonl", lines)
-    return _written(report, out)
+    return report
 
 
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
@@ -400,12 +425,15 @@ def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile
 
     `size` is the film size that will be trained; `out` gets lesion_noise.json, .md and .svg. Raises InputError without lesion masks.
     """
-    prepared = _prepared(data)
-    report = report_lesion_noise(prepared.films("train", size=size, masks=True), quantile=quantile, part=part)
+    films = _prepared(data).films("train", size=size, masks=True)
+    report = report_lesion_noise(films, quantile=quantile, part=part)
     if out is not None:
-        write_json(Path(out) / "lesion_noise.json", report.to_dict())
-        write_atomic(Path(out) / "lesion_noise.md", lesion_noise_table(report))
-        write_atomic(Path(out) / "lesion_noise.svg", lesion_noise_plot(report))
+        lesions = hashlib.sha256(json.dumps(report.to_dict(), default=str).encode()).hexdigest()
+        inputs = {"images": films.digest, "lesions": lesions, "size": size, "quantile": quantile, "part": part}
+        with claimed(out, kind="a report on lesions in noise", inputs=inputs):
+            write_json(Path(out) / "lesion_noise.json", report.to_dict())
+            write_atomic(Path(out) / "lesion_noise.md", lesion_noise_table(report))
+            write_atomic(Path(out) / "lesion_noise.svg", lesion_noise_plot(report))
     return report
 
 
@@ -439,12 +467,6 @@ def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False) -> tu
 def _module(model: Model) -> nn.Module:
     """The model seen as the network that it also is."""
     return cast(nn.Module, model)
-
-
-def _written(report: Report, out: PathLike | None) -> Report:
-    if out is not None:
-        report.write(Path(out))
-    return report
 
 
 def _dataset(value: Dataset | PathLike) -> Dataset:

@@ -156,8 +156,11 @@ def prepare_dataset(
     # Before the slow part, and with the row numbers of the whole table: a wrong split must not cost an hour of decoding.
     settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
     inputs = _inputs(dataset, settings)
-    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=_unclaimed_twin(out, dataset, settings)) as folder:
-        if not folder.done:
+    twin = _unclaimed_twin(out, dataset, settings)
+    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=twin) as folder:
+        if twin:
+            folder.finish()
+        elif not folder.done:
             _build(dataset, folder.work, settings, progress=progress)
             folder.deliver(last=("prepared.json",))
     return Prepared.load(out)

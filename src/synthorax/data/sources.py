@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from synthorax.config import read_record
-from synthorax.data.dataset import FACTS_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.masks import PSEUDO
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
 from synthorax.files import safe_name
+from synthorax.folders import claimed
 from synthorax.types import Stated, Study
 
 NOT_STATED = "not stated"
@@ -60,24 +60,28 @@ def merge_datasets(folders: Sequence[str | Path], out: Path, *, name: str, attri
     with them. `attributions`, by the name of a set, fill in where `dataset.json` has none. Raises InputError.
     """
     datasets = {Path(folder): read_dataset(folder) for folder in folders}
-    digests = [digest_of(dataset) for dataset in datasets.values()]
-    if (out / FACTS_NAME).exists():
-        merged = read_dataset(out)
-        if [origin.digest for origin in origins_of(merged)] != digests:
-            raise InputError("was made from other sets of films", file=out, remedy="choose another folder, or delete it")
-        return merged
-    shutil.rmtree(out, ignore_errors=True)
+    attributions = attributions or {}
+    inputs = {"sets": [digest_of(dataset) for dataset in datasets.values()], "name": name, "attributions": attributions}
+    with claimed(out, kind="a merged set", inputs=inputs) as claim:
+        if not claim.done:
+            _merge(datasets, claim.work, name=name, attributions=attributions)
+            claim.deliver(last=(TABLE_NAME, FACTS_NAME))
+    return read_dataset(out)
+
+
+def _merge(datasets: Mapping[Path, Dataset], out: Path, *, name: str, attributions: Mapping[str, str]) -> None:
+    """Write all sets into the empty folder `out`."""
     studies: list[Study] = []
     origins: list[Origin] = []
     labels: set[str] = set()
-    for (folder, dataset), digest in zip(datasets.items(), digests, strict=True):
+    for folder, dataset in datasets.items():
         if dataset.name in {origin.name for origin in origins}:
             raise InputError(f"two sets are called '{dataset.name}'", file=folder / FACTS_NAME, remedy="rename one of them")
         if dataset.facts.get("synthetic"):
             raise InputError("is a set of synthetic films", file=folder, remedy="a model that ships learns from real films alone")
         (origin,) = origins_of(dataset)
-        origins.append(replace(origin, attribution=origin.attribution or (attributions or {}).get(dataset.name, ""),
-                               digest=digest))
+        origins.append(replace(origin, attribution=origin.attribution or attributions.get(dataset.name, ""),
+                               digest=digest_of(dataset)))
         labels |= set(dataset.findings)
         for study in dataset.studies:
             kept = replace(study, masks={kind: paths for kind, paths in study.masks.items() if not kind.startswith(PSEUDO)})
@@ -87,7 +91,6 @@ def merge_datasets(folders: Sequence[str | Path], out: Path, *, name: str, attri
     write_facts(out, name=name, studies=studies, synthetic=False,
                 extra={"labels": sorted(labels), "licence": "; ".join(sorted({origin.licence for origin in origins})),
                        "sources": [origin.to_dict() for origin in origins]})
-    return read_dataset(out)
 
 
 def _renamed(study: Study, dataset: Dataset, place: str) -> Study:

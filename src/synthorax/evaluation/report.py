@@ -33,6 +33,7 @@ DIMENSIONS: Mapping[str, str] = {
     "privacy": "Do they give training patients away?",
 }
 """name -> the question that it answers, in the order of the page; every report has all nine"""
+NOT_ASKED_FOR = "not asked for in this run"
 VERDICTS = ("helps", "no evidence", "hurts")
 
 
@@ -126,7 +127,7 @@ class Report:
         for name, figure in self.figures.items():
             if isinstance(figure, bytes) and not figure.startswith(b"\x89PNG"):
                 raise UsageError(f"figure '{name}' is neither PNG bytes nor SVG text")
-        absent = Dimension("skipped", reason="not asked for in this run")
+        absent = Dimension("skipped", reason=NOT_ASKED_FOR)
         complete = {name: self.dimensions.get(name, absent) for name in DIMENSIONS}
         for entry in complete["benefit"].findings:
             if not entry.get("finding") or entry.get("verdict") not in VERDICTS:

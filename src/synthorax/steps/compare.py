@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from synthorax.evaluation.benefit_design import joined
 from synthorax.evaluation.sides import FEWEST_FILMS
 from synthorax.families.compressors import TRAINED
 from synthorax.files import read_json_object, safe_name, write_json
+from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
@@ -287,6 +288,19 @@ def claim(design: Design) -> None:
     Raises InputError where the folder holds another one.
     """
     path, terms = design.out / "claim.json", asdict(design.terms)
+    with claimed(design.out, kind="a comparison", inputs={}, adopt=_is_ours(path), wait_seconds=10):  # several may begin at once
+        _join_claim(design, path, terms)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return bool(read_json_object(path, {"common": dict, "arms": dict}, remedy=""))
+    except InputError:
+        return False
+
+
+def _join_claim(design: Design, path: Path, terms: dict[str, Any]) -> None:
+    """Add the arms to the comparison, if it is on the same terms."""
     settings = {arm.name: arm.settings for arm in design.arms}
     common = {"data": design.prepared.digest, **terms}
     if path.exists():
@@ -297,7 +311,5 @@ def claim(design: Design) -> None:
             raise InputError(f"holds a comparison on other terms: {', '.join(changed)} differ", file=design.out,
                              remedy="choose another --out, or delete the folder")
         settings = earlier["arms"] | settings
-    elif design.out.exists() and any(design.out.iterdir()):
-        raise InputError("is not empty, and holds no comparison", file=design.out, remedy="choose another --out")
     write_json(path, {"common": common, "arms": settings})
 

@@ -15,9 +15,9 @@ from synthorax.data.pixels import read_image, write_png
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import format_findings
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.files import read_json_object, write_atomic, write_json
+from synthorax.files import write_atomic
+from synthorax.folders import claimed
 from synthorax.progress import Report, quiet
-from synthorax.run import only_user
 from synthorax.types import Study
 
 Format = Literal["dicom", "png"]
@@ -38,11 +38,8 @@ def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Repor
     if format == "dicom":
         _refuse_real(dataset)
     names = _names(dataset, suffix=".dcm" if format == "dicom" else ".png")
-    with only_user(out):
-        digest = digest_of(dataset)
-        _claim(out, format, digest)
-        for part in out.rglob(".*.tmp"):  # begun by an export that was killed
-            part.unlink()
+    digest = digest_of(dataset)
+    with claimed(out, kind="an export", inputs={"format": format, "data set": digest}):
         for number, (study, name) in enumerate(zip(dataset.studies, names, strict=True), start=1):
             if not (out / name).exists():
                 _write_film(dataset, study, out / name, key=digest)
@@ -76,18 +73,6 @@ def _names(dataset: Dataset, *, suffix: str) -> list[str]:
                              remedy="rename one of them")
         names.append(name)
     return names
-
-
-def _claim(out: Path, format: Format, digest: str) -> None:
-    """Note what is being exported to `out`; refuse to mix it with anything else."""
-    claim, path = {"format": format, "dataset_digest": digest}, out / "export.json"
-    if path.exists():
-        if read_json_object(path, remedy="choose another --out") != claim:
-            raise InputError("holds the export of another data set or format", file=out, remedy="choose another --out")
-    elif any(entry.name != ".lock" for entry in out.iterdir()):
-        raise InputError("is not empty", file=out, remedy="choose another --out")
-    else:
-        write_json(path, claim)
 
 
 def _write_film(dataset: Dataset, study: Study, path: Path, *, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from synthorax import __version__
 from synthorax.diffusion.noise import TRAINED_STEPS, Timetable, ddpm_sigmas
-from synthorax.errors import InputError, UsageError
+from synthorax.errors import UsageError
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.files import write_atomic, write_json
+from synthorax.folders import claimed
 from synthorax.nets.attention import SelfAttention
 from synthorax.nets.unet import Block, Downsample, UNet, Upsample
 from synthorax.protocols import Condition
-from synthorax.run import only_user
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 """Our parameterisations of a variance-preserving state, and the names that diffusers has for them."""
@@ -46,14 +47,16 @@ def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition |
                  "beta_schedule": _SCHEDULES[timetable], "prediction_type": _prediction(model), "clip_sample": clip,
                  "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     index = {"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-    with only_user(out):
-        if any(entry.name not in (".lock", "unet", "scheduler", "README.md") for entry in out.iterdir()):
-            raise InputError("is not empty", file=out, remedy="choose another --out")
-        write_atomic(out / "unet" / "diffusion_pytorch_model.safetensors", save(tensors, {"format": "pt"}))
-        write_json(out / "unet" / "config.json", config)
-        write_json(out / "scheduler" / "scheduler_config.json", scheduler)
-        write_atomic(out / "README.md", _card(model, asked))
-        write_json(out / "model_index.json", index)
+    weights = save(tensors, {"format": "pt"})
+    inputs = {"weights": hashlib.sha256(weights).hexdigest(), "network": config, "scheduler": scheduler, "condition": asked}
+    with claimed(out, kind="a model for diffusers", inputs=inputs) as folder:
+        if not folder.done:
+            write_atomic(folder.work / "unet" / "diffusion_pytorch_model.safetensors", weights)
+            write_json(folder.work / "unet" / "config.json", config)
+            write_json(folder.work / "scheduler" / "scheduler_config.json", scheduler)
+            write_atomic(folder.work / "README.md", _card(model, asked))
+            write_json(folder.work / "model_index.json", index)
+            folder.deliver(last=("model_index.json",))
     return out
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, copy_files, read_dataset, write_facts, write_table
 from synthorax.data.prepared import Prepared, prepare_dataset
+from synthorax.folders import claimed
 from synthorax.rng import derive
 from synthorax.types import Films, Study
 
@@ -20,11 +21,14 @@ def training_set(studies: Sequence[Study], *, like: Prepared, findings: Sequence
 
     The files are copied to `out` and prepared in the size and by the label policy of `like`. A finished folder is used again.
     """
-    if not (out / "dataset.json").exists():
-        shutil.rmtree(out, ignore_errors=True)
-        studies = [copy_files(study, source=like.source, out=out) for study in studies]
-        write_table(out, studies)
-        write_facts(out, name=out.name, studies=studies, synthetic=False, extra={"labels": list(findings)})
+    chosen = hashlib.sha256(repr(studies).encode()).hexdigest()
+    inputs = {"prepared images": like.digest, "chosen": chosen, "findings": list(findings)}
+    with claimed(out, kind="a few training images", inputs=inputs, wait_seconds=600) as folder:  # trainings side by side share them
+        if not folder.done:
+            copied = [copy_files(study, source=like.source, out=folder.work) for study in studies]
+            write_table(folder.work, copied)
+            write_facts(folder.work, name=out.name, studies=copied, synthetic=False, extra={"labels": list(findings)})
+            folder.deliver(last=(TABLE_NAME, FACTS_NAME))
     return prepare_dataset(read_dataset(out, allow=findings), out.with_name(f"{out.name}-prepared"), size=like.size,
                            fractions=(1.0, 0.0, 0.0), films_per_patient=len(studies), policy=like.policy)
 

@@ -26,11 +26,11 @@ from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.diffusion import DiffusionModel
-from synthorax.files import read_json_object, remove_temporaries, safe_name, sha256, write_json
+from synthorax.files import safe_name, sha256
+from synthorax.folders import claimed, claimed_inputs
 from synthorax.progress import Report, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
-from synthorax.run import only_user
 from synthorax.steps.plan import Plan, PlanRow
 from synthorax.steps.plan_condition import Drawn, drawn, measured_lesions
 from synthorax.steps.support import Support
@@ -66,12 +66,10 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
         raise InputError("the plan has no rows, so there is nothing to generate")
     check_settings(source.model, settings)
     plan.check(source.model.spec)
-    with only_user(out):
-        batch_size = _claim(out, source, plan, settings, batch_size, usual=images_at_a_time(engine))
+    begun = claimed_inputs(out).get("batch size")
+    batch_size = batch_size or (begun if isinstance(begun, int) and begun > 0 else images_at_a_time(engine))
+    with claimed(out, kind="a generation", inputs=_inputs(source, plan, settings, batch_size)):
         folder = out / "images"
-        for place in (folder, *(out / "masks" / kind for kind in _mask_kinds(plan))):
-            place.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(place)
         studies = [_study(source, plan, number, settings, out=out) for number in range(len(plan))]
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
@@ -217,12 +215,6 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
 
 
-def _mask_kinds(plan: Plan) -> list[str]:
-    """Folders of masks that the plan needs: one an organ, and one for all lesions."""
-    marked = any(lesion.mask or lesion.box is not None for row in plan.rows for lesion in row.lesions)
-    return [*dict.fromkeys(safe_name(organ) for row in plan.rows for organ in row.masks), *(["lesion"] if marked else [])]
-
-
 def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
     """The row with masks that lie in `out`, on the grid of its film, written there unless they are there already."""
     stem = Path(_file_name(number)).stem
@@ -249,21 +241,9 @@ def _provenance(study: Study) -> dict[str, str]:
             **{name: cell for name, cell in study.extra.items() if cell}}
 
 
-def _claim(out: Path, source: Source, plan: Plan, settings: SampleSettings, batch_size: int | None, *, usual: int) -> int:
-    """Note what is being made in `out`; refuse to mix two generations in one folder. Returns the batch size."""
+def _inputs(source: Source, plan: Plan, settings: SampleSettings, batch_size: int) -> dict[str, Any]:
+    """All that the images depend on, for the claim of their folder."""
     digests = functools.cache(lambda path: sha256(Path(path)))  # not the place of a mask counts, but what is in it
     content = json.dumps([row.with_paths(digests).cells() for row in plan.rows], sort_keys=True)
-    path = out / "generation.json"
-    begun = read_json_object(path, remedy="choose another --out, or delete the folder") if path.exists() else None
-    batch_size = batch_size or (begun or {}).get("batch_size", usual)
-    claim = {"plan_digest": hashlib.sha256(content.encode()).hexdigest(), "model_digest": source.digest,
-             "settings": asdict(settings), "batch_size": batch_size}
-    if begun is not None:
-        if begun != claim:
-            raise InputError("holds films of another plan, model or sampler setting", file=out,
-                             remedy="choose another --out, or delete the folder")
-        return batch_size
-    if (out / "metadata.csv").exists():
-        raise InputError("is a dataset folder already", file=out, remedy="choose another --out")
-    write_json(path, claim)
-    return batch_size
+    return {"plan": hashlib.sha256(content.encode()).hexdigest(), "model": source.digest, "settings": asdict(settings),
+            "batch size": batch_size}

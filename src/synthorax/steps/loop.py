@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import Dataset, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
 from synthorax.data.lesions import lesions_of
 from synthorax.data.prepared import Prepared, load_films
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit_design import joined
-from synthorax.files import read_json_object, read_with_digest, write_json, write_with_digest
+from synthorax.files import read_with_digest, write_json, write_with_digest
+from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.cross_fit import CrossFit
 from synthorax.progress import Report, quiet
 from synthorax.rng import derive
-from synthorax.run import only_user
 from synthorax.steps.plan import FEWEST_FILMS, STATED_ONLY, Plan, read_plan, row_like
 from synthorax.steps.plan_row import PlanRow
 from synthorax.steps.screen import common_size, screen_films, screening_judge
@@ -96,8 +94,7 @@ def run_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Pa
     config = config or LoopConfig()
     train, val = prepared.films("train"), prepared.films("val")
     _refuse_few(prepared, train, val, findings)
-    with only_user(out):
-        _claim(out, {"data": prepared.digest, "findings": list(findings), "maker": maker, **asdict(config)})
+    with claimed(out, kind="a loop", inputs={"data": prepared.digest, "findings": list(findings), "model": maker, **asdict(config)}):
         needed = asks_a_judge_of_findings(config.filters)
         judge = screening_judge(train, config=config.judge, seed=derive(config.seed, "judge")) if needed else None
         added, told, found = list[Films](), list[dict[str, Any]](), dict[str, tuple[Errors, Errors]]()
@@ -162,15 +159,11 @@ def _plan(folder: Path, train: Films, findings: Sequence[str], found: Mapping[st
 
 def _films(make: Make, plan: Plan, prepared: Prepared, findings: Sequence[str], judge: CrossFit | None, *, folder: Path,
            config: LoopConfig) -> tuple[Dataset, dict[str, int]]:
-    """The films of a round that pass screening, and why the others do not; half-written ones of a killed run are made again."""
-    kept = folder / "kept"
-    if not (kept / "dataset.json").exists():
-        made = make(plan, folder / "made")
-        shutil.rmtree(kept, ignore_errors=True)
-        screen_films(made, prepared, out=kept, findings=findings, filters=config.filters, seed=config.seed,
-                     judge=judge if common_size(made, prepared) == prepared.size else None)
-    dataset = read_dataset(kept)
-    return dataset, dict(dataset.facts["screening"]["reasons"])
+    """The films of a round that pass screening, and why the others do not."""
+    made = make(plan, folder / "made")
+    screened = screen_films(made, prepared, out=folder / "kept", findings=findings, filters=config.filters, seed=config.seed,
+                            judge=judge if common_size(made, prepared) == prepared.size else None)
+    return screened.kept, screened.reasons
 
 
 def _answers(folder: Path, real: Films, added: Sequence[Films], val: Films, *, config: LoopConfig) -> NDArray[np.float64]:
@@ -198,10 +191,17 @@ def _told(missed: Errors, alarms: Errors, plan: Plan, config: LoopConfig) -> dic
 
 def _joined(parts: Sequence[Path], *, out: Path) -> Dataset:
     """The kept films of all rounds as one dataset folder, each round's under a folder of its own."""
-    if (out / "dataset.json").exists():
-        return read_dataset(out)
-    shutil.rmtree(out, ignore_errors=True)
-    studies, sets = [], [read_dataset(part) for part in parts]
+    sets = [read_dataset(part) for part in parts]
+    with claimed(out, kind="the images of a loop", inputs={"rounds": [digest_of(part) for part in sets]}) as folder:
+        if not folder.done:
+            _join(sets, out=folder.work, name=out.name)
+            folder.deliver(last=(TABLE_NAME, FACTS_NAME))
+    return read_dataset(out)
+
+
+def _join(sets: Sequence[Dataset], *, out: Path, name: str) -> None:
+    """Write the images of all rounds into the empty folder `out`."""
+    studies = []
     for number, dataset in enumerate(sets, start=1):
         place = f"round-{number}"
         for study in dataset.studies:
@@ -212,9 +212,8 @@ def _joined(parts: Sequence[Path], *, out: Path) -> Dataset:
     write_table(out, studies)
     judges = {judge["digest"]: judge for dataset in sets for judge in dataset.facts["judges"]}
     told = {name: sets[0].facts[name] for name in ("model", "model_digest", "settings", "trained_on") if name in sets[0].facts}
-    write_facts(out, name=out.name, studies=studies, synthetic=True,
+    write_facts(out, name=name, studies=studies, synthetic=True,
                 extra={**told, "judges": list(judges.values()), "labels": list(sets[0].findings)})
-    return read_dataset(out)
 
 
 def _refuse_few(prepared: Prepared, train: Films, val: Films, findings: Sequence[str]) -> None:
@@ -228,13 +227,3 @@ def _refuse_few(prepared: Prepared, train: Films, val: Films, findings: Sequence
                 if (count := int((films.column(name) == value).sum())) < FEWEST_FILMS:
                     raise InputError(f"only {count} {split} films {what} '{name}'; at least {FEWEST_FILMS} are needed", file=prepared.path,
                                      remedy="prepare with a larger --split for validation, or add films")
-
-
-def _claim(out: Path, arguments: Mapping[str, Any]) -> None:
-    """Note what is made here, so that the same command goes on and another one is refused."""
-    path, facts = out / "arguments.json", json.loads(json.dumps(arguments, default=str))
-    if path.exists():
-        if read_json_object(path, remedy="choose another --out, or delete the folder") != facts:
-            raise InputError("holds a loop with other arguments", file=out, remedy="choose another --out, or delete the folder")
-        return
-    write_json(path, facts)

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 
 from synthorax import __version__
 from synthorax.config import build
-from synthorax.errors import InputError, UsageError, nearest
+from synthorax.errors import UsageError, nearest
 from synthorax.families.cascade import CascadeModel, cascade_spec, unknown_to
 from synthorax.files import write_atomic
+from synthorax.folders import CLAIM_NAME, claimed
 from synthorax.protocols import ModelSpec, SampleSettings
-from synthorax.run import Run, only_user, read_spec, save_model
+from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
 from synthorax.steps.card import model_head, training_of, write_card
 from synthorax.steps.models import PathLike, Stage, guide_of, stages_of, weights_of
 
@@ -55,10 +56,15 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, guide: PathLike |
     sources = [source for stage in stages for source in stage.facts.get("sources", ())]
     told["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
     run = Run(path=out)
-    with only_user(out):
-        _claim(run, told)
-        write_atomic(out / "card.md", _card(name, spec, told, specs))
-        save_model(run.weights, model.eval(), spec=spec, facts=told, precision=precision)
+    inputs = {"stages": [stage.digest for stage in stages], "guide": weaker and weaker.digest, "precision": precision, "sample": settings}
+    twin = _unclaimed_twin(run, told)
+    with claimed(out, kind="a packed model", inputs=inputs, adopt=twin) as folder:
+        if twin:
+            folder.finish()
+        elif not folder.done:
+            write_atomic(folder.work / "card.md", _card(name, spec, told, specs))
+            save_model(folder.work / WEIGHTS_NAME, model.eval(), spec=spec, facts=told, precision=precision)
+            folder.deliver(last=(WEIGHTS_NAME,))
     return run
 
 
@@ -72,15 +78,12 @@ def _remembered(stage: Stage) -> dict[str, Any]:
     return {**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size}
 
 
-def _claim(run: Run, told: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds a training, another model or anything else."""
-    if run.weights.exists():
-        facts = read_spec(run.weights)[1]
-        if all(facts.get(key) == told.get(key) for key in ("stages", "guide", "precision", "sample")):
-            return
-        raise InputError("holds another model", file=run.path, remedy="choose another --out")
-    if any(entry.name not in (".lock", "card.md") for entry in run.path.iterdir()):
-        raise InputError("is not empty", file=run.path, remedy="choose another --out")
+def _unclaimed_twin(run: Run, told: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the same model from before folders had claims."""
+    if not run.weights.exists() or (run.path / CLAIM_NAME).exists():
+        return False
+    facts = read_spec(run.weights)[1]
+    return all(facts.get(key) == told.get(key) for key in ("stages", "guide", "precision", "sample"))
 
 
 def _card(name: str, spec: ModelSpec, told: dict[str, Any], specs: Sequence[ModelSpec]) -> str:

@@ -12,7 +12,7 @@ from synthorax.data.lesions import lesions_of
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import canonical, parse_findings
 from synthorax.errors import InputError, nearest
-from synthorax.files import write_atomic
+from synthorax.folders import write_once
 from synthorax.protocols import VIEWS
 from synthorax.steps.plan_row import PlanRow
 from synthorax.types import Lesion, Study
@@ -31,14 +31,17 @@ def columns_of(rows: Sequence[PlanRow]) -> tuple[str, ...]:
 
 
 def write_rows(path: Path, rows: Sequence[PlanRow]) -> None:
-    """Write plan.csv, whole or not at all. Masks below its folder are written relative to it, so that both can be moved together."""
+    """Write plan.csv, whole or not at all; an InputError where another file is in its place.
+
+    Masks below its folder are written relative to it, so that both can be moved together.
+    """
     folder = path.parent.resolve()
 
     def from_plan(name: str) -> str:
         mask = Path(name).resolve()
         return mask.relative_to(folder).as_posix() if mask.is_relative_to(folder) else str(mask)
 
-    write_atomic(path, table_bytes(columns_of(rows), [row.with_paths(from_plan).cells() for row in rows]))
+    write_once(path, table_bytes(columns_of(rows), [row.with_paths(from_plan).cells() for row in rows]))
 
 
 def read_rows(path: Path, *, allow: Sequence[str] = ()) -> tuple[PlanRow, ...]:

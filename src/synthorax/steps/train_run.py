@@ -23,6 +23,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
 from synthorax.files import read_json_object, write_atomic, write_json
+from synthorax.folders import CLAIM_NAME, Folder, claimed
 from synthorax.progress import progress, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
@@ -63,17 +64,20 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
 
     `seconds` and `num_films` are budgets of time and of films drawn. After `pause_seconds` the training is saved, with its model so far
-    beside it, and another call goes on. `resume` allows other values of `MAY_CHANGE_ON_RESUME`. What cannot be trained, or not in this
-    folder, is refused with nothing written.
+    beside it, and another call goes on. `resume` allows other values of `MAY_CHANGE_ON_RESUME`; the finished model then stays until its
+    successor is whole. What cannot be trained, or not in this folder, is refused with nothing written.
     """
-    if engine.is_main:
-        _check_claim(run, recipe, prepared, beginning=beginning, resume=resume)
-    if engine.from_main(run.weights.exists()):
+    if engine.from_main(engine.is_main and _is_there(run, recipe, prepared, beginning=beginning, resume=resume)):
+        if engine.is_main and run.continued.exists():  # back to the settings of the finished model
+            write_atomic(run.path / "config.toml", recipe.to_toml())
+            run.continued.unlink()
         return
     objective, films = fresh_objective(recipe, prepared)
     objective.admit(num_films=len(films))
     loop.check_batch(objective, recipe.train)
     if engine.is_main:
+        if run.weights.exists():
+            write_json(run.continued, {"model": "that of earlier settings, until the training with those of config.toml has ended"})
         write_json(run.path / "data.json", _claimed(prepared, beginning))
         write_atomic(run.path / "config.toml", recipe.to_toml())
     begin(objective, films, recipe, beginning)
@@ -98,6 +102,16 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
             left.unlink(missing_ok=True)
         save_model(run.weights, outcome.model, spec=spec, facts=facts)
+        run.continued.unlink(missing_ok=True)
+
+
+def claimed_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning,
+                resume: bool = False) -> contextlib.AbstractContextManager[Folder]:
+    """Hold the folder of `run` for one training on these images; see `folders.claimed`."""
+    _is_there(run, recipe, prepared, beginning=beginning, resume=resume)  # what is wrong with the settings is said first
+    inputs = {"data": prepared.digest, **{name.removesuffix("_digest"): digest for name, digest in beginning.digests().items()}}
+    before_claims = not (run.path / CLAIM_NAME).exists() and (run.path / "config.toml").exists() and _has_begun(run)
+    return claimed(run.path, kind="a training", inputs=inputs, adopt=before_claims, drafts=("config.toml", "data.json"))
 
 
 def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, Films]:
@@ -175,21 +189,26 @@ def _enlarged_sheet_writer(run: Run, films: Films, recipe: Recipe, engine: Engin
     return write
 
 
-def _check_claim(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> None:
-    """Refuse to mix two trainings in one folder. One that has not taken its first step binds nothing."""
+def _has_begun(run: Run) -> bool:
+    return run.weights.exists() or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))
+
+
+def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> bool:
+    """Whether the folder holds the finished model of this training; it refuses to mix two. One without a first step binds nothing."""
     config = run.path / "config.toml"
     if resume and not config.exists():
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
-    if not config.exists() or not (run.finished or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))):
-        return
+    if not config.exists() or not _has_begun(run):
+        return False
     earlier, earlier_facts = load_recipe(config), read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
     allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
     facts = _claimed(prepared, beginning)
     if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
         raise InputError("holds a run with another recipe or other data", file=run.path,
                          remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
-    if resume and earlier != recipe and run.weights.exists():
-        run.weights.unlink()
+    if not run.weights.exists():
+        return False
+    return (run.finished and earlier == recipe) or read_spec(run.weights)[1].get("settings") == recipe.to_toml()
 
 
 def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
