@@ -23,9 +23,19 @@ def engine() -> Engine:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A mount point with room for one megabyte, where this user may make one."""
-    place = tmp_path / "disk"
+    yield from _mounted(tmp_path, size="1m")
+
+
+@pytest.fixture
+def big_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mount point with room enough, where this user may make one."""
+    yield from _mounted(tmp_path, size="256m")
+
+
+def _mounted(folder: Path, *, size: str) -> Iterator[Path]:
+    place = folder / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount")
     yield place

@@ -300,7 +300,7 @@ def test_a_generation_with_masks_goes_on_where_it_stopped(source: Source, engine
     renamed = Plan(rows=(replace(plan.rows[0], masks={"lung": moved}), *plan.rows[1:]))
     made(source, tmp_path / "a", engine, plan=renamed)
     mask_file(tmp_path / "l.png", rows=slice(0, 24))
-    with pytest.raises(InputError, match="another plan, model or sampler setting"):
+    with pytest.raises(InputError, match="holds a generation with other plan"):
         made(source, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
 

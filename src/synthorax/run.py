@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from synthorax.config import build
 from synthorax.errors import InputError
 from synthorax.files import check_kind, json_object, read_with_digest, write_with_digest
-from synthorax.folders import only_user as only_user
 from synthorax.protocols import ModelSpec
 
 WEIGHTS_NAME = "model.safetensors"
