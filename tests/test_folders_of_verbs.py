@@ -104,7 +104,7 @@ WHOLE: dict[str, Callable[[Given, Path, int], object]] = {
                                                         features="radiomics", **HERE),
     "benefit": lambda given, out, variant: sx.benefit(real=given.prepared, synthetic=given.made, findings=[FINDING], out=out,
                                                       config=BenefitConfig(**BENEFIT, seed=variant), seed=variant, **HERE),
-    "audit": lambda given, out, variant: audit(train=given.prepared, synthetic=given.made, out=out, seed=variant,
+    "audit": lambda given, out, variant: audit(train=given.prepared, synthetic=given.made, out=out, features="radiomics", seed=variant,
                                                config=AuditConfig(planted=2, judge=SamePatientConfig(updates=2), seed=variant), **HERE),
     "drift": lambda given, out, variant: drift(given.prepared, given.dataset, out=out, size=32, features="radiomics", seed=variant, **HERE),
     "lesion-noise": lambda given, out, variant: lesion_noise(given.prepared, out=out, quantile=0.25 + 0.25 * variant),

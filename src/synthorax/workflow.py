@@ -342,7 +342,9 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     unseen = seen_by_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
     keep = Path(keep) if keep is not None else None if out is None else Path(out) / "trainings"
     other = None if external is None else _prepared(external)
-    settings = {"findings": names, "settings": asdict(config), "external": other and other.digest, "seed": seed}
+    classifier = {**asdict(config.classifier), "weights": told_of(config.classifier.weights or None)}
+    settings = {"findings": names, "settings": {**asdict(config), "classifier": classifier}, "external": other and other.digest,
+                "seed": seed}
     with report_folder(out, part="a benefit", real=prepared.digest, synthetic=films.digest, settings=settings) as folder:
         if folder.done:
             return folder.read()

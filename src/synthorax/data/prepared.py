@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -346,7 +347,8 @@ def _inputs(dataset: Dataset, settings: _Settings) -> dict[str, Any]:
         rows.update(repr(study).encode())
         for number, name in enumerate(files_of(study)):
             (masks if number else images).update(f"{name}\0{file_stamp(dataset.path / name)}\0".encode("utf-8", "surrogateescape"))
-    return {"data set": str(dataset.path.resolve()), "labels": rows.hexdigest(), "findings": dataset.findings, "images": images.hexdigest(),
+    place = hashlib.sha256(os.fsencode(dataset.path.resolve())).hexdigest()  # a path may name a patient
+    return {"place of the data set": place, "labels": rows.hexdigest(), "findings": dataset.findings, "images": images.hexdigest(),
             "masks": masks.hexdigest(), **asdict(settings)}
 
 
