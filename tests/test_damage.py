@@ -96,7 +96,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "plan": ("plan.csv", lambda at: read_plan(at / "plan.csv").check(read_spec(at / "run/model.safetensors")[0])),
     "data": ("run/data.json", lambda at: sx.train("edm-64", at / "prepared", out=at / "run", overrides=TINY, threads=1)),
     "config": ("run/config.toml", lambda at: sx.train("edm-64", at / "prepared", out=at / "run", overrides=TINY, threads=1)),
-    "generation": ("synthetic/generation.json", lambda at: sx.generate(at / "run", at / "plan.csv", out=at / "synthetic", threads=1)),
+    "generation": ("synthetic/synthorax.json", lambda at: sx.generate(at / "run", at / "plan.csv", out=at / "synthetic", threads=1)),
 }
 
 

@@ -213,11 +213,9 @@ def test_a_finished_model_stays_until_its_successor_is_whole(given: Given, tmp_p
     out = tmp_path / "run"
     sx.train("edm-64", given.prepared, out=out, overrides=TINY, **HERE)
     first = (out / "model.safetensors").read_bytes()
-    diverging = [*TINY, "train.steps=60", "train.learning_rate=1e30", "train.gradient_clip=0", "train.warmup_steps=0"]
-    with pytest.raises(SynthoraxError):
-        sx.train("edm-64", given.prepared, out=out, overrides=diverging[:-2], resume=True, **HERE)
+    further = sx.train("edm-64", given.prepared, out=out, overrides=[*TINY, "train.steps=4000"], resume=True, pause_after=0.1, **HERE)
+    assert not further.finished
     assert (out / "model.safetensors").read_bytes() == first
-    assert not Run(path=out).finished
     assert sx.train("edm-64", given.prepared, out=out, overrides=TINY, resume=True, **HERE).finished
     assert (out / "model.safetensors").read_bytes() == first, "the first settings bring the first model"
     sx.train("edm-64", given.prepared, out=out, overrides=[*TINY, "train.steps=4"], resume=True, **HERE)

@@ -253,7 +253,13 @@ def _claim_of(out: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     ours = isinstance(claim, dict) and isinstance(claim.get("kind"), str) and isinstance(claim.get("inputs"), dict)
-    return claim if ours else {}
+    ours = ours and isinstance(claim.get("parts", {}), dict) and all(isinstance(part, dict) for part in claim.get("parts", {}).values())
+    return claim if ours and all(_are_names(claim.get(key, [])) for key in ("delivering", "holds")) else {}
+
+
+def _are_names(value: Any) -> bool:
+    """Whether these are names inside a folder, and no paths."""
+    return isinstance(value, list) and all(isinstance(name, str) and name not in (".", "..") and Path(name).name == name for name in value)
 
 
 def _note(out: Path, **facts: Any) -> dict[str, Any]:
