@@ -19,7 +19,7 @@ from synthorax.cli import app
 from tiny_job import EDM, THINGS, TINY, lay_out, settings
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-STOPPED = "synthorax: stopped; the same command goes on from here"
+STOPPED = "synthorax: stopped; call the same command again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -114,7 +114,8 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
 
 def claimed_inputs(folder: Path) -> Mapping[str, Any]:
     """What the work in a folder was begun from; nothing where there is no claim."""
-    return _claim_of(folder).get("inputs", {})
+    inputs: Mapping[str, Any] = _claim_of(folder).get("inputs", {})
+    return inputs
 
 
 def discard(folder: Path) -> None:
