@@ -43,7 +43,7 @@ class OutOfMemoryError(SynthoraxError):
 
 
 GO_ON = "what was finished is kept, and the same command goes on"
-_ROOM = f"make room, then call the same command again: {GO_ON}"
+_ROOM = f"make room: {GO_ON}"
 _PLACE = "choose another place"
 _OF_THE_SYSTEM = {
     "ENOSPC": ("no space left", _ROOM),
@@ -71,7 +71,7 @@ def explained(error: OSError, *, place: str | Path = "") -> InputError | None:
     """An error of the operating system as one of ours; `place` is named where the error names no file. None if it says nothing known.
 
     >>> print(explained(OSError(errno.ENOSPC, "No space left on device"), place="runs/a"))
-    runs/a: no space left; make room, then call the same command again: what was finished is kept, and the same command goes on
+    runs/a: no space left; make room: what was finished is kept, and the same command goes on
     """
     name = errno.errorcode.get(error.errno or 0, "")
     if not name and "requested and" in str(error) and "written" in str(error):  # how NumPy says that a disk is full
