@@ -21,7 +21,7 @@ _PUBLIC = {
     "models": "synthorax.steps.catalogue:models",
     "load_model": "synthorax.steps.models:load_model",
     "augment": "synthorax.main_job:augment",
-    "demo": "synthorax.main_job:demo",
+    "demo": "synthorax.demo_job:demo",
     "compare": "synthorax.compare_job:compare",
     "SynthoraxError": "synthorax.errors:SynthoraxError",
     "InputError": "synthorax.errors:InputError",

@@ -110,8 +110,8 @@ def demo(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """The main job on drawn films of a phantom thorax: offline, in minutes on two cores."""
-    from synthorax.main_job import demo as verb
+    """The main job on drawings of a phantom thorax: offline, the same work and the same verdict on every machine."""
+    from synthorax.demo_job import demo as verb
 
     finish(verb(out=out, seed=seed, device=device.value, threads=threads), json)
 

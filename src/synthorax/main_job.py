@@ -13,7 +13,6 @@ from typing import Any
 from synthorax import workflow
 from synthorax.config import parse_duration
 from synthorax.data.dataset import Dataset, digest_of
-from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.data.sources import origins_of
@@ -57,6 +56,9 @@ class Work:
 
     steps: int
     """of the generator's training"""
+    learning_rate: float
+    augment: bool
+    """whether the training varies its images"""
     judge: ClassifierConfig
     """of screening"""
     benefit: BenefitConfig
@@ -181,7 +183,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             stop_if_too_many(part, at=out, allowed=allow_rejects)
             print(f"  rejected: {part}", file=sys.stderr)
         if work is not None:
-            settings = settings.with_train(steps=work.steps, precision="fp32")
+            settings = settings.with_train(steps=work.steps, learning_rate=work.learning_rate, augment=work.augment, precision="fp32")
         job = _Job(out=out, findings=tuple(names), settings=settings, base=base, compressor=compressor, num=num, seconds=seconds,
                    budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
         return _augmented(job, source, prepared, rejected, stages)
@@ -234,15 +236,6 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     report.write(out)
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
                      rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
-
-
-def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Augmented:
-    """The main job on drawings of a phantom thorax: offline, in minutes on two cores. They are drawings, and the report says so."""
-    out = Path(out)
-    with claimed(out, kind="a demonstration", inputs={"seed": seed}):
-        source = write_phantom_dataset(out / "phantom", num=900, size=64, seed=seed).path
-        return augment(source, findings=["Pneumothorax"], out=out / "augmented", budget="7m", recipe="edm-32", seed=seed, device=device,
-                       threads=threads, command=f"synthorax demo --out {out}")
 
 
 def usual_base() -> str | None:
