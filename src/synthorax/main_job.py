@@ -243,7 +243,7 @@ def usual_base() -> str | None:
     return BASE if BASE in shipped() else None
 
 
-def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None, compressor: str | Path | None) -> Recipe:
+def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None, compressor: str | Path | None = None) -> Recipe:
     """The recipe that was named, or else that of the base, or else the usual one; what does not fit is refused."""
     if base is None:
         if adapt is not None:
@@ -341,15 +341,21 @@ def _rejected(source: Dataset, prepared: Prepared, out: Path) -> tuple[Rejected,
     return tuple(part for part in (*read, prepared.rejected) if part.images)
 
 
+def _with_base(report: Report, run: Run, *, seen: str = "") -> Report:
+    """The report with what the generator started from, if it did not start from scratch."""
+    started_from = read_spec(run.weights)[1].get("started_from")
+    if started_from is None:
+        return report
+    notes = (*report.notes, sentence(started_from), *([seen] if seen else []))
+    return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
+
+
 def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
           why_not: str) -> Report:
     """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
-    notes = [*report.notes]
+    report = _with_base(report, run, seen=seen)
     inputs: dict[str, Any] = {**report.inputs, "training": signs.to_dict()}
-    started_from = read_spec(run.weights)[1].get("started_from")
-    if started_from is not None:
-        inputs["base"] = started_from
-        notes += [sentence(started_from), *([seen] if seen else [])]
+    notes = [*report.notes]
     for part in rejected:
         table = None if part.table is None else Path(*part.table.parts[-2:])  # beside the report
         inputs["rejected"] = {**inputs.get("rejected", {}), table.parent.name if table else "images": replace(part, table=table).to_dict()}
