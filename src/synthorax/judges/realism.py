@@ -24,7 +24,9 @@ MIN_REAL = 10
 MOST_REAL = 2000
 """real images that are looked at, at most"""
 TAIL = 0.1
-"""part of the real distances, the largest, from which the tail beyond the largest is extrapolated"""
+"""part of the real distances, the largest, to which the tail is fitted"""
+FEWEST_IN_TAIL, FEWEST_BEYOND = 5, 3
+"""real images in the tail, and beyond a threshold, for which these are counted and not fitted"""
 NEIGHBOURS = 5
 CHUNK_IMAGES = 64
 Vector = NDArray[np.float64]
@@ -55,21 +57,26 @@ class Realism:
 class RealismCheck:
     """Calls an image unrealistic where it lies farther from the real images, in some space, than real images of other patients do.
 
-    Three spaces, each with an equal part of the false alarms: `appearance` (grey levels, power spectrum, local contrast), `layout` (the
-    image on a grid of 8 x 8) and `structure` (local contrast on such a grid); see `judges.appearance`.
+    Four ways to look, each with an equal part of the false alarms: `appearance` (grey levels, power spectrum, local contrast) by the
+    distance to the nearest real images and by Mahalanobis distance, `layout` (the image on a grid of 8 x 8) and `structure` (local
+    contrast on such a grid); see `judges.appearance`. One alone lets much pass: neighbours overlook smooth images, and the covariance,
+    where a few real images are odd, noise.
     """
 
     rate: float
+    """part of real images of other patients that may be called unrealistic"""
     num_real: int
     spaces: Mapping[str, _Space]
+    """by name"""
 
     @classmethod
     def fit(cls, train: Films, held_out: Films | None = None, *, rate: float = RATE) -> RealismCheck:
         """Learn how real images look, and how far from one another those of different patients lie.
 
         Cross-conformal (Vovk 2015): the patients of `train` and `held_out` are divided into five parts, and each image's distance is taken
-        from the images of the other parts. So the check needs no images that are only held out, and 100 in all are enough: beyond
-        the largest real distance the tail is extrapolated (see `_Space.p`). Raises InputError for fewer than 10 images or two patients.
+        from the images of the other parts. So the check needs no images that are only held out, and 100 in all are enough: where fewer
+        than three are beyond a distance, its p is that of a power law fitted to the farthest tenth (see `_Space.p`). Raises InputError
+        for fewer than 10 images or two patients.
 
         >>> from synthorax.types import Study
         >>> images = np.random.default_rng(0).integers(90, 110, (40, 32, 32), dtype=np.uint8)
@@ -107,7 +114,8 @@ class RealismCheck:
 def _gaussian(real: Vector) -> Distance:
     """Mahalanobis distance, over the root of the number of features; the covariance is shrunk (Ledoit and Wolf 2004)."""
     mean = real.mean(axis=0)
-    factor = linalg.cholesky(ledoit_wolf(real - mean, assume_centered=True)[0], lower=True)
+    covariance = ledoit_wolf(real - mean, assume_centered=True)[0]
+    factor = linalg.cholesky(covariance + 1e-9 * np.eye(len(mean)), lower=True)
 
     def distances(rows: Vector) -> Vector:
         white = linalg.solve_triangular(factor, (rows - mean).T, lower=True)
@@ -126,7 +134,8 @@ def _neighbours(real: Vector) -> Distance:
 
 
 SPACES: Mapping[str, tuple[Callable[[FilmArray], Vector], Callable[[Vector], Distance]]] = {
-    "appearance": (appearance, _gaussian), "layout": (layout, _neighbours), "structure": (structure, _gaussian)}
+    "appearance": (appearance, _neighbours), "appearance, Mahalanobis": (appearance, _gaussian), "layout": (layout, _neighbours),
+    "structure": (structure, _gaussian)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -149,24 +158,33 @@ class _Space:
     def threshold(self) -> float:
         """The largest distance whose p is above the rate."""
         above = int(np.floor(self.rate * (len(self.known) + 1) + 1e-9)) - 1
-        if above >= 0:
+        if above >= FEWEST_BEYOND:
             return float(self.known[-1 - above])
-        return float(self.known[-1] * (self.rate * (len(self.known) + 1)) ** -self._tail())
+        start, index, share = self._tail()
+        return float(max(start * (share / self.rate) ** index, self.known[-FEWEST_BEYOND]))
 
     def distances(self, images: FilmArray) -> Vector:
         rows = _described(images, self.describe)
         return np.asarray(np.mean([model(rows) for model in self.models], axis=0))
 
     def p(self, distances: Vector) -> Vector:
-        """Share of real images that are at least as far, the new one counted among them; beyond the farthest one it falls as a power."""
+        """Share of real images that are at least as far, the new one counted among them; by the fitted tail where these are too few."""
         at_least = len(self.known) - np.searchsorted(self.known, distances, side="left")
-        beyond = np.maximum(distances / self.known[-1], 1) ** (-1 / self._tail())
-        return np.asarray(np.where(at_least > 0, 1 + at_least, beyond) / (1 + len(self.known)))
+        counted = (1 + np.maximum(at_least, FEWEST_BEYOND)) / (1 + len(self.known))
+        start, index, share = self._tail()
+        fitted = share * np.maximum(distances / start, 1) ** (-1 / index)
+        return np.asarray(np.where(at_least < FEWEST_BEYOND, np.minimum(fitted, counted), counted))
 
-    def _tail(self) -> float:
-        """Tail index of the largest distances (Hill 1975), and one standard error more: with few real images the check is lenient."""
-        top = self.known[-max(5, int(np.ceil(TAIL * len(self.known)))) :]
-        return float(max(np.log(top[1:] / top[0]).mean(), 1e-3) * (1 + 1 / np.sqrt(len(top) - 1)))
+    def _tail(self) -> tuple[float, float, float]:
+        """A power law of the farthest tenth of the real images: where it begins, its index (Hill 1975) and the part of images beyond.
+
+        A single odd image moves it little, unlike a threshold at the farthest one (Weissman 1978). The index is taken one standard error
+        larger, so that with few real images the check is lenient.
+        """
+        num = min(max(FEWEST_IN_TAIL, int(np.ceil(TAIL * len(self.known)))), len(self.known) - 1)
+        start = max(self.known[-1 - num], 1e-9)
+        top = np.maximum(self.known[-num:], start)
+        return float(start), float(max(np.log(top / start).mean(), 1e-3) * (1 + 1 / np.sqrt(num))), num / len(self.known)
 
 
 def _described(images: FilmArray, describe: Callable[[FilmArray], Vector]) -> Vector:
