@@ -176,12 +176,13 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
                                      allow_rejects=True)
             stages.begin("prepare")
             prepared = workflow.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed, allow_rejects=True)
-            _check_findings(prepared, prepared.films("train"), names, num=num)
-            settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
         rejected = _rejected(source, prepared, out)
         for part in rejected:
             stop_if_too_many(part, at=out, allowed=allow_rejects)
             print(f"  rejected: {part}", file=sys.stderr)
+        with _nothing_left_if_refused(out):
+            _check_findings(prepared, prepared.films("train"), names, num=num)
+            settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
         if work is not None:
             settings = settings.with_train(steps=work.steps, learning_rate=work.learning_rate, augment=work.augment, precision="fp32")
         job = _Job(out=out, findings=tuple(names), settings=settings, base=base, compressor=compressor, num=num, seconds=seconds,
