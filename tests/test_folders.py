@@ -52,6 +52,7 @@ def test_absent_and_empty_folders_are_filled_and_the_result_is_found_again(tmp_p
     assert not work(tmp_path / "new" / "out")
     assert work(tmp_path / "new" / "out")
     (tmp_path / "empty" / "lost+found").mkdir(parents=True)  # as a fresh disk has it
+    (tmp_path / "empty" / "images").mkdir()
     assert not work(tmp_path / "empty")
     assert listed(tmp_path / "empty") == ["images/0.png", "metadata.csv", CLAIM_NAME]
 

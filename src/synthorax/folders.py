@@ -57,7 +57,7 @@ class Folder:
         names = sorted(entry.name for entry in self.work.iterdir())
         names = [name for name in names if name not in last] + [name for name in last if name in names]
         for name in names:
-            if os.path.lexists(self.path / name):
+            if os.path.lexists(self.path / name) and not _is_empty_folder(self.path / name):
                 raise InputError(f"'{name}' has come to be there while this command worked", file=self.path, remedy="choose another --out")
         _note(self.path, delivering=names)
         _finish_delivery(self.path, names)
@@ -244,7 +244,11 @@ def _rest(out: Path) -> frozenset[str]:
     """What is in the folder beside the marks of this module."""
     ours = {CLAIM_NAME, LOCK_NAME, WORK_NAME} if _claim_of(out) else {LOCK_NAME}
     return frozenset(name for name in _names(out) - ours - _OF_THE_SYSTEM
-                     if not (name.startswith(f".{CLAIM_NAME}.") and _TEMPORARY.fullmatch(name)))
+                     if not _is_empty_folder(out / name) and not (name.startswith(f".{CLAIM_NAME}.") and _TEMPORARY.fullmatch(name)))
+
+
+def _is_empty_folder(place: Path) -> bool:
+    return place.is_dir() and not place.is_symlink() and not any(place.iterdir())
 
 
 def _claim_of(out: Path) -> dict[str, Any]:
