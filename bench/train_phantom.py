@@ -22,7 +22,7 @@ from synthorax.steps.ship import ship
 from synthorax.steps.train_run import without_no_finding
 
 NAME = "phantom-64"
-DRAWN = 5000
+DRAWN = 9000
 SEED = 20261
 """of the drawn patients; the demo draws from other seeds"""
 PREVALENCE = {"Pneumothorax": 0.35, "Effusion": 0.25, "Cardiomegaly": 0.2, "Nodule": 0.2}

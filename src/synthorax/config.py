@@ -97,6 +97,9 @@ def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str
                 _check_names(inner, value, where=where, prefix=f"{prefix}.{key}")
 
 
+LONGEST_SECONDS = 366 * 24 * 3600
+
+
 def parse_duration(text: str) -> float:
     """Seconds of a duration such as `90s`, `20m`, `1.5h` or `1h30m`.
 
@@ -109,4 +112,6 @@ def parse_duration(text: str) -> float:
     seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
     if seconds <= 0:
         raise UsageError(f"the duration '{text}' is not above zero")
+    if seconds > LONGEST_SECONDS:
+        raise UsageError(f"the duration '{text}' is longer than a year")
     return seconds

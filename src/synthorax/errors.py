@@ -39,7 +39,9 @@ class TrainingError(SynthoraxError):
 
 
 class OutOfMemoryError(SynthoraxError):
-    """The machine or its GPU has too little memory for what was asked; what was finished before is kept."""
+    """The machine or its GPU has too little memory for what was asked; what was finished before is kept (exit code 3)."""
+
+    exit_code = 3
 
 
 GO_ON = "what was finished is kept, and the same command goes on"

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from synthorax.errors import InputError, SynthoraxError, explained
+from synthorax.errors import InputError, explained
 from synthorax.files import sha256, write_atomic, write_json
 
 CLAIM_NAME = "synthorax.json"
@@ -146,7 +146,7 @@ def only_user(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
         try:
             lock.acquire(timeout=wait_seconds)
         except Timeout:
-            raise SynthoraxError(f"{folder} is in use by another process; wait for it, or choose another --out") from None
+            raise InputError("is in use by another process", file=folder, remedy="wait for it, or choose another --out") from None
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from synthorax.evaluation.benefit import BenefitConfig
 from synthorax.evaluation.benefit_design import too_few
 from synthorax.evaluation.report import Dimension, Report
 from synthorax.files import write_json
-from synthorax.folders import claimed, discard, file_stamp, stamps
+from synthorax.folders import Folder, claimed, discard, file_stamp, stamps
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.main_job_stages import Stages, budget_for, has_loss, planned
 from synthorax.progress import format_seconds
@@ -169,7 +169,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     with _claimed(out, Path(dataset), label_table=label_table, findings=sorted(names), num=num, seed=seed, recipe=settings.to_toml(),
                   base=base and weights_digest(weights_of(base)), compressor=compressor and weights_digest(weights_of(compressor)),
                   adapt=adapt, work=work and asdict(work), budget_images=budget_images, allowed_findings=sorted(allow),
-                  patient_per_image=patient_per_film):
+                  patient_per_image=patient_per_film) as folder:
         with _nothing_left_if_refused(out):
             stages.begin("read")
             source = workflow.ingest(dataset, out=out / "films", label_table=label_table, allow=allow, patient_per_film=patient_per_film,
@@ -187,10 +187,10 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             settings = settings.with_train(steps=work.steps, learning_rate=work.learning_rate, augment=work.augment, precision="fp32")
         job = _Job(out=out, findings=tuple(names), settings=settings, base=base, compressor=compressor, num=num, seconds=seconds,
                    budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
-        return _augmented(job, source, prepared, rejected, stages)
+        return _augmented(job, source, prepared, rejected, stages, folder)
 
 
-def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages) -> Augmented:
+def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages, folder: Folder) -> Augmented:
     """Train, plan, generate, screen, evaluate and prove, on images that were read and checked."""
     out, base, findings = job.out, job.base, job.findings
     seen = "" if base is None else _seen_by_base(base, source)
@@ -221,22 +221,32 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     stages.begin("screen")
     synthetic, why_not = _screened(made, prepared, job, signs)
 
-    stages.begin("evaluate")
-    report = workflow.evaluate(real=prepared, synthetic=made if synthetic is None else synthetic, quick=True, **job.computing)
-    report = _told(report, job, trained, signs, rejected, seen=seen, why_not=why_not)
+    joined = None if synthetic is None else join_training_set(
+        prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+        facts={"licence": source.facts.get("licence", "as its sources")})
+    if folder.has("the report", {}):
+        report = Report.load(out)
+    else:
+        report = _proved(job, prepared, made, synthetic, stages, why_not=why_not, told=lambda measured: _told(
+            measured, job, trained, signs, rejected, seen=seen, why_not=why_not))
+        folder.add("the report", {})
+    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
+                     rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
 
+
+def _proved(job: _Job, prepared: Prepared, made: Dataset, synthetic: Dataset | None, stages: Stages, *,
+            told: Callable[[Report], Report], why_not: str) -> Report:
+    """Evaluate the images, prove whether they help, and write the report."""
+    stages.begin("evaluate")
+    report = told(workflow.evaluate(real=prepared, synthetic=made if synthetic is None else synthetic, quick=True, **job.computing))
     stages.begin("benefit")
-    joined = None
     if synthetic is None:
         report = report.with_dimension("benefit", Dimension("skipped", reason=f"{why_not}, {NOT_PROVED}"))
     else:
-        report = workflow.benefit(real=prepared, synthetic=synthetic, findings=findings, config=_benefit_config(job), into=report,
-                                  keep=out / "trainings", **job.computing)
-        joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
-                                   facts={"licence": source.facts.get("licence", "as its sources")})
-    report.write(out)
-    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
-                     rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
+        report = workflow.benefit(real=prepared, synthetic=synthetic, findings=job.findings, config=_benefit_config(job), into=report,
+                                  keep=job.out / "trainings", **job.computing)
+    report.write(job.out)
+    return report
 
 
 def usual_base() -> str | None:
@@ -281,12 +291,12 @@ def _seen_by_base(base: str | Path, source: Dataset) -> str:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, source: Path, *, label_table: str | Path | None, **arguments: Any) -> Iterator[None]:
+def _claimed(out: Path, source: Path, *, label_table: str | Path | None, **arguments: Any) -> Iterator[Folder]:
     """Hold the folder for one augmentation of the images and labels as they are now; the same command goes on, another is refused."""
     table = None if label_table is None else file_stamp(Path(label_table))
     inputs = {name.replace("_", " "): value for name, value in arguments.items()} | {"label table": table, **stamps(source, without=out)}
-    with claimed(out, kind="an augmentation", inputs=inputs):
-        yield
+    with claimed(out, kind="an augmentation", inputs=inputs) as folder:
+        yield folder
 
 
 @contextlib.contextmanager

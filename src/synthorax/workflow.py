@@ -54,7 +54,7 @@ from synthorax.steps.checks import check_recipe
 from synthorax.steps.encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.export import export_dataset
 from synthorax.steps.export_diffusers import export_diffusers
-from synthorax.steps.generate import check_settings, generate_films
+from synthorax.steps.generate import MOST_AT_A_TIME, check_settings, generate_films
 from synthorax.steps.loop import Loop, LoopConfig, run_loop
 from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models import PathLike, source_of
@@ -211,8 +211,8 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
     """
     if plan is None:
         check_num(num)
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size {batch_size}: a batch has at least one image")
+    if batch_size is not None and not 1 <= batch_size <= MOST_AT_A_TIME:
+        raise UsageError(f"batch_size {batch_size}: choose from 1 to {MOST_AT_A_TIME} images at a time")
     source, spec, settings = source_of(model)
     if image_size not in (None, spec.image_size):
         raise UsageError(f"{source.name} makes films of {spec.image_size} px, not of {image_size}; leave out the size, or take another "

@@ -32,7 +32,7 @@ from synthorax.types import Films, Score
 SHEET_FILMS = 24
 SHEET_FINDINGS = 3
 NO_READINGS = "no reader study was given"
-LEFT_OUT = "left out of the quick evaluation; run `synthorax evaluate` for it"
+LEFT_OUT = "left out of a quick evaluation; run `synthorax evaluate` without --quick for it"
 
 
 def evaluate_films(real: RealFilms, synthetic: Films, *, features: FeatureSpace | Sequence[FeatureSpace], facts: Mapping[str, Any],

@@ -20,7 +20,7 @@ def robustness(real: RealFilms, synthetic: Films, seen: Seen, *, seed: int, corr
     reasons = {} if sites else {"other sites": "the real films name fewer than two sites with enough held-out films"}
     try:
         if not corruptions:
-            raise InputError("left out of the quick evaluation; run `synthorax evaluate` for it")
+            raise InputError("left out of a quick evaluation; run `synthorax evaluate` without --quick for it")
         moved = corruption_shifts(real, synthetic, seen, seed=seed)
     except InputError as error:
         moved, reasons = (), reasons | {"corruptions": str(error)}

@@ -127,6 +127,10 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{model.spec.family}'; leave it out")
 
 
+MOST_AT_A_TIME = 4096
+"""images in a batch"""
+
+
 def images_at_a_time(engine: Engine) -> int:
     """The usual batch size: one image a processor thread, two at least, and sixteen on a GPU.
 

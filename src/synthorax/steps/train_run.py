@@ -19,7 +19,7 @@ from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine, describe_machine
-from synthorax.errors import InputError, UsageError
+from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.evaluation.sheets import contact_sheet, save_png
 from synthorax.families import adaptation
 from synthorax.files import read_json_object, write_atomic, write_json
@@ -200,7 +200,11 @@ def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginn
         raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
     if not config.exists() or not _has_begun(run):
         return False
-    earlier, earlier_facts = load_recipe(config), read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
+    try:
+        earlier = load_recipe(config)
+    except SynthoraxError as error:
+        raise InputError(f"is damaged ({error})", file=config, remedy="restore it, or choose another --out") from error
+    earlier_facts = read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
     allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
     facts = _claimed(prepared, beginning)
     if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
