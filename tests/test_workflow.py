@@ -69,6 +69,7 @@ def test_a_budget_of_images_ends_a_training_after_so_many(prepared: Prepared, tm
     where = ["--data", str(prepared.path), "--out", str(tmp_path / "r")]
     told = CliRunner().invoke(app, ["train", "edm-64", *where, "--budget-images", "20", *settings])
     assert told.exit_code == 0 and read_spec(tmp_path / "r/model.safetensors")[1]["films_seen"] == 20
+    assert f"each of {len(prepared.films('train'))} images seen about 0." in told.output, "who trained for too short a time sees it"
     with pytest.raises(UsageError, match="one of the two"):
         sx.train("edm-64", prepared, out=tmp_path / "s", overrides=TINY, budget="1m", budget_films=20)
 
