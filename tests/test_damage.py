@@ -131,7 +131,7 @@ def test_whatever_a_model_file_says_of_itself_its_readers_end_well_and_the_listi
         for work in (lambda: source_of(copied / "run"), lambda: load_model(copied / "run"), lambda: stages_of(copied / "run")):
             ends_well(work, f"{number}: {changed[:300]!r}")
         listed = [row["model"] for row in sx.models(copied)]
-        assert listed == ["cxr-256", str(copied / "run")]
+        assert listed == ["cxr-256", "phantom-64", str(copied / "run")]
 
 
 def test_a_stray_line_in_the_log_loses_itself_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from synthorax.diffusion.guidance import autoguided, classifier_guided
 from synthorax.diffusion.precondition import PARAMETERISATIONS
 from synthorax.diffusion.samplers import SAMPLERS, Denoise
 from synthorax.engine import Engine
-from synthorax.errors import UsageError
+from synthorax.errors import InputError, UsageError
 from synthorax.families.diffusion import DiffusionModel
 from synthorax.families.diffusion_objective import DiffusionObjective
 from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, Batch, Condition, SampleSettings, as_model
@@ -153,7 +153,7 @@ def test_latents_of_a_trained_compressor_are_diffused_and_it_is_never_trained_al
 def test_a_trained_compressor_must_be_given() -> None:
     with pytest.raises(UsageError, match="--compressor"):
         build_objective(load_recipe("latent-256"), findings=FINDINGS)
-    with pytest.raises(UsageError, match="did you mean 'wavelet'"):
+    with pytest.raises(InputError, match="did you mean 'wavelet'"):
         objective_of("model.compressor=wavelets")
 
 
@@ -259,7 +259,7 @@ def test_and_joins_texts_and_not_takes_them_away() -> None:
 def test_guidance_for_a_part_that_is_not_heard_names_those_that_are() -> None:
     with pytest.raises(UsageError, match=r"'text'.*does not hear.*labels"):
         model_of('model.parts=["labels"]').sample(unstated(), [1], replace(FAST, part_guidance={"text": 2.0}))
-    with pytest.raises(UsageError, match="did you mean 'labels'"):
+    with pytest.raises(InputError, match="did you mean 'labels'"):
         objective_of('model.parts=["label"]')
 
 

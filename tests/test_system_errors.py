@@ -137,7 +137,7 @@ def test_an_error_of_ours_keeps_its_traceback_and_says_how_to_report_it(capsys: 
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
-    (MemoryError(), 1, "not enough memory"), (KeyboardInterrupt(), 130, "call the same command again"),
+    (MemoryError(), 3, "not enough memory"), (KeyboardInterrupt(), 130, "call the same command again"),
     (OSError(errno.ENOSPC, "No space left on device"), 3, "runs/a: no space left")])
 def test_errors_from_outside_are_one_line(error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end, told_on_stderr(["synthorax", "train", "--out", "runs/a"]):
