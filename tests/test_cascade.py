@@ -104,7 +104,8 @@ def test_a_packed_model_says_what_it_is_made_of(runs: list[Path], tmp_path: Path
     assert all(own["digest"][:16] in (run.path / "card.md").read_text() for own in facts["stages"])
     before = run.weights.read_bytes()
     assert sx.pack(runs, out=run.path).weights.read_bytes() == before, "the same call leaves the same file"
-    for other, out, message in ((runs[:2], run.path, "other stages"), (runs, runs[0], "choose another --out"), (runs, tmp_path, "not empty")):
+    cases = ((runs[:2], run.path, "other stages"), (runs, runs[0], "choose another --out"), (runs, tmp_path, "not empty"))
+    for other, out, message in cases:
         with pytest.raises(InputError, match=message):
             sx.pack(other, out=out)
 

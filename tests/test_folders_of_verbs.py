@@ -85,7 +85,8 @@ def _compare(given: Given, out: Path, variant: int) -> None:
 
 
 def _augment(given: Given, out: Path, variant: int) -> None:
-    augment(given.films, findings=[FINDING], out=out, label_table=given.labels, num=4, budget_images=4000, recipe="edm-32", seed=variant, **HERE)
+    augment(given.films, findings=[FINDING], out=out, label_table=given.labels, num=4, budget_images=4000, recipe="edm-32", seed=variant,
+            **HERE)
 
 
 WHOLE: dict[str, Callable[[Given, Path, int], object]] = {

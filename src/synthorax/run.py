@@ -62,8 +62,8 @@ class Run:
             return f"run {self.path} (not finished)"
         facts = read_spec(self.weights)[1]
         known, seen = facts.get("data", {}).get("films"), facts.get("films_seen")
-        passes = f": {facts.get('steps', 0):,} steps, each of {known:,} images seen about {seen / known:.2g} times" if known and seen else ""
-        return f"run {self.path} (finished{passes})"
+        told = f": {facts.get('steps', 0):,} steps, each of {known:,} images seen about {seen / known:.2g} times" if known and seen else ""
+        return f"run {self.path} (finished{told})"
 
     def to_dict(self) -> dict[str, Any]:
         """Paths and digest, JSON-ready."""
