@@ -17,8 +17,9 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.engine import started
-from synthorax.errors import UsageError
+from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit import BenefitConfig
+from synthorax.files import write_json
 from synthorax.steps.budget import Budget, Speed, divide, measure, rounded_up
 from synthorax.steps.recipe import Recipe
 from synthorax.steps.shortfall import TrainingSigns, loss_fall, unrealistic_part
@@ -87,7 +88,7 @@ def test_what_is_too_short_is_refused_with_a_budget_that_is_not() -> None:
     assert (rounded_up(50), rounded_up(600)) == ("60s", "11m")
 
 
-def test_a_machine_is_measured_by_real_steps_images_and_judges(prepared: Prepared) -> None:
+def test_a_machine_is_measured_by_real_steps_images_and_judges(prepared: Prepared, tmp_path: Path) -> None:
     recipe, before = smallest("diffusion"), sorted(prepared.path.rglob("*"))
     with started(device="cpu", seed=0) as engine:
         speed = measure(recipe, prepared, Beginning(base=None, compressor=None), engine=engine)
@@ -96,7 +97,13 @@ def test_a_machine_is_measured_by_real_steps_images_and_judges(prepared: Prepare
     fixed = speed.fixed(num_real=100, num_images=50, config=CONFIG)
     assert set(fixed) == {"screen", "evaluate", "benefit"} and speed.fixed(num_real=10_000, num_images=50, config=CONFIG) != fixed
     budget = divide(1e5, speed, spent=1, wanted=10, least=10, exact=False, num_real=100, recipe=recipe, from_base=False, config=CONFIG)
-    assert Budget.from_dict(json.loads(json.dumps(budget.to_dict()))) == budget
+    kept = tmp_path / "budget.json"
+    write_json(kept, budget.to_dict())
+    assert Budget.read(kept) == budget
+    for damaged in ("", "[]", "{}", kept.read_text().replace('"steps"', '"stops"')):
+        kept.write_text(damaged)
+        with pytest.raises(InputError, match=r"budget\.json: is damaged.*divided anew"):
+            Budget.read(kept)
 
 
 # ---- long enough?
@@ -114,6 +121,8 @@ def test_a_loss_that_still_falls_is_told_from_one_that_does_not(tmp_path: Path) 
     noise = np.random.default_rng(0).normal(0, 0.02, 100)
     falling, level = np.exp(-np.arange(100) / 60) + noise, 0.3 + 0.5 * np.exp(-np.arange(100) / 8) + noise
     assert loss_fall(log(tmp_path / "a", falling), cooldown=0.3) == pytest.approx(1 - np.exp(-17 / 60), abs=0.05)
+    (tmp_path / "a").write_text((tmp_path / "a").read_text() + "stray}\n7\n")
+    assert loss_fall(tmp_path / "a", cooldown=0.3) == pytest.approx(1 - np.exp(-17 / 60), abs=0.05), "a damaged line loses itself"
     assert loss_fall(log(tmp_path / "b", level), cooldown=0.3) < 0.05  # type: ignore[operator]
     cooled = np.concatenate([np.full(70, 0.3), np.linspace(0.3, 0.1, 30)]) + noise / 10
     assert loss_fall(log(tmp_path / "c", cooled), cooldown=0.3) < 0.05, "what the cool-down does is no sign"  # type: ignore[operator]

@@ -70,6 +70,14 @@ def json_object(content: bytes | str, keys: Kinds | None = None, *, where: Path 
     return found
 
 
+def json_line(line: str) -> dict[str, Any]:
+    """The object on one line of a log; empty for a line that a kill or a damaged disk has left, by which nothing is lost but itself."""
+    try:
+        return json_object(line, where="", remedy="")
+    except InputError:
+        return {}
+
+
 def check_kind(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], *, where: Path | str, remedy: str) -> None:
     """InputError where `record` has no `key`, or one of another type; true and false are no numbers, whole numbers are numbers."""
     kinds = kind if isinstance(kind, tuple) else (kind,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ def budget_for(settings: Recipe, prepared: Prepared, stages: Stages, *, findings
     if stages.total is None:
         return None
     path, trained = stages.out / "budget.json", Run(path=stages.out / "run").weights.exists()
-    kept = Budget.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    kept = Budget.read(path) if path.exists() else None
     if kept is None or (kept.total != stages.total and not trained):
         recipe, why = resolved(settings, prepared, base, findings=findings)
         with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:

@@ -14,10 +14,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from synthorax.config import read_record
 from synthorax.data.prepared import Prepared
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
 from synthorax.evaluation.benefit import BenefitConfig
+from synthorax.files import read_json_object
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 from synthorax.judges.features import load_features
 from synthorax.progress import format_seconds
@@ -99,9 +101,10 @@ class Budget:
         return asdict(self)
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> Budget:
-        """What `to_dict` told."""
-        return Budget(**told)
+    def read(path: Path) -> Budget:
+        """What an earlier call wrote; InputError where the file is damaged."""
+        remedy = "delete it, and the budget is divided anew"
+        return read_record(Budget, read_json_object(path, remedy=remedy), what="budget", where=path, remedy=remedy)
 
 
 def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int, exact: bool, num_real: int, recipe: Recipe,

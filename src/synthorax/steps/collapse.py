@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from synthorax.evaluation.diversity import ms_ssim_scores, neighbours
 from synthorax.evaluation.structure import WINDOW_PX, Pixels, to_intensity
+from synthorax.files import json_line
 from synthorax.rng import derive
 
 _LOG = logging.getLogger(__name__)
@@ -61,11 +60,7 @@ class CollapseMonitor:
 
     def _earlier(self) -> list[Mapping[str, float | str]]:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        looks = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # what a kill or a damaged disk has left
-                looks.append(json.loads(line))
-        return [look for look in looks if isinstance(look, dict) and isinstance(look.get("sample_recall"), float)]
+        return [look for look in map(json_line, lines) if isinstance(look.get("sample_recall"), float)]
 
 
 def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:

@@ -177,8 +177,13 @@ def _at_first_sight(real: Films, films: Films, prepared: Prepared, *, filters: S
         told_of_copies = {"thresholds": detector.thresholds, "held_out_films": detector.calibration.num_films,
                           "false_alarm_rate": detector.calibration.rate}
     if "realism" in filters:
-        found.append(rejections.unrealistic(RealismCheck.fit(real, prepared.films("val", size=size)), films))
+        found.append(rejections.unrealistic(realism_check(prepared, size=size), films))
     return first_of(found), told_of_copies
+
+
+def realism_check(prepared: Prepared, *, size: int) -> RealismCheck:
+    """How images of a prepared folder look, by those of training and validation."""
+    return RealismCheck.fit(prepared.films("train", size=size), prepared.films("val", size=size))
 
 
 class NonePassedError(InputError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 
 from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared, load_films
-from synthorax.judges.realism import RealismCheck
+from synthorax.files import json_line
 from synthorax.run import Run, read_spec
-from synthorax.steps.screen import common_size
+from synthorax.steps.screen import common_size, realism_check
 
 MOST_UNREALISTIC, MANY_UNREALISTIC, FEW_UNREALISTIC = 0.5, 0.2, 0.05
 """parts of the synthetic images that do not look like radiographs: more than the first, and nothing is made of them; more than the second,
@@ -95,7 +94,7 @@ def training_signs(run: Run, made: Dataset, prepared: Prepared, *, has_loss: boo
 def unrealistic_part(made: Dataset, prepared: Prepared) -> float:
     """Part of synthetic images that lie farther from the real ones than those of different patients from one another, as in screening."""
     size = common_size(made, prepared)
-    check = RealismCheck.fit(prepared.films("train", size=size), prepared.films("val", size=size))
+    check = realism_check(prepared, size=size)
     return float(check.check(load_films(made, size=size, findings=prepared.findings).images).unrealistic.mean())
 
 
@@ -117,5 +116,5 @@ def loss_fall(log: Path, *, cooldown: float) -> float | None:
 
 def _losses(log: Path) -> Sequence[float]:
     """The sum of all loss terms, line by line."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = map(json_line, log.read_text(encoding="utf-8", errors="replace").splitlines())
     return [sum(value for name, value in line.items() if name not in NOT_LOSSES) for line in lines if "films_per_second" in line]

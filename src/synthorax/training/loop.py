@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from synthorax.config import AtLeastOne, NotNegative, Part, Seed, WholeNotNegative, Width
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError, UsageError
-from synthorax.files import write_atomic
+from synthorax.files import json_line, write_atomic
 from synthorax.progress import Report, quiet
 from synthorax.protocols import Objective, Phase, as_model
 from synthorax.threads import Pace
@@ -322,12 +322,8 @@ class _Log:
 
 
 def _step_of(line: str) -> int:
-    """The step of a line of metrics.jsonl; -1 for a line that a kill or a damaged disk has left, by which nothing is lost but itself."""
-    try:
-        told = json.loads(line)
-    except ValueError:
-        return -1
-    step = told.get("step") if isinstance(told, dict) else None
+    """The step of a line of metrics.jsonl; -1 for a line that states none."""
+    step = json_line(line).get("step")
     return step if type(step) is int else -1
 
 
