@@ -298,6 +298,8 @@ class Family:
     build_objective: Callable[[nn.Module, Any], Objective]
     conditions: Callable[[Any], tuple[str, ...]] = lambda config: ()
     """the parts of `PARTS` that a model of this config hears"""
+    follows_masks: bool = False
+    """whether every image needs a mask, which it follows"""
 
 
 def as_model(module: nn.Module) -> Model:

@@ -110,4 +110,4 @@ def conditions(config: SpadeGanConfig) -> tuple[str, ...]:
 
 
 FAMILY = Family(model_config=SpadeGanConfig, objective_config=AdversarialConfig, build_model=SpadeGanModel,
-                build_objective=AdversarialObjective, conditions=conditions)
+                build_objective=AdversarialObjective, conditions=conditions, follows_masks=True)

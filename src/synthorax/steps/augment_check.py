@@ -14,12 +14,10 @@ from synthorax.run import read_spec
 from synthorax.steps.adapt import check_base, with_compressor_of
 from synthorax.steps.models import PathLike, stages_of, weights_of
 from synthorax.steps.plan import check_num
-from synthorax.steps.recipe import Recipe, conditions_of
+from synthorax.steps.recipe import Recipe, conditions_of, follows_masks
 from synthorax.steps.student import is_student
 from synthorax.steps.train_run import with_compressor
 
-FOLLOW_MASKS = ("spade-gan",)
-"""families whose images follow a mask drawn for each of them"""
 CHOOSE = "choose a recipe that follows findings, such as edm-64 or projection-gan-64"
 
 
@@ -39,7 +37,7 @@ def augment_recipe(recipe: Recipe, *, base: PathLike | None, compressor: PathLik
     if "labels" not in heard:
         raise UsageError(f"the recipe '{recipe.name}' makes images of no finding in particular, because family '{recipe.family}' as set "
                          f"there is not conditioned on labels; {CHOOSE}")
-    if recipe.family in FOLLOW_MASKS:
+    if follows_masks(recipe):
         raise UsageError(f"the recipe '{recipe.name}' makes images of masks, which augment does not draw; {CHOOSE}, or use train, plan "
                          "and generate with masks of your own")
     recipe = _with_compressor(recipe, base=base, compressor=compressor)

@@ -13,7 +13,7 @@ from synthorax.errors import UsageError
 from synthorax.steps.compare import first_stage
 from synthorax.steps.encoder import is_encoder, with_generator
 from synthorax.steps.models import PathLike
-from synthorax.steps.recipe import Recipe, build_objective, conditions_of, load_recipe
+from synthorax.steps.recipe import Recipe, build_objective, conditions_of, follows_masks, load_recipe
 from synthorax.steps.recipe_table import RecipeFacts
 from synthorax.steps.student import is_student, with_teacher
 from synthorax.steps.train_run import with_compressor
@@ -46,7 +46,7 @@ def facts_of(name: str) -> RecipeFacts:
     if is_student(recipe) or is_encoder(recipe):
         model = "teacher" if is_student(recipe) else "generator"
         return RecipeFacts(recipe=name, family=recipe.family, image_size=None, parameters=None, needs=(model,))
-    wanted = {"compressor": first_stage(recipe, {}) is not None, "masks": recipe.family == "spade-gan",
+    wanted = {"compressor": first_stage(recipe, {}) is not None, "masks": follows_masks(recipe),
               "base": "image" in conditions_of(recipe)}
     needs = tuple(what for what, needed in wanted.items() if needed)
     return RecipeFacts(recipe=name, family=recipe.family, image_size=recipe.model.image_size, needs=needs,

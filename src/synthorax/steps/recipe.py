@@ -100,6 +100,12 @@ def conditions_of(recipe: Recipe) -> tuple[str, ...]:
     return family.conditions(recipe.model)
 
 
+def follows_masks(recipe: Recipe) -> bool:
+    """Whether every image of this recipe's models needs a mask."""
+    family: Family = lookup(FAMILIES, recipe.family, kind="family")
+    return family.follows_masks
+
+
 def build_objective(recipe: Recipe, *, findings: Sequence[str], sites: Sequence[str] = (), masks: Sequence[str] = ()) -> Objective:
     """The objective of a recipe, with fresh weights, for films with these findings, sites and mask classes."""
     family: Family = lookup(FAMILIES, recipe.family, kind="family")
