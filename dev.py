@@ -99,7 +99,7 @@ def setup(rest: list[str] | None = None) -> int:
     _pip("install", "--no-warn-conflicts", TORCH)
     _say("4/4 synthorax itself")
     _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-    if _python("-c", "import torch, synthorax.cli") != 0:
+    if _python("-c", "import torch, synthorax.cli.app") != 0:
         raise SetupError("everything is installed, but it cannot be imported; delete .venv and try again")
     STAMP.write_text(_digest())
     _say(f"ready; to use it yourself: {_executable(VENV).parent / 'synthorax'} --help")

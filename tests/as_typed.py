@@ -136,7 +136,7 @@ def _type(words: Sequence[str], folder: Path, outputs: Sequence[str], *, stop_at
         if words[0].endswith(".py"):
             runpy.run_path(words[0], run_name="__main__")
         else:
-            importlib.import_module("synthorax.cli").main()
+            importlib.import_module("synthorax.cli.app").main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

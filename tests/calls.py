@@ -11,7 +11,8 @@ from pathlib import Path
 
 PROGRAM = """
 import json, os, resource, sys
-from synthorax import cli, workflow
+from synthorax.cli import app as cli
+from synthorax.verbs import data, evidence, synthesis, training
 def call(words, limit):
     ends, sys.argv = [os.pipe(), os.pipe()], ["synthorax", *words]
     sys.stdout.flush()

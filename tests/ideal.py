@@ -42,6 +42,6 @@ def start_at(sigma: float, *, num: int = 64) -> Tensor:
     return sigma * torch.randn(num, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def peak_signal_to_noise(made: Tensor, film: Tensor) -> Tensor:
+def peak_signal_to_noise(made: Tensor, image: Tensor) -> Tensor:
     """PSNR of each image in dB, range 2, [B]."""
-    return 10 * torch.log10(4 / ((made - film) ** 2).flatten(1).mean(1))
+    return 10 * torch.log10(4 / ((made - image) ** 2).flatten(1).mean(1))

@@ -1,4 +1,4 @@
-"""Drawn films in memory, and a maker of films that draws what a plan asks for, in the place of a generator."""
+"""Drawn images in memory, and a maker of images that draws what a plan asks for, in the place of a generator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
 from synthorax.data.pixels import write_png
 from synthorax.data.vocabulary import label_matrix
 from synthorax.rng import derive
-from synthorax.steps.plan import Plan
-from synthorax.steps.plan_row import PlanRow
-from synthorax.types import Films, Stated, Study
+from synthorax.steps.planning.plan import Plan
+from synthorax.steps.planning.row import PlanRow
+from synthorax.types import ImageSet, Stated, Study
 
 FINDINGS = ("Effusion", "No Finding")
 
 
-def study_and_film(name: str, *, patient: str, seed: int, side: str = "", size: float = 0.6, px: int = 32) -> tuple[Study, Any]:
-    """A drawn film with an effusion on one side, or without any if `side` is empty."""
+def study_and_image(name: str, *, patient: str, seed: int, side: str = "", size: float = 0.6, px: int = 32) -> tuple[Study, Any]:
+    """A drawn image with an effusion on one side, or without any if `side` is empty."""
     rng = np.random.default_rng(seed)
     lesions = (LesionSpec(finding="Effusion", side="left" if side == "left" else "right", size=size, severity=1.0),) if side else ()
     spec = PhantomSpec(seed=seed % 2**31, sex="M" if rng.random() < 0.5 else "F", age_years=float(rng.integers(20, 90)), lesions=lesions)
@@ -32,20 +32,21 @@ def study_and_film(name: str, *, patient: str, seed: int, side: str = "", size: 
     return study, draw_phantom(spec, size=px).image
 
 
-def phantom_films(num: int, *, seed: int, px: int = 32, size: float = 0.6) -> Films:
-    """One film a patient; every second one has an effusion, on either side."""
+def phantom_images(num: int, *, seed: int, px: int = 32, size: float = 0.6) -> ImageSet:
+    """One image a patient; every second one has an effusion, on either side."""
     sides = ["", "left", "", "right"]
-    drawn = [study_and_film(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], size=size, px=px)
+    drawn = [study_and_image(f"{row}.png", patient=f"{seed}-{row}", seed=derive(seed, row), side=sides[row % 4], size=size, px=px)
              for row in range(num)]
     studies = tuple(study for study, _ in drawn)
-    return Films(images=np.stack([film for _, film in drawn]), studies=studies, findings=FINDINGS, labels=label_matrix(studies, FINDINGS),
+    return ImageSet(pixels=np.stack([image for _, image in drawn]), studies=studies, findings=FINDINGS, labels=label_matrix(studies,
+                                                                                                                            FINDINGS),
                  digest=f"phantom {seed}")
 
 
 def write_drawn(out: Path, drawn: Sequence[tuple[Study, Any]], *, synthetic: bool = False) -> Dataset:
-    """A dataset folder of drawn films."""
-    for study, film in drawn:
-        write_png(out / study.file_name, film)
+    """A dataset folder of drawn images."""
+    for study, image in drawn:
+        write_png(out / study.file_name, image)
     studies = [study for study, _ in drawn]
     write_table(out, studies)
     write_facts(out, name="drawn", studies=studies, synthetic=synthetic, extra={"labels": list(FINDINGS)})
@@ -63,5 +64,5 @@ def _as_asked(row: PlanRow, number: int) -> tuple[Study, Any]:
     asked = row.lesions[0].side if row.lesions else ""
     side = (asked or ("left", "right")[row.seed % 2]) if has else ""
     name = f"images/synthetic-{number:06d}.png"
-    _, film = study_and_film(name, patient="", seed=row.seed, side=side)
-    return row.study(name), film
+    _, image = study_and_image(name, patient="", seed=row.seed, side=side)
+    return row.study(name), image

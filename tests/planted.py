@@ -1,4 +1,4 @@
-"""A generator in which it is known what a code does: two numbers of it are findings, and the rest is how the film looks."""
+"""A generator in which it is known what a code does: two numbers of it are findings, and the rest is how the image looks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BLOCKS = {"Effusion": (slice(32, 48), slice(14, 30)), "Mass": (slice(6, 20), sli
 
 
 class Planted(nn.Module):
-    """Films [B, 1, 64, 64] that are linear in a code [B, 12], about [-1, 1]; the axes of the two findings are 60 degrees apart."""
+    """Images [B, 1, 64, 64] that are linear in a code [B, 12], about [-1, 1]; the axes of the two findings are 60 degrees apart."""
 
     axes: Tensor
     patterns: Tensor
 
     def __init__(self, *, leak: float = 0.0) -> None:
-        """With `leak` every finding also tilts the whole film."""
+        """With `leak` every finding also tilts the whole image."""
         super().__init__()
         self.spec = ModelSpec(family="planted", image_size=SIDE, findings=NAMES, conditions=())
         rng = torch.Generator().manual_seed(0)
@@ -36,32 +36,32 @@ class Planted(nn.Module):
             bright = torch.full((SIDE, SIDE), 0.0)
             bright[rows, columns] = 0.3
             findings.append(bright + leak * line[:, None])
-        # Two rows of the code speak through the findings' axes, the others through what every film has.
+        # Two rows of the code speak through the findings' axes, the others through what every image has.
         self.register_buffer("patterns", torch.stack([*findings, *(0.05 * look for look in looks[: NUMBERS - 2])]))
         self.register_buffer("reading", torch.cat([self.axes, basis[2:]]))
         self.eval()
 
     @property
-    def code_sizes(self) -> tuple[tuple[int, ...], ...]:
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
         return ((NUMBERS,),)
 
-    def film_of(self, codes: Sequence[Tensor], condition: Condition | None) -> Tensor:
+    def decode_latents(self, codes: Sequence[Tensor], condition: Condition | None) -> Tensor:
         amounts = codes[0] @ self.reading.T  # type: ignore[operator]
         return torch.einsum("bk,khw->bhw", amounts, self.patterns)[:, None]
 
 
-def score(films: Tensor, name: str) -> Tensor:
+def score(images: Tensor, name: str) -> Tensor:
     """How bright the block of a finding is, [B, 1, 64, 64] -> [B]."""
     rows, columns = BLOCKS[name]
-    return films[:, 0, rows, columns].mean((1, 2))
+    return images[:, 0, rows, columns].mean((1, 2))
 
 
-def judged(films: Tensor) -> Tensor:
-    """Whether each finding is there, told from the film by a judge who knows how the block looks without, [B, 2] of 0 and 1."""
+def judged(images: Tensor) -> Tensor:
+    """Whether each finding is there, told from the image by a judge who knows how the block looks without, [B, 2] of 0 and 1."""
     edges = []
     for name in NAMES:
         rows, columns = BLOCKS[name]
-        inner = films[:, 0, rows, columns]
-        # the step across the block's border is the finding's alone: what else a film shows is smooth
-        edges.append((inner[:, 0] - films[:, 0, rows.start - 1, columns]).mean(1))
+        inner = images[:, 0, rows, columns]
+        # the step across the block's border is the finding's alone: what else an image shows is smooth
+        edges.append((inner[:, 0] - images[:, 0, rows.start - 1, columns]).mean(1))
     return (torch.stack(edges, dim=1) > 0).float()

@@ -15,17 +15,18 @@ import pytest
 import typer.main
 
 from as_typed import FEW_UPDATES, Typist, check_told
-from synthorax.cli import app
+from synthorax.cli.app import app
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
-from synthorax.evaluation.report import Report
+from synthorax.evaluation.report.record import Report
 from tiny_job import TINY, lay_out, settings, things_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-VERB_MODULES = ("synthorax.workflow", "synthorax.main_job", "synthorax.compare_job",
-                "synthorax.steps.recipe_table", "synthorax.steps.catalogue")
+VERB_MODULES = ("synthorax.verbs.data", "synthorax.verbs.training", "synthorax.verbs.synthesis", "synthorax.verbs.evidence",
+                "synthorax.verbs.augmentation", "synthorax.verbs.comparison",
+                "synthorax.steps.models.recipe_table", "synthorax.steps.models.catalogue")
 
 
 def where(page: Path) -> str:
@@ -108,7 +109,7 @@ SMALLER = {
     "benefit": ("--updates", "2", "--seeds", "3", "--repeats", "1"),
     "evaluate": ("--quick", "--features", "radiomics"),
     "generate": ("--steps", "2", "--num", "2", "--batch-size", "2"),
-    "loop": ("--rounds", "1", "--num", "4", "--filter", "copy"),
+    "refine-loop": ("--rounds", "1", "--num", "4", "--filter", "copy"),
     "train": settings(*TINY, "train.steps=2"),
 }
 """options that are added; a later one overrules"""
@@ -118,7 +119,7 @@ INSTEAD = {
     "train": {"edm-64": ("controlled-64",), "train.adapt_rank=16": ("train.adapt_rank=2",)},
 }
 """words that are replaced: findings that the drawings have, fewer of them, and the recipe of the base"""
-SHIPPED = ("--steps", "1", "--enlarging-steps", "1", "--num", "1", "--batch-size", "1")
+SHIPPED = ("--steps", "1", "--super-resolution-steps", "1", "--num", "1", "--batch-size", "1")
 """what makes the shipped model quick"""
 RUN = [(page, words) for page, words in kinds() if not any(" ".join(words).startswith(start) for start in NOT_RUN)]
 
@@ -139,9 +140,9 @@ def laid_out(words: list[str], things: Path, folder: Path) -> None:
         mask = np.zeros((32, 32), np.uint8)
         mask[8:20, 18:28] = 255
         write_png(folder / name, mask)
-    films = [f"images/synthetic-{number:06d}.png" for number in range(8)] + [study.file_name for study in Prepared.load(
+    images = [f"images/synthetic-{number:06d}.png" for number in range(8)] + [study.file_name for study in Prepared.load(
         things / "prepared").studies[:8]]
-    rows = [f"R{reader},{film},synthetic,{4 + reader % 2}" for reader in range(3) for film in films]
+    rows = [f"R{reader},{image},synthetic,{4 + reader % 2}" for reader in range(3) for image in images]
     (folder / "readings.csv").write_text("\n".join(["reader,film,said,acceptable", *rows, ""]))
 
 

@@ -18,7 +18,7 @@ import typer.main
 from importlinter.cli import lint_imports
 
 import synthorax
-from synthorax.cli import app
+from synthorax.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "synthorax"
@@ -63,7 +63,7 @@ def test_imports_run_one_way(capsys):
 
 BREACHES = {
     "losses/breach.py": ("import synthorax.nets.unet", "Rooms import downwards only"),
-    "judges/breach.py": ("import synthorax.workflow", "Rooms import downwards only"),
+    "judges/breach.py": ("import synthorax.verbs.evidence", "Rooms import downwards only"),
     "families/breach.py": ("import synthorax.data.pixels", "Families know neither data nor training nor evaluation"),
     "evaluation/breach.py": ("import synthorax.families", "Training, evaluation and privacy know no family"),
     "data/breach.py": ("from torch import nn", "Data needs neither torch nor matplotlib"),
@@ -108,7 +108,8 @@ def test_help_answers_in_half_a_second():
     assert min(taken) < 0.5
 
 
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "pydicom", "rich", "synthorax.workflow", "synthorax.config")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "pydicom", "rich", "synthorax.verbs.evidence",
+         "synthorax.config")
 OF_OPTIONS = ("pydantic", "importlib.metadata")  # Typer reads options with them
 
 
@@ -116,7 +117,7 @@ OF_OPTIONS = ("pydantic", "importlib.metadata")  # Typer reads options with them
 def test_help_imports_nothing_heavy(words, heavy):
     program = f"""
 import atexit, sys
-from synthorax.cli import main
+from synthorax.cli.app import main
 atexit.register(lambda: print([name for name in {heavy} if name in sys.modules]))
 sys.argv = ["synthorax", *{words}]
 main()
@@ -132,7 +133,7 @@ def test_importing_the_package_is_cheap():
 
 def test_every_public_name_resolves():
     """Also once every room has been imported: no room may have the name of a verb, or it would hide it."""
-    importlib.import_module("synthorax.main_job")
+    importlib.import_module("synthorax.verbs.augmentation")
     assert len(set(synthorax.__all__)) == len(synthorax.__all__)
     for name in synthorax.__all__:
         assert not isinstance(getattr(synthorax, name), ModuleType), name

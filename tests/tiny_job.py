@@ -32,12 +32,12 @@ def settings(*texts: str) -> tuple[str, ...]:
 
 
 THINGS = {
-    "films": "films", "CXR14": "CXR14", "cxr14": "drawn", "nih": "drawn", "small.toml": "run/config.toml", "plan.csv": "plan.csv",
+    "images": "images", "CXR14": "CXR14", "cxr14": "drawn", "nih": "drawn", "small.toml": "run/config.toml", "plan.csv": "plan.csv",
     "prepared": "prepared", "prepared-256": "prepared", "nih-prepared": "prepared", "base/prepared": "prepared", "2024": "prepared",
     "2025": "prepared", "other": "elsewhere",
     "runs": "run", "runs/a": "run", "runs/a-after-two-minutes": "run", "runs/base": "run", "runs/base-64": "run", "runs/c": "run",
     "runs/cvae": "vae", "runs/super": "super", "runs/super-256": "super",
-    "synthetic": "made", "kept": "made", "rounds/synthetic": "made", "base/films": "made",
+    "synthetic": "made", "kept": "made", "rounds/synthetic": "made", "base/images": "made",
 }
 """name in an example -> what was made for it"""
 
@@ -71,7 +71,7 @@ def lay_out(things: Path, names: Iterable[str], folder: Path) -> None:
 
 def _make(folder: Path) -> None:
     drawn = write_phantom_dataset(folder / "drawn", num=110, size=SIZE_PX, seed=0, prevalence=PREVALENCE)
-    _as_plain_folder(drawn, folder / "films")
+    _as_plain_folder(drawn, folder / "images")
     _as_the_nih_does(drawn, folder / "CXR14")
     others = write_phantom_dataset(folder / "others", num=20, size=SIZE_PX, seed=1, prevalence=PREVALENCE)
     _as_synthetic(others, folder / "made")

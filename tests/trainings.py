@@ -1,4 +1,4 @@
-"""Tiny trainings and generations on made-up films, for tests that need them in this process or in one that is killed."""
+"""Tiny trainings and generations on made-up images, for tests that need them in this process or in one that is killed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import torch
 
 import synthorax as sx
 from synthorax.engine import started
-from synthorax.families.cascade import cascade_spec
+from synthorax.families.denoising.cascade import cascade_spec
 from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
-from synthorax.steps.generate import Source, generate_films
-from synthorax.steps.plan import simple_plan
-from synthorax.steps.recipe import Recipe, build_model, build_objective, load_recipe
-from synthorax.steps.student import is_student
+from synthorax.steps.generate import Source, generate_images
+from synthorax.steps.models.recipe import Recipe, build_model, build_objective, load_recipe
+from synthorax.steps.planning.plan import simple_plan
+from synthorax.steps.training.student import is_student
 from synthorax.training.loop import Outcome, train
-from synthorax.types import Films, Masks, Study
+from synthorax.types import ImageSet, Masks, Study
 
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
@@ -36,28 +36,29 @@ SMALL_DIFFUSION = ("model.channels=8", "model.multipliers=[1, 2]", "model.attent
 SMALL_ENLARGING = ("super-256", "model.image_size=16", "model.reduction=2", "model.channels=8", "model.multipliers=[1, 2]",
                    "model.attention=[false, false]", "model.embedding=16", "model.patch=2", "objective.crop=8",
                    'model.parts=["attributes", "labels", "image"]')
-"""a shipped recipe that enlarges films, and the settings that make it enlarge 8 px films to 16 px"""
-COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=2", "objective.critic_channels=2",
-              "objective.critic_layers=1", "objective.adversarial=0.5", "objective.adversarial_after=0")
+"""a shipped recipe that enlarges images, and the settings that make it enlarge 8 px images to 16 px"""
+COMPRESSOR = ("model.image_size=32", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=2", "objective.discriminator_channels=2",
+              "objective.discriminator_layers=1", "objective.adversarial=0.5", "objective.adversarial_after=0")
 SMALL_VAE = ("model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.embedding=8", "model.latent_size=4")
 SMALLEST = {
-    "aae": ("aae-64", *SMALL_VAE, "objective.critic_width=4"),
-    "code-encoder": ("code-encoder", "model.image_size=16", "model.channels=4", 'model.generator_config={latent_size = 4, channels = 4, '
+    "aae": ("aae-64", *SMALL_VAE, "objective.discriminator_width=4"),
+    "inversion-encoder": ("inversion-encoder", "model.image_size=16", "model.channels=4", 'model.generator_config={latent_size = 4, '
+                                                                                          'channels = 4, '
                      'embedding = 8, conditioning = "projection", network = "residual"}'),
     "diffusion": ("controlled-64", *SMALL_DIFFUSION),
     "gan": ("projection-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8",
-            "objective.critic_channels=4"),
+            "objective.discriminator_channels=4"),
     "kl-autoencoder": ("kl-autoencoder-256", *COMPRESSOR),
-    "s4-gan": ("s4-gan", "model.image_size=64", "model.latent_size=4"),
-    "s4-gmvae": ("s4-fs-gmvae-v3", "model.image_size=64", "model.latent_size=4", "model.components=3"),
-    "s4-vae": ("s4-vae", "model.image_size=32", "model.latent_size=4"),
+    "kumar-gan": ("kumar-gan", "model.image_size=64", "model.latent_size=4"),
+    "kumar-gmvae": ("kumar-fs-gmvae-v3", "model.image_size=64", "model.latent_size=4", "model.components=3"),
+    "kumar-vae": ("kumar-vae", "model.image_size=32", "model.latent_size=4"),
     "vae": ("cvae-64", *SMALL_VAE, 'model.parts=["labels", "attributes", "mask"]'),
-    "vae-gan": ("vae-gan-64", *SMALL_VAE, "objective.critic_channels=2", "objective.critic_layers=1"),
+    "vae-gan": ("vae-gan-64", *SMALL_VAE, "objective.discriminator_channels=2", "objective.discriminator_layers=1"),
     "soft-intro-vae": ("soft-intro-vae-64", *SMALL_VAE),
     "spade-gan": ("spade-gan-64", "model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8", "model.hidden=4",
-                  "objective.critic_channels=4", "objective.segmenter_channels=2"),
+                  "objective.discriminator_channels=4", "objective.segmenter_channels=2"),
     "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
-                  "model.embedding=8", "objective.critic_channels=4"),
+                  "model.embedding=8", "objective.discriminator_channels=4"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
     "vq-vae": ("vq-vae-2-64", "model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=1", "model.codes=8",
                "model.code_channels=2", "model.prior_width=8", "model.prior_depth=1", "model.prior_heads=2",
@@ -74,22 +75,22 @@ def smallest(family: str, *overrides: str) -> Recipe:
 
 
 def enlarging(*overrides: str) -> Recipe:
-    """The smallest recipe of a model that enlarges films."""
+    """The smallest recipe of a model that enlarges images."""
     name, *sizes = SMALL_ENLARGING
     return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
 
 
 def fresh_cascade() -> torch.nn.Module:
-    """A cascade of the smallest diffusion model and the smallest one that enlarges its films."""
+    """A cascade of the smallest diffusion model and the smallest one that enlarges its images."""
     specs = [as_model(fresh_objective(recipe).model).spec for recipe in (smallest("diffusion"), enlarging())]
     torch.manual_seed(0)
     return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}]))
 
 
-def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
-    """Noisy films; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing.
+def made_up_images(size: int, *, num: int = 24, seed: int = 0) -> ImageSet:
+    """Noisy images; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing.
 
-    Half of the films have a lung mask, and those with a mass have its mask and place.
+    Half of the images have a lung mask, and those with a mass have its mask and place.
     """
     rng = np.random.default_rng(seed)
     labels = (rng.random((num, len(FINDINGS))) < 0.4).astype(np.float32)
@@ -107,7 +108,7 @@ def made_up_films(size: int, *, num: int = 24, seed: int = 0) -> Films:
     lesions = np.full((num, len(FINDINGS), len(LESION_PROPERTIES)), math.nan, dtype=np.float32)
     lesions[labels[:, 1] == 1, 1] = (0.0, 0.7, math.nan, 0.2, 0.2)
     masks = Masks(names=MASKS, pixels=outlines, index=np.stack([lung, mass], axis=1).astype(np.int32))
-    return Films(images=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up", masks=masks, lesions=lesions)
+    return ImageSet(pixels=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up", masks=masks, lesions=lesions)
 
 
 def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
@@ -120,15 +121,15 @@ def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
         weak = build_model(replace(spec, config={**spec.config, "distilled": None}))
         for number, network in enumerate((teacher, weak)):
             randomised(network, seed=seed + number)
-        objective.begin(teacher, guide=weak)
+        objective.start_from(teacher, guide=weak)
     return objective
 
 
-def train_here(recipe: Recipe, folder: Path, *, films: Films | None = None, **settings: Any) -> Outcome:
-    """Train in this process, on the CPU in float32, on made-up films if no others are given."""
+def train_here(recipe: Recipe, folder: Path, *, images: ImageSet | None = None, **settings: Any) -> Outcome:
+    """Train in this process, on the CPU in float32, on made-up images if no others are given."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
         objective = fresh_objective(recipe, seed=recipe.train.seed)
-        return train(objective, films or made_up_films(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
+        return train(objective, images or made_up_images(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
 def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> None:
@@ -145,17 +146,17 @@ def distil_to(folder: Path, prepared: Path, teacher: Path, steps: int) -> None:
 
 
 def untrained_source(*, seed: int = 0) -> Source:
-    """A small diffusion model with random weights everywhere, so that its films differ by seed and by condition."""
+    """A small diffusion model with random weights everywhere, so that its images differ by seed and by condition."""
     model = fresh_objective(smallest("diffusion"), seed=seed).model
     randomised(model, seed=seed)
     return Source(model=as_model(model.eval()), name="tiny", digest="0" * 64)
 
 
 def generate_to(folder: Path, num: int, batch_size: int = 2, steps: int = 2) -> None:
-    """Generate or go on generating `num` films."""
+    """Generate or go on generating `num` images."""
     plan = simple_plan(num=num, present=["Mass"], seed=3)
     with started(device="cpu", threads=1, precision="fp32") as engine:
-        generate_films(untrained_source(), plan, out=folder, settings=SampleSettings(steps=steps), engine=engine,
+        generate_images(untrained_source(), plan, out=folder, settings=SampleSettings(steps=steps), engine=engine,
                        batch_size=batch_size)
 
 
@@ -170,7 +171,8 @@ def randomised(module: torch.nn.Module, *, seed: int = 0) -> None:
 def in_new_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start `work` in a process of its own. A server imports torch once, and forks before torch has done anything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["synthorax.steps.recipe", "synthorax.steps.generate", "torch.utils.tensorboard", "torch._dynamo"])
+    context.set_forkserver_preload(["synthorax.steps.models.recipe", "synthorax.steps.generate", "torch.utils.tensorboard",
+                                    "torch._dynamo"])
     process = context.Process(target=work, args=arguments, daemon=True)
     process.start()
     return process

@@ -12,23 +12,28 @@ from typing import Any
 from synthorax.threads import let_idle_threads_sleep
 
 let_idle_threads_sleep()
-_VERBS = ("ingest", "prepare", "train", "pack", "plan", "generate", "screen", "loop", "vet", "evaluate", "benefit", "audit", "drift",
-          "lesion_noise", "export", "export_model")
+_VERBS = {
+    "data": ("ingest", "prepare"),
+    "training": ("train", "pack"),
+    "synthesis": ("plan", "generate", "screen", "refine_loop", "export", "export_model"),
+    "evidence": ("evaluate", "benefit", "audit", "check_poisoning", "drift", "lesion_noise"),
+}
 _PUBLIC = {
-    **{name: f"synthorax.workflow:{name}" for name in _VERBS},
-    "count_parameters": "synthorax.steps.count:count_parameters",
-    "recipes": "synthorax.steps.recipe_table:recipes",
-    "models": "synthorax.steps.catalogue:models",
-    "load_model": "synthorax.steps.models:load_model",
-    "augment": "synthorax.main_job:augment",
-    "demo": "synthorax.demo_job:demo",
-    "compare": "synthorax.compare_job:compare",
+    **{name: f"synthorax.verbs.{theme}:{name}" for theme, names in _VERBS.items() for name in names},
+    "count_parameters": "synthorax.steps.parameter_count:count_parameters",
+    "recipes": "synthorax.steps.models.recipe_table:recipes",
+    "models": "synthorax.steps.models.catalogue:models",
+    "load_model": "synthorax.steps.models.load:load_model",
+    "augment": "synthorax.verbs.augmentation:augment",
+    "demo": "synthorax.verbs.demonstration:demo",
+    "compare": "synthorax.verbs.comparison:compare",
     "SynthoraxError": "synthorax.errors:SynthoraxError",
     "InputError": "synthorax.errors:InputError",
     "LabelPolicy": "synthorax.types:LabelPolicy",
-    "Report": "synthorax.evaluation.report:Report",
+    "Report": "synthorax.evaluation.report.record:Report",
     "SampleSettings": "synthorax.protocols:SampleSettings",
 }
+_FORMER = {"loop": "refine_loop", "vet": "check_poisoning"}
 __all__ = ["__version__", *_PUBLIC]
 
 
@@ -37,6 +42,11 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("synthorax")
+    if name in _FORMER:
+        import warnings
+
+        warnings.warn(f"synthorax.{name} is now synthorax.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        name = _FORMER[name]
     if name not in _PUBLIC:
         raise AttributeError(f"module 'synthorax' has no attribute '{name}'")
     module, _, attribute = _PUBLIC[name].partition(":")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from synthorax.errors import InputError, UsageError, nearest
+from synthorax.former_names import SETTINGS, with_present_keys
 
 C = TypeVar("C")
 AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
@@ -19,7 +20,7 @@ WholeNotNegative = Annotated[int, Field(ge=0, le=10**12)]
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
-Part = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Side = Annotated[int, Field(ge=4, le=8192)]
@@ -54,6 +55,7 @@ def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -
     Bounds of a field are in its type. What fields have to do with one another is told by a method `faults` of the class, which yields
     pairs of a key and what is wrong with it.
     """
+    table = _present(kind, table)
     _check_names(kind, table, where=where, prefix=prefix)
     try:
         config = TypeAdapter(kind).validate_python(dict(table))
@@ -82,6 +84,16 @@ def _faults(config: Any) -> Iterator[tuple[str, str]]:
     for field in fields(config):
         if is_dataclass(inner := getattr(config, field.name)):
             yield from ((f"{field.name}.{key}", problem) for key, problem in _faults(inner))
+
+
+def _present(kind: Any, table: Any) -> Any:
+    """The table with keys that earlier versions called otherwise, also in tables of tables."""
+    if not isinstance(table, Mapping):
+        return table
+    names, hints = {field.name for field in fields(kind)}, get_type_hints(kind)
+    table = with_present_keys(table, {before: now for before, now in SETTINGS.items() if before not in names and now in names})
+    inner = {key: next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None) for key in names & table.keys()}
+    return {key: value if inner.get(key) is None else _present(inner[key], value) for key, value in table.items()}
 
 
 def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str) -> None:

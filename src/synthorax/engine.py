@@ -116,7 +116,7 @@ def started(*, device: Device = "auto", threads: int | None = None, precision: L
         if isinstance(error, RuntimeError) and not _no_memory(error):
             raise
         raise OutOfMemoryError(f"not enough memory on {where.type} ({' '.join(str(error).split())[:120]}); what was finished is kept, and "
-                               "the same command goes on: make batches smaller (train.batch_size, --batch-size), films smaller, or use "
+                               "the same command goes on: make batches smaller (train.batch_size, --batch-size), images smaller, or use "
                                "another device") from error
     finally:
         if world_size > 1:

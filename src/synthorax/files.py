@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synthorax.errors import InputError
+from synthorax.former_names import with_present_facts
 
 MAX_NAME_BYTES = 120
 """of a part of a path; most file systems allow 255, and numbers, digests and endings come behind"""
@@ -60,7 +61,7 @@ def read_json_object(path: Path, keys: Kinds | None = None, *, remedy: str) -> d
 def json_object(content: bytes | str, keys: Kinds | None = None, *, where: Path | str, remedy: str) -> dict[str, Any]:
     """`read_json_object` for text that lies in another file, `where`."""
     try:
-        found = json.loads(content)
+        found = with_present_facts(json.loads(content))
     except (ValueError, RecursionError) as error:
         raise InputError(f"is damaged: not JSON ({str(error)[:100]})", file=where, remedy=remedy) from None
     if not isinstance(found, dict):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, Finite, NotNegative, Part, Side, one_of
+from synthorax.config import AtLeastOne, Finite, Fraction, NotNegative, Side, one_of
 from synthorax.errors import UsageError
 from synthorax.rng import Draws
 from synthorax.types import Study
@@ -23,7 +23,7 @@ ATTRIBUTES = (*(f"view_{view}" for view in VIEWS), "sex_F", "age")
 """First columns of `Condition.attributes`: view as one of three, sex, and age in centuries; then one column a site."""
 LESION_PROPERTIES = ("left", "size", "severity", "x", "y")
 """Last axis of `Condition.lesions`: 1 on the patient's left and 0 on the right, size and severity in [0, 1], and the centre in
-parts of the film's width and height; NaN where not stated."""
+parts of the image's width and height; NaN where not stated."""
 UNCERTAIN = 0.5
 """Label of a finding that a reader was not sure of."""
 EXACT, COARSE = 1.0, 0.5
@@ -47,7 +47,7 @@ class Condition:
     text: tuple[str, ...] | None = None
     """B descriptions; the empty one states nothing"""
     image: Tensor | None = None
-    """[B, C, H, W] in [-1, 1] or NaN: a film that the new one is to follow"""
+    """[B, C, H, W] in [-1, 1] or NaN: an image that the new one is to follow"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,7 +108,7 @@ class Condition:
 
 
 def encode_attributes(study: Study, *, sites: Sequence[str] = ()) -> list[float]:
-    """View, sex, age and site of one film as the numbers of `Condition.attributes`; what is not stated is NaN."""
+    """View, sex, age and site of one image as the numbers of `Condition.attributes`; what is not stated is NaN."""
     views = [float(study.view == view) if study.view in VIEWS else math.nan for view in VIEWS]
     sex = {"F": 1.0, "M": 0.0}.get(study.sex, math.nan)
     places = [float(study.site == site) if study.site in sites else math.nan for site in sites]
@@ -116,14 +116,14 @@ def encode_attributes(study: Study, *, sites: Sequence[str] = ()) -> list[float]
 
 
 def condition_of(studies: Sequence[Study], labels: NDArray[np.float32], *, sites: Sequence[str] = ()) -> Condition:
-    """Labels and attributes that describe films; `labels` [N, K] as `data.vocabulary.label_matrix` makes them."""
+    """Labels and attributes that describe images; `labels` [N, K] as `data.vocabulary.label_matrix` makes them."""
     attributes = torch.tensor([encode_attributes(study, sites=sites) for study in studies], dtype=torch.float32)
     return Condition(labels=torch.from_numpy(np.array(labels, dtype=np.float32)),
                      attributes=attributes.reshape(len(studies), len(ATTRIBUTES) + len(sites)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class TextStatements:
     """Texts and what they state, from which to learn to read."""
 
     texts: tuple[str, ...]
@@ -133,14 +133,14 @@ class Reading:
     lesions: Tensor
     """[B, K, P] as in `Condition`; NaN beside findings that a text does not call present"""
 
-    def to(self, device: torch.device | str) -> Reading:
+    def to(self, device: torch.device | str) -> TextStatements:
         """The same reading on another device."""
         return replace(self, labels=self.labels.to(device), lesions=self.lesions.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What one phase sees: films, their condition, and one random stream a film."""
+    """What one phase sees: images, their condition, and one random stream an image."""
 
     images: Tensor
     """[B, 1, H, W] in [-1, 1]"""
@@ -148,8 +148,8 @@ class Batch:
     draws: Draws
     lesion: Tensor | None = None
     """[B, 1, H, W] in [0, 1]: where any lesion is, whatever the condition says of it; 0 where none is known"""
-    reading: Reading | None = None
-    """as many texts as films, not theirs, with what they state; for models that hear text"""
+    text_statements: TextStatements | None = None
+    """as many texts as images, not theirs, with what they state; for models conditioned on text"""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -167,7 +167,7 @@ class Phase:
     repeats: int = 1
     """how many updates, each on a fresh batch, in one step"""
     sees_patients: bool = True
-    """whether real films enter the loss; differential privacy and the audit need to know"""
+    """whether real images enter the loss; differential privacy and the audit need to know"""
     betas: tuple[float, float] = (0.9, 0.99)
     """moment decay rates of this phase's Adam"""
     rate: float = 1.0
@@ -210,7 +210,7 @@ class SampleSettings:
     """noise levels visited"""
     schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
     """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
-    eta: Part | None = None
+    eta: Fraction | None = None
     """fresh noise of samplers that can do with or without (ddim, euler-a), in parts of what the ancestral sampler adds; None: as usual"""
     guidance: Finite = 1.5
     """classifier-free guidance weight of every part that has none of its own; 1 is none"""
@@ -222,13 +222,13 @@ class SampleSettings:
     """highest noise level at which guidance acts"""
     autoguidance: Finite = 1.0
     """weight of guidance away from the weaker model that is packed beside a cascade's first stage; 1 is none"""
-    image_noise: NotNegative | None = None
-    """noise added to the film that the part image shows, which the network is told; None: as the model was made"""
-    enlarging_steps: Annotated[AtLeastOne, Field(le=1000)] | None = None
+    conditioning_noise: NotNegative | None = None
+    """noise added to the image that the part image shows, which the network is told; None: as the model was made"""
+    super_resolution_steps: Annotated[AtLeastOne, Field(le=1000)] | None = None
     """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
     clip: bool = False
-    """hold what is expected at every noise level within the greys of a film, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion in
-    pixels, most of all where noise is predicted"""
+    """hold what is expected at every noise level within the greys of an image, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion
+    in pixels, most of all where noise is predicted"""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What does not go together, by key."""
@@ -263,26 +263,28 @@ class Objective(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define losses")
 
     def prepare(self, images: Tensor) -> None:
-        """Measure on some training films [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
+        """Measure on some training images [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
 
-    def admit(self, *, num_films: int) -> None:
-        """Raise UsageError where this objective cannot learn from so few training films; most can."""
+    def check_data(self, *, num_images: int) -> None:
+        """Raise UsageError where this objective cannot learn from so few training images; most can."""
 
     def repeats(self, phase: Phase) -> int:
         """Updates of a phase in the coming step, for schedules that follow from training so far; asked before each step."""
         return phase.repeats
 
-    def silence(self, varied: Condition) -> None:
-        """Let fresh weights hear nothing of what is NaN in `varied`, a condition of one row: what films to come do not differ in."""
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """Let fresh weights are conditioned on nothing of what is NaN in `varied`, a condition of one row: what images to come do not
+        differ in.
+        """
 
-    def begin(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
+    def start_from(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
         """Start from a trained model of the same shape; `guide` is the weaker one that is packed beside it, of use to students.
 
         Raises UsageError where the family or the shapes do not allow it.
         """
-        if not hasattr(self.model, "adopt"):
+        if not hasattr(self.model, "load_matching"):
             raise UsageError(f"a model of family '{as_model(self.model).spec.family}' cannot start from another one")
-        cast(Any, self.model).adopt(base)
+        cast(Any, self.model).load_matching(base)
 
     def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         return self.losses(phase, batch)
@@ -297,7 +299,7 @@ class Family:
     build_model: Callable[[ModelSpec], nn.Module]
     build_objective: Callable[[nn.Module, Any], Objective]
     conditions: Callable[[Any], tuple[str, ...]] = lambda config: ()
-    """the parts of `PARTS` that a model of this config hears"""
+    """the parts of `PARTS` that a model of this config is conditioned on"""
     follows_masks: bool = False
     """whether every image needs a mask, which it follows"""
 

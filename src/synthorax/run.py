@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from synthorax.config import build
 from synthorax.errors import InputError
 from synthorax.files import check_kind, json_object, read_with_digest, write_with_digest
+from synthorax.former_names import with_present_weights
 from synthorax.protocols import ModelSpec
 
 WEIGHTS_NAME = "model.safetensors"
@@ -61,7 +62,7 @@ class Run:
         if not self.finished:
             return f"run {self.path} (not finished)"
         facts = read_spec(self.weights)[1]
-        known, seen = facts.get("data", {}).get("films"), facts.get("films_seen")
+        known, seen = facts.get("data", {}).get("images"), facts.get("images_seen")
         told = f": {facts.get('steps', 0):,} steps, each of {known:,} images seen about {seen / known:.2g} times" if known and seen else ""
         return f"run {self.path} (finished{told})"
 
@@ -125,6 +126,11 @@ def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
     except InputError as error:
         raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=path,
                          remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a saved model, by the names that they have now."""
+    return with_present_weights(load_file(path))
 
 
 def weights_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The records that move between stages: films, their labels, scores and reports. No I/O, no torch."""
+"""The records that move between stages: images, their labels, scores and reports. No I/O, no torch."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ class LabelPolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesion:
-    """One lesion of a film, or one that is asked for. NaN and empty mean not stated."""
+    """One lesion of an image, or one that is asked for. NaN and empty mean not stated."""
 
     finding: str
     side: str = ""
     """the patient's left or right"""
     size: float = math.nan
-    """0 to 1: twice the square root of the part of the film that it covers, at most 1"""
+    """0 to 1: twice the square root of the part of the image that it covers, at most 1"""
     severity: float = math.nan
     """0 (hardly visible) to 1"""
     x: float = math.nan
-    """centre in parts of the film's width, from the left edge of the image"""
+    """centre in parts of the image's width, from the left edge of the image"""
     y: float = math.nan
-    """centre in parts of the film's height, from the top"""
+    """centre in parts of the image's height, from the top"""
     box: tuple[float, float, float, float] | None = None
-    """left, top, width, height in parts of the film"""
+    """left, top, width, height in parts of the image"""
     mask: str = ""
     """path of its mask"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """One film and what is known about it: one row of `metadata.csv`."""
+    """One image and what is known about it: one row of `metadata.csv`."""
 
     file_name: str
     """path of the image inside the dataset folder, with forward slashes"""
@@ -84,7 +84,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masks:
-    """Masks of N films in M classes, stored once each: many films have none."""
+    """Masks of N images in M classes, stored once each: many images have none."""
 
     names: tuple[str, ...]
     """class of each column: organs such as lung, then findings"""
@@ -98,10 +98,10 @@ class Masks:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Films:
-    """Decoded films of one size together with their table rows, ready for training or measuring."""
+class ImageSet:
+    """Decoded images of one size together with their table rows, ready for training or measuring."""
 
-    images: NDArray[np.uint8] | NDArray[np.uint16]
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
     """[N, S, S], full range of its integer type, bone bright (MONOCHROME2)"""
     studies: tuple[Study, ...]
     findings: tuple[str, ...]
@@ -116,16 +116,16 @@ class Films:
     def __len__(self) -> int:
         return len(self.studies)
 
-    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Films:
-        """The films at `rows`, in that order; the digest stays that of the whole."""
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> ImageSet:
+        """The images at `rows`, in that order; the digest stays that of the whole."""
         index = np.asarray(rows, dtype=np.intp)
-        return Films(images=self.images[index], studies=tuple(self.studies[i] for i in index), findings=self.findings,
+        return ImageSet(pixels=self.pixels[index], studies=tuple(self.studies[i] for i in index), findings=self.findings,
                      labels=self.labels[index], digest=self.digest,
                      masks=None if self.masks is None else replace(self.masks, index=self.masks.index[index]),
                      lesions=None if self.lesions is None else self.lesions[index])
 
     def patients(self) -> NDArray[np.str_]:
-        """Patient of each film, [N]."""
+        """Patient of each image, [N]."""
         return np.array([study.patient_id for study in self.studies], dtype=np.str_)
 
     def column(self, finding: str) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class Score:
     features: str = ""
     """name of the feature space or judge, empty where none was used"""
     floor: float | None = None
-    """the same metric between two sets of real films of the same sizes"""
+    """the same metric between two sets of real images of the same sizes"""
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def parse_age_years(cell: str) -> tuple[float, str]:
     """Age in years and a note. Ages such as `57`, `57,5`, `058Y` and `006M` are read; NaN where none is stated.
 
     An age below 0, above 120 or unreadable becomes NaN with a note that says so: public tables have them, and one wrong
-    age is no reason to lose a film.
+    age is no reason to lose an image.
 
     >>> parse_age_years("006M"), parse_age_years("411")
     ((0.5, ''), (nan, "age '411' is outside 0 to 120 years: not stated"))

@@ -68,15 +68,15 @@ def read_dataset(
     *,
     label_table: str | Path | None = None,
     allow: Iterable[str] = (),
-    patient_per_film: bool = False,
+    patient_per_image: bool = False,
 ) -> Dataset:
     """Read a dataset folder; `label_table` takes the place of its `metadata.csv`.
 
     `allow` are finding names beyond the vocabulary and beyond `labels` of `dataset.json`. `patient_per_film` treats
-    each real film without a `patient_id` as its own patient: right only where nobody was filmed twice. Raises
+    each real image without a `patient_id` as its own patient: right only where nobody was filmed twice. Raises
     `InputError`.
 
-    >>> dataset = read_dataset("films")  # doctest: +SKIP
+    >>> dataset = read_dataset("images")  # doctest: +SKIP
     >>> label_matrix(dataset.studies, dataset.findings)  # doctest: +SKIP
     """
     folder = Path(path)
@@ -84,7 +84,7 @@ def read_dataset(
         raise InputError("no such folder", file=folder)
     facts = read_facts(folder)
     allow = (*allow, *facts.get("labels", ()))
-    table = _read_film_table(folder, label_table)
+    table = _read_image_table(folder, label_table)
     origin = "synthetic" if facts.get("synthetic") else "real"
     notes: list[Note] = []
     studies = []
@@ -92,7 +92,7 @@ def read_dataset(
         study, reasons = parse_study(row.cells, allow=allow, file=table.path, row=row.number, origin=origin)
         study = _with_checked_paths(study, folder, table.path, row.number)
         lesions_of(study, file=table.path, row=row.number)
-        studies.append(with_own_patient(study) if patient_per_film else study)
+        studies.append(with_own_patient(study) if patient_per_image else study)
         notes += [Note(row=row.number, file_name=study.file_name, reason=reason) for reason in reasons]
     _check_together(table, studies)
     return Dataset(path=folder, name=str(facts.get("name") or folder.resolve().name), studies=tuple(studies),
@@ -100,7 +100,7 @@ def read_dataset(
 
 
 def with_own_patient(study: Study) -> Study:
-    """The film as its own patient, where it is real and its patient is not known."""
+    """The image as its own patient, where it is real and its patient is not known."""
     if study.patient_id or study.origin != "real":
         return study
     return replace(study, patient_id=f"film:{study.file_name}")
@@ -142,7 +142,7 @@ def write_facts(
 
 
 def files_of(study: Study) -> tuple[str, ...]:
-    """The image and the masks of one film, paths inside its dataset folder."""
+    """The image and the masks of one image, paths inside its dataset folder."""
     return study.file_name, *(mask for masks in study.masks.values() for mask in masks if mask)
 
 
@@ -239,7 +239,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _read_film_table(folder: Path, label_table: str | Path | None) -> Table:
+def _read_image_table(folder: Path, label_table: str | Path | None) -> Table:
     path = Path(label_table) if label_table is not None else folder / TABLE_NAME
     if not path.exists():
         raise InputError("no such table", file=path,
@@ -316,19 +316,19 @@ def _with_checked_paths(study: Study, folder: Path, file: Path, row: int) -> Stu
 
 
 def _check_together(table: Table, studies: Sequence[Study]) -> None:
-    """What only shows across rows: a film twice, a patient in two splits."""
+    """What only shows across rows: an image twice, a patient in two splits."""
     first_row: dict[str, int] = {}
     split_of: dict[str, tuple[str, int]] = {}
     for row, study in zip(table.rows, studies, strict=True):
         earlier = first_row.setdefault(study.file_name, row.number)
         if earlier != row.number:
             raise InputError(f"'{study.file_name}' is already in row {earlier}", file=table.path, row=row.number,
-                             remedy="one row for each film")
+                             remedy="one row for each image")
         if study.split and study.patient_id:
             split, earlier = split_of.setdefault(study.patient_id, (study.split, row.number))
             if split != study.split:
                 raise InputError(f"this patient is in the split '{study.split}' here and in '{split}' in row {earlier}",
-                                 file=table.path, row=row.number, remedy="all films of a patient belong to one split")
+                                 file=table.path, row=row.number, remedy="all images of a patient belong to one split")
 
 
 def _findings(facts: Mapping[str, Any], studies: Sequence[Study], allow: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Many films decoded side by side, in order and in bounded memory."""
+"""Many images decoded side by side, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from synthorax.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """One film, or why it cannot be used."""
+    """One image, or why it cannot be used."""
 
     pixels: NDArray[np.uint16] | None = None
-    """[S, S]; 8-bit films are widened by 257, so that white stays white"""
+    """[S, S]; 8-bit images are widened by 257, so that white stays white"""
     bits: int = 8
     shape: tuple[int, int] = (0, 0)
     """height and width before resizing"""
     digest: str = ""
-    """SHA-256 of `pixels`: equal for copies of a film in whatever file format, once they decode alike"""
+    """SHA-256 of `pixels`: equal for copies of an image in whatever file format, once they decode alike"""
     reason: str = ""
     """what is wrong with it, empty where nothing is"""
     remedy: str = ""
 
 
-def decode_films(paths: Sequence[Path], *, size: int, max_pixels: int) -> Iterator[Decoded]:
+def decode_images(paths: Sequence[Path], *, size: int, max_pixels: int) -> Iterator[Decoded]:
     """Decode files to [size, size] in the order of `paths`, on as many threads as this process may use cores.
 
-    A film that cannot be read, or has one grey value, comes back with its `reason`: nothing is raised and none left out.
-    Pillow and numpy let other threads work while they decode. At most two films a thread are waiting at any time.
+    An image that cannot be read, or has one grey value, comes back with its `reason`: nothing is raised and none left out.
+    Pillow and numpy let other threads work while they decode. At most two images a thread are waiting at any time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Readers silence warnings of their libraries while they decode; threads that do so side by side can leave the filters
@@ -63,7 +63,7 @@ def _decode(path: Path, size: int, max_pixels: int) -> Decoded:
         reason = str(error).removeprefix(f"{error.file}: ").removesuffix(f"; {error.remedy}" if error.remedy else "")
         return Decoded(reason=reason, remedy=error.remedy)
     if image.min() == image.max():
-        return Decoded(reason="has one grey value only", remedy="export the film again")
+        return Decoded(reason="has one grey value only", remedy="export the image again")
     bits = 8 if image.dtype == np.uint8 else 16
     boxed = letterbox(image, size)
     pixels = boxed.astype(np.uint16) * (257 if bits == 8 else 1)

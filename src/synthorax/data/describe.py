@@ -1,6 +1,6 @@
-"""English descriptions of films, in many wordings, of what is known of them and of nothing else.
+"""English descriptions of images, in many wordings, of what is known of them and of nothing else.
 
-For training on films that have no report. `choose` is the only source of chance: the same choices give the same text.
+For training on images that have no report. `choose` is the only source of chance: the same choices give the same text.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def describe(
     labels: Mapping[str, Stated], *, lesions: Sequence[Lesion] = (), view: str = "", sex: str = "",
     age_years: float = math.nan, choose: Choose,
 ) -> str:
-    """A description of a film from what is stated of it; empty where nothing is.
+    """A description of an image from what is stated of it; empty where nothing is.
 
     Short prompts (`left effusion`, `no effusion`) come as often as lists and sentences. Parts are left out by chance, none is added:
     what is NaN, empty or not in `labels` is never mentioned, and a lesion of a finding that `labels` denies is not either. So a table
@@ -257,15 +257,15 @@ def _place(lesion: Lesion, choose: Choose) -> str:
 
 def _header(view: str, sex: str, age_years: float, choose: Choose, *, always: bool) -> str:
     """View and person, where they are known and chance wants them."""
-    film = f"{view} {_pick(('view', 'film', 'chest radiograph', 'chest x-ray'), choose)}" if view and (always or choose(3) == 0) else ""
+    image = f"{view} {_pick(('view', 'film', 'chest radiograph', 'chest x-ray'), choose)}" if view and (always or choose(3) == 0) else ""
     adult = not age_years < 18
     names = {"F": ("woman" if adult else "girl", "female patient"), "M": ("man" if adult else "boy", "male patient")}.get(sex, ("patient",))
     person = _pick(names, choose)
     if not math.isnan(age_years):
         person = _pick((f"{age_years:.0f}-year-old {person}", f"{person} of {age_years:.0f} years"), choose)
     if person == "patient" or not (always or choose(3) == 0):
-        return film
-    return " of a ".join(filter(None, (film, person)))
+        return image
+    return " of a ".join(filter(None, (image, person)))
 
 
 def _with_capitals(text: str) -> str:
@@ -283,7 +283,7 @@ def _shuffled(values: Iterable[_T], choose: Choose) -> list[_T]:
 
 
 def mirrored(text: str) -> str:
-    """The text with left and right exchanged, in any case; mirror films, masks and lesions with it, or it lies.
+    """The text with left and right exchanged, in any case; mirror images, masks and lesions with it, or it lies.
 
     >>> mirrored("Left effusion, RLL opacity, right-sided nodule")
     'Right effusion, LLL opacity, left-sided nodule'

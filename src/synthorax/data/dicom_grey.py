@@ -13,32 +13,32 @@ from pydicom.multival import MultiValue
 from synthorax.data.pixels import Pixels
 
 PERCENTILES = (0.5, 99.5)
-"""grey range of a film of more than 8 bits whose header says nothing of how to show it"""
+"""grey range of an image of more than 8 bits whose header says nothing of how to show it"""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 UNUSABLE = "; unusable: "
-"""before what the header says of how to show a film, where that is not defined"""
+"""before what the header says of how to show an image, where that is not defined"""
 
 
-def show(film: FileDataset, stored: NDArray[Any]) -> tuple[Pixels, str]:
-    """Grey of one film as a light box shows it, and how it was found: `window 2048/4096 LINEAR`, `VOI LUT`, `as stored`, ...
+def show(image: FileDataset, stored: NDArray[Any]) -> tuple[Pixels, str]:
+    """Grey of one image as a light box shows it, and how it was found: `window 2048/4096 LINEAR`, `VOI LUT`, `as stored`, ...
 
     A window that is not defined is passed over, and a function of another name taken as LINEAR; how it was found then says so behind
     `UNUSABLE`.
 
     `stored` is [H, W] as decoded; the result is [H, W], uint8 up to 8 bits stored, else uint16, full range. Every value that the
-    film can store is mapped once and the pixels are looked up: exact, and quick for large films. Raises ValueError where the
+    image can store is mapped once and the pixels are looked up: exact, and quick for large images. Raises ValueError where the
     header contradicts itself or the pixels.
     """
-    bits = whole(film, "BitsStored")
-    lowest = -(1 << (bits - 1)) if whole(film, "PixelRepresentation", 0) else 0
+    bits = whole(image, "BitsStored")
+    lowest = -(1 << (bits - 1)) if whole(image, "PixelRepresentation", 0) else 0
     levels = np.arange(lowest, lowest + (1 << bits))
     if stored.min() < levels[0] or stored.max() > levels[-1]:
         raise ValueError(f"it has values that do not fit in {bits} bits")
     index = (stored.astype(np.int32) - lowest).astype(np.uint16)
-    padding = _padding(film, levels)
+    padding = _padding(image, levels)
     counts = np.where(padding, 0, np.bincount(index.ravel(), minlength=len(levels)))
-    unit, how = _voi(film, _modality(film, levels), counts, bits)
-    if film.PhotometricInterpretation == "MONOCHROME1":
+    unit, how = _voi(image, _modality(image, levels), counts, bits)
+    if image.PhotometricInterpretation == "MONOCHROME1":
         unit = 1 - unit
     dtype: type[np.uint8] | type[np.uint16] = np.uint8 if bits <= 8 else np.uint16
     table = np.rint(np.where(padding, 0.0, unit) * np.iinfo(dtype).max).astype(dtype)
@@ -73,35 +73,35 @@ def window(values: NDArray[np.float64], *, center: float, width: float, function
     return np.clip((values - center) / width + 0.5, 0, 1)
 
 
-def _padding(film: Dataset, levels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _padding(image: Dataset, levels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which stored values only fill the frame (PS3.3 C.7.5.1.1.2)."""
-    if film.get("PixelPaddingValue") is None:
+    if image.get("PixelPaddingValue") is None:
         return np.zeros(len(levels), dtype=np.bool_)
-    first = whole(film, "PixelPaddingValue")
-    last = whole(film, "PixelPaddingRangeLimit", first)
+    first = whole(image, "PixelPaddingValue")
+    last = whole(image, "PixelPaddingRangeLimit", first)
     return (levels >= min(first, last)) & (levels <= max(first, last))
 
 
-def _modality(film: FileDataset, levels: NDArray[np.int64]) -> NDArray[np.float64]:
+def _modality(image: FileDataset, levels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Stored values -> the manufacturer's units (PS3.3 C.11.1)."""
-    if film.get("ModalityLUTSequence"):
-        return _look_up(film, film.ModalityLUTSequence[0], levels)[0]
-    slope, intercept = _number(film, "RescaleSlope"), _number(film, "RescaleIntercept")
+    if image.get("ModalityLUTSequence"):
+        return _look_up(image, image.ModalityLUTSequence[0], levels)[0]
+    slope, intercept = _number(image, "RescaleSlope"), _number(image, "RescaleIntercept")
     return np.asarray(levels * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept), dtype=np.float64)
 
 
-def _voi(film: FileDataset, values: NDArray[np.float64], counts: NDArray[Any], bits: int) -> tuple[NDArray[np.float64], str]:
+def _voi(image: FileDataset, values: NDArray[np.float64], counts: NDArray[Any], bits: int) -> tuple[NDArray[np.float64], str]:
     """Units -> grey in [0, 1] (PS3.3 C.11.2), and how it was chosen; `counts` are pixels per value without padding."""
-    if film.get("VOILUTSequence"):
-        table, bits_out = _look_up(film, film.VOILUTSequence[0], np.rint(values).astype(np.int64))
+    if image.get("VOILUTSequence"):
+        table, bits_out = _look_up(image, image.VOILUTSequence[0], np.rint(values).astype(np.int64))
         return np.clip(table / (2**bits_out - 1), 0, 1), "VOI LUT"
     unusable = ""
     try:
-        center, width = _number(film, "WindowCenter"), _number(film, "WindowWidth")
+        center, width = _number(image, "WindowCenter"), _number(image, "WindowWidth")
     except ValueError:
         center, width, unusable = None, None, f"{UNUSABLE}a window that is no number"
     if center is not None and width is not None:
-        stated = str(film.get("VOILUTFunction") or "LINEAR").strip()
+        stated = str(image.get("VOILUTFunction") or "LINEAR").strip()
         function = stated.upper() if stated.upper() in FUNCTIONS else "LINEAR"
         note = "" if function == stated.upper() else f"{UNUSABLE}the function '{stated}', taken as LINEAR"
         with contextlib.suppress(ValueError):
@@ -119,7 +119,7 @@ def _voi(film: FileDataset, values: NDArray[np.float64], counts: NDArray[Any], b
     return np.clip((values - low) / (high - low), 0, 1), how + unusable
 
 
-def _look_up(film: FileDataset, item: Dataset, values: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
+def _look_up(image: FileDataset, item: Dataset, values: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
     """Apply one LUT item (PS3.3 C.11.1.1), and its bits per entry.
 
     Not pydicom's `apply_voi`: with 8-bit entries its index wraps at 256, so that a longer table is read wrongly.
@@ -132,7 +132,7 @@ def _look_up(film: FileDataset, item: Dataset, values: NDArray[np.int64]) -> tup
         raise ValueError(f"its LUT has {bits} bits an entry")
     data = item.LUTData
     if isinstance(data, bytes):
-        two_bytes = "<u2" if film.original_encoding[1] else ">u2"
+        two_bytes = "<u2" if image.original_encoding[1] else ">u2"
         data = np.frombuffer(data, dtype=two_bytes if len(data) >= 2 * entries else np.uint8)
     table = np.atleast_1d(np.asarray(data, dtype=np.float64))
     if len(table) < entries:
@@ -140,9 +140,9 @@ def _look_up(film: FileDataset, item: Dataset, values: NDArray[np.int64]) -> tup
     return table[np.clip(values - first, 0, entries - 1)], bits
 
 
-def _number(film: Dataset, keyword: str) -> float | None:
+def _number(image: Dataset, keyword: str) -> float | None:
     """The value, or the first of several; None where there is none."""
-    value = film.get(keyword)
+    value = image.get(keyword)
     if isinstance(value, MultiValue):
         value = value[0] if len(value) else None
     return None if value is None or value == "" else float(value)

@@ -56,14 +56,14 @@ def is_dicom(path: str | Path) -> bool:
 
 
 def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, dict[str, str]]:
-    """Decode one film: pixels [H, W] (uint8 up to 8 bits stored, else uint16; full range, bone bright) and header facts.
+    """Decode one image: pixels [H, W] (uint8 up to 8 bits stored, else uint16; full range, bone bright) and header facts.
 
     Grey follows PS3.3 C.11: modality LUT or rescale, then the first VOI LUT or window. Without either, or with a window that is not
-    defined, 8-bit films are shown as they are stored and deeper ones between two percentiles; `facts["grey"]` says which. Padding is
+    defined, 8-bit images are shown as they are stored and deeper ones between two percentiles; `facts["grey"]` says which. Padding is
     black and does not count. Colour becomes luminance. Other facts, empty where the header is silent: patient_id, study_id, sop_uid
     (identifiers!), view (PA, AP, LATERAL), sex, age_years, spacing_mm, modality, laterality. Raises `InputError` naming the file.
 
-    >>> pixels, facts = read_dicom("film.dcm")  # doctest: +SKIP
+    >>> pixels, facts = read_dicom("image.dcm")  # doctest: +SKIP
     >>> facts["view"], facts["grey"]  # doctest: +SKIP
     ('PA', 'window 2048/4096 LINEAR')
     """
@@ -73,9 +73,9 @@ def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixel
             warnings.simplefilter("ignore")  # pydicom warns of every departure from the standard; what matters is checked here
             _check_bytes(path, limit=4 * max_pixels + 2**24)
             _check_header(_parse(path, stop_before_pixels=True), path, max_pixels)
-            film = _parse(path)
-            pixels, grey = _decode(film, path)
-            return pixels, {**_facts(film), "grey": grey}
+            image = _parse(path)
+            pixels, grey = _decode(image, path)
+            return pixels, {**_facts(image), "grey": grey}
     except InputError:
         raise
     except Exception as error:  # a parser and six decoders, fed with damaged bytes, raise nearly any class
@@ -95,7 +95,7 @@ def modality_of(path: str | Path) -> str | None:
 
 
 def _check_bytes(path: Path, *, limit: int) -> None:
-    """Refuse files that hold more than a film of the allowed size can, and deflated files that unpack to more."""
+    """Refuse files that hold more than an image of the allowed size can, and deflated files that unpack to more."""
     problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out")
     if path.stat().st_size > limit:
         raise problem
@@ -116,13 +116,13 @@ def _check_bytes(path: Path, *, limit: int) -> None:
 
 
 def _parse(path: Path, *, stop_before_pixels: bool = False) -> FileDataset:
-    film = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
-    if "TransferSyntaxUID" not in getattr(film, "file_meta", {}):
-        implicit, little = film.original_encoding
-        film.file_meta = getattr(film, "file_meta", FileMetaDataset())
+    image = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+    if "TransferSyntaxUID" not in getattr(image, "file_meta", {}):
+        implicit, little = image.original_encoding
+        image.file_meta = getattr(image, "file_meta", FileMetaDataset())
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        film.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return film
+        image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return image
 
 
 def _check_header(header: Dataset, path: Path, max_pixels: int) -> None:
@@ -146,22 +146,22 @@ def _check_header(header: Dataset, path: Path, max_pixels: int) -> None:
         raise InputError(problem, file=path, remedy=remedy)
 
 
-def _decode(film: FileDataset, path: Path) -> tuple[Pixels, str]:
-    if "PixelData" not in film:
+def _decode(image: FileDataset, path: Path) -> tuple[Pixels, str]:
+    if "PixelData" not in image:
         raise InputError("is a DICOM file without pixel data", file=path, remedy="leave it out")
-    syntax = film.file_meta.TransferSyntaxUID
+    syntax = image.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
-        size = _codestream_size(next(generate_frames(film.PixelData, number_of_frames=1)))
-        if size not in (None, (film.Rows, film.Columns)):
-            problem = f"says {film.Columns} x {film.Rows} pixels but its {syntax.name} stream has another size"
+        size = _codestream_size(next(generate_frames(image.PixelData, number_of_frames=1)))
+        if size not in (None, (image.Rows, image.Columns)):
+            problem = f"says {image.Columns} x {image.Rows} pixels but its {syntax.name} stream has another size"
             raise InputError(problem, file=path, remedy=_COPY_AGAIN)
     try:
-        stored = pixel_array(film, decoding_plugin=_DECODERS.get(syntax, ""))
+        stored = pixel_array(image, decoding_plugin=_DECODERS.get(syntax, ""))
     except (RuntimeError, NotImplementedError, ImportError) as error:
         raise _undecodable(syntax, path, error) from error
-    if film.PhotometricInterpretation in _COLOUR:
+    if image.PhotometricInterpretation in _COLOUR:
         return np.rint(stored @ np.array([0.299, 0.587, 0.114])).astype(np.uint8), "luminance"  # ITU-R BT.601
-    return show(film, stored)
+    return show(image, stored)
 
 
 def _undecodable(syntax: Any, path: Path, error: Exception) -> InputError:
@@ -194,25 +194,25 @@ def _jpeg_segments(frame: bytes) -> Iterator[tuple[int, int]]:
         at += 2 + int.from_bytes(frame[at + 2:at + 4], "big")
 
 
-def _facts(film: Dataset) -> dict[str, str]:
-    sex = _text(film, "PatientSex").upper()
+def _facts(image: Dataset) -> dict[str, str]:
+    sex = _text(image, "PatientSex").upper()
     return {
-        "patient_id": _text(film, "PatientID"),
-        "study_id": _text(film, "StudyInstanceUID"),
-        "sop_uid": _text(film, "SOPInstanceUID"),
-        "view": _view(film),
+        "patient_id": _text(image, "PatientID"),
+        "study_id": _text(image, "StudyInstanceUID"),
+        "sop_uid": _text(image, "SOPInstanceUID"),
+        "view": _view(image),
         "sex": sex if sex in ("M", "F") else "",
-        "age_years": _age_years(film),
-        "spacing_mm": _spacing_mm(film),
-        "modality": _text(film, "Modality"),
-        "laterality": _text(film, "ImageLaterality") or _text(film, "Laterality"),
+        "age_years": _age_years(image),
+        "spacing_mm": _spacing_mm(image),
+        "modality": _text(image, "Modality"),
+        "laterality": _text(image, "ImageLaterality") or _text(image, "Laterality"),
     }
 
 
-def _text(film: Dataset, keyword: str) -> str:
+def _text(image: Dataset, keyword: str) -> str:
     """A header value as text. For a fact, a value that breaks its own format is the same as none."""
     try:
-        value = film.get(keyword)
+        value = image.get(keyword)
     except Exception:
         return ""
     return "" if value is None else str(value).replace("\0", "").strip()
@@ -223,14 +223,14 @@ _VIEW_CODES = {"399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214":
 """SNOMED CT and its older SRT codes for the views of PS3.16 CID 4010"""
 _VIEW_WORDS = {"PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LAT": "LATERAL", "LL": "LATERAL", "RL": "LATERAL",
                "LLD": "", "RLD": "", "DECUB": "", "DECUBITUS": ""}
-"""decubitus films are neither PA, AP nor LATERAL: their words keep `LAT DECUB` from becoming LATERAL"""
+"""decubitus images are neither PA, AP nor LATERAL: their words keep `LAT DECUB` from becoming LATERAL"""
 
 
-def _view(film: Dataset) -> str:
+def _view(image: Dataset) -> str:
     """PA, AP or LATERAL from the position, the view code or the series description; empty where they are silent or name two."""
-    position = _text(film, "ViewPosition")
-    codes = {_VIEW_CODES[code] for item in film.get("ViewCodeSequence") or [] if (code := _text(item, "CodeValue")) in _VIEW_CODES}
-    for named in ({parse_view(position)[0]} - {""}, _views_in(position), codes, _views_in(_text(film, "SeriesDescription"))):
+    position = _text(image, "ViewPosition")
+    codes = {_VIEW_CODES[code] for item in image.get("ViewCodeSequence") or [] if (code := _text(item, "CodeValue")) in _VIEW_CODES}
+    for named in ({parse_view(position)[0]} - {""}, _views_in(position), codes, _views_in(_text(image, "SeriesDescription"))):
         if named:
             return named.pop() if len(named) == 1 else ""
     return ""
@@ -240,13 +240,13 @@ def _views_in(text: str) -> set[str]:
     return {_VIEW_WORDS[word] for word in re.findall(r"[A-Z]+", text.upper()) if word in _VIEW_WORDS}
 
 
-def _age_years(film: Dataset) -> str:
+def _age_years(image: Dataset) -> str:
     """From the age (062Y, 006M, 62), or else in completed years, of infants months, from the dates of birth and of the study."""
-    years = parse_age_years(_text(film, "PatientAge"))[0]
+    years = parse_age_years(_text(image, "PatientAge"))[0]
     if not np.isnan(years):
         return f"{years:.4g}"
     try:
-        birth, study = (datetime.strptime(_text(film, name), "%Y%m%d") for name in ("PatientBirthDate", "StudyDate"))
+        birth, study = (datetime.strptime(_text(image, name), "%Y%m%d") for name in ("PatientBirthDate", "StudyDate"))
     except ValueError:
         return ""
     months = 12 * (study.year - birth.year) + study.month - birth.month - (study.day < birth.day)
@@ -254,10 +254,10 @@ def _age_years(film: Dataset) -> str:
     return "" if np.isnan(years) else f"{years:.4g}"
 
 
-def _spacing_mm(film: Dataset) -> str:
+def _spacing_mm(image: Dataset) -> str:
     """Calibrated spacing, or else that at the detector: `0.168`, or `rows|columns` where they differ."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        numbers = re.findall(r"\d+\.?\d*(?:[eE]-?\d+)?", _text(film, keyword))
+        numbers = re.findall(r"\d+\.?\d*(?:[eE]-?\d+)?", _text(image, keyword))
         if len(numbers) == 2 and all(float(number) > 0 for number in numbers):
             row, column = (f"{float(number):g}" for number in numbers)
             return row if row == column else f"{row}|{column}"

@@ -1,4 +1,4 @@
-"""Synthetic films out as DICOM: Secondary Capture, marked as synthetic three times over, and without any trace of a patient."""
+"""Synthetic images out as DICOM: Secondary Capture, marked as synthetic three times over, and without any trace of a patient."""
 
 from __future__ import annotations
 
@@ -40,83 +40,83 @@ _UID_NAMESPACE = uuid.UUID("2c0a3c5e-5d0b-5b43-9f0e-4e6a4f7f2b11")
 
 def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Mapping[str, str], dataset_key: str,
                 created: datetime | None = None, compression: Compression = "none", text_checked: bool = False) -> str:
-    """Write a synthetic film [H, W], uint8 or uint16, as a DICOM file, whole or not at all, and return its SOP Instance UID.
+    """Write a synthetic image [H, W], uint8 or uint16, as a DICOM file, whole or not at all, and return its SOP Instance UID.
 
     UIDs come from `dataset_key` (such as the data set's digest) and `study.file_name` alone: writing again gives the same ones.
     Of `study` only the requested view, sex and age are written, of `provenance` only `PROVENANCE_COLUMNS`. `created` is when
-    the film was made; without it the file has no dates and equal input gives equal bytes. `text_checked` says that somebody has
-    looked for text in the picture and found none. Raises `InputError` for a film that is not synthetic.
+    the image was made; without it the file has no dates and equal input gives equal bytes. `text_checked` says that somebody has
+    looked for text in the picture and found none. Raises `InputError` for an image that is not synthetic.
 
     >>> study = Study(file_name="images/synthetic-000001.png", origin="synthetic", view="PA")
     >>> made_by = {"model": "cxr-64", "seed": "7"}
-    >>> write_dicom("/tmp/film.dcm", np.zeros((4, 4), np.uint8), study=study, provenance=made_by, dataset_key="a")[:5]
+    >>> write_dicom("/tmp/image.dcm", np.zeros((4, 4), np.uint8), study=study, provenance=made_by, dataset_key="a")[:5]
     '2.25.'
     """
     if study.origin != "synthetic":
-        raise InputError(f"'{study.file_name}' is a real film; only synthetic films are written as DICOM", file=path,
+        raise InputError(f"'{study.file_name}' is a real image; only synthetic images are written as DICOM", file=path,
                          remedy="export the synthetic folder, or export as PNG")
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as DICOM", file=path)
     known = {name: provenance[name] for name in PROVENANCE_COLUMNS if provenance.get(name)}
-    film = Dataset()
-    film.SpecificCharacterSet = "ISO_IR 192"
-    _identify(film, study, dataset_key)
-    _date(film, created)
-    _declare_synthetic(film, known, created)
-    if text_checked:  # absent means nobody looked: a generator that learned from films with markers may draw some
-        film.BurnedInAnnotation = "NO"
-    _set_pixels(film, image)
-    film.file_meta = FileMetaDataset()
-    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    radiograph = Dataset()
+    radiograph.SpecificCharacterSet = "ISO_IR 192"
+    _identify(radiograph, study, dataset_key)
+    _date(radiograph, created)
+    _declare_synthetic(radiograph, known, created)
+    if text_checked:  # absent means nobody looked: a generator that learned from images with markers may draw some
+        radiograph.BurnedInAnnotation = "NO"
+    _set_pixels(radiograph, image)
+    radiograph.file_meta = FileMetaDataset()
+    radiograph.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     if compression != "none":
-        film.compress(COMPRESSIONS[compression], generate_instance_uid=False)
+        radiograph.compress(COMPRESSIONS[compression], generate_instance_uid=False)
     buffer = io.BytesIO()
-    film.save_as(buffer, enforce_file_format=True)
+    radiograph.save_as(buffer, enforce_file_format=True)
     write_atomic(Path(path), buffer.getvalue())
-    return str(film.SOPInstanceUID)
+    return str(radiograph.SOPInstanceUID)
 
 
 def uid_of(study: Study, *, dataset_key: str, keyword: str = "SOPInstanceUID") -> UID:
-    """The UID that `write_dicom` gives a film: 2.25 and a name-based UUID (PS3.5 B.2), the same whenever and wherever asked."""
+    """The UID that `write_dicom` gives an image: 2.25 and a name-based UUID (PS3.5 B.2), the same whenever and wherever asked."""
     return UID(f"2.25.{uuid.uuid5(_UID_NAMESPACE, f'{keyword} {dataset_key} {study.file_name}').int}")
 
 
-def _identify(film: Dataset, study: Study, dataset_key: str) -> None:
-    """A patient of its own for every film, so that nobody takes two for the same person."""
+def _identify(image: Dataset, study: Study, dataset_key: str) -> None:
+    """A patient of its own for every image, so that nobody takes two for the same person."""
     name = uuid.uuid5(_UID_NAMESPACE, f"PatientID {dataset_key} {study.file_name}").hex[:12].upper()
-    film.SOPClassUID = SecondaryCaptureImageStorage
+    image.SOPClassUID = SecondaryCaptureImageStorage
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(film, keyword, uid_of(study, dataset_key=dataset_key, keyword=keyword))
-    film.PatientName = f"SYNTHETIC^{name}"
-    film.PatientID = f"SYN-{name}"
-    film.PatientBirthDate = ""
-    film.PatientSex = study.sex if study.sex in ("M", "F") else ""
+        setattr(image, keyword, uid_of(study, dataset_key=dataset_key, keyword=keyword))
+    image.PatientName = f"SYNTHETIC^{name}"
+    image.PatientID = f"SYN-{name}"
+    image.PatientBirthDate = ""
+    image.PatientSex = study.sex if study.sex in ("M", "F") else ""
     if not math.isnan(study.age_years):
-        film.PatientAge = f"{min(999, max(0, int(study.age_years))):03d}Y"
-    film.PatientIdentityRemoved = "YES"
-    film.DeidentificationMethod = "synthetic: no source patient; made by Synthorax"
-    film.AccessionNumber = film.ReferringPhysicianName = film.PatientOrientation = ""
-    film.StudyID = "1"
-    film.SeriesNumber = film.InstanceNumber = 1
-    film.Modality = "OT"  # no X-ray was taken
-    film.BodyPartExamined = "CHEST"
+        image.PatientAge = f"{min(999, max(0, int(study.age_years))):03d}Y"
+    image.PatientIdentityRemoved = "YES"
+    image.DeidentificationMethod = "synthetic: no source patient; made by Synthorax"
+    image.AccessionNumber = image.ReferringPhysicianName = image.PatientOrientation = ""
+    image.StudyID = "1"
+    image.SeriesNumber = image.InstanceNumber = 1
+    image.Modality = "OT"  # no X-ray was taken
+    image.BodyPartExamined = "CHEST"
     if study.view:
-        film.ViewPosition = study.view
+        image.ViewPosition = study.view
 
 
-def _date(film: Dataset, created: datetime | None) -> None:
-    film.StudyDate = film.ContentDate = f"{created:%Y%m%d}" if created else ""
-    film.StudyTime = film.ContentTime = f"{created:%H%M%S}" if created else ""
+def _date(image: Dataset, created: datetime | None) -> None:
+    image.StudyDate = image.ContentDate = f"{created:%Y%m%d}" if created else ""
+    image.StudyTime = image.ContentTime = f"{created:%H%M%S}" if created else ""
 
 
-def _declare_synthetic(film: Dataset, provenance: Mapping[str, str], created: datetime | None) -> None:
-    film.SyntheticData = "YES"
-    film.ImageType = ["DERIVED", "SECONDARY"]
-    film.ConversionType = "SYN"
-    film.SeriesDescription = "SYNTHETIC chest radiograph, not a patient"
-    film.RecognizableVisualFeatures = "NO"
-    film.DerivationDescription = _fitting("Synthetic image, made by a generative model; not an image of a patient. For research.", 1024)
-    film.ImageComments = _fitting("\n".join(f"{key}: {value}" for key, value in provenance.items()), 10240)
+def _declare_synthetic(image: Dataset, provenance: Mapping[str, str], created: datetime | None) -> None:
+    image.SyntheticData = "YES"
+    image.ImageType = ["DERIVED", "SECONDARY"]
+    image.ConversionType = "SYN"
+    image.SeriesDescription = "SYNTHETIC chest radiograph, not a patient"
+    image.RecognizableVisualFeatures = "NO"
+    image.DerivationDescription = _fitting("Synthetic image, made by a generative model; not an image of a patient. For research.", 1024)
+    image.ImageComments = _fitting("\n".join(f"{key}: {value}" for key, value in provenance.items()), 10240)
     purpose = Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = "109100", "DCM", "Synthesizing Equipment"
     equipment = Dataset()
@@ -128,7 +128,7 @@ def _declare_synthetic(film: Dataset, provenance: Mapping[str, str], created: da
     equipment.ContributionDescription = _fitting(", ".join(["synthesis of the whole image", *short]), 1024)
     if created:
         equipment.ContributionDateTime = f"{created:%Y%m%d%H%M%S%z}"
-    film.ContributingEquipmentSequence = [equipment]
+    image.ContributingEquipmentSequence = [equipment]
 
 
 def _fitting(text: str, max_characters: int) -> str:
@@ -139,15 +139,15 @@ def _fitting(text: str, max_characters: int) -> str:
     return text
 
 
-def _set_pixels(film: Dataset, image: Pixels) -> None:
+def _set_pixels(radiograph: Dataset, image: Pixels) -> None:
     bits = 8 * image.dtype.itemsize
-    film.SamplesPerPixel = 1
-    film.PhotometricInterpretation = "MONOCHROME2"
-    film.Rows, film.Columns = image.shape
-    film.BitsAllocated = film.BitsStored = bits
-    film.HighBit = bits - 1
-    film.PixelRepresentation = 0
-    film.WindowCenter, film.WindowWidth = 2 ** (bits - 1), 2**bits  # PS3.3 C.11.2.1.2: full range, black to white
-    film.VOILUTFunction = "LINEAR"
+    radiograph.SamplesPerPixel = 1
+    radiograph.PhotometricInterpretation = "MONOCHROME2"
+    radiograph.Rows, radiograph.Columns = image.shape
+    radiograph.BitsAllocated = radiograph.BitsStored = bits
+    radiograph.HighBit = bits - 1
+    radiograph.PixelRepresentation = 0
+    radiograph.WindowCenter, radiograph.WindowWidth = 2 ** (bits - 1), 2**bits  # PS3.3 C.11.2.1.2: full range, black to white
+    radiograph.VOILUTFunction = "LINEAR"
     values = image.astype("<u2" if bits == 16 else np.uint8).tobytes()
-    film.add_new("PixelData", "OW" if bits == 16 else "OB", values + b"\0" * (len(values) % 2))
+    radiograph.add_new("PixelData", "OW" if bits == 16 else "OB", values + b"\0" * (len(values) % 2))

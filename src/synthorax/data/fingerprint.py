@@ -1,10 +1,10 @@
-"""What a set of films consists of, and what in it could mislead a model: `fingerprint.json`.
+"""What a set of images consists of, and what in it could mislead a model: `fingerprint.json`.
 
-A finding that is filmed mostly in one view, or mostly at one site, can be guessed from how the film was taken. The
+A finding that is filmed mostly in one view, or mostly at one site, can be guessed from how the image was taken. The
 warning asks two things: is it unlikely to be chance (chi-square over patients, p < 0.01 after Holm's correction over all
-tests made), and is it large (the share of some view differs by more than 0.1 between films with and without the
+tests made), and is it large (the share of some view differs by more than 0.1 between images with and without the
 finding)? Shares are compared given the finding, not the other way round, because the risk of a rare finding can never
-differ by 0.1. Each patient weighs one, however many films they have.
+differ by 0.1. Each patient weighs one, however many images they have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from synthorax.data.splits import SPLITS
 from synthorax.data.vocabulary import label_matrix
 from synthorax.types import LabelPolicy, Stated, Study
 
-FEW_FILMS, SCARCE_FILMS = 5, 20
+FEW_IMAGES, SCARCE_IMAGES = 5, 20
 CONFOUNDER_P, CONFOUNDER_DIFFERENCE = 0.01, 0.1
 
 
@@ -28,24 +28,24 @@ def fingerprint(
     studies: Sequence[Study], findings: Sequence[str], *, policy: LabelPolicy | None = None,
     image_sizes: Sequence[tuple[int, int]] = (), bit_depths: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Counts and warnings of a set of films, ready for JSON.
+    """Counts and warnings of a set of images, ready for JSON.
 
-    `image_sizes` are (height, width) in pixels before resizing and `bit_depths` 8 or 16, each one a film or empty.
+    `image_sizes` are (height, width) in pixels before resizing and `bit_depths` 8 or 16, each one an image or empty.
     `warnings` lists sentences for people; what a verb refuses because of them is the verb's own business.
 
-    >>> films = [Study(file_name=f"{i}.png", patient_id=f"p{i}", labels={"Mass": Stated.PRESENT}) for i in range(3)]
-    >>> fingerprint(films, ["Mass"])["warnings"]
-    ['Mass: only 3 films of 3 patients have it; at least 5 are needed to use it', 'Mass: every film that states it has it']
+    >>> images = [Study(file_name=f"{i}.png", patient_id=f"p{i}", labels={"Mass": Stated.PRESENT}) for i in range(3)]
+    >>> fingerprint(images, ["Mass"])["warnings"]
+    ['Mass: only 3 images of 3 patients have it; at least 5 are needed to use it', 'Mass: every image that states it has it']
     """
     labels = label_matrix(studies, findings, policy=policy)
     confounders = _confounders(studies, findings, labels)
     ages = np.array([study.age_years for study in studies], dtype=np.float64)
     ages = ages[np.isfinite(ages)]
     return {
-        "num_films": len(studies),
+        "num_images": len(studies),
         "num_patients": len({study.patient_id for study in studies if study.patient_id}),
         "findings": {finding: _prevalence(studies, finding, labels[:, k]) for k, finding in enumerate(findings)},
-        "co_occurrence": {"findings": list(findings), "films": _co_occurrence(labels)},
+        "co_occurrence": {"findings": list(findings), "images": _co_occurrence(labels)},
         "splits": _counts(study.split for study in studies),
         "views": _counts(study.view for study in studies),
         "sexes": _counts(study.sex for study in studies),
@@ -66,10 +66,10 @@ def _counts(values: Any) -> dict[str, int]:
 
 
 def _prevalence(studies: Sequence[Study], finding: str, labels: NDArray[np.float32]) -> dict[str, Any]:
-    """Films and patients by what their rows count as; `uncertain` is counted from the table, whatever the policy makes of it."""
+    """Images and patients by what their rows count as; `uncertain` is counted from the table, whatever the policy makes of it."""
     def count(chosen: NDArray[np.bool_]) -> dict[str, int]:
         rows = np.flatnonzero(chosen).tolist()
-        return {"films": len(rows), "patients": len({studies[row].patient_id for row in rows})}
+        return {"images": len(rows), "patients": len({studies[row].patient_id for row in rows})}
 
     uncertain = np.array([study.labels.get(finding) is Stated.UNCERTAIN for study in studies], dtype=bool)
     stated = int(np.isfinite(labels).sum())
@@ -79,7 +79,7 @@ def _prevalence(studies: Sequence[Study], finding: str, labels: NDArray[np.float
 
 
 def _co_occurrence(labels: NDArray[np.float32]) -> list[list[int]]:
-    """Films that have both findings, [K, K]; the diagonal is the films that have the finding."""
+    """Images that have both findings, [K, K]; the diagonal is the images that have the finding."""
     present = (labels == 1).astype(np.int64)
     counts: list[list[int]] = (present.T @ present).tolist()
     return counts
@@ -89,16 +89,16 @@ def _scarcity_warnings(studies: Sequence[Study], findings: Sequence[str], labels
     warnings = []
     for finding, column in zip(findings, labels.T, strict=True):
         have = np.flatnonzero(column == 1).tolist()
-        who = f"{_films(len(have))} of {len({studies[row].patient_id for row in have})} patients"
+        who = f"{_images(len(have))} of {len({studies[row].patient_id for row in have})} patients"
         if not np.isfinite(column).any():
-            warnings.append(f"{finding}: no film states whether it is there")
+            warnings.append(f"{finding}: no image states whether it is there")
             continue
-        if len(have) < FEW_FILMS:
-            warnings.append(f"{finding}: only {who} have it; at least {FEW_FILMS} are needed to use it")
-        elif len(have) < SCARCE_FILMS:
+        if len(have) < FEW_IMAGES:
+            warnings.append(f"{finding}: only {who} have it; at least {FEW_IMAGES} are needed to use it")
+        elif len(have) < SCARCE_IMAGES:
             warnings.append(f"{finding}: only {who} have it; expect wide intervals")
         if not (column == 0).any():
-            warnings.append(f"{finding}: every film that states it has it")
+            warnings.append(f"{finding}: every image that states it has it")
     return warnings
 
 
@@ -111,7 +111,7 @@ def _split_warnings(studies: Sequence[Study], findings: Sequence[str], labels: N
     for finding, column in zip(findings, labels.T, strict=True):
         missing = [split for split in SPLITS if (splits == split).any() and not (column[splits == split] == 1).any()]
         if missing and (column == 1).any():
-            warnings.append(f"{finding}: no film in {' or '.join(missing)} has it")
+            warnings.append(f"{finding}: no image in {' or '.join(missing)} has it")
     return warnings
 
 
@@ -125,7 +125,7 @@ def _confounders(
         for finding, column in zip(findings, labels.T, strict=True):
             usable = np.isfinite(column) & (values != "")
             levels = sorted(set(values[usable].tolist()))
-            if len(levels) < 2 or (column[usable] == 1).sum() < FEW_FILMS or not (column[usable] == 0).any():
+            if len(levels) < 2 or (column[usable] == 1).sum() < FEW_IMAGES or not (column[usable] == 0).any():
                 continue
             table = _table_over_patients([study.patient_id or study.file_name for study in studies], usable, column, values, levels)
             share = table / table.sum(axis=1, keepdims=True)  # [with, without] by level
@@ -143,12 +143,12 @@ def _confounders(
 def _table_over_patients(
     patients: Sequence[str], usable: NDArray[np.bool_], column: NDArray[np.float32], values: NDArray[np.str_], levels: Sequence[str]
 ) -> NDArray[np.float64]:
-    """[2, levels]: finding present, absent by level; the films of a patient share a weight of one."""
+    """[2, levels]: finding present, absent by level; the images of a patient share a weight of one."""
     rows = np.flatnonzero(usable).tolist()
-    films = Counter(patients[row] for row in rows)
+    images = Counter(patients[row] for row in rows)
     table = np.zeros((2, len(levels)))
     for row in rows:
-        table[0 if column[row] == 1 else 1, levels.index(values[row])] += 1 / films[patients[row]]
+        table[0 if column[row] == 1 else 1, levels.index(values[row])] += 1 / images[patients[row]]
     return table
 
 
@@ -178,5 +178,5 @@ def _confounder_warnings(tests: Sequence[Mapping[str, Any]]) -> list[str]:
             for test in tests if test["confounds"]]
 
 
-def _films(count: int) -> str:
-    return "1 film" if count == 1 else f"{count} films"
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -1,6 +1,6 @@
 """The English of radiology: its words, what a description states, and prompts with AND and NOT.
 
-The tables serve both ways: `parse_text` reads with them what `describe` wrote with them. Places are those of a frontal film
+The tables serve both ways: `parse_text` reads with them what `describe` wrote with them. Places are those of a frontal image
 as it hangs on a light box: the patient's left is on the right of the image.
 """
 
@@ -56,7 +56,7 @@ SIDES = {"left": "left", "right": "right", "lt": "left", "rt": "right", "bilater
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """A part of the lungs as it lies on a frontal film, in parts of the film's width and height."""
+    """A part of the lungs as it lies on a frontal image, in parts of the image's width and height."""
 
     from_midline: Range
     """distance of x from 0.5"""
@@ -66,7 +66,7 @@ class Region:
     """how reports name it"""
 
     def holds(self, x: float, y: float) -> bool:
-        """Whether a point of the film lies in it, on either side."""
+        """Whether a point of the image lies in it, on either side."""
         return self.from_midline[0] <= abs(x - 0.5) <= self.from_midline[1] and self.y[0] <= y <= self.y[1]
 
     def centre(self, side: str) -> tuple[float, float]:
@@ -92,7 +92,7 @@ LOCATIONS: Mapping[str, Region] = {
     "costophrenic": Region(from_midline=(0.26, 0.5), y=(0.66, 1.0), words=(
         "costophrenic", "costophrenic angle", "costophrenic angles", "costophrenic sulcus")),
 }
-"""Name -> region; the three zones cover the film, the others lie across them."""
+"""Name -> region; the three zones cover the image, the others lie across them."""
 
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": ("atelectatic", "lobar collapse", "lung collapse", "collapsed lung"),

@@ -1,4 +1,4 @@
-"""Lesions in the table: one film's columns `lesion_label`, `lesion_mask`, `lesion_side` and so on as records, and back.
+"""Lesions in the table: one image's columns `lesion_label`, `lesion_mask`, `lesion_side` and so on as records, and back.
 
 Every column is a list with `|`; its items belong together by their position. An empty item, and a column that is not there, state nothing.
 """
@@ -90,7 +90,7 @@ class _Item:
         if not self.cells["box"]:
             return None
         numbers = [_float(part) for part in self.cells["box"].split(",")]
-        remedy = "write left,top,width,height in parts of the film, such as 0.1,0.2,0.3,0.3, or nothing"
+        remedy = "write left,top,width,height in parts of the image, such as 0.1,0.2,0.3,0.3, or nothing"
         if len(numbers) != 4 or not all(0 <= number <= 1 for number in numbers):
             raise self.refuse("box", remedy)
         left, top, width, height = numbers
@@ -184,7 +184,7 @@ def _side(left_half: float) -> str:
 
 
 def lesion_matrix(rows: Sequence[Sequence[Lesion]], findings: Sequence[str]) -> NDArray[np.float32]:
-    """Place, size and severity of each film's findings, [N, K, P] in [0, 1] or NaN; the last axis as in `PROPERTIES`.
+    """Place, size and severity of each image's findings, [N, K, P] in [0, 1] or NaN; the last axis as in `PROPERTIES`.
 
     Several lesions of one finding count as one of their joint area (sizes add in squares); it has a side where all have the same,
     and the largest one's severity and centre. What one of them leaves open that this needs is NaN.

@@ -1,4 +1,4 @@
-"""Masks of organs and lesions on the grid of their films: read, checked, put into classes, and stacked for training.
+"""Masks of organs and lesions on the grid of their images: read, checked, put into classes, and stacked for training.
 
 Organs are named in small letters (`lung`), findings begin with a capital (`Nodule`), so that a list of classes says which are which.
 """
@@ -22,14 +22,14 @@ from synthorax.data.lesions import lesions_of, measured
 from synthorax.data.pixels import MAX_PIXELS, Pixels, content_box, read_image
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError
-from synthorax.types import Films, Lesion, Masks, Stated, Study
+from synthorax.types import ImageSet, Lesion, Masks, Stated, Study
 
 UNNAMED = "Lesion"
 """class of lesions that have a mask but no name"""
 INSIDE, IN_BOX = 255, 128
 """values of `Masks.pixels`: inside an outline, and inside a box that holds the lesion somewhere"""
 MAX_VALUES = 8
-"""a mask file with more grey values than this is taken for a film"""
+"""a mask file with more grey values than this is taken for an image"""
 PSEUDO = "pseudo_"
 """start of the columns of masks that a network drew; they count only where there is no other"""
 
@@ -61,7 +61,7 @@ def is_organ(name: str) -> bool:
 
 
 def mask_classes(studies: Sequence[Study], findings: Sequence[str]) -> tuple[str, ...]:
-    """The classes that have a mask or a box on any film: organs by name, then findings by name.
+    """The classes that have a mask or a box on any image: organs by name, then findings by name.
 
     `lung_mask`, `lung_masks` and `pseudo_lung_mask` are the organ `lung`; a column named after a known finding, such as `effusion_mask`,
     belongs to that finding. Labels of lesions need not be among `findings`, which lend their spelling.
@@ -101,17 +101,17 @@ def _column_class(name: str) -> str:
 
 
 def read_mask(
-    path: str | Path, size: int, *, film_shape: tuple[int, int] | None = None, file: str | Path | None = None, row: int | None = None,
+    path: str | Path, size: int, *, image_shape: tuple[int, int] | None = None, file: str | Path | None = None, row: int | None = None,
     blocks: int = 1,
 ) -> NDArray[np.uint8]:
-    """A mask file on the grid of its film, [size, size]: 255 inside, 0 outside, at the edges the covered part of the pixel.
+    """A mask file on the grid of its image, [size, size]: 255 inside, 0 outside, at the edges the covered part of the pixel.
 
     The file is a PNG in which every value but 0 is inside; where its values are 0, 128 and 255, 128 is inside a box only. `film_shape`,
-    height and width, is what the mask must have. With `blocks`, it goes through `size * blocks` pixels as films do that are
+    height and width, is what the mask must have. With `blocks`, it goes through `size * blocks` pixels as images do that are
     prepared at that size. A mask that is not empty keeps at least one pixel. Raises `InputError` naming `file` and `row`.
     """
     path = Path(path)
-    values, distinct = _mask_values(path, film_shape, file, row)
+    values, distinct = _mask_values(path, image_shape, file, row)
     if IN_BOX not in distinct or not distinct <= {0, IN_BOX, INSIDE}:
         return _on_grid(values > 0, size, blocks)
     return np.maximum(_on_grid(values == INSIDE, size, blocks), as_box(_on_grid(values == IN_BOX, size, blocks)))
@@ -148,7 +148,7 @@ def black_and_white(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def box_mask(box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
-    """A box (left, top, width, height in parts of the square film) as [size, size], 128 in pixels whose centre is inside, at least one.
+    """A box (left, top, width, height in parts of the square image) as [size, size], 128 in pixels whose centre is inside, at least one.
 
     >>> box_mask((0.5, 0.0, 0.5, 0.5), 4)[:2].tolist()
     [[0, 0, 128, 128], [0, 0, 128, 128]]
@@ -172,7 +172,7 @@ def load_masks(
     studies: Sequence[Study], folder: str | Path, *, size: int, classes: Sequence[str], labels: NDArray[np.float32],
     findings: Sequence[str], table: str | Path | None = None, rows: Sequence[int] | None = None, blocks: int = 1,
 ) -> Masks:
-    """Masks of films in `classes`; `labels` [N, K] and `findings` say where a finding is absent, so that nothing is there.
+    """Masks of images in `classes`; `labels` [N, K] and `findings` say where a finding is absent, so that nothing is there.
 
     See `load_lesions`, which also measures the lesions.
     """
@@ -184,38 +184,39 @@ def load_lesions(
     studies: Sequence[Study], folder: str | Path, *, size: int, classes: Sequence[str], labels: NDArray[np.float32],
     findings: Sequence[str], table: str | Path | None = None, rows: Sequence[int] | None = None, blocks: int = 1,
 ) -> tuple[Masks, list[tuple[Lesion, ...]]]:
-    """Masks of films in `classes`, and each film's lesions with what the masks tell of them.
+    """Masks of images in `classes`, and each image's lesions with what the masks tell of them.
 
-    A class of a film is the union of its masks and boxes. A finding without any is `NOTHING_THERE` where it is stated absent, else
-    `NOT_STATED`; so is one whose mask is empty. Places are in parts of the square film; the size of a lesion with an outline is that of
-    its outline, whatever the table says. `folder` has the films and masks, `table` and its `rows` are named in errors. Raises `InputError`.
+    A class of an image is the union of its masks and boxes. A finding without any is `NOTHING_THERE` where it is stated absent, else
+    `NOT_STATED`; so is one whose mask is empty. Places are in parts of the square image; the size of a lesion with an outline is that of
+    its outline, whatever the table says. `folder` has the images and masks, `table` and its `rows` are named in errors. Raises
+    `InputError`.
     """
     folder, table = Path(folder), Path(table or Path(folder) / "metadata.csv")
     rows = range(2, len(studies) + 2) if rows is None else rows
     classes = tuple(classes)
     work = [_Work(study=study, lesions=lesions_of(study, file=table, row=row), folder=folder, size=size, blocks=blocks, classes=classes,
                   findings=tuple(findings), file=table, row=row) for study, row in zip(studies, rows, strict=True)]
-    most = sum(len(_classes_of(film.study, film.lesions, findings).intersection(classes)) for film in work)
+    most = sum(len(_classes_of(image.study, image.lesions, findings).intersection(classes)) for image in work)
     pixels = np.empty((most, size, size), dtype=np.uint8)
     index = np.full((len(studies), len(classes)), Masks.NOT_STATED, dtype=np.int32)
     for column, name in enumerate(classes):
         if not is_organ(name):
             index[_absent(studies, labels, findings, name), column] = Masks.NOTHING_THERE
     used, lesions = 0, []
-    for number, film in enumerate(_marked(work)):
-        for name, mask in film.masks.items():
+    for number, image in enumerate(_marked(work)):
+        for name, mask in image.masks.items():
             if mask.any():
                 pixels[used] = mask
                 index[number, classes.index(name)] = used
                 used += 1
             elif is_organ(name):
                 index[number, classes.index(name)] = Masks.NOTHING_THERE
-        lesions.append(film.lesions)
+        lesions.append(image.lesions)
     return Masks(names=classes, pixels=pixels[:used], index=index), lesions
 
 
 def _absent(studies: Sequence[Study], labels: NDArray[np.float32], findings: Sequence[str], name: str) -> NDArray[np.bool_]:
-    """Films on which the finding of this class is stated absent, [N]; a name that is no finding is absent on normal films."""
+    """Images on which the finding of this class is stated absent, [N]; a name that is no finding is absent on normal images."""
     for column, finding in enumerate(findings):
         if mask_class(finding, findings=findings) == name:
             return np.asarray(labels[:, column] == 0)
@@ -224,7 +225,7 @@ def _absent(studies: Sequence[Study], labels: NDArray[np.float32], findings: Seq
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    """One film to read, and where errors are to say that it stands."""
+    """One image to read, and where errors are to say that it stands."""
 
     study: Study
     lesions: tuple[Lesion, ...]
@@ -239,14 +240,14 @@ class _Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Marked:
-    """What is marked on one film: class -> [S, S], and its lesions."""
+    """What is marked on one image: class -> [S, S], and its lesions."""
 
     masks: Mapping[str, NDArray[np.uint8]]
     lesions: tuple[Lesion, ...]
 
 
 def _marked(work: Sequence[_Work]) -> Iterator[_Marked]:
-    """Films read on several threads, in order, a few at a time so that memory stays small."""
+    """Images read on several threads, in order, a few at a time so that memory stays small."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Pillow warns of pictures that unpack to gigabytes; the filters belong to the process, so they are set once for all threads.
     with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
@@ -260,14 +261,14 @@ def _mark(work: _Work) -> _Marked:
     organs = {name: paths for name, paths in _organs(study).items() if name in work.classes}
     if not organs and not lesions:
         return _Marked(masks={}, lesions=())
-    shape = film_shape(work.folder / study.file_name, file=work.file, row=work.row)
+    shape = image_shape(work.folder / study.file_name, file=work.file, row=work.row)
     masks: dict[str, NDArray[np.uint8]] = {}
 
     def add(name: str, mask: NDArray[np.uint8]) -> None:
         masks[name] = np.maximum(masks[name], mask) if name in masks else mask
 
     def read(path: str) -> NDArray[np.uint8]:
-        return read_mask(work.folder / path, work.size, film_shape=shape, file=work.file, row=work.row, blocks=work.blocks)
+        return read_mask(work.folder / path, work.size, image_shape=shape, file=work.file, row=work.row, blocks=work.blocks)
 
     for name, paths in organs.items():
         for path in paths:
@@ -297,8 +298,8 @@ def _kinds(study: Study, count: int, work: _Work) -> list[str]:
     return kinds if len(kinds) == count else kinds * count
 
 
-def film_shape(path: str | Path, *, file: str | Path | None = None, row: int | None = None) -> tuple[int, int]:
-    """Height and width of a film, from the header of a PNG or JPEG; a DICOM film is decoded."""
+def image_shape(path: str | Path, *, file: str | Path | None = None, row: int | None = None) -> tuple[int, int]:
+    """Height and width of an image, from the header of a PNG or JPEG; a DICOM image is decoded."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             return image.height, image.width
@@ -311,7 +312,7 @@ def film_shape(path: str | Path, *, file: str | Path | None = None, row: int | N
 
 
 def in_square(lesion: Lesion, shape: tuple[int, int], size: int) -> Lesion:
-    """A lesion in parts of a film of `shape` as one in parts of the square [size, size] that `pixels.letterbox` makes of it.
+    """A lesion in parts of an image of `shape` as one in parts of the square [size, size] that `pixels.letterbox` makes of it.
 
     >>> in_square(Lesion(finding="Mass", x=0.0, y=0.5), (200, 100), 64).x
     0.25
@@ -324,7 +325,7 @@ def in_square(lesion: Lesion, shape: tuple[int, int], size: int) -> Lesion:
     return replace(lesion, x=left + lesion.x * width, y=top + lesion.y * height, size=lesion.size * math.sqrt(width * height), box=box)
 
 
-def joined_masks(parts: Sequence[Films]) -> Masks | None:
+def joined_masks(parts: Sequence[ImageSet]) -> Masks | None:
     """The masks of several sets of images in a row, which share their classes."""
     stored = [part.masks for part in parts if part.masks is not None]
     if len(stored) < len(parts):
@@ -336,7 +337,7 @@ def joined_masks(parts: Sequence[Films]) -> Masks | None:
 
 
 def mask_stack(masks: Masks, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-    """The masks of films, [n, M, S, S] in [0, 1]: 1 inside, 0.5 in a box, 0 where nothing is; NaN in channels that are not stated."""
+    """The masks of images, [n, M, S, S] in [0, 1]: 1 inside, 0.5 in a box, 0 where nothing is; NaN in channels that are not stated."""
     index = masks.index[np.asarray(rows, dtype=np.intp)]
     stack = np.full((*index.shape, *masks.pixels.shape[1:]), np.nan, dtype=np.float32)
     stack[index == Masks.NOTHING_THERE] = 0
@@ -354,13 +355,13 @@ def lesion_union(masks: Masks, rows: Sequence[int] | NDArray[np.integer], findin
     for column, name in enumerate(masks.names):
         if is_organ(name) and name not in findings:
             continue
-        films = np.nonzero(index[:, column] >= 0)[0]
-        union[films, 0] = np.maximum(union[films, 0], _VALUE[masks.pixels[index[films, column]]])
+        images = np.nonzero(index[:, column] >= 0)[0]
+        union[images, 0] = np.maximum(union[images, 0], _VALUE[masks.pixels[index[images, column]]])
     return union
 
 
 def _mask_values(
-    path: Path, film_shape: tuple[int, int] | None, file: str | Path | None, row: int | None
+    path: Path, image_shape: tuple[int, int] | None, file: str | Path | None, row: int | None
 ) -> tuple[Pixels, set[int]]:
     """The grey values of a mask file [H, W], checked, and which there are."""
     name = f"mask '{path.name}'" if file is not None else "the mask"
@@ -372,9 +373,9 @@ def _mask_values(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG",)) as image:
-                if film_shape is not None and (image.height, image.width) != film_shape:
-                    raise refused(f"has {image.width} x {image.height} pixels and its film {film_shape[1]} x {film_shape[0]}",
-                                  "save it with the size and the crop of its film")
+                if image_shape is not None and (image.height, image.width) != image_shape:
+                    raise refused(f"has {image.width} x {image.height} pixels and its image {image_shape[1]} x {image_shape[0]}",
+                                  "save it with the size and the crop of its image")
                 if image.width * image.height > MAX_PIXELS:
                     raise refused(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read", "save it smaller")
                 values = _values(image)
@@ -388,7 +389,7 @@ def _mask_values(
         raise refused("has transparent parts", "save it as PNG, black and white")
     distinct = set(np.nonzero(np.bincount(values.ravel()))[0].tolist())
     if len(distinct) > MAX_VALUES:
-        raise refused(f"has {len(distinct)} grey values, as a film has and no mask", "save it as PNG, black and white")
+        raise refused(f"has {len(distinct)} grey values, as an image has and no mask", "save it as PNG, black and white")
     return values, distinct
 
 

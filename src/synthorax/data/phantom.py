@@ -1,7 +1,7 @@
-"""A drawn thorax: chest films with findings of known place, side, size and severity, for tests and for the demo.
+"""A drawn thorax: chest radiographs with findings of known place, side, size and severity, for tests and for the demo.
 
-Nothing here comes from a patient. A film is drawn as an X-ray makes one: the soft tissue and bone that each ray crosses
-are added up in patient coordinates, lung air is taken away, and the sum passes through the S-shaped curve of a film.
+Nothing here comes from a patient. An image is drawn as an X-ray makes one: the soft tissue and bone that each ray crosses
+are added up in patient coordinates, lung air is taken away, and the sum passes through the S-shaped curve of an image.
 The patient faces the viewer as on a light box: **the patient's left is on the right of the image**.
 """
 
@@ -59,12 +59,12 @@ class LesionSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhantomSpec:
-    """One film of one drawn patient."""
+    """One image of one drawn patient."""
 
     seed: int
     """the patient: the same seed is the same anatomy"""
-    film: int = 0
-    """which film of the patient: position, exposure and noise"""
+    image: int = 0
+    """which image of the patient: position, exposure and noise"""
     view: Literal["PA", "AP"] = "PA"
     sex: Literal["M", "F"] = "M"
     age_years: float = 50.0
@@ -72,8 +72,8 @@ class PhantomSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhantomFilm:
-    """A drawn film and its outlines."""
+class PhantomImage:
+    """A drawn image and its outlines."""
 
     image: NDArray[np.uint8]
     """[S, S], bone bright"""
@@ -81,21 +81,21 @@ class PhantomFilm:
     """[S, S] in {0, 255}: `lung` (fluid and free air included, heart left out), `heart`, and one for each finding drawn"""
 
 
-def draw_phantom(spec: PhantomSpec, *, size: int) -> PhantomFilm:
-    """Draw one film of `size` x `size` pixels (32 to 512).
+def draw_phantom(spec: PhantomSpec, *, size: int) -> PhantomImage:
+    """Draw one image of `size` x `size` pixels (32 to 512).
 
-    The same spec always gives the same film. A lesion changes no pixel away from itself: neither noise nor exposure look
+    The same spec always gives the same image. A lesion changes no pixel away from itself: neither noise nor exposure look
     at the lesions. For one patient, the mask of a larger lesion contains that of a smaller one.
 
-    >>> film = draw_phantom(PhantomSpec(seed=7, lesions=(LesionSpec(finding="Nodule", side="left"),)), size=64)
-    >>> film.image.shape, sorted(film.masks)
+    >>> image = draw_phantom(PhantomSpec(seed=7, lesions=(LesionSpec(finding="Nodule", side="left"),)), size=64)
+    >>> image.image.shape, sorted(image.masks)
     ((64, 64), ['Nodule', 'heart', 'lung'])
     """
     if not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
         raise UsageError(f"the phantom is drawn at {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size}")
     body = anatomy.draw_body(spec.seed, view=spec.view, sex=spec.sex, age_years=spec.age_years)
     pose = _draw_pose(spec)
-    fine = 1 if size > 200 else 2  # small films are drawn finer and averaged, so that thin lines stay thin
+    fine = 1 if size > 200 else 2  # small images are drawn finer and averaged, so that thin lines stay thin
     u, v = _patient_grid(pose.matrix, size * fine)
     lungs = {side: anatomy.draw_lung(body, u, v, side=side) for side in anatomy.SIGN}
     heart = anatomy.draw_heart(body, u, v)
@@ -120,28 +120,28 @@ def draw_phantom(spec: PhantomSpec, *, size: int) -> PhantomFilm:
     attenuation = anatomy.draw_wall(body, u, v) - 0.80 * air + seen_bone * anatomy.draw_bones(body, u, v, lungs) + opacity
     attenuation += 0.14 * vessels * np.clip(air / 0.5, 0, 1) - 0.45 * anatomy.draw_bubble(body, u, v)
     attenuation += 0.022 * anatomy.draw_texture(body, pose.matrix, size=size * fine) * (0.3 + air)
-    film = _shrink(pose.expose(attenuation), fine) + pose.noise(size)
+    image = _shrink(pose.expose(attenuation), fine) + pose.noise(size)
     heart_seen = _shrink(heart_outline, fine) >= 0.3
     lung_seen = _shrink(lungs["left"].inside + lungs["right"].inside, fine) >= 0.5
     outlines = {"lung": lung_seen & ~heart_seen, "heart": heart_seen}
     outlines |= {name: heart_seen if name == "Cardiomegaly" else _shrink(mask, fine) >= 0.5 for name, mask in masks.items()}
-    return PhantomFilm(image=np.round(255 * np.clip(film, 0, 1)).astype(np.uint8),
+    return PhantomImage(image=np.round(255 * np.clip(image, 0, 1)).astype(np.uint8),
                        masks={name: np.where(mask, 255, 0).astype(np.uint8) for name, mask in outlines.items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pose:
-    """How one film was taken."""
+    """How one image was taken."""
 
     matrix: NDArray[np.float64]
-    """[2, 3], takes patient (u, v, 1) to film coordinates"""
+    """[2, 3], takes patient (u, v, 1) to image coordinates"""
     exposure: float
     contrast: float
     noise_level: float
     noise_seed: tuple[int, ...]
 
     def expose(self, attenuation: Field) -> Field:
-        """Film brightness in 0..1 from what the rays crossed: the S-shaped curve of a film, over a dark background."""
+        """Image brightness in 0..1 from what the rays crossed: the S-shaped curve of an image, over a dark background."""
         curve = 1 / (1 + np.exp(-self.contrast * (attenuation - self.exposure)))
         floor = 1 / (1 + np.exp(self.contrast * self.exposure))
         brightness: Field = 0.02 + 0.95 * (curve - floor) / (1 - floor)
@@ -154,7 +154,7 @@ class _Pose:
 
 
 def _draw_pose(spec: PhantomSpec) -> _Pose:
-    rng = np.random.default_rng([spec.seed, 4, spec.film])
+    rng = np.random.default_rng([spec.seed, 4, spec.image])
     supine = spec.view == "AP"
     angle = np.deg2rad(rng.normal(0, 2.4 if supine else 1.2))
     scale, shift = rng.uniform(0.98, 1.14), rng.uniform(-0.05, 0.05, 2)
@@ -162,7 +162,7 @@ def _draw_pose(spec: PhantomSpec) -> _Pose:
     return _Pose(matrix=np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]]]),
                  exposure=rng.uniform(0.50, 0.66) - 0.08 * supine,
                  contrast=rng.uniform(4.2, 6.2) - 1.0 * supine,
-                 noise_level=rng.uniform(0.004, 0.010) + 0.003 * supine, noise_seed=(spec.seed, 5, spec.film))
+                 noise_level=rng.uniform(0.004, 0.010) + 0.003 * supine, noise_seed=(spec.seed, 5, spec.image))
 
 
 def _patient_grid(matrix: NDArray[np.float64], size: int) -> tuple[Field, Field]:
@@ -185,7 +185,7 @@ def _shrink(field: Field, factor: int) -> Field:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Change:
-    """What a lesion of full severity does to the film; every field is [H, W]."""
+    """What a lesion of full severity does to the image; every field is [H, W]."""
 
     mask: Field
     opacity: Field
@@ -258,7 +258,7 @@ def write_phantom_dataset(
     out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None, places: bool = False,
     splits: Sequence[PhantomSplit] = ()
 ) -> Dataset:
-    """Write a dataset folder of `num` drawn films; one patient in four has two or three, with the findings a little changed.
+    """Write a dataset folder of `num` drawn images; one patient in four has two or three, with the findings a little changed.
 
     The number of patients with each finding is `prevalence` (share of patients) rounded, not drawn. Masks, side, size and
     severity of every lesion are in the table, in the order of `lesion_label`. With `places`, each patient's nodule is anywhere in the
@@ -284,55 +284,55 @@ def write_phantom_dataset(
         if not claim.done:
             for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
                 (claim.work / folder).mkdir(parents=True)
-            studies = [replace(_write_film(claim.work, patient, spec, size=size), split=split) for patient, spec, split in specs]
+            studies = [replace(_write_image(claim.work, patient, spec, size=size), split=split) for patient, spec, split in specs]
             write_table(claim.work, studies)
             write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
                         extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
                                "attribution": "the authors of Synthorax",
-                               "description": "drawn chest phantoms: no film, no patient"})
+                               "description": "drawn chest phantoms: no image, no patient"})
             claim.deliver(last=(TABLE_NAME, FACTS_NAME))
     return read_dataset(out)
 
 
 def _draw_population(num: int, seed: int, prevalence: Mapping[str, float], *, places: bool) -> list[tuple[str, PhantomSpec]]:
-    """Patients with their films, as (patient_id, spec)."""
+    """Patients with their images, as (patient_id, spec)."""
     for finding, share in prevalence.items():
         if finding not in FINDINGS or not 0 <= share <= 1:
             raise UsageError(f"prevalence of '{finding}' is {share}; known are {', '.join(FINDINGS)}, each from 0 to 1")
     rng = np.random.default_rng([seed, 7])
-    films: list[int] = []
-    while sum(films) < num:
-        films.append(min(int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.10])), num - sum(films)))
-    lesions: list[list[LesionSpec]] = [[] for _ in films]
+    images: list[int] = []
+    while sum(images) < num:
+        images.append(min(int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.10])), num - sum(images)))
+    lesions: list[list[LesionSpec]] = [[] for _ in images]
     for finding in FINDINGS:  # a fixed order, so that the table does not depend on the order of `prevalence`
-        for patient in rng.permutation(len(films))[:round(prevalence.get(finding, 0.0) * len(films))].tolist():
+        for patient in rng.permutation(len(images))[:round(prevalence.get(finding, 0.0) * len(images))].tolist():
             side: Literal["left", "right"] = "left" if rng.random() < 0.5 else "right"
             lesions[patient].append(LesionSpec(finding=finding, side=side, size=rng.uniform(0.15, 1), severity=rng.uniform(0.4, 1)))
     if places:  # from a stream of their own, so that everything else is drawn as without
         place_rng = np.random.default_rng([seed, 8])
-        centres: list[tuple[float, float]] = [(float(across), float(along)) for across, along in place_rng.uniform(size=(len(films), 2))]
+        centres: list[tuple[float, float]] = [(float(across), float(along)) for across, along in place_rng.uniform(size=(len(images), 2))]
         lesions = [[replace(lesion, place=centre) if lesion.finding == "Nodule" else lesion for lesion in own]
                    for own, centre in zip(lesions, centres, strict=True)]
     specs: list[tuple[str, PhantomSpec]] = []
-    for patient, count in enumerate(films):
+    for patient, count in enumerate(images):
         sex: Literal["M", "F"] = "M" if rng.random() < 0.54 else "F"
         person = PhantomSpec(seed=int(rng.integers(2**31)), sex=sex, age_years=float(rng.integers(20, 90)))
-        for film in range(count):
+        for image in range(count):
             view: Literal["PA", "AP"] = "AP" if rng.random() < 0.3 else "PA"
-            growth = film * rng.normal(0, 0.12)
+            growth = image * rng.normal(0, 0.12)
             seen = tuple(replace(lesion, size=min(1.0, max(0.0, lesion.size + growth))) for lesion in lesions[patient])
-            specs.append((f"phantom-{patient:05d}", replace(person, film=film, view=view, lesions=seen)))
+            specs.append((f"phantom-{patient:05d}", replace(person, image=image, view=view, lesions=seen)))
     return specs
 
 
-def _write_film(folder: Path, patient: str, spec: PhantomSpec, *, size: int) -> Study:
-    """Draw one film, write its picture and masks, and return its row."""
-    film = draw_phantom(spec, size=size)
-    name = f"{patient}-{spec.film}"
+def _write_image(folder: Path, patient: str, spec: PhantomSpec, *, size: int) -> Study:
+    """Draw one image, write its picture and masks, and return its row."""
+    image = draw_phantom(spec, size=size)
+    name = f"{patient}-{spec.image}"
     paths = {"image": f"images/{name}.png", "lung": f"masks/lung/{name}.png", "heart": f"masks/heart/{name}.png"}
     paths |= {lesion.finding: f"masks/lesion/{name}-{lesion.finding}.png" for lesion in spec.lesions}
-    write_png(folder / paths["image"], film.image, provenance={"drawing": f"phantom seed {spec.seed} film {spec.film}"})
-    for mask, pixels in film.masks.items():
+    write_png(folder / paths["image"], image.image, provenance={"drawing": f"phantom seed {spec.seed} image {spec.image}"})
+    for mask, pixels in image.masks.items():
         Image.fromarray(pixels).save(folder / paths[mask])  # not flushed one by one: the folder appears as a whole
     lesion_masks = {"lesion_mask": tuple(paths[lesion.finding] for lesion in spec.lesions)} if spec.lesions else {}
     present = [lesion.finding for lesion in spec.lesions] or [NO_FINDING]

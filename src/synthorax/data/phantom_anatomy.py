@@ -1,6 +1,6 @@
 """The healthy drawn thorax behind `phantom.py`: what each X-ray crosses, as smooth fields over patient coordinates.
 
-Coordinates: `u` runs from -1 to 1 across the film, `v` from -1 (top) to 1 (bottom), before the patient's tilt, scale and
+Coordinates: `u` runs from -1 to 1 across the image, `v` from -1 (top) to 1 (bottom), before the patient's tilt, scale and
 shift. The patient's left is at positive `u`. Thickness 1 is the soft tissue of an average chest from front to back.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Field = NDArray[np.floating[Any]]
-"""[H, W] over the film"""
+"""[H, W] over the image"""
 View = Literal["PA", "AP"]
 
 SIGN = {"right": -1.0, "left": 1.0}
@@ -25,7 +25,7 @@ NUM_RIBS = 11
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Body:
-    """One person's anatomy. Lengths and places are in film half-widths, `_v` and `_u` say along which axis; the rest has no unit."""
+    """One person's anatomy. Lengths and places are in image half-widths, `_v` and `_u` say along which axis; the rest has no unit."""
 
     middle: float
     lung_width: float
@@ -85,7 +85,7 @@ def draw_body(seed: int, *, view: View, sex: str, age_years: float) -> Body:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lung:
-    """One lung as fields over the film, [H, W]."""
+    """One lung as fields over the image, [H, W]."""
 
     a: Field
     """distance from the midline towards this side"""
@@ -94,7 +94,7 @@ class Lung:
     depth: Field
     """thickness of aerated lung along the ray"""
     wall_distance: Field
-    """distance from the chest wall and the apex, along the film"""
+    """distance from the chest wall and the apex, along the image"""
     recess: Field
     """0 to 1: `inside` and a little of the lung that shows through the top of the dome"""
 
@@ -262,18 +262,18 @@ def draw_bubble(body: Body, u: Field, v: Field) -> Field:
 
 
 def draw_vessels(body: Body, matrix: NDArray[np.float64], *, size: int) -> Field:
-    """Branching lung vessels, 0 to 1, [size, size]; `matrix` [2, 3] takes (u, v, 1) to film coordinates."""
+    """Branching lung vessels, 0 to 1, [size, size]; `matrix` [2, 3] takes (u, v, 1) to image coordinates."""
     scale = 2 if size < 400 else 1
     canvas = Image.new("L", (size * scale, size * scale))
     pen = ImageDraw.Draw(canvas)
-    unit = size * scale / 2  # pixels in one film half-width
+    unit = size * scale / 2  # pixels in one image half-width
     for row, (side, sign) in enumerate(SIGN.items()):
         hilum = np.array([body.middle + sign * 0.14, -0.06 if side == "left" else -0.02])
         rng = np.random.default_rng([body.texture_seed, 2, row])
         angle = np.linspace(-1.25, 1.30, 8) + rng.normal(0, 0.08, 8)
         start = hilum + np.stack([np.zeros(8), 0.09 * np.sin(angle)], axis=1)  # [branches, 2] as (u, v)
         length = rng.uniform(0.12, 0.18, 8)
-        for generation in range(5 if size > 200 else 4):  # the thinnest twigs cannot be seen on small films
+        for generation in range(5 if size > 200 else 4):  # the thinnest twigs cannot be seen on small images
             width = 0.026 * 0.66**generation * unit
             bend = angle + rng.normal(0, 0.2, len(angle))
             tip = start + length[:, None] * np.stack([sign * np.cos(bend), np.sin(bend)], axis=1)

@@ -30,13 +30,13 @@ _REFUSED_MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BM
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Read a PNG, JPEG or DICOM film as [H, W], one grey channel, full range of uint8 or uint16, bone bright.
+    """Read a PNG, JPEG or DICOM image as [H, W], one grey channel, full range of uint8 or uint16, bone bright.
 
     The kind of file is told from its first bytes, never from its name. Colour becomes luminance (ITU-R BT.601), transparency is
-    laid over black. The size is checked before decoding. A film with an EXIF orientation other than upright is refused, because
+    laid over black. The size is checked before decoding. An image with an EXIF orientation other than upright is refused, because
     turning it and leaving it are both guesses about where the heart is. Raises `InputError` naming the file and the remedy.
 
-    >>> write_png("/tmp/film.png", np.full((2, 3), 7, np.uint8)); read_image("/tmp/film.png").tolist()
+    >>> write_png("/tmp/image.png", np.full((2, 3), 7, np.uint8)); read_image("/tmp/image.png").tolist()
     [[7, 7, 7], [7, 7, 7]]
     """
     path = Path(path)
@@ -93,7 +93,7 @@ def _check_before_decoding(image: Image.Image, path: Path, max_pixels: int) -> N
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width} x {image.height}", max_pixels)
     if getattr(image, "n_frames", 1) > 1:
-        raise InputError("has several frames", file=path, remedy="save the one film that is meant as a still image")
+        raise InputError("has several frames", file=path, remedy="save the one image that is meant as a still image")
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> InputError:
@@ -123,7 +123,7 @@ def _grey(image: Image.Image, path: Path) -> Pixels:
 
 
 def content_box(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
-    """Where `letterbox` puts a film of `shape` (height, width): top, left, height, width in pixels of the [size, size] result.
+    """Where `letterbox` puts an image of `shape` (height, width): top, left, height, width in pixels of the [size, size] result.
 
     >>> content_box((200, 100), 64)
     (0, 16, 64, 32)
@@ -137,7 +137,7 @@ def letterbox(image: AnyPixels, size: int, *, nearest: bool = False) -> AnyPixel
     """Fit [H, W] into [size, size]: aspect kept, centred on black, never cropped, turned or flipped; same dtype.
 
     Lanczos with antialiasing in float32, so that 16 bits stay 16 bits. `nearest=True` is for masks: it makes no new values,
-    and a mask of the film's shape stays on the film.
+    and a mask of the image's shape stays on the image.
 
     >>> letterbox(np.full((4, 2), 9, np.uint8), 4)[0].tolist()
     [0, 9, 9, 0]
@@ -160,7 +160,7 @@ def letterbox(image: AnyPixels, size: int, *, nearest: bool = False) -> AnyPixel
 def write_png(path: str | Path, image: Pixels, *, provenance: Mapping[str, str] | None = None) -> None:
     """Write [H, W] uint8 or uint16 as grey PNG, whole or not at all; `provenance` becomes PNG text, one chunk a key.
 
-    >>> write_png("/tmp/film.png", np.zeros((2, 2), np.uint16), provenance={"seed": "7"})
+    >>> write_png("/tmp/image.png", np.zeros((2, 2), np.uint16), provenance={"seed": "7"})
     """
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as grey PNG", file=path)

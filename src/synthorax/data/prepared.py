@@ -1,4 +1,4 @@
-"""Prepared folders: films decoded once, checked, split by patient and cached as one array, with a reason for each reject.
+"""Prepared folders: images decoded once, checked, split by patient and cached as one array, with a reason for each reject.
 
 A prepared folder holds `images.npy` [N, S, S], `metadata.csv` (the accepted rows in the same order, `split` filled; its
 paths are inside the source), `rejects.csv`, `fingerprint.json` and `prepared.json` (settings and digests).
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 from synthorax.config import read_record
 from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, files_of, write_table
-from synthorax.data.decode import Decoded, decode_films
+from synthorax.data.decode import Decoded, decode_images
 from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
 from synthorax.data.masks import load_lesions, mask_classes
 from synthorax.data.pixels import MAX_PIXELS
 from synthorax.data.rejects import FACT, Rejected, counted
 from synthorax.data.sources import Origin, origins_of
-from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_films, split_patients
+from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_images, split_patients
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError
 from synthorax.files import check_kind, read_json_object, reserve, write_json
 from synthorax.folders import CLAIM_NAME, claimed, file_stamp
-from synthorax.types import Films, LabelPolicy, Study
+from synthorax.types import ImageSet, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
 FACTS_NAME = "prepared.json"
@@ -45,11 +45,11 @@ SIZES_PX = (8, 2048)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A prepared folder whose digest was checked; pixels stay on disk until `films` asks for them."""
+    """A prepared folder whose digest was checked; pixels stay on disk until `images` asks for them."""
 
     path: Path
     size: int
-    """side of the square films in pixels"""
+    """side of the square images in pixels"""
     findings: tuple[str, ...]
     policy: LabelPolicy
     digest: str
@@ -63,7 +63,7 @@ class Prepared:
     rejected: Rejected = field(default_factory=Rejected, repr=False)
     """the images that could not be used, with reasons; empty in folders that were prepared before this was noted"""
     sources: tuple[Origin, ...] = field(default=(), repr=False)
-    """the data sets that the films come from, with their terms; empty in folders that were prepared before this was noted"""
+    """the data sets that the images come from, with their terms; empty in folders that were prepared before this was noted"""
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -90,76 +90,77 @@ class Prepared:
                    rejected=Rejected.of_folder(path, facts),
                    sources=read_record(tuple[Origin, ...], facts.get("sources", ()), what="sources", where=path / FACTS_NAME, remedy=AGAIN))
 
-    def films(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> Films:
-        """The films of one split, or of all, at `size` pixels (the prepared size by default).
+    def images(self, split: str | None = None, *, size: int | None = None, masks: bool = False) -> ImageSet:
+        """The images of one split, or of all, at `size` pixels (the prepared size by default).
 
         Smaller sizes are means over square blocks, so they must divide the prepared size; else `InputError`. With `masks`, the
-        masks and the lesions of the films are read from the source, in `mask_classes`; `InputError` where a file does not fit.
+        masks and the lesions of the images are read from the source, in `mask_classes`; `InputError` where a file does not fit.
 
-        >>> train = Prepared.load("prepared").films("train", size=64)  # doctest: +SKIP
+        >>> train = Prepared.load("prepared").images("train", size=64)  # doctest: +SKIP
         """
         if split is not None and split not in SPLITS:
             raise UsageError(f"there is no split '{split}'; choose from: {', '.join(SPLITS)}")
         size = size or self.size
         if self.size % size:
             sizes = ", ".join(str(self.size // part) for part in (1, 2, 4, 8) if self.size % part == 0)
-            raise InputError(f"films of {self.size} pixels cannot become {size}", file=self.path,
+            raise InputError(f"images of {self.size} pixels cannot become {size}", file=self.path,
                              remedy=f"use {sizes}, or prepare the dataset again with size {size}")
         rows = [row for row, study in enumerate(self.studies) if split is None or study.split == split]
         stored = np.load(self.path / "images.npy", mmap_mode="r")
         images = _block_means(stored, rows, self.size // size)
-        films = _films(images, [self.studies[row] for row in rows], self.findings, self.policy)
+        image_set = _images(images, [self.studies[row] for row in rows], self.findings, self.policy)
         if not masks:
-            return films
-        return _with_masks(films, self.source, classes=self.mask_classes(), table=self.path / TABLE_NAME, rows=[row + 2 for row in rows],
+            return image_set
+        return _with_masks(image_set, self.source, classes=self.mask_classes(), table=self.path / TABLE_NAME,
+                           rows=[row + 2 for row in rows],
                            blocks=self.size // size)
 
     def mask_classes(self) -> tuple[str, ...]:
-        """Names of the masks of `films`: those that training films have, whatever split is asked for."""
+        """Names of the masks of `images`: those that training images have, whatever split is asked for."""
         return mask_classes([study for study in self.studies if study.split == "train"], self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is, what is in it and what was rejected, JSON-ready."""
-        films = {split: sum(study.split == split for study in self.studies) for split in SPLITS}
-        return {"prepared": str(self.path), "films": len(self), "size": self.size, "splits": films, "findings": list(self.findings),
+        images = {split: sum(study.split == split for study in self.studies) for split in SPLITS}
+        return {"prepared": str(self.path), "images": len(self), "size": self.size, "splits": images, "findings": list(self.findings),
                 "digest": self.digest, "rejected": self.rejected.to_dict(), "warnings": list(self.fingerprint["warnings"])}
 
     def summary(self) -> str:
-        """A few lines for people: films and patients by split, rejects, warnings."""
-        lines = [f"{self.path}: {len(self)} films of {self.size} x {self.size} pixels, {self.num_rejected} rejected"]
+        """A few lines for people: images and patients by split, rejects, warnings."""
+        lines = [f"{self.path}: {len(self)} images of {self.size} x {self.size} pixels, {self.num_rejected} rejected"]
         for split in SPLITS:
             chosen = [study.patient_id for study in self.studies if study.split == split]
-            lines.append(f"  {split:<5} {len(chosen):>6} films of {len(set(chosen))} patients")
+            lines.append(f"  {split:<5} {len(chosen):>6} images of {len(set(chosen))} patients")
         lines += [f"  warning: {warning}" for warning in self.fingerprint["warnings"]]
         return "\n".join([*lines, f"  rejected: {self.rejected}"])
 
 
 def prepare_dataset(
     dataset: Dataset, out: str | Path, *, size: int = 256, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0,
-    films_per_patient: int = 5, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
+    images_per_patient: int = 5, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Decode, check, split by patient and cache `dataset` in the folder `out`, whole or not at all.
 
-    Rejected, each with its row, reason and remedy in `rejects.csv`: what cannot be decoded, films of one grey value, second
-    copies of a film (a copy under another patient would leak over the split), and training films beyond `films_per_patient`.
+    Rejected, each with its row, reason and remedy in `rejects.csv`: what cannot be decoded, images of one grey value, second
+    copies of an image (a copy under another patient would leak over the split), and training images beyond `images_per_patient`.
     A folder that was made from the same table, files (by size and time of change, masks too) and arguments is used again; any other
     one that is not empty is refused with `InputError`.
-    `progress` is called with the number of films done and in all.
+    `progress` is called with the number of images done and in all.
 
-    >>> prepared = prepare_dataset(read_dataset("films"), "prepared", size=64)  # doctest: +SKIP
+    >>> prepared = prepare_dataset(read_dataset("images"), "prepared", size=64)  # doctest: +SKIP
     """
     out, policy = Path(out), policy or LabelPolicy()
     if not SIZES_PX[0] <= size <= SIZES_PX[1]:
-        raise UsageError(f"films are prepared at {SIZES_PX[0]} to {SIZES_PX[1]} pixels, not {size}")
-    settings = _Settings(size=size, fractions=tuple(fractions), seed=seed, films_per_patient=films_per_patient, policy=policy,
+        raise UsageError(f"images are prepared at {SIZES_PX[0]} to {SIZES_PX[1]} pixels, not {size}")
+    settings = _Settings(size=size, fractions=tuple(fractions), seed=seed, images_per_patient=images_per_patient, policy=policy,
                          max_pixels=max_pixels)
     # Before the slow part, and with the row numbers of the whole table: a wrong split must not cost an hour of decoding.
     settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
     inputs = _inputs(dataset, settings)
-    twin = _unclaimed_twin(out, dataset, settings)
-    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=twin) as folder:
-        if twin:
+    duplicate = _unclaimed_duplicate(out, dataset, settings)
+    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=duplicate) as folder:
+        if duplicate:
             folder.finish()
         elif not folder.done:
             _build(dataset, folder.work, settings, progress=progress)
@@ -167,29 +168,29 @@ def prepare_dataset(
     return Prepared.load(out)
 
 
-def load_films(
+def load_images(
     dataset: Dataset, *, size: int, findings: Sequence[str] | None = None, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
     masks: bool = False, classes: Sequence[str] | None = None,
-) -> Films:
+) -> ImageSet:
     """Decode a whole dataset folder into memory, whatever its splits; `findings` default to those of the dataset.
 
     With `masks`, also its masks and lesions; `classes` are their names, by default all that the dataset has.
-    Raises `InputError` at the first film or mask that cannot be decoded.
+    Raises `InputError` at the first image or mask that cannot be decoded.
 
     >>> synthetic = load_films(read_dataset("synthetic"), size=64, findings=prepared.findings)  # doctest: +SKIP
     """
     images = np.zeros((len(dataset), size, size), dtype=np.uint16)
     bits = 8
-    for row, film in enumerate(decode_films(_paths(dataset), size=size, max_pixels=max_pixels)):
-        if film.pixels is None:
-            raise InputError(f"'{dataset.studies[row].file_name}' {film.reason}", file=dataset.path / TABLE_NAME, row=row + 2,
-                             remedy=film.remedy)
-        images[row], bits = film.pixels, max(bits, film.bits)
-    films = _films(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
+    for row, image in enumerate(decode_images(_paths(dataset), size=size, max_pixels=max_pixels)):
+        if image.pixels is None:
+            raise InputError(f"'{dataset.studies[row].file_name}' {image.reason}", file=dataset.path / TABLE_NAME, row=row + 2,
+                             remedy=image.remedy)
+        images[row], bits = image.pixels, max(bits, image.bits)
+    image_set = _images(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
     if not masks:
-        return films
-    classes = mask_classes(films.studies, films.findings) if classes is None else classes
-    return _with_masks(films, dataset.path, classes=classes, table=dataset.path / TABLE_NAME)
+        return image_set
+    classes = mask_classes(image_set.studies, image_set.findings) if classes is None else classes
+    return _with_masks(image_set, dataset.path, classes=classes, table=dataset.path / TABLE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,13 +200,13 @@ class _Settings:
     size: int
     fractions: tuple[float, ...]
     seed: int
-    films_per_patient: int
+    images_per_patient: int
     policy: LabelPolicy
     max_pixels: int
 
     def split(self, studies: Sequence[Study], *, file: Path | None = None) -> list[str]:
         return split_patients(studies, fractions=self.fractions, seed=self.seed, label_policy=self.policy,
-                              films_per_patient=self.films_per_patient, file=file)
+                              images_per_patient=self.images_per_patient, file=file)
 
 
 def _build(
@@ -216,11 +217,11 @@ def _build(
     rejects = _rejects(dataset, decoded)
     rows = [row for row in range(len(dataset)) if row not in rejects]
     if not rows:
-        raise InputError("no film can be used", file=dataset.path, remedy=f"the first one {rejects[0][0]}: {rejects[0][1]}")
+        raise InputError("no image can be used", file=dataset.path, remedy=f"the first one {rejects[0][0]}: {rejects[0][1]}")
     accepted = [dataset.studies[row] for row in rows]
     splits = settings.split(accepted)
-    keep = cap_films(accepted, splits, films_per_patient=settings.films_per_patient, seed=settings.seed, label_policy=settings.policy)
-    too_many = (f"is beyond {settings.films_per_patient} training films of one patient", "raise films_per_patient to keep it")
+    keep = cap_images(accepted, splits, images_per_patient=settings.images_per_patient, seed=settings.seed, label_policy=settings.policy)
+    too_many = (f"is beyond {settings.images_per_patient} training images of one patient", "raise images_per_patient to keep it")
     rejects |= {row: (*too_many, False) for row, kept in zip(rows, keep, strict=True) if not kept}
     studies = [replace(study, split=split) for study, split, kept in zip(accepted, splits, keep, strict=True) if kept]
     rows = [row for row, kept in zip(rows, keep, strict=True) if kept]
@@ -235,14 +236,14 @@ def _build(
     write_json(partial / "prepared.json", {
         "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
         "settings_digest": _settings_digest(asdict(settings)),
-        "digest": _digest(partial, dataset.findings, settings.policy), "num_films": len(rows), "num_rejected": len(rejects),
+        "digest": _digest(partial, dataset.findings, settings.policy), "num_images": len(rows), "num_rejected": len(rejects),
         FACT: _counted(rejects, num_accepted=len(rows)).to_facts(),
         "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset),
         "sources": [origin.to_dict() for origin in origins_of(dataset)]})
 
 
 _Reject = tuple[str, str, bool]
-"""why a film is rejected, what to do, and whether an image is lost by it"""
+"""why an image is rejected, what to do, and whether an image is lost by it"""
 
 
 def _counted(rejects: Mapping[int, _Reject], *, num_accepted: int) -> Rejected:
@@ -250,21 +251,21 @@ def _counted(rejects: Mapping[int, _Reject], *, num_accepted: int) -> Rejected:
                    accepted=num_accepted)
 
 
-def _films(
+def _images(
     images: NDArray[np.uint8] | NDArray[np.uint16], studies: Sequence[Study], findings: tuple[str, ...], policy: LabelPolicy
-) -> Films:
+) -> ImageSet:
     labels = label_matrix(studies, findings, policy=policy)
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(labels.tobytes())
-    return Films(images=images, studies=tuple(studies), findings=findings, labels=labels, digest=digest.hexdigest())
+    return ImageSet(pixels=images, studies=tuple(studies), findings=findings, labels=labels, digest=digest.hexdigest())
 
 
 def _with_masks(
-    films: Films, folder: Path, *, classes: Sequence[str], table: Path, rows: Sequence[int] | None = None, blocks: int = 1
-) -> Films:
-    masks, lesions = load_lesions(films.studies, folder, size=films.images.shape[1], classes=classes, labels=films.labels,
-                                  findings=films.findings, table=table, rows=rows, blocks=blocks)
-    return replace(films, masks=masks if masks.names else None, lesions=lesion_matrix(lesions, films.findings))
+    images: ImageSet, folder: Path, *, classes: Sequence[str], table: Path, rows: Sequence[int] | None = None, blocks: int = 1
+) -> ImageSet:
+    masks, lesions = load_lesions(images.studies, folder, size=images.pixels.shape[1], classes=classes, labels=images.labels,
+                                  findings=images.findings, table=table, rows=rows, blocks=blocks)
+    return replace(images, masks=masks if masks.names else None, lesions=lesion_matrix(lesions, images.findings))
 
 
 def _paths(dataset: Dataset) -> list[Path]:
@@ -274,37 +275,37 @@ def _paths(dataset: Dataset) -> list[Path]:
 def _decode(
     dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
 ) -> tuple[list[Decoded], NDArray[np.uint16]]:
-    """All films into one scratch array of 16 bits on disk, because only the last film tells whether 8 are enough."""
+    """All images into one scratch array of 16 bits on disk, because only the last image tells whether 8 are enough."""
     scratch = _on_disk(partial / "scratch.npy", np.uint16, (len(dataset), settings.size, settings.size))
     decoded = []
-    for row, film in enumerate(decode_films(_paths(dataset), size=settings.size, max_pixels=settings.max_pixels)):
-        if film.pixels is not None:
-            scratch[row] = film.pixels
-        decoded.append(replace(film, pixels=None))
+    for row, image in enumerate(decode_images(_paths(dataset), size=settings.size, max_pixels=settings.max_pixels)):
+        if image.pixels is not None:
+            scratch[row] = image.pixels
+        decoded.append(replace(image, pixels=None))
         if progress is not None:
             progress(row + 1, len(dataset))
     return decoded, scratch
 
 
 def _rejects(dataset: Dataset, decoded: Sequence[Decoded]) -> dict[int, _Reject]:
-    """By row, why it is rejected: films that cannot be decoded, have one grey value or are second copies."""
+    """By row, why it is rejected: images that cannot be decoded, have one grey value or are second copies."""
     rejects: dict[int, _Reject] = {}
     first: dict[str, int] = {}
-    for row, film in enumerate(decoded):
-        if film.reason:
-            rejects[row] = (film.reason, film.remedy, True)
+    for row, image in enumerate(decoded):
+        if image.reason:
+            rejects[row] = (image.reason, image.remedy, True)
             continue
-        twin = first.setdefault(film.digest, row)
-        if twin != row:
-            same = dataset.studies[twin].patient_id == dataset.studies[row].patient_id
-            reason = f"has the same pixels as '{dataset.studies[twin].file_name}' in row {twin + 2}"
+        duplicate = first.setdefault(image.digest, row)
+        if duplicate != row:
+            same = dataset.studies[duplicate].patient_id == dataset.studies[row].patient_id
+            reason = f"has the same pixels as '{dataset.studies[duplicate].file_name}' in row {duplicate + 2}"
             rejects[row] = (reason + ("" if same else ", which is said to be another patient"),
-                            "delete one of the two" if same else "find out whose film it is and delete the other", not same)
+                            "delete one of the two" if same else "find out whose image it is and delete the other", not same)
     return rejects
 
 
 def _narrow(images: NDArray[np.uint16], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """8-bit films were widened by 257, which is undone without loss."""
+    """8-bit images were widened by 257, which is undone without loss."""
     return (images // 257).astype(np.uint8) if bits == 8 else images
 
 
@@ -325,12 +326,12 @@ def _on_disk(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, A
 
 
 def _block_means(stored: NDArray[Any], rows: Sequence[int], factor: int) -> NDArray[Any]:
-    """The films at `rows`, each block of `factor` x `factor` pixels averaged and rounded, same dtype."""
+    """The images at `rows`, each block of `factor` x `factor` pixels averaged and rounded, same dtype."""
     side = stored.shape[1] // factor
     images = np.empty((len(rows), side, side), dtype=stored.dtype)
     for position, row in enumerate(rows):
-        film = stored[row]
-        images[position] = film if factor == 1 else np.rint(film.reshape(side, factor, side, factor).mean(axis=(1, 3)))
+        image = stored[row]
+        images[position] = image if factor == 1 else np.rint(image.reshape(side, factor, side, factor).mean(axis=(1, 3)))
     return images
 
 
@@ -352,7 +353,7 @@ def _inputs(dataset: Dataset, settings: _Settings) -> dict[str, Any]:
             "masks": masks.hexdigest(), **asdict(settings)}
 
 
-def _unclaimed_twin(out: Path, dataset: Dataset, settings: _Settings) -> bool:
+def _unclaimed_duplicate(out: Path, dataset: Dataset, settings: _Settings) -> bool:
     """Whether `out` is a prepared folder of the same data and settings that was made before folders had claims."""
     if not (out / "prepared.json").is_file() or (out / CLAIM_NAME).exists():
         return False

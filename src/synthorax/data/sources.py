@@ -1,4 +1,4 @@
-"""Where films come from and on which terms: for the cards of models, and kept when several dataset folders become one."""
+"""Where images come from and on which terms: for the cards of models, and kept when several dataset folders become one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """One data set that films come from."""
+    """One data set that images come from."""
 
     name: str
-    films: int
+    images: int
     patients: int
     licence: str
     """the terms as the set states them, several with `; `"""
@@ -47,15 +47,15 @@ def origins_of(dataset: Dataset) -> tuple[Origin, ...]:
         return read_record(tuple[Origin, ...], listed, what="sources", where=dataset.path / FACTS_NAME, remedy="correct the file")
     rows = sorted({study.extra.get("licence", "") or NOT_STATED for study in dataset.studies})
     licence = str(dataset.facts.get("licence") or "; ".join(rows))
-    return (Origin(name=dataset.name, films=len(dataset), patients=len({study.patient_id for study in dataset.studies}), licence=licence,
+    return (Origin(name=dataset.name, images=len(dataset), patients=len({study.patient_id for study in dataset.studies}), licence=licence,
                    attribution=str(dataset.facts.get("attribution", "")), digest=str(dataset.facts.get("digest", ""))),)
 
 
 def merge_datasets(folders: Sequence[str | Path], out: Path, *, name: str, attributions: dict[str, str] | None = None) -> Dataset:
     """Several dataset folders as one in `out`, each in a folder of its own; the same sets again give the same folder.
 
-    Patients of different sets stay different, and a film without a site gets the name of its set. A finding that a set declares but a
-    labelled film of it does not list is written as absent; one that the set does not know is left unstated, so prepare the result
+    Patients of different sets stay different, and an image without a site gets the name of its set. A finding that a set declares but a
+    labelled image of it does not list is written as absent; one that the set does not know is left unstated, so prepare the result
     with `LabelPolicy(unlisted="not stated")`. Masks that a network drew are left out, because the terms of what it learned from go
     with them. `attributions`, by the name of a set, fill in where `dataset.json` has none. Raises InputError.
     """
@@ -78,7 +78,7 @@ def _merge(datasets: Mapping[Path, Dataset], out: Path, *, name: str, attributio
         if dataset.name in {origin.name for origin in origins}:
             raise InputError(f"two sets are called '{dataset.name}'", file=folder / FACTS_NAME, remedy="rename one of them")
         if dataset.facts.get("synthetic"):
-            raise InputError("is a set of synthetic films", file=folder, remedy="a model that ships learns from real films alone")
+            raise InputError("is a set of synthetic images", file=folder, remedy="a model that ships learns from real images alone")
         (origin,) = origins_of(dataset)
         origins.append(replace(origin, attribution=origin.attribution or attributions.get(dataset.name, ""),
                                digest=digest_of(dataset)))
@@ -94,14 +94,14 @@ def _merge(datasets: Mapping[Path, Dataset], out: Path, *, name: str, attributio
 
 
 def _renamed(study: Study, dataset: Dataset, place: str) -> Study:
-    """The film as it is called among films of other sets, in the folder `place`."""
+    """The image as it is called among images of other sets, in the folder `place`."""
     masks = {kind: tuple(path and f"{place}/{path}" for path in paths) for kind, paths in study.masks.items()}
     return replace(study, file_name=f"{place}/{study.file_name}", masks=masks, site=study.site or dataset.name, split="",
                    patient_id=f"{dataset.name}:{study.patient_id}" if study.patient_id else "", labels=_complete(study, dataset.findings))
 
 
 def _complete(study: Study, declared: Sequence[str]) -> dict[str, Stated]:
-    """The film's statements with every other finding of its set as absent, unless it states nothing, or no more than `!No Finding`."""
+    """The image's statements with every other finding of its set as absent, unless it states nothing, or no more than `!No Finding`."""
     labels = dict(study.labels)
     if not labels or labels.get(NO_FINDING) is Stated.PRESENT or set(labels) == {NO_FINDING}:
         return labels

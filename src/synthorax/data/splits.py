@@ -18,25 +18,25 @@ DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
 
 def split_patients(
     studies: Sequence[Study], *, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0,
-    label_policy: LabelPolicy | None = None, films_per_patient: int = 5, file: str | Path | None = None,
+    label_policy: LabelPolicy | None = None, images_per_patient: int = 5, file: str | Path | None = None,
 ) -> list[str]:
-    """One of train, val and test for each film; all films of a patient go together, `fractions` are of patients.
+    """One of train, val and test for each image; all images of a patient go together, `fractions` are of patients.
 
-    Patients are dealt out stratum by stratum, the stratum of a patient being the rarest finding that any of their films
-    has, so that a rare finding reaches every split in proportion. Patients with more films than `films_per_patient` are
+    Patients are dealt out stratum by stratum, the stratum of a patient being the rarest finding that any of their images
+    has, so that a rare finding reaches every split in proportion. Patients with more images than `images_per_patient` are
     dealt to train first, where their number is capped: else one patient could be most of a test set. Splits that the
     table already states are kept and count towards the fractions. Synthetic rows are always train.
 
-    Raises `InputError` (naming `file` and the row) for a patient on two sides, a real film without a patient, an unknown
-    split or a synthetic film in val or test.
+    Raises `InputError` (naming `file` and the row) for a patient on two sides, a real image without a patient, an unknown
+    split or a synthetic image in val or test.
 
-    >>> films = [Study(file_name=f"{i}.png", patient_id=f"p{i}") for i in range(10)]
-    >>> sorted(Counter(split_patients(films)).items())
+    >>> images = [Study(file_name=f"{i}.png", patient_id=f"p{i}") for i in range(10)]
+    >>> sorted(Counter(split_patients(images)).items())
     [('test', 2), ('train', 7), ('val', 1)]
     """
     _check_fractions(fractions)
     stated = _stated_splits(studies, file)
-    num_films = Counter(study.patient_id for study in studies if study.origin == "real")
+    num_images = Counter(study.patient_id for study in studies if study.origin == "real")
     strata: dict[str, list[str]] = {}
     for patient, finding in _rarest_of_patients(studies, label_policy).items():
         strata.setdefault(finding, []).append(patient)
@@ -46,11 +46,11 @@ def split_patients(
     for finding in sorted(strata, key=lambda name: (len(strata[name]), name)):
         patients = sorted(strata[finding])
         patients = [patients[index] for index in rng.permutation(len(patients))]
-        patients.sort(key=lambda patient: num_films[patient] <= films_per_patient)
+        patients.sort(key=lambda patient: num_images[patient] <= images_per_patient)
         due = np.asarray(fractions) * len(patients) + owed
         given = np.array([sum(chosen.get(patient) == split for patient in patients) for split in SPLITS], dtype=np.float64)
         for patient in (patient for patient in patients if patient not in stated):
-            large = num_films[patient] > films_per_patient
+            large = num_images[patient] > images_per_patient
             split = 0 if large and fractions[0] > 0 and due[0] > given[0] else int(np.argmax(due - given))
             chosen[patient] = SPLITS[split]
             given[split] += 1
@@ -58,18 +58,18 @@ def split_patients(
     return ["train" if study.origin == "synthetic" else chosen[study.patient_id] for study in studies]
 
 
-def cap_films(
-    studies: Sequence[Study], splits: Sequence[str], *, films_per_patient: int = 5, seed: int = 0,
+def cap_images(
+    studies: Sequence[Study], splits: Sequence[str], *, images_per_patient: int = 5, seed: int = 0,
     label_policy: LabelPolicy | None = None,
 ) -> list[bool]:
-    """Which films to keep so that no patient has more than `films_per_patient` real films in train.
+    """Which images to keep so that no patient has more than `images_per_patient` real images in train.
 
-    Films with the rarest findings are kept first, then by chance (`seed`). Val, test and synthetic films are all kept.
+    Images with the rarest findings are kept first, then by chance (`seed`). Val, test and synthetic images are all kept.
     """
-    if films_per_patient < 1:
-        raise UsageError(f"films_per_patient is {films_per_patient}; it must be 1 or more")
+    if images_per_patient < 1:
+        raise UsageError(f"images_per_patient is {images_per_patient}; it must be 1 or more")
     rarity = _rarity(studies, label_policy)
-    rarest = _rarest_of_films(studies, rarity, label_policy)
+    rarest = _rarest_of_images(studies, rarity, label_policy)
     chance = np.random.default_rng([seed, 12]).permutation(len(studies))
     taken: Counter[str] = Counter()
     keep = [True] * len(studies)
@@ -77,7 +77,7 @@ def cap_films(
     for row in order:
         if splits[row] == "train" and studies[row].origin == "real":
             taken[studies[row].patient_id] += 1
-            keep[row] = taken[studies[row].patient_id] <= films_per_patient
+            keep[row] = taken[studies[row].patient_id] <= images_per_patient
     return keep
 
 
@@ -100,12 +100,12 @@ def _stated_splits(studies: Sequence[Study], file: str | Path | None) -> dict[st
             continue
         if not study.patient_id:
             raise InputError(f"'{study.file_name}' has no patient_id", file=file, row=row,
-                             remedy="fill the column patient_id, or say that each film is its own patient (patient_per_film)")
+                             remedy="fill the column patient_id, or say that each image is its own patient (patient_per_film)")
         if study.split:
             split, earlier = stated.setdefault(study.patient_id, (study.split, row))
             if split != study.split:
-                raise InputError(f"the patient of this film is in the split '{study.split}', and in '{split}' in row {earlier}",
-                                 file=file, row=row, remedy="all films of a patient belong to one split")
+                raise InputError(f"the patient of this image is in the split '{study.split}', and in '{split}' in row {earlier}",
+                                 file=file, row=row, remedy="all images of a patient belong to one split")
     return {patient: split for patient, (split, _) in stated.items()}
 
 
@@ -121,7 +121,7 @@ def _rarity(studies: Sequence[Study], policy: LabelPolicy | None) -> dict[str, i
     return rarity
 
 
-def _rarest_of_films(studies: Sequence[Study], rarity: dict[str, int], policy: LabelPolicy | None) -> list[str]:
+def _rarest_of_images(studies: Sequence[Study], rarity: dict[str, int], policy: LabelPolicy | None) -> list[str]:
     findings = [*_diseases(studies), NO_FINDING]
     labels = label_matrix(studies, findings, policy=policy)
     present = [[finding for finding, label in zip(findings, row, strict=True) if label == 1] for row in labels]
@@ -131,7 +131,7 @@ def _rarest_of_films(studies: Sequence[Study], rarity: dict[str, int], policy: L
 def _rarest_of_patients(studies: Sequence[Study], policy: LabelPolicy | None) -> dict[str, str]:
     rarity = _rarity(studies, policy)
     rarest: dict[str, str] = {}
-    for study, finding in zip(studies, _rarest_of_films(studies, rarity, policy), strict=True):
+    for study, finding in zip(studies, _rarest_of_images(studies, rarity, policy), strict=True):
         if study.origin == "real":
             best = rarest.get(study.patient_id, "")
             rarest[study.patient_id] = min(best, finding, key=lambda name: (rarity[name], name))

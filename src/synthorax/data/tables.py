@@ -33,14 +33,15 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path, *, former_columns: Mapping[str, str] | None = None) -> Table:
     """Read a CSV table: UTF-8 or UTF-16, comma, semicolon or tab, any line ends, header in its first line.
 
     A line such as `sep=;` before the header, which Excel understands, says the delimiter.
 
     Cells that `table_bytes` protected from being run as formulas come back as they were. Columns without a name and
     without content are dropped. Raises `InputError` naming file and row for anything that would have to be guessed:
-    another encoding, an open quotation mark, a row longer than the header, two columns of one name, no rows.
+    another encoding, an open quotation mark, a row longer than the header, two columns of one name, no rows. `former_columns` are names
+    that columns had in earlier versions, and those that they have now.
     """
     path = Path(path)
     text = _decoded(path)
@@ -48,8 +49,8 @@ def read_table(path: str | Path) -> Table:
     text = text[separator.end():] if separator else text  # spreadsheets do not show this line, so it does not count as a row
     records = _records(path, text, separator[1] if separator else _delimiter(text))
     if not records:
-        raise InputError("the table is empty", file=path, remedy="a header line and one row for each film are needed")
-    header = [cell.strip() for cell in records[0][1]]
+        raise InputError("the table is empty", file=path, remedy="a header line and one row for each image are needed")
+    header = [(former_columns or {}).get(cell.strip(), cell.strip()) for cell in records[0][1]]
     body = [(number, record) for number, record in records[1:] if any(cell.strip() for cell in record)]
     if not body:
         raise InputError("the table has a header but no rows", file=path)

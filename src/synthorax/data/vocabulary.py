@@ -132,11 +132,11 @@ def label_matrix(
     """Statements as numbers, [N, K] in {1, 0, NaN}; columns follow `findings`, `policy` defaults to `LabelPolicy()`.
 
     A row that states nothing is NaN throughout. Where `No Finding` is present, every other disease is 0. The column
-    `No Finding` is 0 beside any disease that counts as present, and NaN where a row names neither: a film without a
+    `No Finding` is 0 beside any disease that counts as present, and NaN where a row names neither: an image without a
     mass need not be normal.
 
-    >>> film = Study(file_name="a.png", labels={"Mass": Stated.PRESENT, "Edema": Stated.UNCERTAIN})
-    >>> label_matrix([film], ["Mass", "Edema", "Hernia", "No Finding"])
+    >>> image = Study(file_name="a.png", labels={"Mass": Stated.PRESENT, "Edema": Stated.UNCERTAIN})
+    >>> label_matrix([image], ["Mass", "Edema", "Hernia", "No Finding"])
     array([[ 1., nan,  0.,  0.]], dtype=float32)
     """
     policy = policy or LabelPolicy()

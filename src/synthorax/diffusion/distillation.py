@@ -15,18 +15,18 @@ def student_levels(teacher_levels: Tensor, *, substeps: int) -> Tensor:
     return teacher_levels[::substeps]
 
 
-def landing_target(x: Tensor, landed: Tensor, *, sigma: float, following: float) -> Tensor:
-    """The estimate of the film with which one step of ddim from level `sigma` at x goes to `landed` at level `following`.
+def landing_target(x: Tensor, landed: Tensor, *, sigma: float, sigma_next: float) -> Tensor:
+    """The estimate of the image with which one step of ddim from level `sigma` at x goes to `landed` at level `sigma_next`.
 
-    That step is D + (following / sigma) (x - D), solved for D: Algorithm 2 of Salimans and Ho 2022 with alpha = 1. A step to 0 wants the
-    film on which the teacher lands. Both tensors are [B, C, *S], and `following` is below `sigma`.
+    That step is D + (sigma_next / sigma) (x - D), solved for D: Algorithm 2 of Salimans and Ho 2022 with alpha = 1. A step to 0 wants the
+    image on which the teacher lands. Both tensors are [B, C, *S], and `sigma_next` is below `sigma`.
     """
-    kept = following / sigma
+    kept = sigma_next / sigma
     return (landed - kept * x) / (1 - kept)
 
 
 def snr_weight(sigma: Tensor, *, sigma_data: float) -> Tensor:
-    """SNR + 1 in units of the films' variance, [B]: 1 / sigma^2 + 1 / sigma_data^2 (Sec. 4, Salimans and Ho 2022).
+    """SNR + 1 in units of the images' variance, [B]: 1 / sigma^2 + 1 / sigma_data^2 (Sec. 4, Salimans and Ho 2022).
 
     It does not vanish at high noise, where a student of few steps decides most, as the weight of "eps" would. For "edm" it is the
     output weight.

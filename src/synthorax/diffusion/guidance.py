@@ -42,12 +42,12 @@ def guided(denoise: ConditionalDenoise, condition: Condition, settings: SampleSe
 def guided_by_prompts(denoise: ConditionalDenoise, condition: Condition, settings: SampleSettings, *, parts: Sequence[str]) -> Denoise:
     """`guided`, where upper-case AND and NOT in a text join several conditions, each row by its own (see `prompts.split_prompt`).
 
-    The first text keeps the company of all other parts, of which the model hears `parts`; the others stand alone, and what NOT takes away
-    is its text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
+    The first text keeps the company of all other parts, of which the model is conditioned on `parts`; the others stand alone, and what NOT
+    takes away is its text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
     """
     for part in settings.part_guidance:
         if part not in parts:
-            raise UsageError(f"guidance for '{part}': the model does not hear it; "
+            raise UsageError(f"guidance for '{part}': the model is not conditioned on it; "
                              + (nearest(part, parts) if parts else "it takes no conditions at all"))
     condition = condition.only(parts)
     operands = [split_prompt(text) for text in condition.text or ()]
@@ -92,7 +92,7 @@ def autoguided(denoise: Denoise, weak: Denoise, *, weight: float) -> Denoise:
     """Away from a worse version of the same model: D_weak + weight (D - D_weak) (Karras et al. 2024, "Guiding a diffusion
     model with a bad version of itself").
 
-    `weak` is a smaller or less trained denoiser that hears the same condition; weight 1 is no guidance and leaves it alone.
+    `weak` is a smaller or less trained denoiser conditioned on the same condition; weight 1 is no guidance and leaves it alone.
     """
     _finite(weight)
     if weight == 1:
@@ -105,10 +105,10 @@ def autoguided(denoise: Denoise, weak: Denoise, *, weight: float) -> Denoise:
     return away
 
 
-def within_greys(denoise: Denoise, settings: SampleSettings) -> Denoise:
-    """With `settings.clip`, estimates that no film could have, beyond [-1, 1], are brought back to its edge at every level.
+def clip_denoised(denoise: Denoise, settings: SampleSettings) -> Denoise:
+    """With `settings.clip`, estimates that no image could have, beyond [-1, 1], are brought back to its edge at every level.
 
-    Where noise is predicted, its error counts sigma times in the estimate, and in the first steps moves the brightness of whole films.
+    Where noise is predicted, its error counts sigma times in the estimate, and in the first steps moves the brightness of whole images.
     """
     return (lambda x, sigma: denoise(x, sigma).clamp(-1, 1)) if settings.clip else denoise
 
@@ -118,7 +118,7 @@ def classifier_guided(denoise: Denoise, log_probability: Callable[[Tensor], Tens
 
     The guided score of Dhariwal and Nichol 2021 (Algorithm 2), as an estimate of x0; the classifier sees the estimate instead of
     the noise, and the gradient goes through the denoiser (Bansal et al. 2023; Chung et al. 2023). So it needs no training on noisy
-    films, at about three times the cost of a call. `log_probability` takes estimates [B, C, H, W] and returns [B], in nats.
+    images, at about three times the cost of a call. `log_probability` takes estimates [B, C, H, W] and returns [B], in nats.
     """
     _finite(weight)
     if weight == 0:

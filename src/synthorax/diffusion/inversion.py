@@ -1,4 +1,4 @@
-"""DDIM inversion: the noise from which deterministic sampling gives back a film."""
+"""DDIM inversion: the noise from which deterministic sampling gives back an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synthorax.errors import UsageError
 
 
 def invert(denoise: Denoise, x0: Tensor, sigmas: Tensor, *, refinements: int = 0) -> Tensor:
-    """Walk from films x0 [B, C, *S] up to level `sigmas[0]`, the reverse of `ddim` with eta 0 over the falling `sigmas` [N + 1].
+    """Walk from images x0 [B, C, *S] up to level `sigmas[0]`, the reverse of `ddim` with eta 0 over the falling `sigmas` [N + 1].
 
     With 0 refinements each step takes the slope at its lower end (Sec. 4.3, Song et al. 2021a). ddim takes the slope at the upper end,
     which is known only once the step is made; each refinement makes the step again with the slope found there: the fixed-point
@@ -21,12 +21,12 @@ def invert(denoise: Denoise, x0: Tensor, sigmas: Tensor, *, refinements: int = 0
         raise UsageError(f"{refinements} refinements: choose 0 or more")
     levels = sigmas.double().flip(0).tolist()
     x = x0
-    for sigma, following in pairwise(levels):
-        # At sigma 0 there is no slope; the network takes the film for one that holds the least noise it knows.
-        slope = _slope(denoise, x, sigma or following)
+    for sigma, sigma_next in pairwise(levels):
+        # At sigma 0 there is no slope; the network takes the image for one that holds the least noise it knows.
+        slope = _slope(denoise, x, sigma or sigma_next)
         for _ in range(refinements):
-            slope = _slope(denoise, x + (following - sigma) * slope, following)
-        x = x + (following - sigma) * slope
+            slope = _slope(denoise, x + (sigma_next - sigma) * slope, sigma_next)
+        x = x + (sigma_next - sigma) * slope
     return x
 
 

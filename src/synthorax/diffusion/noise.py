@@ -4,10 +4,10 @@ Everything here speaks of sigma in x = x0 + sigma n, with sigma in (0, inf). The
 
 | convention | its state | its level |
 |---|---|---|
-| variance preserving (DDPM) | x sqrt(alpha_bar) | alpha_bar = 1 / (1 + sigma^2), or the timestep in 0 to 999 of a timetable |
-| flow matching | x (1 - t) | t = sigma / (1 + sigma), from 0 (film) to 1 (noise) |
+| variance preserving (DDPM) | x sqrt(alpha_bar) | alpha_bar = 1 / (1 + sigma^2), or the timestep in 0 to 999 of a noise schedule |
+| flow matching | x (1 - t) | t = sigma / (1 + sigma), from 0 (image) to 1 (noise) |
 
-Levels are computed in float64, whatever the dtype of the films.
+Levels are computed in float64, whatever the dtype of the images.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor
 from synthorax.errors import UsageError
 from synthorax.registry import lookup
 
-Timetable = Literal["linear", "cosine"]
+NoiseSchedule = Literal["linear", "cosine"]
 
 TRAINED_STEPS = 1000
-"""Levels of a discrete timetable, T in the papers."""
+"""Levels of a discrete noise schedule, T in the papers."""
 
 SCHEDULES: dict[str, str] = {
     "karras": "synthorax.diffusion.noise:karras_sigmas",
@@ -66,7 +66,7 @@ def sampling_sigmas(name: str, steps: int, *, sigma_min: float, sigma_max: float
 
 
 def sigma_to_alpha_bar(sigma: Tensor) -> Tensor:
-    """Share of the film in the variance of a variance-preserving state, float64 in (0, 1)."""
+    """Share of the image in the variance of a variance-preserving state, float64 in (0, 1)."""
     return 1 / (1 + sigma.double() ** 2)
 
 
@@ -85,8 +85,8 @@ def flow_time_to_sigma(time: Tensor) -> Tensor:
     return time.double() / (1 - time.double())
 
 
-def sigma_to_timestep(sigma: Tensor, *, kind: Timetable) -> Tensor:
-    """Fractional timestep in [0, 999], interpolated in ln sigma; levels beyond the timetable get its first or last timestep."""
+def sigma_to_timestep(sigma: Tensor, *, kind: NoiseSchedule) -> Tensor:
+    """Fractional timestep in [0, 999], interpolated in ln sigma; levels beyond the noise schedule get its first or last timestep."""
     return step_between(sigma, ddpm_sigmas(kind))
 
 
@@ -98,8 +98,8 @@ def step_between(sigma: Tensor, sigmas: Tensor) -> Tensor:
     return above - 1 + fraction.clamp(0, 1)
 
 
-def timestep_to_sigma(timestep: Tensor, *, kind: Timetable) -> Tensor:
-    """Inverse of `sigma_to_timestep` inside the timetable; timesteps outside [0, 999] count as 0 or 999."""
+def timestep_to_sigma(timestep: Tensor, *, kind: NoiseSchedule) -> Tensor:
+    """Inverse of `sigma_to_timestep` inside the noise schedule; timesteps outside [0, 999] count as 0 or 999."""
     logs, timestep = ddpm_sigmas(kind).log().to(timestep.device), timestep.double().clamp(0, TRAINED_STEPS - 1)
     below = timestep.floor().long().clamp(max=TRAINED_STEPS - 2)
     return torch.lerp(logs[below], logs[below + 1], timestep - below).exp()
@@ -108,27 +108,27 @@ def timestep_to_sigma(timestep: Tensor, *, kind: Timetable) -> Tensor:
 # Timetables
 
 
-def ddpm_sigmas(kind: Timetable) -> Tensor:
-    """The rising levels of a discrete timetable, [1000], float64; timestep t is row t.
+def ddpm_sigmas(kind: NoiseSchedule) -> Tensor:
+    """The rising levels of a discrete noise schedule, [1000], float64; timestep t is row t.
 
     "linear": beta rises from 1e-4 to 0.02 (Sec. 4, Ho et al. 2020). "cosine": Eq. 17, Nichol and Dhariwal 2021, beta at most 0.999.
     """
     if kind == "linear":
-        beta = torch.linspace(1e-4, 0.02, TRAINED_STEPS, dtype=torch.float64)
+        beta = torch.linspace(1e-4, 0.02, TRAINED_STEPS, dtype=torch.float64, device="cpu")
     elif kind == "cosine":
         offset = 0.008
-        part = torch.arange(TRAINED_STEPS + 1, dtype=torch.float64) / TRAINED_STEPS
+        part = torch.arange(TRAINED_STEPS + 1, dtype=torch.float64, device="cpu") / TRAINED_STEPS
         wanted = ((part + offset) / (1 + offset) * math.pi / 2).cos() ** 2  # alpha_bar but for a constant factor
         beta = (1 - wanted[1:] / wanted[:-1]).clamp(max=0.999)
     else:
-        raise UsageError(f"unknown timetable '{kind}'; choose from: linear, cosine")
+        raise UsageError(f"unknown noise schedule '{kind}'; choose from: linear, cosine")
     return alpha_bar_to_sigma((1 - beta).cumprod(0))
 
 
-def level_below(sigma: Tensor, *, kind: Timetable) -> Tensor:
-    """The highest level of a timetable that is below `sigma`, and 0 below its lowest; any shape, float64.
+def level_below(sigma: Tensor, *, kind: NoiseSchedule) -> Tensor:
+    """The highest level of a noise schedule that is below `sigma`, and 0 below its lowest; any shape, float64.
 
-    A level that equals one of the timetable but for the rounding of float32 has the one before it below.
+    A level that equals one of the noise schedule but for the rounding of float32 has the one before it below.
     """
     levels = ddpm_sigmas(kind).to(sigma.device)
     return torch.cat([levels.new_zeros(1), levels])[torch.searchsorted(levels * (1 + 1e-5), sigma.double())]
@@ -143,9 +143,9 @@ def karras_sigmas(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80
     >>> karras_sigmas(2, sigma_min=1.0, sigma_max=2.0).round().tolist()
     [2.0, 1.0, 0.0]
     """
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 
 def karras_few_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
@@ -163,29 +163,29 @@ def exponential_few_sigmas(steps: int, *, sigma_min: float, sigma_max: float) ->
 
 def exponential_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
     """Levels that fall by the same factor each, from `sigma_max` to `sigma_min`, and a final 0, [steps + 1]."""
-    logs = torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64)
-    return torch.cat([logs.exp(), torch.zeros(1, dtype=torch.float64)])
+    logs = torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64, device="cpu")
+    return torch.cat([logs.exp(), torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 
 def flow_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
     """Levels at equal distances in flow time, from `sigma_max` to `sigma_min`, and a final 0, [steps + 1]."""
-    times = torch.linspace(sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64)
-    return torch.cat([flow_time_to_sigma(times), torch.zeros(1, dtype=torch.float64)])
+    times = torch.linspace(sigma_max / (1 + sigma_max), sigma_min / (1 + sigma_min), steps, dtype=torch.float64, device="cpu")
+    return torch.cat([flow_time_to_sigma(times), torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 
 def linear_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
-    """The linear timetable of DDPM, respaced; see `respaced`."""
+    """The linear noise schedule of DDPM, respaced; see `respaced`."""
     return respaced("linear", steps, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def cosine_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
-    """The cosine timetable of improved DDPM, respaced; see `respaced`."""
+    """The cosine noise schedule of improved DDPM, respaced; see `respaced`."""
     return respaced("cosine", steps, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
-def respaced(kind: Timetable, steps: int, *, sigma_min: float, sigma_max: float,
+def respaced(kind: NoiseSchedule, steps: int, *, sigma_min: float, sigma_max: float,
              spacing: Literal["trailing", "leading"] = "trailing") -> Tensor:
-    """`steps` of the timetable's levels in [sigma_min, sigma_max], evenly spaced in timesteps, falling, and a final 0, [steps + 1].
+    """`steps` of the noise schedule's levels in [sigma_min, sigma_max], evenly spaced in timesteps, falling, and a final 0, [steps + 1].
 
     "trailing" counts down from the highest level, so that sampling starts where nothing but noise is left. "leading" counts up from
     the lowest, as DDIM did, and leaves the highest out (Table 2, Lin et al. 2024, "Common diffusion noise schedules").
@@ -194,13 +194,13 @@ def respaced(kind: Timetable, steps: int, *, sigma_min: float, sigma_max: float,
     inside = levels[(levels >= sigma_min) & (levels <= sigma_max)]
     num = len(inside)
     if steps > num:
-        raise UsageError(f"{steps} steps of the {kind} timetable, which has {num} levels from {sigma_min} to {sigma_max}; "
+        raise UsageError(f"{steps} steps of the {kind} noise schedule, which has {num} levels from {sigma_min} to {sigma_max}; "
                          f"choose fewer, or the schedule 'exponential'")
     if spacing == "trailing":
-        rows = (torch.arange(steps, 0, -1, dtype=torch.float64) * num / steps).round().long() - 1
+        rows = (torch.arange(steps, 0, -1, dtype=torch.float64, device="cpu") * num / steps).round().long() - 1
     else:
-        rows = torch.arange(steps - 1, -1, -1) * (num // steps)
-    return torch.cat([inside[rows], torch.zeros(1, dtype=torch.float64)])
+        rows = torch.arange(steps - 1, -1, -1, device="cpu") * (num // steps)
+    return torch.cat([inside[rows], torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 
 # Levels of training
@@ -221,18 +221,18 @@ def flow_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sig
 
 
 def linear_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sigma_min: float, sigma_max: float) -> Tensor:
-    """Each level of the linear timetable in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform` (Ho et al. 2020)."""
+    """Each level of the linear noise schedule in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform` (Ho et al. 2020)."""
     return _any_of("linear", uniform, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def cosine_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sigma_min: float, sigma_max: float) -> Tensor:
-    """Each level of the cosine timetable in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform`."""
+    """Each level of the cosine noise schedule in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform`."""
     return _any_of("cosine", uniform, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
-def _any_of(kind: Timetable, uniform: Tensor, *, sigma_min: float, sigma_max: float) -> Tensor:
+def _any_of(kind: NoiseSchedule, uniform: Tensor, *, sigma_min: float, sigma_max: float) -> Tensor:
     levels = ddpm_sigmas(kind)
     inside = levels[(levels >= sigma_min) & (levels <= sigma_max)].to(uniform.device)
     if not len(inside):
-        raise UsageError(f"the {kind} timetable has no level from {sigma_min} to {sigma_max}")
+        raise UsageError(f"the {kind} noise schedule has no level from {sigma_min} to {sigma_max}")
     return inside[(uniform.double() * len(inside)).long()].to(uniform)

@@ -10,7 +10,7 @@ Whatever the network gives out, D(x; sigma) = c_skip x + c_out F(c_in x; c_noise
 | v | variance-preserving state | sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x0 (App. D, Salimans and Ho 2022) | timestep / 1000 |
 | flow | (1 - t) x0 + t n | the velocity n - x0 (Lipman et al. 2023) | t |
 
-The timestep is that of the continuous cosine timetable without its offset, alpha_bar = cos^2(pi/2 timestep/1000), whichever levels are
+The timestep is that of the continuous cosine noise schedule without its offset, alpha_bar = cos^2(pi/2 timestep/1000), whichever levels are
 trained: a smooth function of sigma that needs no table.
 """
 
@@ -47,16 +47,16 @@ class Scalings:
         return Scalings(self.c_skip.reshape(shape), self.c_out.reshape(shape), self.c_in.reshape(shape), self.c_noise)
 
 
-def clean_from_output(output: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
+def denoised_from_output(output: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
     """The clean image that the network's `output` stands for at x, both [B, C, *S]."""
     s = scalings.like(x)
     return s.c_skip * x + s.c_out * output
 
 
-def output_from_clean(clean: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
+def output_from_denoised(denoised: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
     """What the network has to give out at x for the clean image `clean`: its training target, and the inverse of `clean_from_output`."""
     s = scalings.like(x)
-    return (clean - s.c_skip * x) / s.c_out
+    return (denoised - s.c_skip * x) / s.c_out
 
 
 def output_weight(scalings: Scalings) -> Tensor:
@@ -76,19 +76,19 @@ def edm_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
 
 def eps_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
     """The network gives the noise: x0 = x - sigma n. `sigma` is [B]."""
-    return Scalings(c_skip=torch.ones_like(sigma), c_out=-sigma, c_in=(1 + sigma**2).rsqrt(), c_noise=_part_of_timetable(sigma))
+    return Scalings(c_skip=torch.ones_like(sigma), c_out=-sigma, c_in=(1 + sigma**2).rsqrt(), c_noise=_fraction_of_schedule(sigma))
 
 
 def x0_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
     """The network gives the clean image. `sigma` is [B]."""
     return Scalings(c_skip=torch.zeros_like(sigma), c_out=torch.ones_like(sigma), c_in=(1 + sigma**2).rsqrt(),
-                    c_noise=_part_of_timetable(sigma))
+                    c_noise=_fraction_of_schedule(sigma))
 
 
 def v_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
     """The network gives v: x0 = sqrt(alpha_bar) state - sqrt(1 - alpha_bar) v (App. D, Salimans and Ho 2022). `sigma` is [B]."""
     c_in = (1 + sigma**2).rsqrt()  # sqrt(alpha_bar), and sigma c_in is sqrt(1 - alpha_bar)
-    return Scalings(c_skip=c_in**2, c_out=-sigma * c_in, c_in=c_in, c_noise=_part_of_timetable(sigma))
+    return Scalings(c_skip=c_in**2, c_out=-sigma * c_in, c_in=c_in, c_noise=_fraction_of_schedule(sigma))
 
 
 def flow_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
@@ -97,6 +97,6 @@ def flow_scalings(sigma: Tensor, *, sigma_data: float) -> Scalings:
     return Scalings(c_skip=left, c_out=-sigma * left, c_in=left, c_noise=sigma * left)
 
 
-def _part_of_timetable(sigma: Tensor) -> Tensor:
+def _fraction_of_schedule(sigma: Tensor) -> Tensor:
     """timestep / 1000 in (0, 1), [B]: alpha_bar = 1 / (1 + sigma^2) = cos^2(pi/2 part) solved for the part."""
     return sigma.atan() * (2 / math.pi)

@@ -53,7 +53,7 @@ ALWAYS_NOISY = ("ddpm", "dpmpp-2m-sde")
 
 
 def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: Noise | None = None, eta: float | None = None) -> Tensor:
-    """Walk from noise x [B, C, *S] of standard deviation `sigmas[0]` to films with the sampler of that name; the one entry point.
+    """Walk from noise x [B, C, *S] of standard deviation `sigmas[0]` to images with the sampler of that name; the one entry point.
 
     `eta` in [0, 1] is the fresh noise in parts of what ddpm adds, for the samplers of `USUAL_ETA`; None takes what is usual.
 
@@ -72,14 +72,14 @@ def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: N
         eta = USUAL_ETA[sampler] if eta is None else eta
     if noise is None and (eta or sampler in ALWAYS_NOISY):
         raise UsageError(f"sampler '{sampler}' adds fresh noise, and no source of noise was given")
-    films: Tensor
+    images: Tensor
     if eta is not None:
-        films = method(denoise, x, sigmas, noise=noise, eta=eta)
+        images = method(denoise, x, sigmas, noise=noise, eta=eta)
     elif sampler in ALWAYS_NOISY:
-        films = method(denoise, x, sigmas, noise=noise)
+        images = method(denoise, x, sigmas, noise=noise)
     else:
-        films = method(denoise, x, sigmas)
-    return films
+        images = method(denoise, x, sigmas)
+    return images
 
 
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Tensor:
@@ -94,8 +94,8 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = N
 
 def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, eta: float = 1.0) -> Tensor:
     """An Euler step to below the next level, then fresh noise up to it; `eta` is that noise in parts of ddpm's."""
-    for sigma, following in _pairs(sigmas):
-        x = _ancestral_step(x, denoise(x, _level(sigma, x)), sigma, following, noise=noise, eta=eta)
+    for sigma, sigma_next in _pairs(sigmas):
+        x = _ancestral_step(x, denoise(x, _level(sigma, x)), sigma, sigma_next, noise=noise, eta=eta)
     return x
 
 
@@ -105,32 +105,32 @@ def ddpm_learned(denoise_with_variance: DenoiseWithVariance, x: Tensor, sigmas: 
     `denoise_with_variance` returns the expected clean image and the exponent in [0, 1] that lies between the two bounds of the variance,
     both like x.
     """
-    for sigma, following in _pairs(sigmas):
-        level, below = _level(sigma, x), _level(following, x)
-        clean, fraction = denoise_with_variance(x, level)
-        if following == 0:
-            return clean
-        mean = posterior_mean(x, clean, sigma=level, following=below)
-        x = mean + variance_between(fraction, sigma=level, following=below).sqrt() * noise().to(x)
+    for sigma, sigma_next in _pairs(sigmas):
+        level, below = _level(sigma, x), _level(sigma_next, x)
+        denoised, fraction = denoise_with_variance(x, level)
+        if sigma_next == 0:
+            return denoised
+        mean = posterior_mean(x, denoised, sigma=level, sigma_next=below)
+        x = mean + variance_between(fraction, sigma=level, sigma_next=below).sqrt() * noise().to(x)
     return x
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """First-order steps."""
-    for sigma, following in _pairs(sigmas):
+    for sigma, sigma_next in _pairs(sigmas):
         slope = (x - denoise(x, _level(sigma, x))) / sigma
-        x = x + (following - sigma) * slope
+        x = x + (sigma_next - sigma) * slope
     return x
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second-order steps (Algorithm 1, Karras et al. 2022); two calls a level except the last."""
-    for sigma, following in _pairs(sigmas):
+    for sigma, sigma_next in _pairs(sigmas):
         slope = (x - denoise(x, _level(sigma, x))) / sigma
-        proposal = x + (following - sigma) * slope
-        if following > 0:
-            second = (proposal - denoise(proposal, _level(following, x))) / following
-            proposal = x + (following - sigma) * (slope + second) / 2
+        proposal = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            second = (proposal - denoise(proposal, _level(sigma_next, x))) / sigma_next
+            proposal = x + (sigma_next - sigma) * (slope + second) / 2
         x = proposal
     return x
 
@@ -156,18 +156,18 @@ def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     base = x
     estimates: list[Tensor] = []  # at the last three levels, newest last
     widths: list[float] = []  # of the steps in lambda = -ln sigma
-    for index, (sigma, following) in enumerate(_pairs(sigmas)):
+    for index, (sigma, sigma_next) in enumerate(_pairs(sigmas)):
         estimates = [*estimates[-2:], denoise(x, _level(sigma, x))]
-        if following == 0:
+        if sigma_next == 0:
             return estimates[-1]
         if index:
             kept = math.exp(-widths[-1])  # of x in the step just made
             x = kept * base + (1 - kept) * _corrected(estimates, widths)
-        base, ahead = x, estimates[-1]
-        widths = [*widths[-1:], math.log(sigma / following)]
+        base, denoised_d = x, estimates[-1]
+        widths = [*widths[-1:], math.log(sigma / sigma_next)]
         if index:
-            ahead = ahead + (estimates[-1] - estimates[-2]) * widths[-1] / (2 * widths[-2])
-        x = (following / sigma) * x + (1 - following / sigma) * ahead
+            denoised_d = denoised_d + (estimates[-1] - estimates[-2]) * widths[-1] / (2 * widths[-2])
+        x = (sigma_next / sigma) * x + (1 - sigma_next / sigma) * denoised_d
     return x
 
 
@@ -176,11 +176,11 @@ def _corrected(estimates: list[Tensor], widths: list[float]) -> Tensor:
     *_, start, end = estimates
     if len(estimates) == 2:
         return (start + end) / 2
-    before, width = widths
+    before, h = widths
     # Weights of the two differences are exact where the estimate is a quadratic of lambda.
-    first = (1 - width - math.exp(-width)) / (-width * (1 - math.exp(-width)))
-    second = 2 * (first / -width + 1 / (2 * (1 - math.exp(-width))))
-    ratio = -before / width
+    first = (1 - h - math.exp(-h)) / (-h * (1 - math.exp(-h)))
+    second = 2 * (first / -h + 1 / (2 * (1 - math.exp(-h))))
+    ratio = -before / h
     share = (first - second) / (1 - ratio)
     return start + share * (estimates[0] - start) / ratio + (first - share) * (end - start)
 
@@ -189,22 +189,22 @@ def _multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | No
     """Ancestral steps with the estimate extrapolated to the middle of the step, in lambda = -ln sigma."""
     previous: Tensor | None = None
     previous_width = 0.0
-    for sigma, following in _pairs(sigmas):
-        clean = denoise(x, _level(sigma, x))
-        if following == 0:
-            return clean
-        width = math.log(sigma / following)
-        ahead = clean if previous is None else clean + (clean - previous) * width / (2 * previous_width)
-        x = _ancestral_step(x, ahead, sigma, following, noise=noise, eta=eta)
-        previous, previous_width = clean, width
+    for sigma, sigma_next in _pairs(sigmas):
+        denoised = denoise(x, _level(sigma, x))
+        if sigma_next == 0:
+            return denoised
+        h = math.log(sigma / sigma_next)
+        denoised_d = denoised if previous is None else denoised + (denoised - previous) * h / (2 * previous_width)
+        x = _ancestral_step(x, denoised_d, sigma, sigma_next, noise=noise, eta=eta)
+        previous, previous_width = denoised, h
     return x
 
 
-def _ancestral_step(x: Tensor, clean: Tensor, sigma: float, following: float, *, noise: Noise | None, eta: float) -> Tensor:
-    """From level `sigma` to `following`: the deviation from `clean` shrinks to `down`, and fresh noise fills `up`."""
-    up = eta * following * math.sqrt(1 - (following / sigma) ** 2)  # Eq. 16, Song et al. 2021a, with alpha = 1
-    down = math.sqrt(following**2 - up**2)
-    x = clean + (down / sigma) * (x - clean)
+def _ancestral_step(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float, *, noise: Noise | None, eta: float) -> Tensor:
+    """From level `sigma` to `sigma_next`: the standard deviation from `clean` shrinks to `down`, and fresh noise fills `up`."""
+    up = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)  # Eq. 16, Song et al. 2021a, with alpha = 1
+    down = math.sqrt(sigma_next**2 - up**2)
+    x = denoised + (down / sigma) * (x - denoised)
     if up == 0:
         return x
     assert noise is not None

@@ -12,10 +12,10 @@ Names = tuple[int, Sequence[str]]
 """an axis, and what each of its entries means"""
 
 
-def adopted(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],
+def matched_weights(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],
             base_names: Mapping[str, Names]) -> dict[str, Tensor]:
-    """A state dict with the base's weights; entries along named axes that the base does not know, or hears nothing of (all 0), keep their
-    own values.
+    """A state dict with the base's weights; entries along named axes that the base does not know, or is conditioned on nothing of (all 0),
+    keep their own values.
 
     Raises UsageError where a weight is missing or has another shape.
     """

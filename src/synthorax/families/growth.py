@@ -1,4 +1,4 @@
-"""How far networks that grow have grown: a schedule in films, saved with the players."""
+"""How far networks that grow have grown: a schedule in images, saved with the players."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ def growing(module: nn.Module) -> list[Growing]:
     return [part for part in module.modules() if isinstance(part, Growing)]
 
 
-def level_after(films: int, *, pace: int, doublings: int) -> float:
-    """Doublings in use after so many films: `pace` films at each level, then `pace` films in which the next one fades in.
+def level_after(images: int, *, pace: int, doublings: int) -> float:
+    """Doublings in use after so many images: `pace` images at each level, then `pace` images in which the next one fades in.
 
-    >>> [level_after(films, pace=10, doublings=2) for films in (0, 10, 15, 20, 35, 99)]
+    >>> [level_after(images, pace=10, doublings=2) for images in (0, 10, 15, 20, 35, 99)]
     [0.0, 0.0, 0.5, 1.0, 1.5, 2.0]
     """
-    whole, rest = divmod(films, 2 * pace)
+    whole, rest = divmod(images, 2 * pace)
     return min(float(doublings), whole + max(0, rest - pace) / pace)
 
 
 class Growth(nn.Module):
-    """Counts the films of this process, and sets the level of networks by them."""
+    """Counts the images of this process, and sets the level of networks by them."""
 
-    films: Tensor
+    images: Tensor
 
     def __init__(self, pace: int) -> None:
         super().__init__()
         self.pace = pace
-        self.register_buffer("films", torch.tensor(0))
+        self.register_buffer("images", torch.tensor(0))
 
-    def grow(self, networks: Iterable[Growing], *, films: int) -> None:
-        """Give the networks the level that is due before so many more films are learned from."""
+    def grow(self, networks: Iterable[Growing], *, images: int) -> None:
+        """Give the networks the level that is due before so many more images are learned from."""
         for network in networks:
-            network.level.fill_(level_after(int(self.films), pace=self.pace, doublings=network.doublings))
-        self.films += films
+            network.level.fill_(level_after(int(self.images), pace=self.pace, doublings=network.doublings))
+        self.images += images
 
     def go_on_from(self, level: float) -> None:
         """Count as if the networks had just come to this level."""
         whole, fade = divmod(level, 1)
-        self.films.fill_(round(self.pace * (2 * whole + (1 + fade if fade else 0))))
+        self.images.fill_(round(self.pace * (2 * whole + (1 + fade if fade else 0))))

@@ -1,4 +1,4 @@
-"""A compact multi-label classifier of grey films: small enough to be trained afresh, many times, on two processor cores."""
+"""A compact multi-label classifier of grey images: small enough to be trained afresh, many times, on two processor cores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from synthorax.errors import UsageError
 from synthorax.judges.fitting import (
-    FilmArray,
     FittingConfig,
+    ImageArray,
     Variation,
-    check_film_size,
-    check_films,
-    film_batches,
+    check_image_size,
+    check_images,
     fit,
+    image_batches,
     logits_of,
     network_digest,
     one_thread,
@@ -38,12 +38,12 @@ CLASSIC = Variation(degrees=10, scale=0.1, shift=0.1, contrast=0.2, brightness=0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierConfig(FittingConfig):
-    """How a classifier is built and trained. The number of updates is fixed: nothing is chosen on validation films."""
+    """How a classifier is built and trained. The number of updates is fixed: nothing is chosen on validation images."""
 
     width: int = 32
     """channels of the first residual block; each later block doubles it"""
     input_size: int = 64
-    """films larger than this (pixels a side) are averaged down to it"""
+    """images larger than this (pixels a side) are averaged down to it"""
     augment: Literal["none", "classic"] = "none"
     """`classic`: small rotation, shift, scale, brightness, contrast, noise; never a left-right flip, which moves the heart"""
     network: str = "small"
@@ -57,22 +57,22 @@ class ClassifierNetwork(Protocol):
 
     head: nn.Linear
 
-    def features(self, films: Tensor) -> Tensor:
-        """`films` [B, 1, S, S], standardised -> [B, F]."""
+    def features(self, images: Tensor) -> Tensor:
+        """`images` [B, 1, S, S], standardised -> [B, F]."""
 
 
 NETWORKS = {
     "small": "synthorax.judges.classifier:small_network",
-    "densenet121": "synthorax.judges.known_networks:densenet121",
-    "resnet50": "synthorax.judges.known_networks:resnet50",
-    "efficientnet": "synthorax.judges.known_networks:efficientnet",
-    "vgg16": "synthorax.judges.known_networks:vgg16",
+    "densenet121": "synthorax.judges.torchvision_networks:densenet121",
+    "resnet50": "synthorax.judges.torchvision_networks:resnet50",
+    "efficientnet": "synthorax.judges.torchvision_networks:efficientnet",
+    "vgg16": "synthorax.judges.torchvision_networks:vgg16",
 }
 """name -> function of the config, `num_findings`, `size` and `generator` that builds the network"""
 
 
 class ResidualNetwork(nn.Module):
-    """A stem that quarters the film, then one to four residual blocks, each next one half the size and twice the width."""
+    """A stem that quarters the image, then one to four residual blocks, each next one half the size and twice the width."""
 
     def __init__(self, *, num_findings: int, width: int, input_size: int) -> None:
         super().__init__()
@@ -85,14 +85,14 @@ class ResidualNetwork(nn.Module):
             for stage, (before, after) in enumerate(itertools.pairwise([stem, *widths]))))
         self.head = nn.Linear(widths[-1], num_findings)
 
-    def features(self, films: Tensor) -> Tensor:
-        """`films` [B, 1, S, S], standardised -> [B, F]: the last map, averaged over the film."""
-        features: Tensor = self.stages(self.stem(films)).float().mean(dim=(2, 3))
+    def features(self, images: Tensor) -> Tensor:
+        """`images` [B, 1, S, S], standardised -> [B, F]: the last map, averaged over the image."""
+        features: Tensor = self.stages(self.stem(images)).float().mean(dim=(2, 3))
         return features
 
-    def forward(self, films: Tensor) -> Tensor:
-        """`films` [B, 1, S, S], standardised -> logits [B, K]."""
-        logits: Tensor = self.head(self.features(films))
+    def forward(self, images: Tensor) -> Tensor:
+        """`images` [B, 1, S, S], standardised -> logits [B, K]."""
+        logits: Tensor = self.head(self.features(images))
         return logits
 
 
@@ -118,8 +118,8 @@ class Classifier:
     digest: str
     """SHA-256 over all weights and running statistics"""
     findings: tuple[str, ...]
-    film_size: int
-    """pixels a side of the films that it accepts"""
+    image_size: int
+    """pixels a side of the images that it accepts"""
     config: ClassifierConfig
     network: nn.Module = field(repr=False)
     """also a `ClassifierNetwork`"""
@@ -131,17 +131,17 @@ class Classifier:
         """Trained numbers in the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def predict(self, images: FilmArray) -> NDArray[np.float64]:
-        """Probability of each finding, [N, K] in [0, 1], for films [N, S, S]."""
-        return self._run(images, lambda films: torch.sigmoid(self.network(films).double()))
+    def predict(self, images: ImageArray) -> NDArray[np.float64]:
+        """Probability of each finding, [N, K] in [0, 1], for images [N, S, S]."""
+        return self._run(images, lambda inputs: torch.sigmoid(self.network(inputs).double()))
 
-    def features(self, images: FilmArray) -> NDArray[np.float64]:
-        """What the last layer sees of films [N, S, S]: activations [N, F]."""
+    def features(self, images: ImageArray) -> NDArray[np.float64]:
+        """What the last layer sees of images [N, S, S]: activations [N, F]."""
         network = cast(ClassifierNetwork, self.network)
-        return self._run(images, lambda films: network.features(films).double())
+        return self._run(images, lambda inputs: network.features(inputs).double())
 
-    def _run(self, images: FilmArray, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
-        check_film_size(images, film_size=self.film_size, judge=self.name)
+    def _run(self, images: ImageArray, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+        check_image_size(images, image_size=self.image_size, judge=self.name)
         device = next(self.network.parameters()).device
         chunks = (images[start : start + 256] for start in range(0, len(images), 256))
         with one_thread(), torch.inference_mode():
@@ -150,39 +150,39 @@ class Classifier:
 
 
 def train_classifier(
-    images: FilmArray,
+    images: ImageArray,
     labels: NDArray[np.floating],
     *,
     findings: Sequence[str],
     config: ClassifierConfig,
     seed: int,
-    film_weights: NDArray[np.floating] | None = None,
+    image_weights: NDArray[np.floating] | None = None,
     class_weights: NDArray[np.floating] | None = None,
     start: Classifier | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
-    """Train on films [N, S, S] with labels [N, K] in {0, 1, NaN}; a NaN label takes no part in the loss.
+    """Train on images [N, S, S] with labels [N, K] in {0, 1, NaN}; a NaN label takes no part in the loss.
 
-    `film_weights` [N] are relative frequencies with which films are drawn (oversampling); None draws all equally often.
+    `image_weights` [N] are relative frequencies with which images are drawn (oversampling); None draws all equally often.
     `class_weights` [2, K] are factors on the loss of absent and of present findings. `start` is a classifier to go on from.
     `progress(done, total)` is called after every update. On the CPU the same arguments give the same weights, and one thread is
     used: to train several at a time, call this from several threads.
     Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
 
-    >>> films, labels = np.zeros((8, 32, 32), np.uint8), np.tile([[0.0], [1.0]], (4, 1))
-    >>> train_classifier(films, labels, findings=["Mass"], config=ClassifierConfig(updates=1), seed=0).predict(films).shape
+    >>> images, labels = np.zeros((8, 32, 32), np.uint8), np.tile([[0.0], [1.0]], (4, 1))
+    >>> train_classifier(images, labels, findings=["Mass"], config=ClassifierConfig(updates=1), seed=0).predict(images).shape
     (8, 1)
     """
-    check_films(images)
+    check_images(images)
     if labels.shape != (len(images), len(findings)):
-        raise UsageError(f"labels have shape {labels.shape} for {len(images)} films and {len(findings)} findings")
+        raise UsageError(f"labels have shape {labels.shape} for {len(images)} images and {len(findings)} findings")
     with one_thread():
-        return _train(images, labels, findings=tuple(findings), config=ready(config), seed=seed, film_weights=film_weights,
+        return _train(images, labels, findings=tuple(findings), config=ready(config), seed=seed, image_weights=image_weights,
                       class_weights=class_weights, start=start, progress=progress)
 
 
-def _train(images: FilmArray, labels: NDArray[np.floating], *, findings: tuple[str, ...], config: ClassifierConfig, seed: int,
-           film_weights: NDArray[np.floating] | None, class_weights: NDArray[np.floating] | None, start: Classifier | None,
+def _train(images: ImageArray, labels: NDArray[np.floating], *, findings: tuple[str, ...], config: ClassifierConfig, seed: int,
+           image_weights: NDArray[np.floating] | None, class_weights: NDArray[np.floating] | None, start: Classifier | None,
            progress: Callable[[int, int], None] | None) -> Classifier:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
@@ -194,16 +194,16 @@ def _train(images: FilmArray, labels: NDArray[np.floating], *, findings: tuple[s
     factors = None if class_weights is None else torch.from_numpy(np.asarray(class_weights, dtype=np.float32)).to(config.device)
 
     def loss_of(rows: NDArray[np.intp]) -> Tensor:
-        films = standardise(images[rows], size=size)
+        inputs = standardise(images[rows], size=size)
         if config.augment == "classic":
-            films, = vary(films, by=CLASSIC, generator=generator)
-        return _masked_cross_entropy(logits_of(network, films, config=config), targets[rows].to(config.device), factors)
+            inputs, = vary(inputs, by=CLASSIC, generator=generator)
+        return _masked_cross_entropy(logits_of(network, inputs, config=config), targets[rows].to(config.device), factors)
 
-    losses = fit(network, loss_of, batches=film_batches(len(images), film_weights, config=config, seed=seed), config=config,
+    losses = fit(network, loss_of, batches=image_batches(len(images), image_weights, config=config, seed=seed), config=config,
                  judge="classifier", progress=progress)
     name = f"residual-{size}px-w{config.width}" if config.network == "small" else f"{config.network}-{size}px"
     return Classifier(name=name, digest=network_digest(network), findings=findings,
-                      film_size=images.shape[1], config=config, network=network, losses=losses)
+                      image_size=images.shape[1], config=config, network=network, losses=losses)
 
 
 def _masked_cross_entropy(logits: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:

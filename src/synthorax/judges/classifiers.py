@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from synthorax.errors import UsageError, nearest
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.judges.fitting import FilmArray
+from synthorax.judges.fitting import ImageArray
 from synthorax.registry import lookup
 
 CLASSIFIERS = {
@@ -50,7 +50,7 @@ class TrainedClassifier(Protocol):
     def num_parameters(self) -> int:
         """Trained numbers."""
 
-    def predict(self, images: FilmArray) -> NDArray[np.float64]:
+    def predict(self, images: ImageArray) -> NDArray[np.float64]:
         """Probability of each finding, [N, S, S] -> [N, K]."""
 
 
@@ -58,11 +58,11 @@ class Train(Protocol):
     """How a classifier is trained; see `classifier.train_classifier`."""
 
     def __call__(
-        self, images: FilmArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
-        film_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
+        self, images: ImageArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
+        image_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
         start: TrainedClassifier | None = None, progress: Callable[[int, int], None] | None = None,
     ) -> TrainedClassifier:
-        """Train on films [N, S, S] with labels [N, K] in {0, 1, NaN}."""
+        """Train on images [N, S, S] with labels [N, K] in {0, 1, NaN}."""
 
 
 def usual_classifier(name: str) -> ClassifierConfig:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
 from synthorax.rng import derive
-from synthorax.types import Films
+from synthorax.types import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,10 +20,10 @@ class CrossFit:
 
     classifiers: tuple[Classifier, ...]
     out_of_fold: NDArray[np.float64]
-    """[N, K] probabilities for the training films, each from the classifier that did not see its patient"""
+    """[N, K] probabilities for the training images, each from the classifier that did not see its patient"""
     findings: tuple[str, ...]
     part: NDArray[np.intp]
-    """[N] which classifier has not seen the training film's patient"""
+    """[N] which classifier has not seen the training image's patient"""
 
     @property
     def name(self) -> str:
@@ -36,29 +36,29 @@ class CrossFit:
         return hashlib.sha256("".join(c.digest for c in self.classifiers).encode()).hexdigest()
 
     def predict(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float64]:
-        """Mean probability over the classifiers, [N, S, S] -> [N, K], for films that none of them was trained on."""
+        """Mean probability over the classifiers, [N, S, S] -> [N, K], for images that none of them was trained on."""
         return np.asarray(np.mean([classifier.predict(images) for classifier in self.classifiers], axis=0))
 
 
-def cross_fit(films: Films, *, config: ClassifierConfig, folds: int = 3, seed: int = 0,
+def cross_fit(images: ImageSet, *, config: ClassifierConfig, folds: int = 3, seed: int = 0,
               progress: Callable[[int, int], None] | None = None) -> CrossFit:
     """Train `folds` classifiers on patients of the others' parts (cross-fitting; Chernozhukov et al. 2018, Sec. 3)."""
-    part = patient_folds(films.patients(), folds=folds, seed=seed)
-    out_of_fold = np.zeros(films.labels.shape, dtype=np.float64)
+    part = patient_folds(images.patients(), folds=folds, seed=seed)
+    out_of_fold = np.zeros(images.labels.shape, dtype=np.float64)
     classifiers = []
     for fold in range(folds):
         rest, own = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
-        classifier = train_classifier(films.images[rest], films.labels[rest], findings=films.findings, config=config,
+        classifier = train_classifier(images.pixels[rest], images.labels[rest], findings=images.findings, config=config,
                                       seed=derive(seed, "cross-fit", fold))
-        out_of_fold[own] = classifier.predict(films.images[own])
+        out_of_fold[own] = classifier.predict(images.pixels[own])
         classifiers.append(classifier)
         if progress is not None:
             progress(fold + 1, folds)
-    return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=films.findings, part=part)
+    return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=images.findings, part=part)
 
 
 def patient_folds(patients: Sequence[str] | NDArray[np.str_], *, folds: int, seed: int) -> NDArray[np.intp]:
-    """Part of each film, [N] in 0..folds - 1; all films of a patient share one."""
+    """Part of each image, [N] in 0..folds - 1; all images of a patient share one."""
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     order = np.random.default_rng(derive(seed, "folds")).permutation(len(names))
     return np.asarray(order[index] % folds, dtype=np.intp)

@@ -35,11 +35,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class EfficientNetLite0Features:
-    """Feature space of EfficientNet-Lite0: the head averaged over the image, 1,280 numbers a film.
+    """Feature space of EfficientNet-Lite0: the head averaged over the image, 1,280 numbers an image.
 
-    Input contract: grey films [N, S, S], uint8 or uint16, full range of the type, bone bright. Grey is copied to three
-    channels, resized to `input_px` (bicubic, antialiased), scaled to [0, 1], and normalised as ImageNet was. Films run
-    in batches in float32, so a film's features do not depend on its neighbours (up to rounding).
+    Input contract: grey images [N, S, S], uint8 or uint16, full range of the type, bone bright. Grey is copied to three
+    channels, resized to `input_px` (bicubic, antialiased), scaled to [0, 1], and normalised as ImageNet was. Images run
+    in batches in float32, so an image's features do not depend on its neighbours (up to rounding).
 
     >>> EfficientNetLite0Features()(np.zeros((2, 64, 64), np.uint8)).shape
     (2, 1280)
@@ -59,9 +59,9 @@ class EfficientNetLite0Features:
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16],
                  progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
-        """Features [N, 1280] of films [N, S, S]; `progress(done, total)` is called after every batch."""
+        """Features [N, 1280] of images [N, S, S]; `progress(done, total)` is called after every batch."""
         if images.ndim != 3 or images.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"features need films [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}",
+            raise InputError(f"features need images [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}",
                              remedy="read them with synthorax.data.pixels")
         features = np.empty((len(images), NUM_FEATURES), dtype=np.float32)
         for start in range(0, len(images), self.batch_size):
@@ -73,7 +73,7 @@ class EfficientNetLite0Features:
         return features
 
     def _prepared(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
-        """Films as the network was trained to see photographs: float32 [B, 3, input_px, input_px]."""
+        """Images as the network was trained to see photographs: float32 [B, 3, input_px, input_px]."""
         grey = torch.from_numpy(images.astype(np.float32) / np.iinfo(images.dtype).max)[:, None].to(self.device)
         if grey.shape[-2:] != (self.input_px, self.input_px):
             grey = functional.interpolate(grey, (self.input_px, self.input_px), mode="bicubic", antialias=True)

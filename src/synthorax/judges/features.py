@@ -1,4 +1,4 @@
-"""Feature spaces: what turns films into the vectors that fidelity and diversity are measured on."""
+"""Feature spaces: what turns images into the vectors that fidelity and diversity are measured on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from synthorax.errors import UsageError, nearest
 from synthorax.judges.chest import fit_chest_features
 from synthorax.judges.foreign_features import from_file, torchxrayvision
 from synthorax.registry import lookup
-from synthorax.types import Films
+from synthorax.types import ImageSet
 
 
 class FeatureSpace(Protocol):
-    """A frozen network that describes films; a score names it, and a report records its digest.
+    """A frozen network that describes images; a score names it, and a report records its digest.
 
-    Input contract: grey films [N, S, S], uint8 or uint16, full range of the type, bone bright; any S, which the space
-    resizes by itself. Same film, same features, whatever the batch (up to float32 rounding). Compare two sets through
-    one space and at one film size only: a 64 px film is blurred to any network, and blur is what FID sees first.
+    Input contract: grey images [N, S, S], uint8 or uint16, full range of the type, bone bright; any S, which the space
+    resizes by itself. Same image, same features, whatever the batch (up to float32 rounding). Compare two sets through
+    one space and at one image size only: a 64 px image is blurred to any network, and blur is what FID sees first.
     """
 
     @property
@@ -33,10 +33,10 @@ class FeatureSpace(Protocol):
 
     @property
     def num_features(self) -> int:
-        """F, the length of a film's vector."""
+        """F, the length of an image's vector."""
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Films [N, S, S] to features [N, F]."""
+        """Images [N, S, S] to features [N, F]."""
 
 
 FEATURES = {
@@ -44,15 +44,15 @@ FEATURES = {
     "radiomics": "synthorax.judges.radiomics:RadiomicsFeatures",
 }
 CHEST = "chest"
-"""name of the space that is trained on the real training films before it is used; see `judges.chest`"""
+"""name of the space that is trained on the real training images before it is used; see `judges.chest`"""
 XRAYVISION = "torchxrayvision"
 FILE_ENDINGS = (".pt", ".ts", ".torchscript", ".onnx")
 
 
-def load_features(name: str, *, train: Films | None = None, seed: int = 0) -> FeatureSpace:
+def load_features(name: str, *, train: ImageSet | None = None, seed: int = 0) -> FeatureSpace:
     """The feature space called `name`; an unknown name is an error that lists the choices.
 
-    Beside the names in `FEATURES`: `chest` learns from the real films `train`, `torchxrayvision` (or `torchxrayvision:WEIGHTS`) is
+    Beside the names in `FEATURES`: `chest` learns from the real images `train`, `torchxrayvision` (or `torchxrayvision:WEIGHTS`) is
     somebody else's, and a path that ends in `.pt` or `.onnx` is a file.
 
     >>> load_features("efficientnet-lite0").num_features
@@ -60,7 +60,7 @@ def load_features(name: str, *, train: Films | None = None, seed: int = 0) -> Fe
     """
     if name == CHEST:
         if train is None:
-            raise UsageError("the feature space 'chest' learns from real training films, and there are none here")
+            raise UsageError("the feature space 'chest' learns from real training images, and there are none here")
         return fit_chest_features(train, seed=seed)
     if name.lower().endswith(FILE_ENDINGS):
         return from_file(name)
@@ -74,15 +74,15 @@ def load_features(name: str, *, train: Films | None = None, seed: int = 0) -> Fe
 
 
 class Standardised:
-    """A space whose numbers have units of their own, each divided by its spread over the real training films, less their mean."""
+    """A space whose numbers have units of their own, each divided by its spread over the real training images, less their mean."""
 
-    def __init__(self, space: FeatureSpace, train: Films) -> None:
+    def __init__(self, space: FeatureSpace, train: ImageSet) -> None:
         """Mean and spread are learned once, from `train`; the digest covers them."""
-        known = space(train.images).astype(np.float64)
+        known = space(train.pixels).astype(np.float64)
         self._space, self._mean, self._scale = space, known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
         self.name, self.num_features = f"{space.name}-standardised", space.num_features
         self.digest = hashlib.sha256(space.digest.encode() + self._mean.tobytes() + self._scale.tobytes()).hexdigest()
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Features [N, F] of films [N, S, S]."""
+        """Features [N, F] of images [N, S, S]."""
         return np.asarray((self._space(images) - self._mean) / self._scale, dtype=np.float32)

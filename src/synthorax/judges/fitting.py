@@ -1,4 +1,4 @@
-"""How the judges that are trained here are fitted: what they see of films, which films when, how these are varied, and the updates."""
+"""How the judges that are trained here are fitted: what they see of images, which images when, how these are varied, and the updates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from synthorax.engine import describe_machine
 from synthorax.errors import TrainingError, UsageError
 
-FilmArray = NDArray[np.uint8] | NDArray[np.uint16]
+ImageArray = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FittingConfig:
-    """What every judge that is trained here needs to know. The number of updates is fixed: no held-out film says when to stop."""
+    """What every judge that is trained here needs to know. The number of updates is fixed: no held-out image says when to stop."""
 
     updates: int = 600
     """number of optimiser steps"""
     batch_size: int = 32
-    """films in one step"""
+    """images in one step"""
     learning_rate: float = 3e-3
     """peak of the one-cycle schedule"""
     weight_decay: float = 0.05
@@ -40,20 +40,20 @@ class FittingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variation:
-    """How far a film is varied at most, in either direction. Never a left-right flip, which moves the heart."""
+    """How far an image is varied at most, in either direction. Never a left-right flip, which moves the heart."""
 
     degrees: float
     """rotation"""
     scale: float
-    """part of the film's side"""
+    """part of the image's side"""
     shift: float
-    """part of half the film's side"""
+    """part of half the image's side"""
     contrast: float
-    """part of the deviation of its pixels"""
+    """part of the standard deviation of its pixels"""
     brightness: float
-    """in deviations"""
+    """in standard deviations"""
     noise: float
-    """deviation of the noise, in deviations"""
+    """standard deviation of the noise, in standard deviations"""
 
 
 Config = TypeVar("Config", bound=FittingConfig)
@@ -62,76 +62,76 @@ Config = TypeVar("Config", bound=FittingConfig)
 def ready(config: Config) -> Config:
     """The config with `autocast` settled for this machine; UsageError where nothing can be trained with it."""
     if config.updates < 1 or config.batch_size < 2:
-        raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} films; at least 1 of 2 are needed")
+        raise UsageError(f"cannot train with {config.updates} updates of {config.batch_size} images; at least 1 of 2 are needed")
     return config if config.autocast is not None else replace(config, autocast=bool(describe_machine()["bf16"]))
 
 
-def check_films(images: FilmArray) -> None:
-    """UsageError unless these are square films [N, S, S] with 8 or 16 bits."""
+def check_images(images: ImageArray) -> None:
+    """UsageError unless these are square images [N, S, S] with 8 or 16 bits."""
     if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype not in (np.uint8, np.uint16) or len(images) == 0:
-        raise UsageError(f"films must be uint8 or uint16 [N, S, S] with N > 0, not {images.dtype} {list(images.shape)}")
+        raise UsageError(f"images must be uint8 or uint16 [N, S, S] with N > 0, not {images.dtype} {list(images.shape)}")
 
 
-def check_film_size(images: FilmArray, *, film_size: int, judge: str) -> None:
-    """UsageError unless these are films as `check_films` wants them, of the size that the judge was trained on."""
-    check_films(images)
-    if images.shape[1] != film_size:
-        raise UsageError(f"{judge} was trained on films of {film_size} px and got {images.shape[1]} px; prepare both at the same size")
+def check_image_size(images: ImageArray, *, image_size: int, judge: str) -> None:
+    """UsageError unless these are images as `check_films` wants them, of the size that the judge was trained on."""
+    check_images(images)
+    if images.shape[1] != image_size:
+        raise UsageError(f"{judge} was trained on images of {image_size} px and got {images.shape[1]} px; prepare both at the same size")
 
 
-def standardise(images: FilmArray, *, size: int) -> Tensor:
-    """Films [B, S, S] -> float32 [B, 1, size, size], each with mean 0 and deviation 1, so that exposure matters less."""
-    films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max
-    if films.shape[-1] > size:
-        films = F.interpolate(films, size=(size, size), mode="area")
-    centre, spread = films.mean(dim=(1, 2, 3), keepdim=True), films.std(dim=(1, 2, 3), keepdim=True)
-    return (films - centre) / spread.clamp_min(1e-3)
+def standardise(images: ImageArray, *, size: int) -> Tensor:
+    """Images [B, S, S] -> float32 [B, 1, size, size], each with mean 0 and standard deviation 1, so that exposure matters less."""
+    inputs = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max
+    if inputs.shape[-1] > size:
+        inputs = F.interpolate(inputs, size=(size, size), mode="area")
+    centre, spread = inputs.mean(dim=(1, 2, 3), keepdim=True), inputs.std(dim=(1, 2, 3), keepdim=True)
+    return (inputs - centre) / spread.clamp_min(1e-3)
 
 
-def vary(films: Tensor, *maps: Tensor, by: Variation, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Standardised films [B, 1, S, S], a fresh draw for each; `maps` [B, M, S, S] move along and keep their values."""
+def vary(images: Tensor, *maps: Tensor, by: Variation, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Standardised images [B, 1, S, S], a fresh draw for each; `maps` [B, M, S, S] move along and keep their values."""
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(len(films), generator=generator)
+        return low + (high - low) * torch.rand(len(images), generator=generator)
 
     angle, scale = torch.deg2rad(uniform(-by.degrees, by.degrees)), uniform(1 - by.scale, 1 + by.scale)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift_x, shift_y = uniform(-by.shift, by.shift), uniform(-by.shift, by.shift)
     matrix = torch.stack([cosine, -sine, shift_x, sine, cosine, shift_y], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(films.shape), align_corners=False)
-    moved, *carried = (F.grid_sample(part, grid, mode="bilinear", padding_mode="border", align_corners=False) for part in (films, *maps))
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    moved, *carried = (F.grid_sample(part, grid, mode="bilinear", padding_mode="border", align_corners=False) for part in (images, *maps))
     contrast = uniform(1 - by.contrast, 1 + by.contrast).view(-1, 1, 1, 1)
     brightness = uniform(-by.brightness, by.brightness).view(-1, 1, 1, 1)
-    return (moved * contrast + brightness + by.noise * torch.randn(films.shape, generator=generator), *carried)
+    return (moved * contrast + brightness + by.noise * torch.randn(images.shape, generator=generator), *carried)
 
 
-def film_batches(num_films: int, film_weights: NDArray[np.floating] | None, *, config: FittingConfig,
+def image_batches(num_images: int, image_weights: NDArray[np.floating] | None, *, config: FittingConfig,
                  seed: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers of each update's films. Every `num_films` draws hold each film as often as its weight says, give or take one.
+    """Row numbers of each update's images. Every `num_films` draws hold each image as often as its weight says, give or take one.
 
     Systematic resampling: with equal weights an epoch is a plain shuffle, so weighted and unweighted arms differ in nothing
     else.
     """
-    weights = np.ones(num_films) if film_weights is None else np.asarray(film_weights, dtype=np.float64)
-    if weights.shape != (num_films,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        raise UsageError("film_weights must be one finite number of at least 0 for each film, not all 0")
+    weights = np.ones(num_images) if image_weights is None else np.asarray(image_weights, dtype=np.float64)
+    if weights.shape != (num_images,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+        raise UsageError("image_weights must be one finite number of at least 0 for each image, not all 0")
     rng = np.random.default_rng(seed)
     edges = np.cumsum(weights) / weights.sum()
     waiting = np.empty(0, dtype=np.intp)
     for _ in range(config.updates):
         while len(waiting) < config.batch_size:
-            points = (np.arange(num_films) + rng.random()) / num_films
-            drawn = np.minimum(np.searchsorted(edges, points, side="right"), num_films - 1)
+            points = (np.arange(num_images) + rng.random()) / num_images
+            drawn = np.minimum(np.searchsorted(edges, points, side="right"), num_images - 1)
             waiting = np.concatenate([waiting, rng.permutation(drawn)])
         rows, waiting = waiting[: config.batch_size], waiting[config.batch_size :]
         yield rows
 
 
-def logits_of(network: nn.Module, films: Tensor, *, config: FittingConfig) -> Tensor:
-    """What a network says of standardised films [B, 1, S, S] in training, float32, though it may compute in bfloat16."""
-    films = films.to(device=config.device, memory_format=torch.channels_last)
+def logits_of(network: nn.Module, images: Tensor, *, config: FittingConfig) -> Tensor:
+    """What a network says of standardised images [B, 1, S, S] in training, float32, though it may compute in bfloat16."""
+    images = images.to(device=config.device, memory_format=torch.channels_last)
     with torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16, enabled=bool(config.autocast)):
-        logits: Tensor = network(films)
+        logits: Tensor = network(images)
     return logits.float()
 
 
@@ -139,7 +139,7 @@ def fit(network: nn.Module, loss_of: Callable[[NDArray[np.intp]], Tensor], *, ba
         judge: str, progress: Callable[[int, int], None] | None = None) -> tuple[float, ...]:
     """Train a network in place, by AdamW on a one-cycle schedule; returns the loss of every update.
 
-    `loss_of(rows)` is the loss of the films in these rows, and `progress(done, total)` is called after every update. Raises
+    `loss_of(rows)` is the loss of the images in these rows, and `progress(done, total)` is called after every update. Raises
     TrainingError, which calls the network `judge`, when the loss is not a number.
     """
     network.to(device=config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

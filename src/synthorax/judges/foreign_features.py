@@ -40,17 +40,17 @@ class InputContract:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def prepare(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
-        """Films [B, S, S] -> float32 [B, C, P, P]."""
+        """Images [B, S, S] -> float32 [B, C, P, P]."""
         grey = torch.from_numpy(images.astype(np.float32) / np.iinfo(images.dtype).max)[:, None]
         if grey.shape[-1] != self.input_px or grey.shape[-2] != self.input_px:
             grey = functional.interpolate(grey, (self.input_px, self.input_px), mode="bicubic", antialias=True)
-        films = (grey.clamp(0, 1) * (self.high - self.low) + self.low).expand(-1, self.channels, -1, -1)
+        inputs = (grey.clamp(0, 1) * (self.high - self.low) + self.low).expand(-1, self.channels, -1, -1)
         mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (films - mean) / std
+        return (inputs - mean) / std
 
 
 class ForeignFeatures:
-    """A feature space around somebody's network: films in, one vector a film out; maps [B, F, h, w] are averaged over the film."""
+    """A feature space around somebody's network: images in, one vector an image out; maps [B, F, h, w] are averaged over the image."""
 
     def __init__(self, *, name: str, digest: str, contract: InputContract, network: Callable[[Tensor], Tensor]) -> None:
         """`network` takes float32 [B, C, P, P]."""
@@ -59,9 +59,9 @@ class ForeignFeatures:
         self.num_features = self(np.zeros((1, 32, 32), dtype=np.uint8)).shape[1]
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Features [N, F] of films [N, S, S]."""
+        """Features [N, F] of images [N, S, S]."""
         if images.ndim != 3 or images.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"features need films [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}")
+            raise InputError(f"features need images [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}")
         parts = []
         with torch.inference_mode():
             for start in range(0, max(1, len(images)), BATCH):
@@ -70,7 +70,7 @@ class ForeignFeatures:
                     seen = seen.mean(dim=(2, 3))
                 if seen.ndim != 2 or not bool(torch.isfinite(seen).all()):
                     raise InputError(f"the network '{self.name}' gives {tuple(seen.shape)} or numbers that are not finite",
-                                     remedy="export a network that gives one vector [B, F] a film")
+                                     remedy="export a network that gives one vector [B, F] an image")
                 parts.append(seen)
         return np.asarray(torch.cat(parts).numpy())
 
@@ -121,7 +121,7 @@ def _torchscript(path: Path) -> Callable[[Tensor], Tensor]:
             module: Any = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise InputError(f"is no TorchScript file ({str(error).splitlines()[0]})", file=path) from error
-    return lambda films: module(films)
+    return lambda images: module(images)
 
 
 def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
@@ -130,4 +130,4 @@ def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
     runtime: Any = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
-    return lambda films: torch.from_numpy(np.asarray(session.run(None, {entry: films.numpy()})[0]))
+    return lambda images: torch.from_numpy(np.asarray(session.run(None, {entry: images.numpy()})[0]))

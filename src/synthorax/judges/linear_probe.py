@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from synthorax.errors import UsageError
 from synthorax.judges.classifier import CLASSIC, Classifier, ClassifierConfig
 from synthorax.judges.features import FeatureSpace, load_features
-from synthorax.judges.fitting import FilmArray, check_film_size, check_films, one_thread, standardise, vary
+from synthorax.judges.fitting import ImageArray, check_image_size, check_images, one_thread, standardise, vary
 
 FEATURES = "efficientnet-lite0"
 STRENGTH = 1e-3
@@ -23,14 +23,14 @@ STRENGTH = 1e-3
 
 
 class RememberedFeatures:
-    """A feature space that looks at every film once: all arms of a study see the same real films."""
+    """A feature space that looks at every image once: all arms of a study see the same real images."""
 
     def __init__(self, space: FeatureSpace) -> None:
         self.space = space
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
-    def __call__(self, images: FilmArray) -> NDArray[np.float64]:
-        """Films [N, S, S] to features [N, F]."""
+    def __call__(self, images: ImageArray) -> NDArray[np.float64]:
+        """Images [N, S, S] to features [N, F]."""
         names = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
         new = [row for row, name in enumerate(names) if name not in self._known]
         if new:
@@ -46,7 +46,7 @@ class LinearProbe:
     digest: str
     """SHA-256 over the digest of the features and all numbers of the probe"""
     findings: tuple[str, ...]
-    film_size: int
+    image_size: int
     mean: NDArray[np.float64] = field(repr=False)
     scale: NDArray[np.float64] = field(repr=False)
     weights: NDArray[np.float64] = field(repr=False)
@@ -58,9 +58,9 @@ class LinearProbe:
         """Fitted numbers."""
         return self.weights.size
 
-    def predict(self, images: FilmArray) -> NDArray[np.float64]:
+    def predict(self, images: ImageArray) -> NDArray[np.float64]:
         """Probability of each finding, [N, S, S] -> [N, K]."""
-        check_film_size(images, film_size=self.film_size, judge=self.name)
+        check_image_size(images, image_size=self.image_size, judge=self.name)
         x = (self.features(images) - self.mean) / self.scale
         return np.asarray(expit(x @ self.weights[:-1] + self.weights[-1]))
 
@@ -72,20 +72,20 @@ class LinearProbeTraining:
         self.features = RememberedFeatures(load_features(FEATURES))
 
     def __call__(
-        self, images: FilmArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
-        film_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
+        self, images: ImageArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
+        image_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
         start: Classifier | None = None, progress: Callable[[int, int], None] | None = None,
     ) -> LinearProbe:
-        """As `train_classifier`. The fit is convex: nothing but `augment`, which adds a varied copy of every film, depends on the seed.
+        """As `train_classifier`. The fit is convex: nothing but `augment`, which adds a varied copy of every image, depends on the seed.
 
-        Weights on films and on classes multiply. A finding of which only one class is stated gets its share of the films as the
+        Weights on images and on classes multiply. A finding of which only one class is stated gets its share of the images as the
         probability of all. Raises UsageError for a start, which a convex fit forgets.
         """
-        check_films(images)
+        check_images(images)
         if start is not None or config.weights:
             raise UsageError("a linear probe has one best fit, whatever it starts from; leave the start out")
         x, y = self.features(images), np.asarray(labels, dtype=np.float64)
-        share = np.ones(len(x)) if film_weights is None else np.asarray(film_weights, dtype=np.float64)
+        share = np.ones(len(x)) if image_weights is None else np.asarray(image_weights, dtype=np.float64)
         if config.augment == "classic":
             x, y, share = np.concatenate([x, self.features(_varied(images, seed=seed))]), np.tile(y, (2, 1)), np.tile(share, 2)
         mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
@@ -106,15 +106,15 @@ class LinearProbeTraining:
                 progress(update + 1, config.updates)
         parts = (mean, scale, weights)
         digest = hashlib.sha256(self.features.space.digest.encode() + b"".join(part.tobytes() for part in parts)).hexdigest()
-        return LinearProbe(name=f"linear-probe-{FEATURES}", digest=digest, findings=tuple(findings), film_size=images.shape[1], mean=mean,
+        return LinearProbe(name=f"linear-probe-{FEATURES}", digest=digest, findings=tuple(findings), image_size=images.shape[1], mean=mean,
                            scale=scale, weights=weights, features=self.features)
 
 
-def _varied(images: FilmArray, *, seed: int) -> FilmArray:
-    """One copy of each film, varied as classic augmentation does, with the contrast that it came with."""
+def _varied(images: ImageArray, *, seed: int) -> ImageArray:
+    """One copy of each image, varied as classic augmentation does, with the contrast that it came with."""
     full = np.iinfo(images.dtype).max
     grey = images.astype(np.float32) / full
     centre, spread = grey.mean(axis=(1, 2), keepdims=True), grey.std(axis=(1, 2), keepdims=True)
     moved, = vary(standardise(images, size=images.shape[1]), by=CLASSIC, generator=torch.Generator().manual_seed(seed))
-    varied: FilmArray = ((moved[:, 0].numpy() * spread + centre).clip(0, 1) * full).astype(images.dtype)
+    varied: ImageArray = ((moved[:, 0].numpy() * spread + centre).clip(0, 1) * full).astype(images.dtype)
     return varied

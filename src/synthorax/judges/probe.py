@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on frozen features, the quickest judge that learns from few films."""
+"""A linear probe: logistic regression on frozen features, the quickest judge that learns from few images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit_probe(features: NDArray[np.floating], labels: NDArray[np.floating], *, n
     stated = ~np.isnan(labels)
     x, y = np.asarray(features[stated], dtype=np.float64), labels[stated].astype(int)
     if len(np.unique(y)) < 2:
-        raise InputError(f"the probe '{name}' needs films of both classes")
+        raise InputError(f"the probe '{name}' needs images of both classes")
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit((x - mean) / scale, y)
     return Probe(name=name, mean=mean, scale=scale, weights=fitted.coef_[0], bias=float(fitted.intercept_[0]))

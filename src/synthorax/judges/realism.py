@@ -11,11 +11,11 @@ from scipy import linalg
 from sklearn.covariance import ledoit_wolf
 
 from synthorax.errors import InputError
-from synthorax.judges.appearance import appearance, layout, structure
 from synthorax.judges.cross_fit import patient_folds
-from synthorax.judges.fitting import FilmArray
+from synthorax.judges.fitting import ImageArray
+from synthorax.judges.image_descriptors import appearance, layout, structure
 from synthorax.rng import derive
-from synthorax.types import Films
+from synthorax.types import ImageSet
 
 RATE = 0.01
 """part of real images of other patients that may be called unrealistic"""
@@ -70,7 +70,7 @@ class RealismCheck:
     """by name"""
 
     @classmethod
-    def fit(cls, train: Films, held_out: Films | None = None, *, rate: float = RATE) -> RealismCheck:
+    def fit(cls, train: ImageSet, held_out: ImageSet | None = None, *, rate: float = RATE) -> RealismCheck:
         """Learn how real images look, and how far from one another those of different patients lie.
 
         Cross-conformal (Vovk 2015): the patients of `train` and `held_out` are divided into five parts, and each image's distance is taken
@@ -81,13 +81,13 @@ class RealismCheck:
         >>> from synthorax.types import Study
         >>> images = np.random.default_rng(0).integers(90, 110, (40, 32, 32), dtype=np.uint8)
         >>> studies = tuple(Study(file_name=f"{n}.png", patient_id=f"{n}") for n in range(40))
-        >>> real = Films(images=images, studies=studies, findings=(), labels=np.zeros((40, 0), np.float32), digest="")
+        >>> real = Images(images=images, studies=studies, findings=(), labels=np.zeros((40, 0), np.float32), digest="")
         >>> bool(RealismCheck.fit(real).check(np.zeros((1, 32, 32), np.uint8)).unrealistic[0])
         True
         """
         sides = [train] if held_out is None else [train, held_out]
-        images = np.concatenate([films.images for films in sides])
-        patients = np.concatenate([films.patients() for films in sides])
+        images = np.concatenate([inputs.pixels for inputs in sides])
+        patients = np.concatenate([inputs.patients() for inputs in sides])
         chosen = np.random.default_rng(derive(0, "realism")).permutation(len(images))[:MOST_REAL]
         images, patients = images[chosen], patients[chosen]
         folds = min(NUM_FOLDS, len(np.unique(patients)))
@@ -100,7 +100,7 @@ class RealismCheck:
             name: _Space.fit(_described(images, describe), part, describe=describe, make=make, rate=each)
             for name, (describe, make) in SPACES.items()})
 
-    def check(self, images: FilmArray) -> Realism:
+    def check(self, images: ImageArray) -> Realism:
         """Judge images [M, S, S] of the same size as the real ones."""
         names = list(self.spaces)
         distances = np.stack([space.distances(images) for space in self.spaces.values()])
@@ -133,14 +133,14 @@ def _neighbours(real: Vector) -> Distance:
     return distances
 
 
-SPACES: Mapping[str, tuple[Callable[[FilmArray], Vector], Callable[[Vector], Distance]]] = {
+SPACES: Mapping[str, tuple[Callable[[ImageArray], Vector], Callable[[Vector], Distance]]] = {
     "appearance": (appearance, _neighbours), "appearance, Mahalanobis": (appearance, _gaussian), "layout": (layout, _neighbours),
     "structure": (structure, _gaussian)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Space:
-    describe: Callable[[FilmArray], Vector]
+    describe: Callable[[ImageArray], Vector]
     models: tuple[Distance, ...]
     """each made of all real images but those of one part of the patients"""
     known: Vector
@@ -148,7 +148,7 @@ class _Space:
     rate: float
 
     @classmethod
-    def fit(cls, real: Vector, part: NDArray[np.intp], *, describe: Callable[[FilmArray], Vector], make: Callable[[Vector], Distance],
+    def fit(cls, real: Vector, part: NDArray[np.intp], *, describe: Callable[[ImageArray], Vector], make: Callable[[Vector], Distance],
             rate: float) -> _Space:
         models = tuple(make(real[part != fold]) for fold in range(part.max() + 1))
         known = np.concatenate([model(real[part == fold]) for fold, model in enumerate(models)])
@@ -163,7 +163,7 @@ class _Space:
         start, index, share = self._tail()
         return float(max(start * (share / self.rate) ** index, self.known[-FEWEST_BEYOND]))
 
-    def distances(self, images: FilmArray) -> Vector:
+    def distances(self, images: ImageArray) -> Vector:
         rows = _described(images, self.describe)
         return np.asarray(np.mean([model(rows) for model in self.models], axis=0))
 
@@ -187,5 +187,5 @@ class _Space:
         return float(start), float(max(np.log(top / start).mean(), 1e-3) * (1 + 1 / np.sqrt(num))), num / len(self.known)
 
 
-def _described(images: FilmArray, describe: Callable[[FilmArray], Vector]) -> Vector:
+def _described(images: ImageArray, describe: Callable[[ImageArray], Vector]) -> Vector:
     return np.concatenate([describe(images[start : start + CHUNK_IMAGES]) for start in range(0, len(images), CHUNK_IMAGES)])

@@ -1,4 +1,4 @@
-"""A judge that tells two films of one patient from films of two: it learns from follow-ups, and what it finds is identity."""
+"""A judge that tells two images of one patient from images of two: it learns from follow-ups, and what it finds is identity."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from synthorax.errors import InputError
 from synthorax.judges.classifier import ResidualNetwork
 from synthorax.judges.fitting import (
-    FilmArray,
     FittingConfig,
+    ImageArray,
     Variation,
-    check_film_size,
-    check_films,
+    check_image_size,
+    check_images,
     fit,
     logits_of,
     network_digest,
@@ -30,39 +30,39 @@ from synthorax.judges.fitting import (
 from synthorax.judges.residual import initialise
 from synthorax.rng import derive
 
-FEWEST_PATIENTS = 20
-"""patients with two films or more, below which nothing is learned that holds for others"""
+MIN_PATIENTS_PER_GROUP = 20
+"""patients with two images or more, below which nothing is learned that holds for others"""
 POSITIONING = Variation(degrees=6, scale=0.08, shift=0.08, contrast=0.3, brightness=0.3, noise=0.1)
-"""what differs between two films of a patient and is not identity"""
+"""what differs between two images of a patient and is not identity"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamePatientConfig(FittingConfig):
-    """How the network is built and trained. The number of updates is fixed: nothing is chosen on validation films."""
+    """How the network is built and trained. The number of updates is fixed: nothing is chosen on validation images."""
 
     width: int = 24
     """channels of the first residual block; each later block doubles it"""
     num_features: int = 64
-    """length of a film's embedding"""
+    """length of an image's embedding"""
     input_size: int = 64
-    """films larger than this (pixels a side) are averaged down to it"""
+    """images larger than this (pixels a side) are averaged down to it"""
     temperature: float = 0.1
-    """of the contrastive loss; lower looks harder at the nearest films of other patients"""
+    """of the contrastive loss; lower looks harder at the nearest images of other patients"""
     follow_ups: float = 0.5
-    """part of a batch that is pairs of two films of a patient; the rest pairs one film with itself, varied"""
+    """part of a batch that is pairs of two images of a patient; the rest pairs one image with itself, varied"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamePatientJudge:
-    """A trained embedding: the product of two films' embeddings says how likely they are of one patient."""
+    """A trained embedding: the product of two images' embeddings says how likely they are of one patient."""
 
     name: str
     digest: str
     """SHA-256 over all weights and running statistics"""
-    film_size: int
-    """pixels a side of the films that it accepts"""
+    image_size: int
+    """pixels a side of the images that it accepts"""
     num_patients: int
-    """patients with two films or more, from whom it learned"""
+    """patients with two images or more, from whom it learned"""
     config: SamePatientConfig
     network: ResidualNetwork = field(repr=False)
     losses: tuple[float, ...] = field(repr=False)
@@ -73,9 +73,9 @@ class SamePatientJudge:
         """Length of an embedding."""
         return self.config.num_features
 
-    def __call__(self, images: FilmArray) -> NDArray[np.float32]:
-        """Films [N, S, S] to embeddings [N, F] of length 1."""
-        check_film_size(images, film_size=self.film_size, judge=self.name)
+    def __call__(self, images: ImageArray) -> NDArray[np.float32]:
+        """Images [N, S, S] to embeddings [N, F] of length 1."""
+        check_image_size(images, image_size=self.image_size, judge=self.name)
         device = next(self.network.parameters()).device
         chunks = (images[start : start + 256] for start in range(0, len(images), 256))
         with one_thread(), torch.inference_mode():
@@ -84,29 +84,29 @@ class SamePatientJudge:
         return torch.cat(outputs).numpy()
 
 
-def train_same_patient(images: FilmArray, patients: Sequence[str] | NDArray[np.str_], *, config: SamePatientConfig, seed: int,
+def train_same_patient(images: ImageArray, patients: Sequence[str] | NDArray[np.str_], *, config: SamePatientConfig, seed: int,
                        progress: Callable[[int, int], None] | None = None) -> SamePatientJudge:
-    """Train on films [N, S, S] and their patients [N] with the contrastive loss of Chen et al. 2020 (NT-Xent, Eq. 1).
+    """Train on images [N, S, S] and their patients [N] with the contrastive loss of Chen et al. 2020 (NT-Xent, Eq. 1).
 
-    A batch is pairs: two different films of a patient, or one film twice; both films of a pair are varied in position, exposure and
-    noise. All patients of a batch are different, so every other film is of somebody else. On the CPU the same arguments give the
-    same weights. Raises `InputError` for fewer than 20 patients with two films.
+    A batch is pairs: two different images of a patient, or one image twice; both images of a pair are varied in position, exposure and
+    noise. All patients of a batch are different, so every other image is of somebody else. On the CPU the same arguments give the
+    same weights. Raises `InputError` for fewer than 20 patients with two images.
 
-    >>> films, patients = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8), np.repeat(range(20), 2)
-    >>> train_same_patient(films, patients, config=SamePatientConfig(updates=1), seed=0)(films).shape
+    >>> images, patients = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8), np.repeat(range(20), 2)
+    >>> train_same_patient(images, patients, config=SamePatientConfig(updates=1), seed=0)(images).shape
     (40, 64)
     """
-    check_films(images)
-    films_of = _films_of(patients)
-    followed = [name for name, rows in films_of.items() if len(rows) > 1]
-    if len(followed) < FEWEST_PATIENTS:
-        raise InputError(f"only {len(followed)} training patients have two films, and {FEWEST_PATIENTS} are needed to learn what "
-                         "the films of a patient share", remedy="add follow-up films, or name the patients in patient_id")
+    check_images(images)
+    images_of = _images_of(patients)
+    followed = [name for name, rows in images_of.items() if len(rows) > 1]
+    if len(followed) < MIN_PATIENTS_PER_GROUP:
+        raise InputError(f"only {len(followed)} training patients have two images, and {MIN_PATIENTS_PER_GROUP} are needed to learn what "
+                         "the images of a patient share", remedy="add follow-up images, or name the patients in patient_id")
     with one_thread():
-        return _train(images, films_of, followed, config=ready(config), seed=seed, progress=progress)
+        return _train(images, images_of, followed, config=ready(config), seed=seed, progress=progress)
 
 
-def _train(images: FilmArray, films_of: dict[str, NDArray[np.intp]], followed: list[str], *, config: SamePatientConfig, seed: int,
+def _train(images: ImageArray, images_of: dict[str, NDArray[np.intp]], followed: list[str], *, config: SamePatientConfig, seed: int,
            progress: Callable[[int, int], None] | None) -> SamePatientJudge:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
@@ -115,12 +115,12 @@ def _train(images: FilmArray, films_of: dict[str, NDArray[np.intp]], followed: l
     torch.nn.init.orthogonal_(network.head.weight, generator=generator)  # directions must differ from the start
 
     def loss_of(rows: NDArray[np.intp]) -> Tensor:
-        films, = vary(standardise(images[rows], size=size), by=POSITIONING, generator=generator)
-        return contrastive_loss(logits_of(network, films, config=config), temperature=config.temperature).mean()
+        inputs, = vary(standardise(images[rows], size=size), by=POSITIONING, generator=generator)
+        return contrastive_loss(logits_of(network, inputs, config=config), temperature=config.temperature).mean()
 
-    losses = fit(network, loss_of, batches=_pairs(films_of, followed, config=config, seed=seed), config=config,
+    losses = fit(network, loss_of, batches=_pairs(images_of, followed, config=config, seed=seed), config=config,
                  judge="same-patient judge", progress=progress)
-    return SamePatientJudge(name=f"same-patient-{size}px-w{config.width}", digest=network_digest(network), film_size=images.shape[1],
+    return SamePatientJudge(name=f"same-patient-{size}px-w{config.width}", digest=network_digest(network), image_size=images.shape[1],
                             num_patients=len(followed), config=config, network=network, losses=losses)
 
 
@@ -131,22 +131,22 @@ def contrastive_loss(embeddings: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(likeness, torch.arange(len(unit)).roll(len(unit) // 2).to(unit.device), reduction="none")
 
 
-def _films_of(patients: Sequence[str] | NDArray[np.str_]) -> dict[str, NDArray[np.intp]]:
+def _images_of(patients: Sequence[str] | NDArray[np.str_]) -> dict[str, NDArray[np.intp]]:
     names = np.asarray(patients)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
-def _pairs(films_of: dict[str, NDArray[np.intp]], followed: list[str], *, config: SamePatientConfig, seed: int,
+def _pairs(images_of: dict[str, NDArray[np.intp]], followed: list[str], *, config: SamePatientConfig, seed: int,
            ) -> list[NDArray[np.intp]]:
-    """Rows of each update, [2 P]: first films of all pairs, then second ones; every patient at most once."""
+    """Rows of each update, [2 P]: first images of all pairs, then second ones; every patient at most once."""
     rng = np.random.default_rng(derive(seed, "pairs"))
-    names, num_pairs = list(films_of), min(config.batch_size // 2, len(films_of))
+    names, num_pairs = list(images_of), min(config.batch_size // 2, len(images_of))
     batches = []
     for _ in range(config.updates):
         chosen = [followed[i] for i in rng.permutation(len(followed))[:round(config.follow_ups * num_pairs)]]
         taken = set(chosen)
         others = [name for name in (names[i] for i in rng.permutation(len(names))) if name not in taken][:num_pairs - len(chosen)]
-        pairs = [rng.choice(films_of[name], 2, replace=False) for name in chosen]
-        pairs += [np.repeat(rng.choice(films_of[name], 1), 2) for name in others]
+        pairs = [rng.choice(images_of[name], 2, replace=False) for name in chosen]
+        pairs += [np.repeat(rng.choice(images_of[name], 1), 2) for name in others]
         batches.append(np.stack(pairs).T.reshape(-1))
     return batches

@@ -1,4 +1,4 @@
-"""A small U-Net that outlines organs and lesions: the judge of where a finding is, trained on films that no generator has seen."""
+"""A small U-Net that outlines organs and lesions: the judge of where a finding is, trained on images that no generator has seen."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from synthorax.errors import InputError, UsageError
 from synthorax.files import read_with_digest, write_with_digest
 from synthorax.judges.fitting import (
-    FilmArray,
     FittingConfig,
+    ImageArray,
     Variation,
-    check_film_size,
-    check_films,
-    film_batches,
+    check_image_size,
+    check_images,
     fit,
+    image_batches,
     logits_of,
     network_digest,
     one_thread,
@@ -38,15 +38,15 @@ from synthorax.judges.residual import ResidualBlock, convolution, initialise
 MaskArray = NDArray[np.bool_] | NDArray[np.uint8]
 
 CUTS = tuple(round(0.05 * step, 2) for step in range(2, 19))
-"""thresholds that are tried on the held-out training films"""
+"""thresholds that are tried on the held-out training images"""
 METADATA_KEY = "synthorax-segmenter"
 SLIGHT = Variation(degrees=3, scale=0.05, shift=0.05, contrast=0.15, brightness=0.15, noise=0.02)
-"""augmentation; outlines move with their films"""
+"""augmentation; outlines move with their images"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmenterConfig(FittingConfig):
-    """How a segmenter is built and trained. The number of updates is fixed; held-out films choose the thresholds and nothing else."""
+    """How a segmenter is built and trained. The number of updates is fixed; held-out images choose the thresholds and nothing else."""
 
     learning_rate: float = 4e-3
     """peak of the one-cycle schedule"""
@@ -55,19 +55,19 @@ class SegmenterConfig(FittingConfig):
     width: int = 24
     """channels at half resolution, where the U-Net begins; each later level doubles them"""
     input_size: int = 64
-    """films larger than this (pixels a side) are averaged down to it; probabilities are interpolated back"""
+    """images larger than this (pixels a side) are averaged down to it; probabilities are interpolated back"""
     rarity: float = 0.5
-    """films are drawn as often as the rarest mask on them asks for: its prevalence to the power of minus this"""
+    """images are drawn as often as the rarest mask on them asks for: its prevalence to the power of minus this"""
     holdout: float = 0.1
-    """share of the patients (films, where no patients are given) that train nothing and choose the thresholds"""
+    """share of the patients (images, where no patients are given) that train nothing and choose the thresholds"""
     augment: bool = True
     """small rotation, shift, scale, contrast and noise; never a left-right flip, which moves the heart"""
 
 
 class SegmentationNetwork(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) at half resolution with added skips; the last step returns to full resolution beside the film.
+    """A U-Net (Ronneberger et al. 2015) at half resolution with added skips; the last step returns to full resolution beside the image.
 
-    Most of a small film's cost lies at full resolution, so four pixels enter as four channels and leave as four sub-pixels.
+    Most of a small image's cost lies at full resolution, so four pixels enter as four channels and leave as four sub-pixels.
     """
 
     def __init__(self, *, num_classes: int, width: int, input_size: int) -> None:
@@ -82,10 +82,10 @@ class SegmentationNetwork(nn.Module):
                                   convolution(16, 16), nn.BatchNorm2d(16), nn.ReLU())
         self.head = nn.Conv2d(16, num_classes, 1)
 
-    def forward(self, films: Tensor) -> Tensor:
-        """`films` [B, 1, S, S], standardised -> logits [B, M, S, S]."""
-        side = films.shape[-1]
-        even = F.pad(films, (0, side % 2, 0, side % 2))
+    def forward(self, images: Tensor) -> Tensor:
+        """`images` [B, 1, S, S], standardised -> logits [B, M, S, S]."""
+        side = images.shape[-1]
+        even = F.pad(images, (0, side % 2, 0, side % 2))
         x = self.stem(F.pixel_unshuffle(even, 2))  # [B, 1, S, S] -> [B, 4, S/2, S/2]
         skips = []
         for level, block in enumerate(self.down):
@@ -114,19 +114,19 @@ class Segmenter:
     classes: tuple[str, ...]
     thresholds: tuple[float, ...]
     """probability from which on a pixel belongs to the outline, of each class"""
-    film_size: int
-    """pixels a side of the films that it accepts"""
+    image_size: int
+    """pixels a side of the images that it accepts"""
     config: SegmenterConfig
     network: SegmentationNetwork = field(repr=False)
     losses: tuple[float, ...] = field(repr=False, default=())
     """training loss of every update"""
 
-    def __call__(self, images: FilmArray) -> NDArray[np.float32]:
-        """Probability that each pixel belongs to each class, [N, M, S, S] in [0, 1], for films [N, S, S], bone bright."""
-        check_film_size(images, film_size=self.film_size, judge=self.name)
-        return _probabilities(self.network, images, size=min(self.film_size, self.config.input_size))
+    def __call__(self, images: ImageArray) -> NDArray[np.float32]:
+        """Probability that each pixel belongs to each class, [N, M, S, S] in [0, 1], for images [N, S, S], bone bright."""
+        check_image_size(images, image_size=self.image_size, judge=self.name)
+        return _probabilities(self.network, images, size=min(self.image_size, self.config.input_size))
 
-    def outline(self, images: FilmArray) -> NDArray[np.bool_]:
+    def outline(self, images: ImageArray) -> NDArray[np.bool_]:
         """Where each class is seen, [N, M, S, S]: probabilities from `thresholds` on."""
         return self.cut(self(images))
 
@@ -137,7 +137,7 @@ class Segmenter:
 
 
 def train_segmenter(
-    images: FilmArray,
+    images: ImageArray,
     masks: MaskArray,
     *,
     classes: Sequence[str],
@@ -147,34 +147,34 @@ def train_segmenter(
     patients: Sequence[str] | NDArray[np.str_] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Segmenter:
-    """Train on films [N, S, S] with outlines [N, M, S, S] (anything above 0 is inside).
+    """Train on images [N, S, S] with outlines [N, M, S, S] (anything above 0 is inside).
 
     `stated` [N, M] says which outlines are known: one that is not takes no part in the loss, and is not "nothing there". None: all
-    are. `patients` [N] keeps the films of a patient together when some are held out. On the CPU the same arguments give the same
+    are. `patients` [N] keeps the images of a patient together when some are held out. On the CPU the same arguments give the same
     weights, on one thread. Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
 
-    >>> films, discs = np.zeros((8, 32, 32), np.uint8), np.zeros((8, 1, 32, 32), bool)
-    >>> train_segmenter(films, discs, classes=["Nodule"], config=SegmenterConfig(updates=1), seed=0)(films).shape
+    >>> images, discs = np.zeros((8, 32, 32), np.uint8), np.zeros((8, 1, 32, 32), bool)
+    >>> train_segmenter(images, discs, classes=["Nodule"], config=SegmenterConfig(updates=1), seed=0)(images).shape
     (8, 1, 32, 32)
     """
-    check_films(images)
+    check_images(images)
     stated = np.ones(masks.shape[:2], dtype=np.bool_) if stated is None else stated
     if masks.shape != (len(images), len(classes), *images.shape[1:]) or stated.shape != masks.shape[:2]:
-        raise UsageError(f"masks {list(masks.shape)} and stated {list(stated.shape)} do not fit films {list(images.shape)} "
+        raise UsageError(f"masks {list(masks.shape)} and stated {list(stated.shape)} do not fit images {list(images.shape)} "
                          f"and {len(classes)} classes")
     config = ready(config)
     held_out = _held_out(len(images), patients, share=config.holdout, seed=seed)
     if held_out.all() or not stated[~held_out].any(axis=0).all():
-        raise UsageError("a class has no stated outline among the training films; leave it out, or hold out fewer films")
+        raise UsageError("a class has no stated outline among the training images; leave it out, or hold out fewer images")
     with one_thread():
         network, losses = _train(images, masks, stated, np.flatnonzero(~held_out), config=config, seed=seed, progress=progress)
     thresholds = _thresholds(network, images[held_out], masks[held_out], stated[held_out], config=config)
-    return _judge(network, classes=tuple(classes), thresholds=thresholds, film_size=images.shape[1], config=config, losses=losses)
+    return _judge(network, classes=tuple(classes), thresholds=thresholds, image_size=images.shape[1], config=config, losses=losses)
 
 
 def save_segmenter(path: str | Path, segmenter: Segmenter) -> None:
     """Write weights, thresholds and config as one safetensors file, its SHA-256 beside it."""
-    facts = {"classes": segmenter.classes, "thresholds": segmenter.thresholds, "film_size": segmenter.film_size,
+    facts = {"classes": segmenter.classes, "thresholds": segmenter.thresholds, "film_size": segmenter.image_size,
              "config": asdict(segmenter.config)}
     tensors = {key: value.cpu().contiguous() for key, value in segmenter.network.state_dict().items()}
     write_with_digest(Path(path), save(tensors, {METADATA_KEY: json.dumps(facts, sort_keys=True)}))
@@ -187,13 +187,13 @@ def load_segmenter(path: str | Path) -> Segmenter:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[METADATA_KEY])
         config = SegmenterConfig(**facts["config"])
-        classes, film_size = tuple(facts["classes"]), int(facts["film_size"])
-        network = SegmentationNetwork(num_classes=len(classes), width=config.width, input_size=min(film_size, config.input_size))
+        classes, image_size = tuple(facts["classes"]), int(facts["film_size"])
+        network = SegmentationNetwork(num_classes=len(classes), width=config.width, input_size=min(image_size, config.input_size))
         network.load_state_dict(load(content))
     except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise InputError(f"is not the file of a segmenter ({' '.join(str(error).split())[:100]})", file=Path(path),
                          remedy="take another copy, or train it again") from error
-    return _judge(network, classes=classes, thresholds=tuple(facts["thresholds"]), film_size=film_size, config=config, losses=())
+    return _judge(network, classes=classes, thresholds=tuple(facts["thresholds"]), image_size=image_size, config=config, losses=())
 
 
 def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -212,15 +212,15 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.floa
     return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), np.nan)
 
 
-def _judge(network: SegmentationNetwork, *, classes: tuple[str, ...], thresholds: tuple[float, ...], film_size: int,
+def _judge(network: SegmentationNetwork, *, classes: tuple[str, ...], thresholds: tuple[float, ...], image_size: int,
            config: SegmenterConfig, losses: tuple[float, ...]) -> Segmenter:
     network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # as in training, so that every sum is the same
-    return Segmenter(name=f"unet-{min(film_size, config.input_size)}px-w{config.width}", classes=classes, thresholds=thresholds,
-                     digest=network_digest(network, also=repr((classes, thresholds))), film_size=film_size, config=config,
+    return Segmenter(name=f"unet-{min(image_size, config.input_size)}px-w{config.width}", classes=classes, thresholds=thresholds,
+                     digest=network_digest(network, also=repr((classes, thresholds))), image_size=image_size, config=config,
                      network=network, losses=losses)
 
 
-def _train(images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], rows: NDArray[np.intp], *, config: SegmenterConfig, seed: int,
+def _train(images: ImageArray, masks: MaskArray, stated: NDArray[np.bool_], rows: NDArray[np.intp], *, config: SegmenterConfig, seed: int,
            progress: Callable[[int, int], None] | None) -> tuple[SegmentationNetwork, tuple[float, ...]]:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
@@ -232,20 +232,20 @@ def _train(images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], rows:
 
     def loss_of(batch: NDArray[np.intp]) -> Tensor:
         chosen = rows[batch]
-        films, targets = standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
+        inputs, targets = standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
         if config.augment:
-            films, targets = vary(films, targets, by=SLIGHT, generator=generator)
-        return _loss(logits_of(network, films, config=config), targets.to(config.device),
+            inputs, targets = vary(inputs, targets, by=SLIGHT, generator=generator)
+        return _loss(logits_of(network, inputs, config=config), targets.to(config.device),
                      torch.from_numpy(stated[chosen]).to(config.device), emphasis)
 
-    return network, fit(network, loss_of, batches=film_batches(len(rows), weights, config=config, seed=seed), config=config,
+    return network, fit(network, loss_of, batches=image_batches(len(rows), weights, config=config, seed=seed), config=config,
                         judge="segmenter", progress=progress)
 
 
 def _loss(logits: Tensor, targets: Tensor, stated: Tensor, emphasis: Tensor) -> Tensor:
     """Cross-entropy and soft Dice (Milletari et al. 2016), both over the stated outlines; a mean over classes.
 
-    Dice is taken over the batch, so that a class without a pixel on one film is no special case.
+    Dice is taken over the batch, so that a class without a pixel on one image is no special case.
     """
     known = stated[:, :, None, None].float()  # [B, M, 1, 1]
     entropy = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=emphasis[:, None, None], reduction="none")
@@ -263,26 +263,26 @@ def _emphasis(masks: MaskArray, stated: NDArray[np.bool_]) -> Tensor:
 
 
 def _rarity(drawn: NDArray[np.bool_], stated: NDArray[np.bool_], *, power: float) -> NDArray[np.float64]:
-    """Relative frequency of each film, [N]: that of the rarest class which is on it; 1 for films with none."""
+    """Relative frequency of each image, [N]: that of the rarest class which is on it; 1 for images with none."""
     prevalence = drawn.sum(axis=0) / np.maximum(stated.sum(axis=0), 1)
     return np.asarray(np.where(drawn, np.maximum(prevalence, 1e-3) ** -power, 1.0).max(axis=1), dtype=np.float64)
 
 
-def _held_out(num_films: int, patients: Sequence[str] | NDArray[np.str_] | None, *, share: float, seed: int) -> NDArray[np.bool_]:
-    """Films of the patients that train nothing, [N]; at least one patient, so that there is a threshold."""
-    _, owner = np.unique(np.arange(num_films) if patients is None else np.asarray(patients), return_inverse=True)
-    if owner.shape != (num_films,):
-        raise UsageError(f"{len(owner)} patients for {num_films} films")
+def _held_out(num_images: int, patients: Sequence[str] | NDArray[np.str_] | None, *, share: float, seed: int) -> NDArray[np.bool_]:
+    """Images of the patients that train nothing, [N]; at least one patient, so that there is a threshold."""
+    _, owner = np.unique(np.arange(num_images) if patients is None else np.asarray(patients), return_inverse=True)
+    if owner.shape != (num_images,):
+        raise UsageError(f"{len(owner)} patients for {num_images} images")
     num_patients = int(owner.max()) + 1
     chosen = np.random.default_rng([seed, 1]).permutation(num_patients)[:max(1, round(share * num_patients))]
     return np.asarray(np.isin(owner, chosen))
 
 
-def _thresholds(network: SegmentationNetwork, images: FilmArray, masks: MaskArray, stated: NDArray[np.bool_], *,
+def _thresholds(network: SegmentationNetwork, images: ImageArray, masks: MaskArray, stated: NDArray[np.bool_], *,
                 config: SegmenterConfig) -> tuple[float, ...]:
-    """Per class the cut with the largest Dice over all held-out pixels; 0.5 where the held-out films show none of it.
+    """Per class the cut with the largest Dice over all held-out pixels; 0.5 where the held-out images show none of it.
 
-    All films are pooled, so an outline drawn on a film that has none costs as much as one that is missed.
+    All images are pooled, so an outline drawn on an image that has none costs as much as one that is missed.
     """
     probabilities = _probabilities(network, images, size=min(images.shape[1], config.input_size))
     cuts = []
@@ -295,7 +295,7 @@ def _thresholds(network: SegmentationNetwork, images: FilmArray, masks: MaskArra
     return tuple(cuts)
 
 
-def _probabilities(network: SegmentationNetwork, images: FilmArray, *, size: int) -> NDArray[np.float32]:
+def _probabilities(network: SegmentationNetwork, images: ImageArray, *, size: int) -> NDArray[np.float32]:
     device = next(network.parameters()).device
     parts = []
     with one_thread(), torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Adversarial losses on critic scores and penalties on critic gradients, one number a film; a higher score is more real."""
+"""Adversarial losses on discriminator scores and penalties on discriminator gradients, one number an image; a higher score is more real."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthorax.losses.hinge import hinge_made, hinge_maker, hinge_real
+from synthorax.losses.hinge import hinge_generated, hinge_generator, hinge_real
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialLoss:
-    """What critic and generator pay for scores, [B, ...] -> [B] each."""
+    """What discriminator and generator pay for scores, [B, ...] -> [B] each."""
 
     real: Callable[[Tensor], Tensor]
-    """the critic on real films"""
+    """the discriminator on real images"""
     made: Callable[[Tensor], Tensor]
-    """the critic on made films"""
-    maker: Callable[[Tensor], Tensor]
+    """the discriminator on made images"""
+    generator: Callable[[Tensor], Tensor]
     """the generator"""
     boundary: float | None
-    """score at which a film is as likely real as made; None where scores have no zero"""
+    """score at which an image is as likely real as made; None where scores have no zero"""
 
 
 ADVERSARIAL = {name: f"synthorax.losses.adversarial:{name.replace('-', '_').upper()}"
@@ -37,7 +37,7 @@ def least_squares(scores: Tensor, *, target: float) -> Tensor:
 
 
 def log_loss(scores: Tensor, *, real: bool) -> Tensor:
-    """-log D for films called real, -log(1 - D) otherwise, with D = sigmoid(score), [B, ...] -> [B] (Eq. 1, Goodfellow et al. 2014)."""
+    """-log D for images called real, -log(1 - D) otherwise, with D = sigmoid(score), [B, ...] -> [B] (Eq. 1, Goodfellow et al. 2014)."""
     return F.softplus(-scores if real else scores).flatten(1).mean(1)
 
 
@@ -47,36 +47,36 @@ def mean_score(scores: Tensor) -> Tensor:
 
 
 MINIMAX = AdversarialLoss(real=lambda scores: log_loss(scores, real=True), made=lambda scores: log_loss(scores, real=False),
-                          maker=lambda scores: -log_loss(scores, real=False), boundary=0.0)
-"""the generator lowers log(1 - D), whose gradient vanishes where the critic is sure"""
-NON_SATURATING = AdversarialLoss(real=MINIMAX.real, made=MINIMAX.made, maker=lambda scores: log_loss(scores, real=True), boundary=0.0)
+                          generator=lambda scores: -log_loss(scores, real=False), boundary=0.0)
+"""the generator lowers log(1 - D), whose gradient vanishes where the discriminator is sure"""
+NON_SATURATING = AdversarialLoss(real=MINIMAX.real, made=MINIMAX.made, generator=lambda scores: log_loss(scores, real=True), boundary=0.0)
 """the generator raises log D instead (Sec. 3, Goodfellow et al. 2014)"""
 LEAST_SQUARES = AdversarialLoss(real=lambda scores: least_squares(scores, target=1), made=lambda scores: least_squares(scores, target=0),
-                                maker=lambda scores: least_squares(scores, target=1), boundary=0.5)
-HINGE = AdversarialLoss(real=hinge_real, made=hinge_made, maker=hinge_maker, boundary=0.0)
-WASSERSTEIN = AdversarialLoss(real=lambda scores: -mean_score(scores), made=mean_score, maker=lambda scores: -mean_score(scores),
+                                generator=lambda scores: least_squares(scores, target=1), boundary=0.5)
+HINGE = AdversarialLoss(real=hinge_real, made=hinge_generated, generator=hinge_generator, boundary=0.0)
+WASSERSTEIN = AdversarialLoss(real=lambda scores: -mean_score(scores), made=mean_score, generator=lambda scores: -mean_score(scores),
                               boundary=None)
 
 
 def gradient_penalty(score: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, *, part: Tensor) -> Tensor:
-    """(|gradient| - 1)^2 of the score, at `part` [B] in [0, 1] of the way from made to real films, [B, 1, H, W] twice -> [B].
+    """(|gradient| - 1)^2 of the score, at `part` [B] in [0, 1] of the way from made to real images, [B, 1, H, W] twice -> [B].
 
-    Eq. 3, Gulrajani et al. 2017. Films must not share statistics inside `score` [B, 1, H, W] -> [B, ...].
+    Eq. 3, Gulrajani et al. 2017. Images must not share statistics inside `score` [B, 1, H, W] -> [B, ...].
     """
     share = part[:, None, None, None].to(real)
     between = (share * real + (1 - share) * made).detach()
     return (_squared_gradient(score, between).sqrt() - 1).square()
 
 
-def zero_centred_penalty(score: Callable[[Tensor], Tensor], films: Tensor) -> Tensor:
-    """|gradient|^2 / 2 of the score at films, [B, 1, H, W] -> [B]: R1 on real films (Eq. 9, Mescheder et al. 2018), before gamma."""
-    return 0.5 * _squared_gradient(score, films.detach())
+def zero_centred_penalty(score: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """|gradient|^2 / 2 of the score at images, [B, 1, H, W] -> [B]: R1 on real images (Eq. 9, Mescheder et al. 2018), before gamma."""
+    return 0.5 * _squared_gradient(score, images.detach())
 
 
-def _squared_gradient(score: Callable[[Tensor], Tensor], films: Tensor) -> Tensor:
-    """Squared norm of each film's gradient, [B]; itself differentiable, and in float32 because it is small."""
-    with torch.enable_grad(), torch.autocast(films.device.type, enabled=False):
-        films = films.float().requires_grad_()
-        total = mean_score(score(films)).sum()
-        (gradient,) = torch.autograd.grad(total, films, create_graph=True)
+def _squared_gradient(score: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Squared norm of each image's gradient, [B]; itself differentiable, and in float32 because it is small."""
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        images = images.float().requires_grad_()
+        total = mean_score(score(images)).sum()
+        (gradient,) = torch.autograd.grad(total, images, create_graph=True)
         return gradient.square().flatten(1).sum(1) + 1e-12  # the root of 0 has no gradient

@@ -1,4 +1,4 @@
-"""Divergences between a posterior and its prior, in nats: one number for each film and number of its code, or one a film."""
+"""Divergences between a posterior and its prior, in nats: one number for each image and number of its code, or one an image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def free_bits(divergence: Tensor, *, nats: float, over_batch: bool) -> Tensor:
     """The divergence of each part of a code, [B, G], summed over the parts with the first `nats` of each free, [B].
 
     Appendix C.8, Kingma et al. 2016: a part whose mean over the batch is below `nats` costs that much and is not pressed further. Without
-    `over_batch` each film stands for itself, so that no film's loss depends on others.
+    `over_batch` each image stands for itself, so that no image's loss depends on others.
     """
     if not nats:
         return divergence.sum(1)

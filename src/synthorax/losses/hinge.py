@@ -1,4 +1,4 @@
-"""The hinge loss of adversarial training on maps of scores, one number a film."""
+"""The hinge loss of adversarial training on maps of scores, one number an image."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def hinge_real(scores: Tensor) -> Tensor:
-    """What a discriminator pays on real films, max(0, 1 - score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+    """What a discriminator pays on real images, max(0, 1 - score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
     return F.relu(1 - scores).flatten(1).mean(1)
 
 
-def hinge_made(scores: Tensor) -> Tensor:
-    """What a discriminator pays on made films, max(0, 1 + score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+def hinge_generated(scores: Tensor) -> Tensor:
+    """What a discriminator pays on made images, max(0, 1 + score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
     return F.relu(1 + scores).flatten(1).mean(1)
 
 
-def hinge_maker(scores: Tensor) -> Tensor:
-    """What the maker of films pays, minus the score, [B, ...] -> [B] (Eq. 17, Miyato et al. 2018)."""
+def hinge_generator(scores: Tensor) -> Tensor:
+    """What the maker of images pays, minus the score, [B, ...] -> [B] (Eq. 17, Miyato et al. 2018)."""
     return -scores.flatten(1).mean(1)

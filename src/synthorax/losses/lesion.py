@@ -1,8 +1,8 @@
 """Lesion preservation: losses that look at the lesion alone and leave the gradient of every pixel outside it as it was.
 
 L = L_denoise + w_m |M (e - e_hat)|^2 / |M| + w_s (1 - SSIM in the lesion) + w_p (perceptual distance of the lesion's crop). Each
-term is [B], 0 for a film without a lesion, and added to the plain loss, never mixed with it. The last two compare one-step estimates of
-the clean film, which at high noise are means over many films, so they count by noise level.
+term is [B], 0 for an image without a lesion, and added to the plain loss, never mixed with it. The last two compare one-step estimates of
+the clean image, which at high noise are means over many images, so they count by noise level.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class LesionLossConfig:
     boundary_px: WholeNotNegative = 0
     """pixels by which the mask is grown, falling to 0, so that the lesion's rim counts; 0 keeps to the outline"""
     sigma_lost: NotNegative | None = None
-    """noise level above which the SSIM and perceptual terms fade; None: measured on each film's own lesion"""
+    """noise level above which the SSIM and perceptual terms fade; None: measured on each image's own lesion"""
     sigma_least: NotNegative = 0.1
-    """lowest such level that a film's own lesion may set, for lesions that hardly differ from what is around them"""
+    """lowest such level that an image's own lesion may set, for lesions that hardly differ from what is around them"""
     sigma_most: NotNegative = 1.0
-    """highest such level that a film's own lesion may set, since a large lesion is seen long before its texture is"""
+    """highest such level that an image's own lesion may set, since a large lesion is seen long before its texture is"""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What does not go together, by key."""
@@ -61,8 +61,8 @@ def lesion_terms(estimate: Tensor, target: Tensor, mask: Tensor, sigma: Tensor, 
                  features: Features | None = None) -> dict[str, Tensor]:
     """The terms that `config` switches on, each [B] and already weighted: `lesion_error`, `lesion_ssim`, `lesion_perceptual`.
 
-    `estimate` and `target` are clean films [B, 1, H, W] in [-1, 1], `mask` [B, 1, H, W] in [0, 1], `sigma` [B]. `error_weight` [B]
-    is what the plain loss multiplies the squared error of the clean film by at this noise level: 1 / sigma^2 makes it the error of
+    `estimate` and `target` are clean images [B, 1, H, W] in [-1, 1], `mask` [B, 1, H, W] in [0, 1], `sigma` [B]. `error_weight` [B]
+    is what the plain loss multiplies the squared error of the clean image by at this noise level: 1 / sigma^2 makes it the error of
     eps. The squared error needs no other weight: the mean that minimises it is what a denoiser shall return at every noise level.
     """
     terms: dict[str, Tensor] = {}
@@ -89,9 +89,9 @@ def masked_error(estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def lesion_ssim_loss(estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 - SSIM averaged inside the mask (Eq. 13, Wang et al. 2004), [B] in [0, 2]; films [B, 1, H, W] in [-1, 1], at least 8 x 8.
+    """1 - SSIM averaged inside the mask (Eq. 13, Wang et al. 2004), [B] in [0, 2]; images [B, 1, H, W] in [-1, 1], at least 8 x 8.
 
-    Gaussian window of 11 px, sigma 1.5 px, on intensities in [0, 1]; films are mirrored at their borders so that every pixel has a window.
+    Gaussian window of 11 px, sigma 1.5 px, on intensities in [0, 1]; images are mirrored at their borders so that every pixel has a window.
     """
     with torch.autocast(estimate.device.type, enabled=False):  # differences of squares need more than bfloat16
         first, second = (images.to(torch.promote_types(images.dtype, torch.float32)) / 2
@@ -105,7 +105,7 @@ def lesion_ssim_loss(estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def lesion_perceptual(estimate: Tensor, target: Tensor, mask: Tensor, *, features: Features) -> Tensor:
-    """Perceptual distance of the crops around the lesions, [B]; films without a lesion are not looked at.
+    """Perceptual distance of the crops around the lesions, [B]; images without a lesion are not looked at.
 
     The crop is a square around all of the mask with a quarter of its side as a margin, at 64 px whatever its size.
     """
@@ -122,7 +122,7 @@ def lesion_perceptual(estimate: Tensor, target: Tensor, mask: Tensor, *, feature
 def lesion_crop(images: Tensor, mask: Tensor) -> Tensor:
     """The square around each mask's bounding box, sampled at `CROP_PX`: images [B, C, H, W] -> [B, C, 64, 64], differentiable.
 
-    It lies inside the film and is at least 16 px wide, so that a nodule of 3 px comes with what is around it.
+    It lies inside the image and is at least 16 px wide, so that a nodule of 3 px comes with what is around it.
     """
     height, width = mask.shape[-2:]
     top, bottom = _extent((mask > 0).any(3)[:, 0])
@@ -133,7 +133,7 @@ def lesion_crop(images: Tensor, mask: Tensor) -> Tensor:
     axes = []
     for low, high, length in ((left, right, width), (top, bottom, height)):
         centre = torch.minimum(torch.maximum((low + high) / 2, half), length - half)
-        axes.append((centre[:, None] + half[:, None] * steps) * 2 / length - 1)  # [B, 128] in [-1, 1] over the film
+        axes.append((centre[:, None] + half[:, None] * steps) * 2 / length - 1)  # [B, 128] in [-1, 1] over the image
     across, down = (places.unsqueeze(axis).expand(-1, len(steps), len(steps)) for places, axis in zip(axes, (1, 2), strict=True))
     grid = torch.stack([across, down], dim=-1).to(images)  # [B, 128, 128, 2]
     return F.avg_pool2d(F.grid_sample(images, grid, padding_mode="border", align_corners=False), 2)
@@ -168,7 +168,7 @@ def noise_level_weight(sigma: Tensor, *, sigma_lesion: Tensor | float) -> Tensor
 def lesion_sigma(images: Tensor, mask: Tensor) -> Tensor:
     """Noise level at which the matched filter's SNR is 1, |contrast| sqrt(area in px), [B]; 0 where there is no lesion.
 
-    The contrast is the median inside the mask less the median of the pixels that are at most a sixteenth of the film outside it. For a
+    The contrast is the median inside the mask less the median of the pixels that are at most a sixteenth of the image outside it. For a
     data set, with one number a lesion, see `evaluation.lesion_snr`.
     """
     inside = mask > 0

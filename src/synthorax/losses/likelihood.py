@@ -1,6 +1,6 @@
-"""How badly a decoder explains a film: negative log-likelihoods, summed over pixels, one number a film.
+"""How badly a decoder explains an image: negative log-likelihoods, summed over pixels, one number an image.
 
-A likelihood is given by what the decoder puts out, [B, outputs, S, S], the film that it expects, and what it pays for the real one.
+A likelihood is given by what the decoder puts out, [B, outputs, S, S], the image that it expects, and what it pays for the real one.
 Constants are kept where the likelihood has a scale, so that two scales can be compared.
 """
 
@@ -13,41 +13,43 @@ from torch import Tensor
 
 LIKELIHOODS = ("mse", "gaussian", "learned-gaussian", "bernoulli")
 LOWEST_LOG_VARIANCE = 2 * math.log(2 / 255)
-"""of learned variances: a deviation of a grey level, below which a film in 8 bits says nothing and the density grows without bound"""
+"""of learned variances: a standard deviation of a grey level, below which an image in 8 bits says nothing and the density grows without
+bound
+"""
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def outputs_of(likelihood: str) -> int:
-    """Maps that a decoder puts out for one film: one, or mean and log-variance."""
+    """Maps that a decoder puts out for one image: one, or mean and log-variance."""
     return 2 if likelihood == "learned-gaussian" else 1
 
 
-def expected_film(raw: Tensor, *, likelihood: str) -> Tensor:
-    """The mean film, [B, outputs, S, S] -> [B, 1, S, S] in [-1, 1]."""
+def expected_image(raw: Tensor, *, likelihood: str) -> Tensor:
+    """The mean image, [B, outputs, S, S] -> [B, 1, S, S] in [-1, 1]."""
     mean = raw[:, :1].float()
     return 2 * mean.sigmoid() - 1 if likelihood == "bernoulli" else mean.clamp(-1, 1)
 
 
-def surprise(raw: Tensor, films: Tensor, *, likelihood: str, sigma: float) -> Tensor:
-    """What the decoder pays for films [B, 1, S, S] in [-1, 1], [B].
+def negative_log_likelihood(raw: Tensor, images: Tensor, *, likelihood: str, sigma: float) -> Tensor:
+    """What the decoder pays for images [B, 1, S, S] in [-1, 1], [B].
 
     - `mse`: the squared error, whatever `sigma`
-    - `gaussian`: minus the log-density of a normal distribution of deviation `sigma`
+    - `gaussian`: minus the log-density of a normal distribution of standard deviation `sigma`
     - `learned-gaussian`: the same with a variance for every pixel, with a lower bound that keeps gradients (Rybkin et al. 2021)
     - `bernoulli`: cross-entropy of grey values in [0, 1]; no density for grey values strictly between (Loaiza-Ganem and Cunningham
       2019), but what most early work minimises
     """
     raw = raw.float()
     if likelihood == "bernoulli":
-        each = F.binary_cross_entropy_with_logits(raw, (films + 1) / 2, reduction="none")
+        each = F.binary_cross_entropy_with_logits(raw, (images + 1) / 2, reduction="none")
     elif likelihood == "mse":
-        each = (raw - films).square()
+        each = (raw - images).square()
     elif likelihood == "gaussian":
-        each = 0.5 * ((raw - films) / sigma).square() + math.log(sigma) + _HALF_LOG_TWO_PI
+        each = 0.5 * ((raw - images) / sigma).square() + math.log(sigma) + _HALF_LOG_TWO_PI
     else:
         mean, log_variance = raw.chunk(2, dim=1)
         log_variance = bounded(log_variance)
-        each = 0.5 * ((mean - films).square() * (-log_variance).exp() + log_variance) + _HALF_LOG_TWO_PI
+        each = 0.5 * ((mean - images).square() * (-log_variance).exp() + log_variance) + _HALF_LOG_TWO_PI
     return each.flatten(1).sum(1)
 
 

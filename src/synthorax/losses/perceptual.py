@@ -1,4 +1,4 @@
-"""How different two films look: a distance between feature maps, with features that can be exchanged and work offline."""
+"""How different two images look: a distance between feature maps, with features that can be exchanged and work offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.registry import lookup
 
 Features = Callable[[Tensor], Sequence[Tensor]]
-"""Films [B, 1, H, W] in [-1, 1] -> maps [B, C_i, H_i, W_i]"""
+"""Images [B, 1, H, W] in [-1, 1] -> maps [B, C_i, H_i, W_i]"""
 
 PERCEPTUAL: dict[str, str] = {
     "oriented": "synthorax.losses.perceptual:Oriented",
@@ -32,8 +32,8 @@ def perceptual_distance(first: Tensor, second: Tensor, *, features: Features) ->
 
     Summed over the maps (Eq. 1, Zhang et al. 2018, with all weights 1).
 
-    >>> film = torch.zeros(1, 1, 64, 64)
-    >>> perceptual_distance(film, film, features=Oriented()).item()
+    >>> image = torch.zeros(1, 1, 64, 64)
+    >>> perceptual_distance(image, image, features=Oriented()).item()
     0.0
     """
     total = torch.zeros(len(first), device=first.device)
@@ -72,7 +72,7 @@ class Oriented(nn.Module):
     """Fixed features without weights: how strong edges and lines of each direction are, and local contrast, at several scales.
 
     Directions are pairs of Gabor filters a quarter of a wave apart, of which the magnitude is taken, so that a small shift is a
-    small change (Adelson and Bergen 1985). Films are halved between scales; a scale that is smaller than a filter is left out.
+    small change (Adelson and Bergen 1985). Images are halved between scales; a scale that is smaller than a filter is left out.
     """
 
     filters: Tensor
@@ -176,7 +176,7 @@ def _vgg_layers() -> list[nn.Module]:
 
 
 class Scripted(nn.Module):
-    """Features of any network that was saved with TorchScript: films [B, 1, H, W] in [-1, 1] to one map or a list of maps.
+    """Features of any network that was saved with TorchScript: images [B, 1, H, W] in [-1, 1] to one map or a list of maps.
 
     Such a file is a program: load only one that you trust.
     """

@@ -1,4 +1,4 @@
-"""Reconstruction losses, one number a film."""
+"""Reconstruction losses, one number an image."""
 
 from __future__ import annotations
 

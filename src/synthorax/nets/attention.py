@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.errors import UsageError
+from synthorax.nets.group_norm import normalised
 from synthorax.nets.layers import convolution, normalisation, zeroed
-from synthorax.nets.normalised import normalised
 
 
 class Context(NamedTuple):
@@ -27,7 +27,7 @@ def prepared_context(tokens: Tensor | None, stated: Tensor | None, *, width: int
     if tokens is None:
         return None
     if not width:
-        raise UsageError("this network has no cross-attention and cannot hear a context; build it with the context's width")
+        raise UsageError("this network has no cross-attention and cannot be conditioned on a context; build it with the context's width")
     if tokens.shape[-1] != width:
         raise UsageError(f"the context tokens have {tokens.shape[-1]} features where the network expects {width}")
     if tokens.shape[1] == 0:

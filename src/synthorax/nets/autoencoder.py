@@ -1,6 +1,6 @@
 """Encoder and decoder of an image compressor, and the measured scale of its latents.
 
-A compressor is any module with `channels` (of its latents), `factor` (pixels of a film's side for each latent position),
+A compressor is any module with `channels` (of its latents), `factor` (pixels of an image's side for each latent position),
 `encode(images) -> latents` without chance in it, and `decode(latents) -> images`.
 """
 
@@ -20,10 +20,10 @@ from synthorax.nets.layers import normalisation, zeroed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig:
-    """Shape of a compressor; its `factor`, by which a film's side shrinks, is `patch` times 2 for each level after the first."""
+    """Shape of a compressor; its `factor`, by which an image's side shrinks, is `patch` times 2 for each level after the first."""
 
     image_size: Side = 256
-    """side of the square films in pixels"""
+    """side of the square images in pixels"""
     channels: Width = 48
     """feature maps at the highest resolution"""
     multipliers: Multipliers = (1, 2)
@@ -39,7 +39,7 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels of a film's side for each position of the latent code."""
+        """Pixels of an image's side for each position of the latent code."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -53,7 +53,7 @@ def checked(config: AutoencoderConfig) -> AutoencoderConfig:
 
 
 class Encoder(nn.Module):
-    """Films to latent maps, [B, 1, S, S] -> [B, `outputs`, S / factor, S / factor] (Sec. 3.1, Rombach et al. 2022).
+    """Images to latent maps, [B, 1, S, S] -> [B, `outputs`, S / factor, S / factor] (Sec. 3.1, Rombach et al. 2022).
 
     The network adds to what a linear compression would store, the lowest cosines of each block, and starts at nothing: training
     begins at a usable compressor (the idea of residual autoencoding, Chen et al. 2024). Outputs beyond `latent_channels` have no
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent maps to films, [B, `latent_channels`, S / factor, S / factor] -> [B, 1, S, S], not clipped to [-1, 1].
+    """Latent maps to images, [B, `latent_channels`, S / factor, S / factor] -> [B, 1, S, S], not clipped to [-1, 1].
 
     The network adds to the sum of cosines that the latents are at the start of training; see `Encoder`.
     """
@@ -152,7 +152,7 @@ class LatentScale(nn.Module):
         self.register_buffer("seen", torch.tensor(0))
 
     def fit(self, latents: Tensor) -> None:
-        """Measure the latents [N, C, h, w] of training films, in float64. A channel that never varies is only centred."""
+        """Measure the latents [N, C, h, w] of training images, in float64. A channel that never varies is only centred."""
         mean, variance = _moments(latents)
         self._keep(mean, variance)
 
@@ -183,7 +183,7 @@ TINY = 1e-12  # a variance that is rounding
 
 
 def _moments(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel over films and positions, [N, C, h, w] -> two of [C] in float64."""
+    """Mean and variance of each channel over images and positions, [N, C, h, w] -> two of [C] in float64."""
     values = latents.detach().double().transpose(0, 1).flatten(1)
     return values.mean(1), values.var(1, correction=0)
 

@@ -28,13 +28,13 @@ class NoiseEmbedding(nn.Module):
 class StatementEmbedding(nn.Module):
     """Statements in [0, 1] or NaN, [B, K] -> [B, channels]: absent, uncertain (0.5), present and not stated are four different inputs.
 
-    Each statement is heard as (stated, value): (1, -1), (1, 0), (1, 1) and (0, 0).
+    Each statement is used as (stated, value): (1, -1), (1, 0), (1, 1) and (0, 0).
     """
 
     def __init__(self, num_statements: int, channels: int) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Initializing zero-element")  # films may have no findings at all
+            warnings.filterwarnings("ignore", message="Initializing zero-element")  # images may have no findings at all
             self.linear = nn.Linear(2 * num_statements, channels, bias=False)
 
     def forward(self, statements: Tensor) -> Tensor:  # noqa: D102
@@ -43,7 +43,7 @@ class StatementEmbedding(nn.Module):
         embedded: Tensor = self.linear(torch.cat([stated.to(value), value], dim=1))
         return embedded
 
-    def silence(self, which: Tensor) -> None:
+    def zero_unvaried_inputs(self, which: Tensor) -> None:
         """Hear nothing of some statements, [K] of bool, until training teaches it."""
         with torch.no_grad():
             self.linear.weight[:, which.repeat(2)] = 0.0
@@ -52,7 +52,7 @@ class StatementEmbedding(nn.Module):
 class PlaceEmbedding(nn.Module):
     """Place, size and severity of each finding, [B, K, P] in [0, 1] or NaN -> [B, channels]; exactly 0 where nothing is stated.
 
-    Each number v is heard as whether it is stated, 2 v - 1, and the sines and cosines of 2^j pi v for the first `octaves` j, so that
+    Each number v is used as whether it is stated, 2 v - 1, and the sines and cosines of 2^j pi v for the first `octaves` j, so that
     a linear layer can tell near values apart (Eq. 4, Mildenhall et al. 2020).
     """
 
@@ -74,7 +74,7 @@ class PlaceEmbedding(nn.Module):
         embedded: Tensor = self.linear(torch.where(stated, features, 0.0).flatten(1))
         return embedded
 
-    def silence(self, which: Tensor) -> None:
+    def zero_unvaried_inputs(self, which: Tensor) -> None:
         """Hear nothing of some numbers, [K, P] of bool, until training teaches it."""
         with torch.no_grad():
             self.linear.weight[:, which.flatten().repeat_interleave(2 + 2 * len(self.angular))] = 0.0

@@ -46,7 +46,9 @@ class Vgg16(nn.Module):
 
 
 class DenseNet121(nn.Module):
-    """Four blocks of layers that hear all before them, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1, Huang et al. 2017)."""
+    """Four blocks of layers that are conditioned on all before them, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1, Huang et al.
+    2017).
+    """
 
     channels = 1024
 

@@ -1,4 +1,4 @@
-"""A discriminator that judges overlapping patches of a film (Sec. 3.2.2, Isola et al. 2017), with spectral normalisation."""
+"""A discriminator that judges overlapping patches of an image (Sec. 3.2.2, Isola et al. 2017), with spectral normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PatchDiscriminator(nn.Module):
     """Scores of patches, higher is more real, [B, 1, H, W] -> [B, 1, about H / 2 ** layers, about W / 2 ** layers].
 
     4 x 4 convolutions, of which the first `layers` halve the resolution; with 3 a score sees 70 x 70 pixels. Spectral
-    normalisation (Miyato et al. 2018) takes the place of batch normalisation, so that films do not share statistics.
+    normalisation (Miyato et al. 2018) takes the place of batch normalisation, so that images do not share statistics.
     """
 
     def __init__(self, *, channels: int, layers: int) -> None:

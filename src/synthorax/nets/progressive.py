@@ -1,7 +1,7 @@
-"""Networks that grow (Karras et al. 2018): they begin with films of 4 px, and each doubling of the sides fades in.
+"""Networks that grow (Karras et al. 2018): they begin with images of 4 px, and each doubling of the sides fades in.
 
-A level says how many doublings are in use; its fraction is how far the next one has faded in. Films are of full size at any level:
-what a generator has not reached yet are repeated pixels, and a critic takes the mean of the pixels that it has not reached.
+A level says how many doublings are in use; its fraction is how far the next one has faded in. Images are of full size at any level:
+what a generator has not reached yet are repeated pixels, and a discriminator takes the mean of the pixels that it has not reached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.nets.gan import SMALLEST_PX, widths
+from synthorax.nets.convolutional_gan import SMALLEST_PX, widths
 from synthorax.nets.layers import halved
 from synthorax.nets.stylegan2 import BatchSpread, ScaledConvolution, ScaledLinear, rectified
 
@@ -30,7 +30,7 @@ class Growing(nn.Module):
 
     @property
     def side_px(self) -> int:
-        """Of films at this level; what is fading in counts."""
+        """Of images at this level; what is fading in counts."""
         return int(SMALLEST_PX * 2 ** math.ceil(self.level.item()))
 
     def _used(self) -> tuple[int, float]:
@@ -60,7 +60,7 @@ def unit_pixels(x: Tensor) -> Tensor:
 
 
 class GrowingGenerator(Growing):
-    """Code [B, Z] and embedded condition [B, E] -> film [B, outputs, S, S] of any range (Table 2 there)."""
+    """Code [B, Z] and embedded condition [B, E] -> image [B, outputs, S, S] of any range (Table 2 there)."""
 
     def __init__(self, *, image_size: int, latent_size: int, channels: int, embedding: int, outputs: int = 1) -> None:
         steps = widths(image_size, channels)
@@ -69,19 +69,19 @@ class GrowingGenerator(Growing):
         self.start = ScaledLinear(latent_size + embedding, steps[0] * SMALLEST_PX**2)
         self.first = ScaledConvolution(steps[0], steps[0], 3)
         self.blocks = nn.ModuleList(_Double(one, other) for one, other in pairwise(steps))
-        self.to_film = nn.ModuleList(ScaledConvolution(width, outputs, 1) for width in steps)
+        self.to_image = nn.ModuleList(ScaledConvolution(width, outputs, 1) for width in steps)
 
-    def forward(self, code: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
         done, fade = self._used()
-        x = self.start(torch.cat([code, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
+        x = self.start(torch.cat([latent, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
         x = unit_pixels(rectified(self.first(unit_pixels(rectified(x)))))
         for block in self.blocks[:done]:
             x = block(x)
-        film: Tensor = self.to_film[done](x)
+        image: Tensor = self.to_image[done](x)
         if fade:
-            finer = self.to_film[done + 1](self.blocks[done](x))
-            film = F.interpolate(film, scale_factor=2).lerp(finer, fade)
-        return F.interpolate(film, size=self.image_size)
+            finer = self.to_image[done + 1](self.blocks[done](x))
+            image = F.interpolate(image, scale_factor=2).lerp(finer, fade)
+        return F.interpolate(image, size=self.image_size)
 
 
 class _Halve(nn.Module):
@@ -96,13 +96,13 @@ class _Halve(nn.Module):
         return made
 
 
-class GrowingCritic(Growing):
+class GrowingDiscriminator(Growing):
     """Blocks down to 4 px, the batch's spread where `spread`, and a linear layer, [B, C, S, S] -> features [B, F] (Table 2 there)."""
 
     def __init__(self, *, image_size: int, inputs: int, channels: int, spread: bool = True) -> None:
         steps = widths(image_size, channels)
         super().__init__(len(steps) - 1)
-        self.from_film = nn.ModuleList(ScaledConvolution(inputs, width, 1) for width in steps)
+        self.from_image = nn.ModuleList(ScaledConvolution(inputs, width, 1) for width in steps)
         self.blocks = nn.ModuleList(_Halve(other, one) for one, other in pairwise(steps))
         self.spread = BatchSpread() if spread else nn.Identity()
         self.last = ScaledConvolution(steps[0] + spread, steps[0], 3)
@@ -112,10 +112,10 @@ class GrowingCritic(Growing):
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
         done, fade = self._used()
         coarse = F.adaptive_avg_pool2d(images, SMALLEST_PX * 2**done)
-        x = rectified(self.from_film[done](coarse))
+        x = rectified(self.from_image[done](coarse))
         if fade:
             finer = F.interpolate(coarse, scale_factor=2).lerp(F.adaptive_avg_pool2d(images, SMALLEST_PX * 2 ** (done + 1)), fade)
-            x = x.lerp(self.blocks[done](rectified(self.from_film[done + 1](finer))), fade)
+            x = x.lerp(self.blocks[done](rectified(self.from_image[done + 1](finer))), fade)
         for block in reversed(self.blocks[:done]):
             x = block(x)
         features: Tensor = rectified(self.linear(rectified(self.last(self.spread(x))).flatten(1)))
@@ -123,13 +123,13 @@ class GrowingCritic(Growing):
 
 
 class GrowingEncoder(nn.Module):
-    """A critic's blocks without the batch's spread, films [B, 1, S, S] and an embedded condition [B, E] -> numbers [B, outputs]."""
+    """A discriminator's blocks without the batch's spread, images [B, 1, S, S] and an embedded condition [B, E] -> numbers [B, outputs]."""
 
     def __init__(self, *, image_size: int, channels: int, embedding: int, outputs: int) -> None:
         super().__init__()
-        self.trunk = GrowingCritic(image_size=image_size, inputs=1, channels=channels, spread=False)
+        self.trunk = GrowingDiscriminator(image_size=image_size, inputs=1, channels=channels, spread=False)
         self.last = ScaledLinear(self.trunk.features + embedding, outputs)
 
-    def forward(self, films: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
-        numbers: Tensor = self.last(torch.cat([self.trunk(films), condition], dim=1))
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+        numbers: Tensor = self.last(torch.cat([self.trunk(images), condition], dim=1))
         return numbers

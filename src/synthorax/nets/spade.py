@@ -1,4 +1,6 @@
-"""Masks to films: a generator whose every normalisation hears the mask (SPADE, Park et al. 2019), and a reader of masks from films."""
+"""Masks to images: a generator whose every normalisation is conditioned on the mask (SPADE, Park et al. 2019), and a reader of masks from
+images.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.nets.gan import SMALLEST_PX, widths
+from synthorax.nets.convolutional_gan import SMALLEST_PX, widths
 from synthorax.nets.layers import halved
 
 
@@ -33,9 +35,9 @@ class MaskNorm(nn.Module):
         self.change = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
 
     def forward(self, x: Tensor, beside: Tensor) -> Tensor:
-        """x [B, C, h, w] beside the mask and what else is heard, [B, I, H, W], which is averaged to the size of x."""
-        heard = F.relu(self.shared(F.adaptive_avg_pool2d(beside, (x.shape[2], x.shape[3]))))
-        gain, offset = self.change(heard).chunk(2, dim=1)
+        """x [B, C, h, w] beside the mask and what else is used, [B, I, H, W], which is averaged to the size of x."""
+        shared_features = F.relu(self.shared(F.adaptive_avg_pool2d(beside, (x.shape[2], x.shape[3]))))
+        gain, offset = self.change(shared_features).chunk(2, dim=1)
         changed: Tensor = self.norm(x) * (1 + gain) + offset
         return changed
 
@@ -57,7 +59,7 @@ class _Block(nn.Module):
 
 
 class MaskGenerator(nn.Module):
-    """Code [B, Z], embedded condition [B, E] and mask channels [B, 2 M, S, S] -> film [B, 1, S, S] in (-1, 1)."""
+    """Code [B, Z], embedded condition [B, E] and mask channels [B, 2 M, S, S] -> image [B, 1, S, S] in (-1, 1)."""
 
     def __init__(self, *, image_size: int, latent_size: int, channels: int, embedding: int, masks: int, hidden: int,
                  norm: Literal["batch", "group"]) -> None:
@@ -67,16 +69,16 @@ class MaskGenerator(nn.Module):
         self.blocks = nn.ModuleList(_Block(one, other, kind=norm, beside=2 * masks, hidden=hidden) for one, other in pairwise(steps))
         self.last = nn.Conv2d(steps[-1], 1, 3, padding=1)
 
-    def forward(self, code: Tensor, condition: Tensor, beside: Tensor) -> Tensor:  # noqa: D102
-        x = self.start(torch.cat([code, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
+    def forward(self, latent: Tensor, condition: Tensor, beside: Tensor) -> Tensor:  # noqa: D102
+        x = self.start(torch.cat([latent, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
         for block in self.blocks:
             x = block(x, beside)
-        film: Tensor = self.last(F.leaky_relu(x, 0.2)).tanh()
-        return film
+        image: Tensor = self.last(F.leaky_relu(x, 0.2)).tanh()
+        return image
 
 
 class MaskReader(nn.Module):
-    """A small U-Net that finds masks in films, [B, 1, S, S] -> logits [B, M, S, S]; S is a multiple of 8."""
+    """A small U-Net that finds masks in images, [B, 1, S, S] -> logits [B, M, S, S]; S is a multiple of 8."""
 
     def __init__(self, *, masks: int, channels: int) -> None:
         super().__init__()
@@ -85,8 +87,8 @@ class MaskReader(nn.Module):
         self.up = nn.ModuleList(_convolved(below + beside, beside) for below, beside in zip(down[:1:-1], down[-2:0:-1], strict=True))
         self.last = nn.Conv2d(channels, masks, 1)
 
-    def forward(self, films: Tensor) -> Tensor:  # noqa: D102
-        seen = [self.down[0](films)]
+    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+        seen = [self.down[0](images)]
         for block in self.down[1:]:
             seen.append(block(halved(seen[-1])))
         x = seen.pop()

@@ -1,4 +1,4 @@
-"""A compact StyleGAN2 (Karras et al. 2020a): mapping, modulated convolutions with noise, skips to the film, a residual critic.
+"""A compact StyleGAN2 (Karras et al. 2020a): mapping, modulated convolutions with noise, skips to the image, a residual discriminator.
 
 Left out: mixing of styles, and filters longer than bilinear interpolation and 2 x 2 means.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.nets.gan import SMALLEST_PX, widths
+from synthorax.nets.convolutional_gan import SMALLEST_PX, widths
 from synthorax.nets.layers import halved
 
 SLOW = 0.01
@@ -52,9 +52,9 @@ class ScaledConvolution(nn.Module):
 
 
 class ModulatedConvolution(nn.Module):
-    """A convolution whose input channels each film's style scales, x [B, C, H, W], style [B, W] (Eq. 1-3, Karras et al. 2020a).
+    """A convolution whose input channels each image's style scales, x [B, C, H, W], style [B, W] (Eq. 1-3, Karras et al. 2020a).
 
-    Scaling the input and, to demodulate, the output is the same as scaling the weights, and leaves one convolution for all films.
+    Scaling the input and, to demodulate, the output is the same as scaling the weights, and leaves one convolution for all images.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, style_size: int, demodulate: bool = True) -> None:
@@ -107,8 +107,8 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(ScaledLinear(one, other, rate=SLOW) for one, other in pairwise(sizes))
         self.register_buffer("mean", torch.zeros(style_size))
 
-    def forward(self, code: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
-        x = torch.cat([unit_moment(code), unit_moment(condition)], dim=1)
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+        x = torch.cat([unit_moment(latent), unit_moment(condition)], dim=1)
         for layer in self.layers:
             x = rectified(layer(x))
         if self.training:
@@ -122,7 +122,7 @@ def unit_moment(x: Tensor) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """Styles [B, L, W] and one noise a layer, [B, 1, s, s], -> film [B, 1, S, S] of any range."""
+    """Styles [B, L, W] and one noise a layer, [B, 1, s, s], -> image [B, 1, S, S] of any range."""
 
     def __init__(self, *, image_size: int, channels: int, style_size: int) -> None:
         super().__init__()
@@ -135,22 +135,22 @@ class Synthesis(nn.Module):
                        _StyledLayer(outputs, outputs, style_size=style_size, enlarge=False)]
             self.noise_sides += [SMALLEST_PX * 2**level] * 2
         self.layers = nn.ModuleList(layers)
-        self.to_film = nn.ModuleList(ModulatedConvolution(width, 1, 1, style_size=style_size, demodulate=False) for width in steps)
+        self.to_image = nn.ModuleList(ModulatedConvolution(width, 1, 1, style_size=style_size, demodulate=False) for width in steps)
         self.offset = nn.Parameter(torch.zeros(()))
 
     def forward(self, styles: Tensor, noises: Sequence[Tensor]) -> Tensor:  # noqa: D102
         x = self.constant.expand(len(styles), *self.constant.shape)
-        film: Tensor | None = None
+        image: Tensor | None = None
         for number, (layer, noise) in enumerate(zip(self.layers, noises, strict=True)):
             x = layer(x, styles[:, number], noise)
-            if number % 2 == 0:  # the last layer of a resolution: skip to the film (Fig. 7b, Karras et al. 2020a)
-                added = self.to_film[number // 2](x, styles[:, number])
-                film = added if film is None else enlarged(film) + added
-        assert film is not None
-        return film + self.offset
+            if number % 2 == 0:  # the last layer of a resolution: skip to the image (Fig. 7b, Karras et al. 2020a)
+                added = self.to_image[number // 2](x, styles[:, number])
+                image = added if image is None else enlarged(image) + added
+        assert image is not None
+        return image + self.offset
 
 
-class _CriticBlock(nn.Module):
+class _DiscriminatorBlock(nn.Module):
     """Two convolutions and a halving, added to the halved input (Fig. 7c there)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -182,14 +182,14 @@ class BatchSpread(nn.Module):
         return torch.cat([x, spread.to(x).expand(len(x), 1, *x.shape[2:])], dim=1)
 
 
-class StyleCritic(nn.Module):
+class StyleDiscriminator(nn.Module):
     """Residual blocks down to 4 px, the batch's spread, and a linear layer, [B, C, S, S] -> features [B, F]."""
 
     def __init__(self, *, image_size: int, inputs: int, channels: int) -> None:
         super().__init__()
         steps = widths(image_size, channels)[::-1]
         self.first = ScaledConvolution(inputs, steps[0], 1)
-        self.blocks = nn.Sequential(*(_CriticBlock(one, other) for one, other in pairwise(steps)))
+        self.blocks = nn.Sequential(*(_DiscriminatorBlock(one, other) for one, other in pairwise(steps)))
         self.spread = BatchSpread()
         self.last = ScaledConvolution(steps[-1] + 1, steps[-1], 3)
         self.linear = ScaledLinear(steps[-1] * SMALLEST_PX**2, steps[-1])

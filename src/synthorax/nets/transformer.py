@@ -1,4 +1,4 @@
-"""The transformer denoiser: patches as tokens, and blocks whose normalisation hears the noise level and the condition."""
+"""The transformer denoiser: patches as tokens, and blocks whose normalisation is conditioned on the noise level and the condition."""
 
 from __future__ import annotations
 

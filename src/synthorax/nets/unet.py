@@ -1,4 +1,4 @@
-"""The U-Net denoiser: residual blocks that all hear the noise level and the condition, attention at low resolution."""
+"""The U-Net denoiser: residual blocks that are all conditioned on the noise level and the condition, attention at low resolution."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from synthorax.errors import UsageError
 from synthorax.nets.attention import Context, CrossAttention, SelfAttention, prepared_context
 from synthorax.nets.embedding import NoiseEmbedding
+from synthorax.nets.group_norm import normalised
 from synthorax.nets.layers import (
     channels_to_patches,
     convolution,
@@ -25,7 +26,6 @@ from synthorax.nets.layers import (
     zeroed,
 )
 from synthorax.nets.lora import LowRank
-from synthorax.nets.normalised import normalised
 from synthorax.nets.transformer import TransformerConfig
 from synthorax.nets.upsampling import convolved_at_double
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder of films through one short code, both told the condition: residual blocks as in the U-Net, and masks as maps."""
+"""Encoder and decoder of images through one short latent, both told the condition: residual blocks as in the U-Net, and masks as maps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from synthorax.nets.unet import Block, Downsample, UNetConfig, Upsample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmCoderConfig:
+class ImageCoderConfig:
     """Shape of both networks."""
 
     image_size: int
-    """side of the square films in pixels"""
+    """side of the square images in pixels"""
     channels: int
     """feature maps at the highest resolution"""
     multipliers: tuple[int, ...]
@@ -36,11 +36,11 @@ class FilmCoderConfig:
         return int(self.image_size // (self.patch * 2 ** (len(self.multipliers) - 1)))
 
     def block(self, inputs: int, outputs: int) -> Block:
-        """A residual block that hears the condition."""
+        """A residual block conditioned on the condition."""
         return Block(inputs, outputs, config=UNetConfig(embedding=self.embedding), attention=False)
 
 
-def checked(config: FilmCoderConfig) -> FilmCoderConfig:
+def checked(config: ImageCoderConfig) -> ImageCoderConfig:
     """The config itself; `UsageError` where no such networks can be built."""
     if min(config.channels, config.patch, config.embedding, len(config.multipliers), *config.multipliers) < 1:
         raise UsageError("model.channels, multipliers, patch and embedding must each be at least 1")
@@ -50,10 +50,10 @@ def checked(config: FilmCoderConfig) -> FilmCoderConfig:
     return config
 
 
-class FilmEncoder(nn.Module):
-    """Films and the maps of their condition to numbers, [B, 1 + maps, S, S] and [B, E] -> [B, outputs]."""
+class ImageEncoder(nn.Module):
+    """Images and the maps of their condition to numbers, [B, 1 + maps, S, S] and [B, E] -> [B, outputs]."""
 
-    def __init__(self, config: FilmCoderConfig, *, outputs: int) -> None:
+    def __init__(self, config: ImageCoderConfig, *, outputs: int) -> None:
         super().__init__()
         levels = [config.channels * multiplier for multiplier in config.multipliers]
         self.patch = config.patch
@@ -68,25 +68,25 @@ class FilmEncoder(nn.Module):
         self.norm = normalisation(channels)
         self.last = nn.Linear(channels * config.side**2, outputs)
 
-    def forward(self, films: Tensor, embedding: Tensor) -> Tensor:  # noqa: D102
-        x = self.first(patches_to_channels(films, self.patch))
+    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:  # noqa: D102
+        x = self.first(patches_to_channels(images, self.patch))
         for layer in self.layers:
             x = layer(x, embedding, None) if isinstance(layer, Block) else layer(x)
         numbers: Tensor = self.last(F.silu(self.norm(x)).flatten(1))
         return numbers
 
 
-class FilmDecoder(nn.Module):
-    """Codes to films, [B, Z], [B, E] and, where there are maps, [B, maps, S, S] -> [B, outputs, S, S].
+class ImageDecoder(nn.Module):
+    """Latents to images, [B, Z], [B, E] and, where there are maps, [B, maps, S, S] -> [B, outputs, S, S].
 
-    Every block hears the code and the condition, so that a strong decoder has no reason to forget the code.
+    Every block is conditioned on the latent and the condition, so that a strong decoder has no reason to forget the latent.
     """
 
-    def __init__(self, config: FilmCoderConfig, *, latent_size: int, outputs: int) -> None:
+    def __init__(self, config: ImageCoderConfig, *, latent_size: int, outputs: int) -> None:
         super().__init__()
         levels = [config.channels * multiplier for multiplier in reversed(config.multipliers)]
         self.patch, self.outputs, self.shape = config.patch, outputs, (levels[0], config.side, config.side)
-        self.code = nn.Linear(latent_size, config.embedding)
+        self.latent = nn.Linear(latent_size, config.embedding)
         self.first = nn.Linear(latent_size + config.embedding, levels[0] * config.side**2)
         self.layers, self.maps = nn.ModuleList(), nn.ModuleList()
         channels = levels[0]
@@ -100,9 +100,9 @@ class FilmDecoder(nn.Module):
         self.norm = normalisation(channels)
         self.last = nn.Conv2d(channels, outputs * config.patch**2, 3, padding=1)
 
-    def forward(self, code: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:  # noqa: D102
-        x: Tensor = self.first(torch.cat([code, embedding], dim=1)).unflatten(1, self.shape)
-        told = F.silu(embedding + self.code(code))
+    def forward(self, latent: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:  # noqa: D102
+        x: Tensor = self.first(torch.cat([latent, embedding], dim=1)).unflatten(1, self.shape)
+        told = F.silu(embedding + self.latent(latent))
         shown = iter(self.maps)
         for layer in self.layers:
             if isinstance(layer, Block):

@@ -9,13 +9,13 @@ from synthorax.errors import UsageError
 
 
 class WaveletPacking(nn.Module):
-    """Splits a film into 4 ** `levels` bands of equal size and puts it together again (Coifman and Wickerhauser 1992).
+    """Splits an image into 4 ** `levels` bands of equal size and puts it together again (Coifman and Wickerhauser 1992).
 
     Each level replaces every band by four of half its side: the mean, the difference of columns, the difference of rows, and
     that of the diagonals, each over 2 x 2 pixels with factor 1/2, so that the sum of squares stays what it was. In contrast to
     the wavelet transform, difference bands are split again as well, so that all channels have one size. Channel 4 i + j of a
     level is band j of channel i of the level before; the first channel is the mean of 2 ** levels pixels a side, times
-    2 ** levels, and holds nearly all of the film's energy. Diffusion therefore needs the channels at equal variance
+    2 ** levels, and holds nearly all of the image's energy. Diffusion therefore needs the channels at equal variance
     (`autoencoder.LatentScale`).
 
     >>> packing = WaveletPacking(levels=2)
@@ -32,14 +32,14 @@ class WaveletPacking(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] -> [B, 4 ** levels, H / 2 ** levels, W / 2 ** levels]."""
         if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
-            raise UsageError(f"films of {images.shape[-2]} x {images.shape[-1]} pixels cannot be packed: both sides must be "
+            raise UsageError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be packed: both sides must be "
                              f"multiples of {self.factor}")
         for _ in range(self.levels):
             images = split(images)
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of `encode`: up to the rounding of float32, and exactly for films of 8 or 16 bits once they are rounded."""
+        """The inverse of `encode`: up to the rounding of float32, and exactly for images of 8 or 16 bits once they are rounded."""
         for _ in range(self.levels):
             latents = joined(latents)
         return latents

@@ -1,4 +1,4 @@
-"""The audit: do synthetic films copy training films, betray who was trained on, or pass for a training patient?"""
+"""The audit: do synthetic images copy training images, betray who was trained on, or pass for a training patient?"""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
-from synthorax.evaluation.report import Dimension
-from synthorax.evaluation.sheets import contact_sheet, png_bytes
-from synthorax.evaluation.statistics import AurocInterval, wilson
+from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
+from synthorax.evaluation.report.record import Dimension
+from synthorax.evaluation.statistics.roc import AurocInterval, wilson
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
 from synthorax.judges.same_patient import SamePatientConfig
 from synthorax.privacy.copies import CopyCheck, CopyDetector, FalseAlarms
-from synthorax.privacy.membership import distance_auroc, one_film_each
+from synthorax.privacy.membership import distance_auroc, one_image_each
 from synthorax.privacy.planted import WAYS, plant
 from synthorax.privacy.registration import Gallery
 from synthorax.privacy.reidentification import Reidentification, reidentify
 from synthorax.progress import Report as Progress
 from synthorax.progress import quiet
 from synthorax.rng import derive
-from synthorax.types import Films, Score
+from synthorax.types import ImageSet, Score
 
 FEWEST_PAIRS = 20
 """same-patient pairs from which a band is calibrated"""
@@ -38,9 +38,9 @@ class AuditConfig:
     """How thorough the audit is and what its gate tolerates."""
 
     false_alarm_rate: float = 0.01
-    """part of real films of other patients that may be called copies, or matches of a training patient"""
+    """part of real images of other patients that may be called copies, or matches of a training patient"""
     planted: int = 100
-    """copies planted in each way, at most as many as there are training films"""
+    """copies planted in each way, at most as many as there are training images"""
     membership_margin: float = 0.05
     """how far above one half the lower end of a membership AUROC may lie"""
     judge: SamePatientConfig = field(default_factory=SamePatientConfig)
@@ -51,11 +51,11 @@ class AuditConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """What the audit found: the report's privacy dimension, a card for each film, and why a release should not go out."""
+    """What the audit found: the report's privacy dimension, a card for each image, and why a release should not go out."""
 
     dimension: Dimension
     cards: tuple[dict[str, Any], ...]
-    """one for each synthetic film, JSON-ready"""
+    """one for each synthetic image, JSON-ready"""
     judges: tuple[dict[str, str], ...]
     figures: Mapping[str, bytes]
     refusals: tuple[str, ...]
@@ -63,31 +63,31 @@ class Audit:
 
 
 Attack = Callable[[NDArray[np.intp], NDArray[np.intp]], tuple[AurocInterval, str]]
-"""Takes rows of training and of held-out films, gives the AUROC of telling them apart by a model's loss, and how it was done"""
+"""Takes rows of training and of held-out images, gives the AUROC of telling them apart by a model's loss, and how it was done"""
 
 
-def audit_films(train: Films, held_out: Films, synthetic: Films, *, features: FeatureSpace, config: AuditConfig,
+def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, features: FeatureSpace, config: AuditConfig,
                 loss_attack: Attack | str = "no diffusion model was given (--model)", facts: Mapping[str, Any] | None = None,
                 report: Progress = quiet) -> Audit:
     """Copies in three spaces, planted copies, membership and re-identification; `loss_attack` is a reason where there is none.
 
-    Held-out films are divided by patient: one half sets thresholds, the other tests them. `facts` is the synthetic set's
-    dataset.json, for the cards. Raises `InputError` where there are too few held-out films to set any threshold.
+    Held-out images are divided by patient: one half sets thresholds, the other tests them. `facts` is the synthetic set's
+    dataset.json, for the cards. Raises `InputError` where there are too few held-out images to set any threshold.
     """
     half = patient_folds(held_out.patients(), folds=2, seed=config.seed)
     report(0.0, "looking for copies")
-    detector = CopyDetector.fit(train.images, held_out.images[half == 0], features=features, false_alarm_rate=config.false_alarm_rate)
-    alarms = detector.false_alarms(held_out.images[half == 1])
+    detector = CopyDetector.fit(train.pixels, held_out.pixels[half == 0], features=features, false_alarm_rate=config.false_alarm_rate)
+    alarms = detector.false_alarms(held_out.pixels[half == 1])
     report(0.15, "looking for copies")
-    check = detector.check(synthetic.images)
+    check = detector.check(synthetic.pixels)
     report(0.25, "planting copies")
     scores = [*_copy_scores(check, alarms, train=train, synthetic=synthetic), *_planted_scores(detector, alarms, train, config=config)]
-    report(0.5, "same-patient films")
+    report(0.5, "same-patient images")
     band, band_score = _same_patient_band(train, held_out, check, seed=config.seed)
     scores += band_score
     report(0.55, "membership")
-    rows, rows_held = one_film_each(train.patients(), seed=config.seed), np.flatnonzero(half == 1)
-    rows_held = rows_held[one_film_each(held_out.patients()[rows_held], seed=config.seed)]
+    rows, rows_held = one_image_each(train.patients(), seed=config.seed), np.flatnonzero(half == 1)
+    rows_held = rows_held[one_image_each(held_out.patients()[rows_held], seed=config.seed)]
     members, skipped = _membership(train, held_out, synthetic, rows, rows_held, np.flatnonzero(half == 0), features, loss_attack)
     scores += members
     matched: Reidentification | None = None
@@ -109,43 +109,43 @@ def audit_films(train: Films, held_out: Films, synthetic: Films, *, features: Fe
                  figures={"closest pairs": _sheet(train, synthetic, check)})
 
 
-def _copy_scores(check: CopyCheck, alarms: FalseAlarms, *, train: Films, synthetic: Films) -> list[Score]:
-    note = f"floor: {alarms.num_films} real films of other patients by the same thresholds [{alarms.low:.3f}, {alarms.high:.3f}]"
+def _copy_scores(check: CopyCheck, alarms: FalseAlarms, *, train: ImageSet, synthetic: ImageSet) -> list[Score]:
+    note = f"floor: {alarms.num_images} real images of other patients by the same thresholds [{alarms.low:.3f}, {alarms.high:.3f}]"
     scores = [_rate("near-copy rate", check.is_copy, better="lower", n_real=len(train), floor=alarms.rate, note=note)]
     return scores + [_rate("near-copy rate", way.is_copy, better="lower", n_real=len(train), features=name)
                      for name, way in check.ways.items()]
 
 
-def _planted_scores(detector: CopyDetector, alarms: FalseAlarms, train: Films, *, config: AuditConfig) -> list[Score]:
-    """Share of planted copies caught in each way of planting, at thresholds that call so many real films copies."""
+def _planted_scores(detector: CopyDetector, alarms: FalseAlarms, train: ImageSet, *, config: AuditConfig) -> list[Score]:
+    """Share of planted copies caught in each way of planting, at thresholds that call so many real images copies."""
     num = min(config.planted, len(train))
     rows = np.random.default_rng(derive(config.seed, "planted rows")).permutation(len(train))[:num]
-    scores = [Score(metric="false alarms", value=alarms.rate, low=alarms.low, high=alarms.high, better="lower", n_real=alarms.num_films,
-                    n_synthetic=0, note="real films of other patients that were called copies")]
+    scores = [Score(metric="false alarms", value=alarms.rate, low=alarms.low, high=alarms.high, better="lower", n_real=alarms.num_images,
+                    n_synthetic=0, note="real images of other patients that were called copies")]
     for how in WAYS:
-        caught = detector.check(plant(train.images[rows], how=how, seed=config.seed)).is_copy
+        caught = detector.check(plant(train.pixels[rows], how=how, seed=config.seed)).is_copy
         scores.append(_rate("planted copies caught", caught, better="higher", n_real=len(train), group=how))
     return scores
 
 
-def _same_patient_band(train: Films, held_out: Films, check: CopyCheck, *, seed: int) -> tuple[dict[str, Any], list[Score]]:
-    """How alike two films of one patient are by registration, and how many synthetic films are more alike to a training film."""
-    images, patients = np.concatenate([train.images, held_out.images]), np.concatenate([train.patients(), held_out.patients()])
+def _same_patient_band(train: ImageSet, held_out: ImageSet, check: CopyCheck, *, seed: int) -> tuple[dict[str, Any], list[Score]]:
+    """How alike two images of one patient are by registration, and how many synthetic images are more alike to a training image."""
+    images, patients = np.concatenate([train.pixels, held_out.pixels]), np.concatenate([train.patients(), held_out.patients()])
     pairs = np.array([rows[:2] for rows in (np.flatnonzero(patients == name) for name in np.unique(patients)) if len(rows) > 1],
                      dtype=np.intp).reshape(-1, 2)
     if len(pairs) < FEWEST_PAIRS:
-        return {"status": "uncalibrated", "reason": f"only {len(pairs)} patients have two films, and {FEWEST_PAIRS} are needed"}, []
+        return {"status": "uncalibrated", "reason": f"only {len(pairs)} patients have two images, and {FEWEST_PAIRS} are needed"}, []
     pairs = np.random.default_rng(derive(seed, "band")).permutation(pairs)[:100]
     likeness = Gallery.of(images[pairs[:, 1]]).fit(images[pairs[:, 0]], np.arange(len(pairs)))
     low, middle, high = (float(value) for value in np.quantile(likeness, [0.05, 0.5, 0.95]))
     band = {"status": "calibrated", "pairs": len(pairs), "low": low, "median": middle, "high": high}
     return band, [_rate("nearer than a follow-up", check.similarity > middle, better="lower", n_real=len(pairs),
-                        features="registration", note=f"than the median of {len(pairs)} pairs of films of one patient, {middle:.2f}")]
+                        features="registration", note=f"than the median of {len(pairs)} pairs of images of one patient, {middle:.2f}")]
 
 
-def _membership(train: Films, held_out: Films, synthetic: Films, rows: NDArray[np.intp], rows_held: NDArray[np.intp],
+def _membership(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, rows: NDArray[np.intp], rows_held: NDArray[np.intp],
                 reference: NDArray[np.intp], features: FeatureSpace, loss_attack: Attack | str) -> tuple[list[Score], dict[str, str]]:
-    """Distance-based in two spaces, and loss-based where a model was given; one film a patient."""
+    """Distance-based in two spaces, and loss-based where a model was given; one image a patient."""
     scores: list[Score] = []
     skipped: dict[str, str] = {}
 
@@ -156,13 +156,13 @@ def _membership(train: Films, held_out: Films, synthetic: Films, rows: NDArray[n
             skipped[f"membership, {name}"] = str(error)
             return
         scores.append(Score(metric="membership auroc", value=value.auc, low=value.low, high=value.high, better="lower", n_real=len(rows),
-                            n_synthetic=len(synthetic), features=name, floor=0.5, note=f"{how}; against {len(rows_held)} held-out films"))
+                            n_synthetic=len(synthetic), features=name, floor=0.5, note=f"{how}; against {len(rows_held)} held-out images"))
 
-    gallery = Gallery.of(synthetic.images)
+    gallery = Gallery.of(synthetic.pixels)
     spaces: dict[str, Callable[[Any], NDArray[np.float32]]] = {"whitened pixels": gallery.whitened, features.name: features}
     for name, space in spaces.items():
-        vectors = space(train.images[rows]), space(held_out.images[rows_held]), space(synthetic.images), space(held_out.images[reference])
-        add(name, lambda v=vectors: (distance_auroc(*v[:3], reference=v[3]), "distance to the nearest synthetic film"))  # type: ignore[misc]
+        vectors = space(train.pixels[rows]), space(held_out.pixels[rows_held]), space(synthetic.pixels), space(held_out.pixels[reference])
+        add(name, lambda v=vectors: (distance_auroc(*v[:3], reference=v[3]), "distance to the nearest synthetic image"))  # type: ignore[misc]
     if isinstance(loss_attack, str):
         skipped["membership, loss"] = loss_attack
     else:
@@ -171,7 +171,7 @@ def _membership(train: Films, held_out: Films, synthetic: Films, rows: NDArray[n
     return scores, skipped
 
 
-def _match_scores(found: Reidentification, train: Films, held_out: Films, synthetic: Films) -> list[Score]:
+def _match_scores(found: Reidentification, train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> list[Score]:
     name = found.judge.name
     return [
         Score(metric="same-patient auroc", value=found.validation.value, low=found.validation.low, high=found.validation.high,
@@ -179,7 +179,7 @@ def _match_scores(found: Reidentification, train: Films, held_out: Films, synthe
               note=f"how good the judge is: pairs of {found.num_validated} held-out patients, learned from {found.judge.num_patients}"),
         Score(metric="patient match rate", value=found.synthetic.rate, low=found.synthetic.low, high=found.synthetic.high, better="lower",
               n_real=len(train), n_synthetic=len(synthetic), features=name, floor=found.real.rate,
-              note=f"floor: {found.real.num_films} real films of other patients [{found.real.low:.3f}, {found.real.high:.3f}]; "
+              note=f"floor: {found.real.num_images} real images of other patients [{found.real.low:.3f}, {found.real.high:.3f}]; "
                    f"of follow-ups the judge matches {found.followed.rate:.2f} [{found.followed.low:.2f}, {found.followed.high:.2f}]"),
     ]
 
@@ -190,31 +190,32 @@ def _refusals(check: CopyCheck, alarms: FalseAlarms, members: Sequence[Score], m
     refusals = []
     rate = float(check.is_copy.mean())
     if rate > alarms.high:
-        refusals.append(f"{rate:.1%} of the films are near copies, and of real films of other patients at most {alarms.high:.1%} would be")
+        refusals.append(f"{rate:.1%} of the images are near-duplicates, and of real images of other patients at most {alarms.high:.1%} "
+                        f"would be")
     if plain.any():
-        refusals.append(f"{int(plain.sum())} films are plain copies of a training film")
+        refusals.append(f"{int(plain.sum())} images are plain copies of a training image")
     for score in members:
         if score.low > 0.5 + config.membership_margin:
             refusals.append(f"{score.features} tells who was trained on: AUROC {score.value:.2f} [{score.low:.2f}, {score.high:.2f}]")
     if matched is not None and matched.synthetic.low > matched.real.high:
-        refusals.append(f"{matched.synthetic.rate:.1%} of the films match a training patient, and of real films of others "
+        refusals.append(f"{matched.synthetic.rate:.1%} of the images match a training patient, and of real images of others "
                         f"{matched.real.rate:.1%}")
     return refusals
 
 
-def _cards(train: Films, synthetic: Films, check: CopyCheck, detector: CopyDetector, matched: Reidentification | None,
+def _cards(train: ImageSet, synthetic: ImageSet, check: CopyCheck, detector: CopyDetector, matched: Reidentification | None,
            facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each synthetic film its nearest training films in each space, its condition and seed, and what it was screened for."""
+    """For each synthetic image its nearest training images in each space, its condition and seed, and what it was screened for."""
     cards = []
     for row, study in enumerate(synthetic.studies):
         near: dict[str, Any] = {
-            name: {"training_film": train.studies[int(way.nearest_index[row])].file_name,
+            name: {"training_image": train.studies[int(way.nearest_index[row])].file_name,
                    "similarity": round(float(way.similarity[row]), 5), "threshold": round(detector.thresholds[name], 5),
                    "is_copy": bool(way.is_copy[row])}
             for name, way in check.ways.items()}
         if matched is not None:
             likeness = float(matched.likeness[row])
-            near[matched.judge.name] = {"training_film": train.studies[int(matched.nearest_index[row])].file_name,
+            near[matched.judge.name] = {"training_image": train.studies[int(matched.nearest_index[row])].file_name,
                                         "similarity": round(likeness, 5), "threshold": round(matched.threshold, 5),
                                         "is_match": likeness > matched.threshold}
         card = {"file_name": study.file_name, "near_copy": bool(check.is_copy[row]), "nearest": near,
@@ -235,18 +236,18 @@ def _condition(text: str) -> Any:
         return text
 
 
-def _sheet(train: Films, synthetic: Films, check: CopyCheck) -> bytes:
-    """The pairs nearest by registration, each synthetic film left of the training film that it resembles most."""
+def _sheet(train: ImageSet, synthetic: ImageSet, check: CopyCheck) -> bytes:
+    """The pairs nearest by registration, each synthetic image left of the training image that it resembles most."""
     order = np.argsort(-check.similarity)[:SHEET_PAIRS]
     nearest = check.ways["registration"].nearest_index[order]
-    films = np.stack([film for own, other in zip(order, nearest, strict=True)
-                      for film in (_eight_bit(synthetic.images[own]), _eight_bit(train.images[other]))])
-    captions = [caption for row in order for caption in (f"synthetic  {check.similarity[row]:.2f}", "nearest training film")]
-    return png_bytes(contact_sheet(films, columns=6, captions=captions, tile_px=max(128, films.shape[1])))
+    images = np.stack([image for own, other in zip(order, nearest, strict=True)
+                      for image in (_eight_bit(synthetic.pixels[own]), _eight_bit(train.pixels[other]))])
+    captions = [caption for row in order for caption in (f"synthetic  {check.similarity[row]:.2f}", "nearest training image")]
+    return png_bytes(contact_sheet(images, columns=6, captions=captions, tile_px=max(128, images.shape[1])))
 
 
-def _eight_bit(film: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
-    return (film // (257 if film.dtype == np.uint16 else 1)).astype(np.uint8)
+def _eight_bit(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    return (image // (257 if image.dtype == np.uint16 else 1)).astype(np.uint8)
 
 
 def _rate(metric: str, called: NDArray[np.bool_], *, better: Any, n_real: int, **more: Any) -> Score:

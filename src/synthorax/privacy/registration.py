@@ -1,4 +1,4 @@
-"""How alike two films are once one is laid over the other: shifted, turned, scaled, mirrored or inverted as fits best."""
+"""How alike two images are once one is laid over the other: shifted, turned, scaled, mirrored or inverted as fits best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 COARSE_PX, FINE_PX = 32, 64
 """grids on which candidates are searched and then compared"""
-COARSE_SHIFT_PX = 1  # on the coarse grid: 3 % of the film's side
+COARSE_SHIFT_PX = 1  # on the coarse grid: 3 % of the image's side
 FINE_SHIFT_PX = 4  # on the fine grid: 6 %
 COARSE_DEGREES, COARSE_SCALES = (-4.0, 0.0, 4.0), (0.95, 1.0, 1.05)
 FINE_DEGREES, FINE_SCALES = (-1.5, 0.0, 1.5), (0.98, 1.0, 1.02)
@@ -30,42 +30,42 @@ WINDOWS = 5000
 """windows from which the components are learned, at most"""
 CANDIDATES = 6
 OTHERS = (4, 24)
-"""the nearest films but four, which may be of the same patient or the other part of a blend, that the nearest must stand out from"""
+"""the nearest images but four, which may be of the same patient or the other part of a blend, that the nearest must stand out from"""
 CONTRAST_SIGMA_PX = 4.0  # on either grid
 CONTRAST_FLOOR = 0.02  # of the full range; a region flatter than this is not blown up to full contrast
 CHUNK_QUERIES = 32
-CHUNK_FILMS = 512
+CHUNK_IMAGES = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Registered:
-    """The training film over which each query fits best, and how well."""
+    """The training image over which each query fits best, and how well."""
 
     index: NDArray[np.intp]
     """[N]"""
     similarity: NDArray[np.float64]
     """[N] in [0, 1]: the correlation of local contrast at the best pose, whatever its sign"""
     whitened_index: NDArray[np.intp]
-    """[N]: the nearest training film in whitened components, at its best pose"""
+    """[N]: the nearest training image in whitened components, at its best pose"""
     stands_out: NDArray[np.float64]
-    """[N]: by how much the cosine of that film exceeds the mean of those that come 5th to 24th"""
+    """[N]: by how much the cosine of that image exceeds the mean of those that come 5th to 24th"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gallery:
-    """Films to lay others over."""
+    """Images to lay others over."""
 
     fine: Tensor
     """local contrast, [M, 64, 64]"""
     _components: Tensor
     """[K, inner^2]: whitened principal components of the coarse windows"""
     _windows: Tensor
-    """[shifts, M, K]: each film's coarse windows in these components, of length 1"""
+    """[shifts, M, K]: each image's coarse windows in these components, of length 1"""
 
     @classmethod
-    def of(cls, films: Pixels) -> Gallery:
-        """Local contrast of films [M, S, S] of any size and exposure."""
-        fine = local_contrast(films, grid=FINE_PX)
+    def of(cls, images: Pixels) -> Gallery:
+        """Local contrast of images [M, S, S] of any size and exposure."""
+        fine = local_contrast(images, grid=FINE_PX)
         windows = _coarse_windows(fine)
         every = windows.flatten(0, 1)
         components = _whitening(every[::max(1, len(every) // WINDOWS)])
@@ -74,16 +74,16 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.fine)
 
-    def nearest(self, films: Pixels) -> Registered:
-        """Lay each film [N, S, S] over every one of the gallery: coarsely over all, then finely over the best few.
+    def nearest(self, images: Pixels) -> Registered:
+        """Lay each image [N, S, S] over every one of the gallery: coarsely over all, then finely over the best few.
 
         Poses: shifts up to 6 % of the side, turns up to about 6 degrees, scales 0.93 to 1.07, mirrored or not. The sign of the
         correlation is the exposure (dark or bright bone) and does not matter.
         """
-        index, similarity = np.zeros(len(films), dtype=np.intp), np.zeros(len(films))
+        index, similarity = np.zeros(len(images), dtype=np.intp), np.zeros(len(images))
         whitened_index, stands_out = index.copy(), similarity.copy()
-        for start in range(0, len(films), CHUNK_QUERIES):
-            part = local_contrast(films[start:start + CHUNK_QUERIES], grid=FINE_PX)
+        for start in range(0, len(images), CHUNK_QUERIES):
+            part = local_contrast(images[start:start + CHUNK_QUERIES], grid=FINE_PX)
             score, poses = self._coarse(part)
             highest, order = score.topk(min(OTHERS[1], len(self)), dim=1)
             own = slice(start, start + len(part))
@@ -98,23 +98,23 @@ class Gallery:
             similarity[own] = fits.gather(1, best)[:, 0].numpy()
         return Registered(index=index, similarity=similarity, whitened_index=whitened_index, stands_out=stands_out)
 
-    def whitened(self, films: Pixels) -> NDArray[np.float32]:
-        """Films [N, S, S] as they lie, in whitened components of this gallery: [N, K]."""
-        windows = _coarse_windows(local_contrast(films, grid=FINE_PX), only_middle=True)[0]
+    def whitened(self, images: Pixels) -> NDArray[np.float32]:
+        """Images [N, S, S] as they lie, in whitened components of this gallery: [N, K]."""
+        windows = _coarse_windows(local_contrast(images, grid=FINE_PX), only_middle=True)[0]
         return np.asarray((windows @ self._components.T).numpy(), dtype=np.float32)
 
-    def fit(self, films: Pixels, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Lay film i [N, S, S] over film `rows[i]` of the gallery alone: the similarity of each pair, [N] in [0, 1]."""
-        similarity = np.zeros(len(films))
-        for start in range(0, len(films), CHUNK_QUERIES):
-            part = local_contrast(films[start:start + CHUNK_QUERIES], grid=FINE_PX)
+    def fit(self, images: Pixels, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Lay image i [N, S, S] over image `rows[i]` of the gallery alone: the similarity of each pair, [N] in [0, 1]."""
+        similarity = np.zeros(len(images))
+        for start in range(0, len(images), CHUNK_QUERIES):
+            part = local_contrast(images[start:start + CHUNK_QUERIES], grid=FINE_PX)
             row = torch.from_numpy(np.asarray(rows[start:start + len(part)], dtype=np.int64))
             pose = self._coarse(part)[1][torch.arange(len(part)), row]
             similarity[start:start + len(part)] = fine_fit(part, self.fine[row], pose).numpy()
         return similarity
 
     def _coarse(self, contrast: Tensor) -> tuple[Tensor, Tensor]:
-        """Resemblance [B, M] of films [B, 64, 64] to each of the gallery at their best coarse pose, and that pose [B, M, 3]."""
+        """Resemblance [B, M] of images [B, 64, 64] to each of the gallery at their best coarse pose, and that pose [B, M, 3]."""
         poses = coarse_poses()
         moved = torch.cat([posed(contrast, pose.expand(len(contrast), 3)) for pose in poses])
         rows = _directions(_coarse_windows(moved, only_middle=True), self._components)[0].view(len(poses), len(contrast), -1)
@@ -132,30 +132,30 @@ def coarse_poses() -> Tensor:
     return torch.tensor([(degrees, scale, mirror) for mirror in (1.0, -1.0) for degrees in COARSE_DEGREES for scale in COARSE_SCALES])
 
 
-def posed(films: Tensor, poses: Tensor) -> Tensor:
-    """Films [B, S, S] turned, scaled and mirrored about their centre, each by its pose [B, 3]; the edge is continued."""
+def posed(images: Tensor, poses: Tensor) -> Tensor:
+    """Images [B, S, S] turned, scaled and mirrored about their centre, each by its pose [B, 3]; the edge is continued."""
     angle, scale, mirror = torch.deg2rad(poses[:, 0]), poses[:, 1], poses[:, 2]
-    cosine, sine, nought = torch.cos(angle) / scale, torch.sin(angle) / scale, torch.zeros_like(angle)
-    matrix = torch.stack([cosine * mirror, -sine * mirror, nought, sine, cosine, nought], dim=1).view(-1, 2, 3)
-    grid = functional.affine_grid(matrix, [len(films), 1, *films.shape[1:]], align_corners=False)
-    return functional.grid_sample(films[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    cosine, sine, zero = torch.cos(angle) / scale, torch.sin(angle) / scale, torch.zeros_like(angle)
+    matrix = torch.stack([cosine * mirror, -sine * mirror, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
+    return functional.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
 
 
-def fine_fit(films: Tensor, targets: Tensor, poses: Tensor) -> Tensor:
-    """Correlation [B] of films [B, 64, 64] with `targets` [B, 64, 64] at the best pose near `poses` [B, 3] and the best shift."""
+def fine_fit(images: Tensor, targets: Tensor, poses: Tensor) -> Tensor:
+    """Correlation [B] of images [B, 64, 64] with `targets` [B, 64, 64] at the best pose near `poses` [B, 3] and the best shift."""
     margin = FINE_SHIFT_PX
     inner = FINE_PX - 2 * margin
     spectrum = torch.fft.rfft2(targets)
     mean = functional.avg_pool2d(targets[:, None], inner, stride=1)[:, 0]
     square = functional.avg_pool2d(targets.square()[:, None], inner, stride=1)[:, 0]
     spread = inner * (square - mean.square()).clamp_min(1e-6).sqrt()
-    best = torch.zeros(len(films))
+    best = torch.zeros(len(images))
     for reach in (1.0, 1 / 3):
         around = poses
         for turn in FINE_DEGREES:
             for scale in FINE_SCALES:
                 pose = torch.stack([around[:, 0] + turn * reach, around[:, 1] * (1 + (scale - 1) * reach), around[:, 2]], dim=1)
-                template = posed(films, pose)[:, margin:-margin, margin:-margin]
+                template = posed(images, pose)[:, margin:-margin, margin:-margin]
                 template = template - template.mean(dim=(1, 2), keepdim=True)
                 length = template.flatten(1).norm(dim=1).clamp_min(1e-2)
                 padded = functional.pad(template, (0, 2 * margin, 0, 2 * margin))
@@ -169,23 +169,23 @@ def fine_fit(films: Tensor, targets: Tensor, poses: Tensor) -> Tensor:
 
 
 def local_contrast(images: Pixels, *, grid: int = COARSE_PX) -> Tensor:
-    """Films [N, S, S] on a small grid, brightness and contrast of each neighbourhood taken out: float32 [N, grid, grid]."""
-    parts = [_contrast(part) for part in grey_films(images, side=grid)]
+    """Images [N, S, S] on a small grid, brightness and contrast of each neighbourhood taken out: float32 [N, grid, grid]."""
+    parts = [_contrast(part) for part in grey_images(images, side=grid)]
     return torch.cat(parts) if parts else torch.empty(0, grid, grid)
 
 
-def grey_films(images: Pixels, *, side: int) -> Iterator[Tensor]:
-    """Films [N, S, S] as grey levels in [0, 1], chunk by chunk, float32 [n, 1, side, side]. Raises `InputError` for other arrays."""
+def grey_images(images: Pixels, *, side: int) -> Iterator[Tensor]:
+    """Images [N, S, S] as grey levels in [0, 1], chunk by chunk, float32 [n, 1, side, side]. Raises `InputError` for other arrays."""
     if images.ndim != 3 or images.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"films must be [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}")
-    for start in range(0, len(images), CHUNK_FILMS):
-        part = images[start:start + CHUNK_FILMS]
+        raise InputError(f"images must be [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}")
+    for start in range(0, len(images), CHUNK_IMAGES):
+        part = images[start:start + CHUNK_IMAGES]
         grey = torch.from_numpy(part.astype(np.float32) / np.iinfo(part.dtype).max)[:, None]
         yield functional.interpolate(grey, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _coarse_windows(contrast: Tensor, *, only_middle: bool = False) -> Tensor:
-    """Films [B, 64, 64] on the coarse grid: the window at each shift, or only the middle one, [shifts, B, inner^2] of mean 0."""
+    """Images [B, 64, 64] on the coarse grid: the window at each shift, or only the middle one, [shifts, B, inner^2] of mean 0."""
     small = functional.avg_pool2d(contrast[:, None], FINE_PX // COARSE_PX)[:, 0]
     inner = COARSE_PX - 2 * COARSE_SHIFT_PX
     shifts = [COARSE_SHIFT_PX] if only_middle else range(2 * COARSE_SHIFT_PX + 1)
@@ -209,7 +209,7 @@ def _directions(windows: Tensor, components: Tensor) -> Tensor:
 
 
 def _contrast(grey: Tensor) -> Tensor:
-    """Local contrast [N, S, S] of grey films [N, 1, S, S]."""
+    """Local contrast [N, S, S] of grey images [N, 1, S, S]."""
     detail = grey - _blur(grey)
     spread = _blur(detail.square()).sqrt()
     return (detail / (spread + CONTRAST_FLOOR))[:, 0]

@@ -1,4 +1,4 @@
-"""Re-identification: how often a synthetic film passes for one of a training patient's films, held against real films of others."""
+"""Re-identification: how often a synthetic image passes for one of a training patient's images, held against real images of others."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError
-from synthorax.evaluation.resampling import counted_auroc, counted_bootstrap
-from synthorax.evaluation.statistics import Bootstrap
+from synthorax.evaluation.statistics.bootstrap import counted_auroc, counted_bootstrap
+from synthorax.evaluation.statistics.roc import Bootstrap
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.same_patient import SamePatientConfig, SamePatientJudge, train_same_patient
 from synthorax.privacy.copies import FalseAlarms, alarm_rate, conformal_threshold
 from synthorax.progress import Report, quiet
-from synthorax.types import Films
+from synthorax.types import ImageSet
 
 FEWEST_VALIDATED = 10
-"""held-out patients with two films, below which nobody knows how well the judge works"""
+"""held-out patients with two images, below which nobody knows how well the judge works"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -28,35 +28,35 @@ class Reidentification:
     validation: Bootstrap
     """AUROC of pairs of one held-out patient against pairs of two of the same site"""
     num_validated: int
-    """held-out patients with two films"""
+    """held-out patients with two images"""
     threshold: float
-    """likeness above which a film matches a training patient"""
+    """likeness above which an image matches a training patient"""
     real: FalseAlarms
-    """held-out real films that match a training patient, who is somebody else, though their half of the patients set no threshold"""
+    """held-out real images that match a training patient, who is somebody else, though their half of the patients set no threshold"""
     synthetic: FalseAlarms
-    """synthetic films that match one"""
+    """synthetic images that match one"""
     followed: FalseAlarms
-    """second films of held-out patients that would match their first film: what the judge can see at all at this threshold"""
+    """second images of held-out patients that would match their first image: what the judge can see at all at this threshold"""
     nearest_index: NDArray[np.intp]
-    """training film that each synthetic film matches best, [N]"""
+    """training image that each synthetic image matches best, [N]"""
     likeness: NDArray[np.float64]
     """[N]"""
 
 
-def reidentify(train: Films, held_out: Films, synthetic: Films, *, config: SamePatientConfig | None = None, seed: int = 0,
+def reidentify(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, config: SamePatientConfig | None = None, seed: int = 0,
                false_alarm_rate: float = 0.01, report: Report = quiet) -> Reidentification:
-    """Train the judge on follow-ups of training patients, test it on held-out patients, then ask it about synthetic films.
+    """Train the judge on follow-ups of training patients, test it on held-out patients, then ask it about synthetic images.
 
-    The threshold lets `false_alarm_rate` of one half of the held-out patients' films match any training patient. Raises `InputError`
-    where too few patients have two films.
+    The threshold lets `false_alarm_rate` of one half of the held-out patients' images match any training patient. Raises `InputError`
+    where too few patients have two images.
     """
     pairs = _pairs(held_out)
     if pairs.own.sum() < FEWEST_VALIDATED:
-        raise InputError(f"only {int(pairs.own.sum())} held-out patients have two films, and {FEWEST_VALIDATED} are needed to test a "
+        raise InputError(f"only {int(pairs.own.sum())} held-out patients have two images, and {FEWEST_VALIDATED} are needed to test a "
                          "same-patient judge")
-    judge = train_same_patient(train.images, train.patients(), config=config or SamePatientConfig(), seed=seed,
+    judge = train_same_patient(train.pixels, train.patients(), config=config or SamePatientConfig(), seed=seed,
                                progress=lambda done, total: report(done / total, f"same-patient judge {done} of {total}"))
-    known, unknown, made = judge(train.images), judge(held_out.images), judge(synthetic.images)
+    known, unknown, made = judge(train.pixels), judge(held_out.pixels), judge(synthetic.pixels)
     likeness = np.einsum("nf,nf->n", unknown[pairs.first], unknown[pairs.second]).astype(np.float64)
     validation = counted_bootstrap(pairs.own, likeness, held_out.patients()[pairs.first], counted_auroc, seed=seed)
     half = patient_folds(held_out.patients(), folds=2, seed=seed)
@@ -74,12 +74,12 @@ class _Pairs:
     first: NDArray[np.intp]
     second: NDArray[np.intp]
     own: NDArray[np.bool_]
-    """whether both films are of one patient"""
+    """whether both images are of one patient"""
 
 
-def _pairs(films: Films) -> _Pairs:
-    """The first two films of each followed patient; and first films of two patients of one site, which no scanner's look tells apart."""
-    patients, sites = films.patients(), np.array([study.site for study in films.studies])
+def _pairs(images: ImageSet) -> _Pairs:
+    """The first two images of each followed patient; and first images of two patients of one site, which no scanner's look tells apart."""
+    patients, sites = images.patients(), np.array([study.site for study in images.studies])
     rows = [np.flatnonzero(patients == name)[:2] for name in np.unique(patients)]
     pairs = [(int(row[0]), int(row[1]), True) for row in rows if len(row) == 2]
     followed = [first for first, _, _ in pairs]

@@ -1,4 +1,4 @@
-"""Generate: plan rows in, a dataset folder of synthetic films out; a killed generation goes on where it stopped."""
+"""Generate: plan rows in, a dataset folder of synthetic images out; a killed generation goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
 from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.families.diffusion import DiffusionModel
+from synthorax.families.denoising.model import DiffusionModel
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
 from synthorax.progress import Report, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
-from synthorax.steps.plan import Plan, PlanRow
-from synthorax.steps.plan_condition import Drawn, drawn, measured_lesions
-from synthorax.steps.support import Support
+from synthorax.steps.planning.condition import Drawn, drawn, measured_lesions
+from synthorax.steps.planning.plan import Plan, PlanRow
+from synthorax.steps.planning.support import Support
 from synthorax.types import Stated, Study
 
 GPU_BATCH = 16
@@ -43,7 +43,7 @@ FROM_TEXT = "findings_from_text"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """The model that makes the films, by the names that go into every row."""
+    """The model that makes the images, by the names that go into every row."""
 
     model: Model
     name: str
@@ -51,10 +51,10 @@ class Source:
     support: Support | None = None
     """what the model was trained on, if that is known: rows that go beyond it are marked"""
     trained_on: Mapping[str, Any] = field(default_factory=dict)
-    """`data_digest` of the prepared films and `sources` that the model file names, so that a proof can tell whom it has seen"""
+    """`data_digest` of the prepared images and `sources` that the model file names, so that a proof can tell whom it has seen"""
 
 
-def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
+def generate_images(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
                    batch_size: int | None = None, report: Report = quiet) -> Dataset:
     """Make every image of the plan as `out`/images/synthetic-<row>.png, with metadata.csv and dataset.json at the end.
 
@@ -74,10 +74,10 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
-                films = _sample(source.model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
+                images = _sample(source.model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
                 for number in missing:
-                    write_png(out / studies[number].file_name, films[number - numbers[0]], provenance=_provenance(studies[number]))
-            report((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} films")
+                    write_png(out / studies[number].file_name, images[number - numbers[0]], provenance=_provenance(studies[number]))
+            report((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=True,
                     extra={"labels": source.model.spec.findings, "model": source.name, "model_digest": source.digest,
@@ -89,14 +89,14 @@ def generate_films(source: Source, plan: Plan, *, out: Path, settings: SampleSet
 def check_settings(model: Model, settings: SampleSettings) -> None:
     """Refuse with a UsageError, before anything is written, settings that no model or not this one can follow."""
     usual = SampleSettings()
-    if getattr(model, "needs_film", False):
-        raise UsageError("this model enlarges films and makes none of its own; put it behind one that does with synthorax pack")
-    if settings.enlarging_steps is not None and not hasattr(model, "stages"):
-        raise UsageError(f"enlarging_steps are those of a cascade, and this is a model of family '{model.spec.family}'")
+    if getattr(model, "needs_image", False):
+        raise UsageError("this model enlarges images and makes none of its own; put it behind one that does with synthorax pack")
+    if settings.super_resolution_steps is not None and not hasattr(model, "stages"):
+        raise UsageError(f"super_resolution_steps are those of a cascade, and this is a model of family '{model.spec.family}'")
     if settings.autoguidance != 1 and getattr(model, "guide", None) is None:
         raise UsageError("autoguidance needs a weaker model that is packed beside the first stage (synthorax pack --guide)")
-    if settings.image_noise is not None and not hasattr(model, "stages") and "image" not in model.spec.conditions:
-        raise UsageError("image_noise: the model does not hear the part image")
+    if settings.conditioning_noise is not None and not hasattr(model, "stages") and "image" not in model.spec.conditions:
+        raise UsageError("conditioning_noise: the model is not conditioned on the part image")
     if not hasattr(model, "denoise") and not hasattr(model, "stages"):
         changed = [name for name in ("sampler", "steps", "schedule", "eta") if getattr(settings, name) != getattr(usual, name)]
         if changed:
@@ -114,7 +114,8 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         if part and part not in PARTS:
             raise UsageError(f"guidance of an unknown part '{part}'; {nearest(part, PARTS)}")
         if part and part not in model.spec.conditions:
-            raise UsageError(f"guidance of '{part}': the model does not hear it; it hears {', '.join(model.spec.conditions) or 'nothing'}")
+            raise UsageError(f"guidance of '{part}': the model is not conditioned on it; it is conditioned on "
+                             f"{', '.join(model.spec.conditions) or 'nothing'}")
         if not math.isfinite(weight):
             raise UsageError(f"guidance {weight} is not a finite number; 1 is none, and 1 to 4 is usual")
     if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
@@ -140,8 +141,8 @@ def images_at_a_time(engine: Engine) -> int:
 
 
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:
-    """The plan's images in memory, [N, S, S], for sample sheets; what the model does not hear is left out of the plan."""
-    plan, batch_size = plan.heard_by(model.spec), images_at_a_time(engine)
+    """The plan's images in memory, [N, S, S], for sample sheets; what the model is not conditioned on is left out of the plan."""
+    plan, batch_size = plan.restricted_to(model.spec), images_at_a_time(engine)
     return np.concatenate([_sample(model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
                            for numbers in _chunks(len(plan), batch_size)])
 
@@ -153,13 +154,13 @@ def _chunks(total: int, size: int) -> Iterator[range]:
 
 def _sample(model: Model, plan: Plan, numbers: range, *, settings: SampleSettings, engine: Engine,
             batch_size: int) -> NDArray[np.uint8]:
-    """Films of some rows, [n, S, S]; the batch is filled up to its full size so that every film meets the same arithmetic."""
+    """Images of some rows, [n, S, S]; the batch is filled up to its full size so that every image meets the same arithmetic."""
     rows = [plan.rows[number] for number in numbers]
     filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
     condition = replace(plan, rows=tuple(filled)).condition(model.spec)
     with engine.autocast():
-        films = model.sample(condition, [row.seed for row in filled], settings)
-    return np.asarray(from_unit(films[: len(rows), 0].float().cpu().numpy()))
+        images = model.sample(condition, [row.seed for row in filled], settings)
+    return np.asarray(from_unit(images[: len(rows), 0].float().cpu().numpy()))
 
 
 def _file_name(number: int) -> str:
@@ -167,7 +168,7 @@ def _file_name(number: int) -> str:
 
 
 def _study(source: Source, plan: Plan, number: int, settings: SampleSettings, *, out: Path) -> Study:
-    """The film's row in the table; its masks are copied to `out` first."""
+    """The image's row in the table; its masks are copied to `out` first."""
     row = plan.rows[number]
     masks = drawn(row, size=source.model.spec.image_size, file=plan.file)
     own = _with_own_masks(row, masks, number, out)
@@ -214,13 +215,13 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
              "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}",
              "autoguidance": f"{settings.autoguidance:g}",
-             "image_noise": f"{settings.image_noise}", "enlarging_steps": f"{settings.enlarging_steps}",
+             "conditioning_noise": f"{settings.conditioning_noise}", "super_resolution_steps": f"{settings.super_resolution_steps}",
              "clip": f"{settings.clip}"}
     return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
 
 
 def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
-    """The row with masks that lie in `out`, on the grid of its film, written there unless they are there already."""
+    """The row with masks that lie in `out`, on the grid of its image, written there unless they are there already."""
     stem = Path(_file_name(number)).stem
 
     def placed(mask: NDArray[np.uint8], name: str) -> str:

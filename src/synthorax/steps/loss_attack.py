@@ -1,4 +1,4 @@
-"""Membership by the loss: does a diffusion model take less noise for its training films than for others?"""
+"""Membership by the loss: does a diffusion model take less noise for its training images than for others?"""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from numpy.typing import NDArray
 
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import label_matrix
-from synthorax.evaluation.statistics import AurocInterval
-from synthorax.families.diffusion import DiffusionModel
+from synthorax.evaluation.statistics.roc import AurocInterval
+from synthorax.families.denoising.model import DiffusionModel
 from synthorax.privacy.audit import Attack
 from synthorax.privacy.membership import denoising_losses, loss_auroc
 from synthorax.protocols import condition_of
 from synthorax.rng import derive
-from synthorax.steps.models import PathLike, load_base
+from synthorax.steps.models.load import PathLike, load_base
 
 
 def loss_attack(prepared: Prepared, model: PathLike, reference: PathLike | None, *, seed: int) -> Attack | str:
     """What tells members by a model's denoising loss, less that of a `reference` that never saw them, or why this model has none."""
     networks = [load_base(name) for name in (model, reference) if name is not None]
     for name, network in zip((model, reference), networks, strict=False):
-        if not isinstance(network, DiffusionModel) or network.needs_film:
-            return f"{name} is no diffusion model that makes films of nothing"
+        if not isinstance(network, DiffusionModel) or network.needs_image:
+            return f"{name} is no diffusion model that makes images of nothing"
         if prepared.size % network.spec.image_size:
-            return f"films of {prepared.size} px cannot be reduced to the {network.spec.image_size} px of {name}"
+            return f"images of {prepared.size} px cannot be reduced to the {network.spec.image_size} px of {name}"
 
     def losses(network: Any, split: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        parts = [prepared.films(part, size=network.spec.image_size) for part in (("train",) if split == "train" else ("val", "test"))]
+        parts = [prepared.images(part, size=network.spec.image_size) for part in (("train",) if split == "train" else ("val", "test"))]
         studies = [study for part in parts for study in part.studies]
-        images = np.concatenate([part.images for part in parts])[rows]
-        films = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max * 2 - 1
+        images = np.concatenate([part.pixels for part in parts])[rows]
+        unit = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max * 2 - 1
         chosen = [studies[row] for row in rows]
         told = condition_of(chosen, label_matrix(chosen, network.spec.findings, policy=prepared.policy), sites=network.spec.sites)
-        return denoising_losses(network, films, told, seed=derive(seed, split))
+        return denoising_losses(network, unit, told, seed=derive(seed, split))
 
     def attack(rows: NDArray[np.intp], rows_held: NDArray[np.intp]) -> tuple[AurocInterval, str]:
         members, others = ([losses(network, split, part) for network in networks] for split, part in

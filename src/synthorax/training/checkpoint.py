@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from synthorax.config import read_record
 from synthorax.errors import InputError
 from synthorax.files import read_with_digest, remove_temporaries, write_with_digest
+from synthorax.former_names import with_present_facts, with_present_weights
 
 KEEP = 2
 
@@ -27,7 +28,7 @@ class Progress:
 
     step: int = 0
     batches: int = 0
-    films: int = 0
+    images: int = 0
     elapsed_seconds: float = 0.0
     threads: int = 0
     """of the processor, where the training chose them; 0 where it did not"""
@@ -62,8 +63,9 @@ def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
     for path in _newest_first(folder):
         try:
             content = read_with_digest(path)
-            progress = read_record(Progress, json.loads(_metadata(content)["progress"]), what="progress", where=path, remedy="")
-            _restore(load(content), modules=modules, optimizers=optimizers)
+            progress = read_record(Progress, with_present_facts(json.loads(_metadata(content)["progress"])), what="progress", where=path,
+                                   remedy="")
+            _restore(with_present_weights(load(content)), modules=modules, optimizers=optimizers)
         except InputError as error:
             damaged.append(str(error))
         except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError, struct.error) as error:

@@ -1,4 +1,4 @@
-"""Batches of films whose content depends on the seed and the batch number alone, so that any run can be continued exactly."""
+"""Batches of images whose content depends on the seed and the batch number alone, so that any run can be continued exactly."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
-from synthorax.training.reading import made_up_text, read
-from synthorax.types import Films, Lesion, Masks, Stated
+from synthorax.training.text_statements import made_up_text, read
+from synthorax.types import ImageSet, Lesion, Masks, Stated
 
 MAX_ROTATION_DEGREES = 3.0
 MAX_ZOOM = 0.05
-MAX_SHIFT = 0.03  # of the film's side
+MAX_SHIFT = 0.03  # of the image's side
 MAX_EXPOSURE = 0.08  # of the grey range
 BLACK = -0.999  # interpolation leaves black borders a rounding error above -1
-OWN_READING = 0.5  # how often reading is practised on a film's own text
-OWN_TEXT = 0.5  # how often a film that has a text of its own is described by it
+OWN_READING = 0.5  # how often reading is practised on an image's own text
+OWN_TEXT = 0.5  # how often an image that has a text of its own is described by it
 
 
 class Feed:
-    """Draws films with replacement, weighted by `balance`, and augments them slightly.
+    """Draws images with replacement, weighted by `balance`, and augments them slightly.
 
-    With `balance` b a film's weight is the largest (1 / prevalence)^b of the findings that it shows. Weighting by labels leaves
-    the distribution of films given their labels unchanged, which is what a conditional model learns. The condition has the parts
-    that `spec` says the model hears: labels and attributes always, the others where they are among `spec.conditions`.
+    With `balance` b an image's weight is the largest (1 / prevalence)^b of the findings that it shows. Weighting by labels leaves
+    the distribution of images given their labels unchanged, which is what a conditional model learns. The condition has the parts
+    that `spec` says the model is conditioned on: labels and attributes always, the others where they are among `spec.conditions`.
     """
 
-    def __init__(self, films: Films, *, spec: ModelSpec, batch_size: int, balance: float, augment: bool, seed: int,
+    def __init__(self, images: ImageSet, *, spec: ModelSpec, batch_size: int, balance: float, augment: bool, seed: int,
                  engine: Engine) -> None:
-        self.films, self.spec, self.augment, self.seed, self.engine = films, spec, augment, seed, engine
+        self.images, self.spec, self.augment, self.seed, self.engine = images, spec, augment, seed, engine
         self.batch_size = batch_size  # of one process
-        self.condition = condition_of(films.studies, uncertain_kept(films), sites=spec.sites)
-        self.weights = torch.from_numpy(film_weights(films.labels, balance=balance))
+        self.condition = condition_of(images.studies, uncertain_kept(images), sites=spec.sites)
+        self.weights = torch.from_numpy(image_weights(images.labels, balance=balance))
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of the run, [B, 1, S, S]; each process gets its own part of the global batch."""
@@ -55,62 +55,62 @@ class Feed:
         seeds = [derive(self.seed, "draw", number, position) for position in mine]
         draws = Draws(seeds, device=self.engine.device)
         device = self.engine.device
-        images = unit_images(self.films.images[rows.numpy()]).to(device)
+        images = unit_images(self.images.pixels[rows.numpy()]).to(device)
         condition = self._condition(rows, seeds).to(device)
         lesion = None
-        if self.films.masks is not None:
-            lesion = torch.from_numpy(lesion_union(self.films.masks, rows.numpy())).to(device)
+        if self.images.masks is not None:
+            lesion = torch.from_numpy(lesion_union(self.images.masks, rows.numpy())).to(device)
         if self.augment:
             images, condition, lesion = augmented(images, condition, lesion, draws)
-        reading = None
+        text_statements = None
         if condition.text is not None:
-            reading = read([self._reading_text(text, seed) for text, seed in zip(condition.text, seeds, strict=True)],
+            text_statements = read([self._reading_text(text, seed) for text, seed in zip(condition.text, seeds, strict=True)],
                            self.spec.findings).to(device)
-        return Batch(images=images, condition=condition, draws=draws, lesion=lesion, reading=reading)
+        return Batch(images=images, condition=condition, draws=draws, lesion=lesion, text_statements=text_statements)
 
     def _condition(self, rows: Tensor, seeds: Sequence[int]) -> Condition:
-        films, heard, numbers = self.films, self.spec.conditions, rows.numpy()
+        images, heard, numbers = self.images, self.spec.conditions, rows.numpy()
         known = self.condition[rows]
-        lesions = torch.from_numpy(films.lesions[numbers]) if "lesions" in heard and films.lesions is not None else None
-        mask = torch.from_numpy(mask_stack(films.masks, numbers)) if "mask" in heard and films.masks is not None else None
+        lesions = torch.from_numpy(images.lesions[numbers]) if "lesions" in heard and images.lesions is not None else None
+        mask = torch.from_numpy(mask_stack(images.masks, numbers)) if "mask" in heard and images.masks is not None else None
         text = None
         if "text" in heard:
             text = tuple(self._text(row, seed) for row, seed in zip(numbers.tolist(), seeds, strict=True))
         return Condition(labels=known.labels, attributes=known.attributes, lesions=lesions, mask=mask, text=text)
 
     def _text(self, row: int, seed: int) -> str:
-        """The film's own text, or a description of what is known of it in words that vary."""
-        study = self.films.studies[row]
+        """The image's own text, or a description of what is known of it in words that vary."""
+        study = self.images.studies[row]
         rng = np.random.default_rng(derive(seed, "text"))
         if study.text and rng.random() < OWN_TEXT:
             return study.text
-        labels = {name: stated for name, value in zip(self.films.findings, self.condition.labels[row].tolist(), strict=True)
+        labels = {name: stated for name, value in zip(self.images.findings, self.condition.labels[row].tolist(), strict=True)
                   if (stated := STATEMENTS.get(value)) is not None}
-        if len(labels) == len(self.films.findings) and set(labels.values()) == {Stated.ABSENT}:
+        if len(labels) == len(self.images.findings) and set(labels.values()) == {Stated.ABSENT}:
             labels[NO_FINDING] = Stated.PRESENT
-        return describe(labels, lesions=lesions_from(self.films, row), view=study.view, sex=study.sex, age_years=study.age_years,
+        return describe(labels, lesions=lesions_from(self.images, row), view=study.view, sex=study.sex, age_years=study.age_years,
                         choose=lambda choices: int(rng.integers(choices)))
 
     def _reading_text(self, text: str, seed: int) -> str:
-        """The text of a film in the batch, or as often one of no film."""
+        """The text of an image in the batch, or as often one of no image."""
         rng = np.random.default_rng(derive(seed, "reading"))
         return text if rng.random() < OWN_READING else made_up_text(self.spec.findings, rng)
 
 
-def varied(films: Films, *, spec: ModelSpec) -> Condition:
-    """What these films differ in, as a condition of one row: 1 where they state two values at least (a mask: any), NaN elsewhere."""
-    known = condition_of(films.studies, uncertain_kept(films), sites=spec.sites)
+def varied(images: ImageSet, *, spec: ModelSpec) -> Condition:
+    """What these images differ in, as a condition of one row: 1 where they state two values at least (a mask: any), NaN elsewhere."""
+    known = condition_of(images.studies, uncertain_kept(images), sites=spec.sites)
 
     def differing(values: Tensor) -> Tensor:
         lowest, highest = values.nan_to_num(math.inf).amin(0), values.nan_to_num(-math.inf).amax(0)
         return torch.where(lowest < highest, 1.0, math.nan)[None]
 
     lesions = torch.full((1, len(spec.findings), len(LESION_PROPERTIES)), math.nan)
-    if films.lesions is not None:
-        lesions = differing(torch.from_numpy(films.lesions))
+    if images.lesions is not None:
+        lesions = differing(torch.from_numpy(images.lesions))
     mask = torch.full((1, len(spec.masks), 1, 1), math.nan)
-    if films.masks is not None:
-        stated = (films.masks.index != Masks.NOT_STATED).any(0)
+    if images.masks is not None:
+        stated = (images.masks.index != Masks.NOT_STATED).any(0)
         mask = torch.where(torch.from_numpy(stated), 1.0, math.nan)[None, :, None, None]
     return Condition(labels=differing(known.labels), attributes=differing(known.attributes), lesions=lesions, mask=mask)
 
@@ -118,22 +118,22 @@ def varied(films: Films, *, spec: ModelSpec) -> Condition:
 STATEMENTS = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT, UNCERTAIN: Stated.UNCERTAIN}
 
 
-def uncertain_kept(films: Films) -> NDArray[np.float32]:
+def uncertain_kept(images: ImageSet) -> NDArray[np.float32]:
     """Labels [N, K] in which findings that a reader was not sure of are `UNCERTAIN` where the label policy ignores them."""
-    labels = films.labels.copy()
-    for row, study in enumerate(films.studies):
-        for column, name in enumerate(films.findings):
+    labels = images.labels.copy()
+    for row, study in enumerate(images.studies):
+        for column, name in enumerate(images.findings):
             if study.labels.get(name) is Stated.UNCERTAIN and math.isnan(labels[row, column]):
                 labels[row, column] = UNCERTAIN
     return labels
 
 
-def lesions_from(films: Films, row: int) -> tuple[Lesion, ...]:
-    """Side, size, severity and place of the findings of one film as far as they are known, one lesion a finding."""
-    if films.lesions is None:
+def lesions_from(images: ImageSet, row: int) -> tuple[Lesion, ...]:
+    """Side, size, severity and place of the findings of one image as far as they are known, one lesion a finding."""
+    if images.lesions is None:
         return ()
     found = []
-    for name, values in zip(films.findings, films.lesions[row].tolist(), strict=True):
+    for name, values in zip(images.findings, images.lesions[row].tolist(), strict=True):
         known = dict(zip(LESION_PROPERTIES, values, strict=True))
         if not all(math.isnan(value) for value in values):
             left = known.pop("left")
@@ -143,22 +143,22 @@ def lesions_from(films: Films, row: int) -> tuple[Lesion, ...]:
 
 
 def unit_images(images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:
-    """Integer films [N, S, S] as float32 [N, 1, S, S] in [-1, 1]."""
+    """Integer images [N, S, S] as float32 [N, 1, S, S] in [-1, 1]."""
     return torch.from_numpy(to_unit(images))[:, None]
 
 
-def film_weights(labels: NDArray[np.float32], *, balance: float) -> NDArray[np.float64]:
-    """Probability of drawing each film, [N, K] labels -> [N], as `Feed` describes."""
+def image_weights(labels: NDArray[np.float32], *, balance: float) -> NDArray[np.float64]:
+    """Probability of drawing each image, [N, K] labels -> [N], as `Feed` describes."""
     present = labels == 1
     prevalence = present.mean(axis=0)
     rarity = np.where(prevalence > 0, np.maximum(prevalence, 1e-9) ** -balance, 0.0)
     weights = np.where(present, rarity, 0.0).max(axis=1, initial=0.0)
-    weights[weights == 0] = 1.0  # nothing stated present: as a finding that every film shows
+    weights[weights == 0] = 1.0  # nothing stated present: as a finding that every image shows
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws: Draws) -> tuple[Tensor, Condition, Tensor | None]:
-    """Rotate, zoom, shift and expose each film a little, [B, 1, S, S] in [-1, 1]; never a flip, which would move the heart.
+    """Rotate, zoom, shift and expose each image a little, [B, 1, S, S] in [-1, 1]; never a flip, which would move the heart.
 
     Masks and the stated place and size of lesions move along.
     """
@@ -185,7 +185,7 @@ def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws
 
 
 def _moved_lesions(lesions: Tensor, matrix: Tensor, zoom: Tensor) -> Tensor:
-    """Stated lesions [B, K, P] after the film was sampled at `matrix` [B, 2, 3] times its own grid."""
+    """Stated lesions [B, K, P] after the image was sampled at `matrix` [B, 2, 3] times its own grid."""
     size, place = LESION_PROPERTIES.index("size"), [LESION_PROPERTIES.index("x"), LESION_PROPERTIES.index("y")]
     moved = lesions.clone()
     centred = lesions[:, :, place] * 2 - 1 - matrix[:, None, :, 2]

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, NotNegative, Part, Seed, WholeNotNegative, Width
+from synthorax.config import AtLeastOne, Fraction, NotNegative, Seed, WholeNotNegative, Width
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError, UsageError
 from synthorax.files import json_line, write_atomic
@@ -26,7 +26,7 @@ from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkp
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
 from synthorax.training.power_ema import PowerAverages
-from synthorax.types import Films
+from synthorax.types import ImageSet
 
 _LOG = logging.getLogger(__name__)
 Look = Callable[[nn.Module, int], Mapping[str, float | str] | None]
@@ -40,25 +40,25 @@ class TrainConfig:
     steps: AtLeastOne = 20_000
     """training steps; a budget may end training earlier"""
     batch_size: Annotated[AtLeastOne, Field(le=10**6)] = 32
-    """films per process and step"""
+    """images per process and step"""
     learning_rate: Annotated[NotNegative, Field(le=100)] = 3e-4
     """peak step size of Adam"""
     warmup_steps: WholeNotNegative = 100
     """steps over which the learning rate rises from 0"""
-    cooldown: Part = 0.3
+    cooldown: Fraction = 0.3
     """last part of the run over which the learning rate falls to 0"""
     gradient_clip: NotNegative = 1.0
     """largest allowed norm of a phase's gradient; 0 allows any"""
-    ema_halflife_films: WholeNotNegative = 50_000
-    """half-life of the averaged weights that ship, in films seen; 0 ships the raw weights"""
+    ema_halflife_images: WholeNotNegative = 50_000
+    """half-life of the averaged weights that ship, in images seen; 0 ships the raw weights"""
     ema_rampup: NotNegative = 0.1
-    """the half-life is at most this part of the films seen so far"""
+    """the half-life is at most this part of the images seen so far"""
     ema_snapshots: WholeNotNegative = 0
     """how many moments of two more averages are kept, from which one of any length is made after training; 0 keeps none"""
-    balance: Part = 0.5
-    """0 draws films as they come, 1 as if all findings were equally frequent; labels stay true either way"""
+    balance: Fraction = 0.5
+    """0 draws images as they come, 1 as if all findings were equally frequent; labels stay true either way"""
     augment: bool = True
-    """slight rotation, zoom, shift and exposure of real films; never a flip"""
+    """slight rotation, zoom, shift and exposure of real images; never a flip"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto, bf16 or fp32"""
     checkpoint_every: AtLeastOne = 500
@@ -69,7 +69,7 @@ class TrainConfig:
     """steps between lines of metrics.jsonl"""
     adapt: Literal["full", "lora", "trunk", "auto"] = "full"
     """what moves in a training that starts from a base: full (everything), lora (low-rank updates), trunk (all but the trunk), or auto,
-    chosen by the number of films"""
+    chosen by the number of images"""
     adapt_rank: Width = 8
     """rank r of the updates of lora"""
     adapt_alpha: NotNegative = 8.0
@@ -85,19 +85,19 @@ class Outcome:
     model: nn.Module
     """averaged weights, in evaluation mode"""
     steps: int
-    films: int
+    images: int
     elapsed_seconds: float
     finished: bool = True
     """False where it was only paused"""
 
 
-def train(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path,
-          budget_seconds: float | None = None, budget_films: int | None = None, pause_seconds: float | None = None,
+def train(objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,
+          budget_seconds: float | None = None, budget_images: int | None = None, pause_seconds: float | None = None,
           report: Report = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
-    """Train an objective on films, or continue the training that `folder` holds, until its steps or its budget are used up.
+    """Train an objective on images, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
-    returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and films drawn for updates of any player. After
+    returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and images drawn for updates of any player. After
     `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
     that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
     that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
@@ -106,7 +106,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
     The order of additions depends on the number of threads. Where that is chosen by measurement, it is kept with the checkpoint, and equal
     bits also need equal choices afterwards (metrics.jsonl names them): whoever wants them gives the number.
     """
-    loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
+    loop = _Loop(objective.to(engine.device), images, config, engine=engine, folder=folder)
     log = _Log(folder, step=loop.progress.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
@@ -117,7 +117,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
         while True:
             pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.progress.step > first
             loop.progress.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
-            done = loop.done(budget_seconds, budget_films)
+            done = loop.done(budget_seconds, budget_images)
             if done >= 1 or pause or stop:
                 break
             before = time.monotonic()
@@ -132,7 +132,7 @@ def train(objective: Objective, films: Films, config: TrainConfig, *, engine: En
         log.close()
     if stop:
         raise KeyboardInterrupt
-    return Outcome(model=loop.ema.model, steps=loop.progress.step, films=loop.progress.films,
+    return Outcome(model=loop.ema.model, steps=loop.progress.step, images=loop.progress.images,
                    elapsed_seconds=loop.progress.elapsed_seconds, finished=done >= 1)
 
 
@@ -162,16 +162,16 @@ def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, don
 class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
-    def __init__(self, objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+    def __init__(self, objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
         check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
         self.checkpoints = folder / "checkpoints"
-        self.feed = Feed(films, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
+        self.feed = Feed(images, spec=as_model(objective.model).spec, batch_size=config.batch_size, balance=config.balance,
                          augment=config.augment, seed=config.seed, engine=engine)
         self.optimizers = {phase.name: torch.optim.Adam(self._parameters(phase), lr=config.learning_rate, betas=phase.betas, fused=True)
                            for phase in objective.phases if not phase.optimizer}
-        self.ema = Ema(objective.model, halflife_films=config.ema_halflife_films, rampup=config.ema_rampup)
+        self.ema = Ema(objective.model, halflife_images=config.ema_halflife_images, rampup=config.ema_rampup)
         self.snapshots = folder / "snapshots"
         self.averages = PowerAverages(objective.model) if config.ema_snapshots else None
         self.modules = {"players": objective.players, "ema": self.ema.model, **(self.averages.models if self.averages else {})}
@@ -179,22 +179,22 @@ class _Loop:
         self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=objective.uses_all)
 
-    def done(self, budget_seconds: float | None, budget_films: int | None = None) -> float:
-        """Part of the run that is behind us, by steps, time or films, whichever is furthest."""
+    def done(self, budget_seconds: float | None, budget_images: int | None = None) -> float:
+        """Part of the run that is behind us, by steps, time or images, whichever is furthest."""
         part = self.progress.step / self.config.steps
-        part = max(part, self.progress.films / budget_films) if budget_films else part
+        part = max(part, self.progress.images / budget_images) if budget_images else part
         return max(part, self.progress.elapsed_seconds / budget_seconds) if budget_seconds else part
 
     def step(self, done: float) -> dict[str, Tensor]:
         """All phases once; returns the mean of every loss term."""
         terms: dict[str, Tensor] = {}
-        films_before = self.progress.films
+        images_before = self.progress.images
         for phase in self.objective.phases:
             if self.progress.step % phase.every == 0:
                 for _ in range(self.engine.from_main(self.objective.repeats(phase))):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
         self.progress.step += 1
-        seen = {"films_seen": self.progress.films, "films_in_step": self.progress.films - films_before}
+        seen = {"images_seen": self.progress.images, "images_in_step": self.progress.images - images_before}
         self.ema.update(self.objective.model, **seen)
         if self.averages is not None:
             self.averages.update(self.objective.model, **seen)
@@ -205,14 +205,14 @@ class _Loop:
             return
         self.saved_step = self.progress.step
         if self.averages is not None and self.progress.step:  # before the checkpoint, so that going on from it finds them all
-            self.averages.save(self.snapshots, films=self.progress.films, step=self.progress.step, every=self.config.checkpoint_every,
+            self.averages.save(self.snapshots, images=self.progress.images, step=self.progress.step, every=self.config.checkpoint_every,
                                most=self.config.ema_snapshots)
         save_checkpoint(self.checkpoints, progress=self.progress, modules=self.modules, optimizers=self.optimizers)
 
     def _update(self, phase: Phase, *, learning_rate: float) -> dict[str, Tensor]:
         batch = self.feed.batch(self.progress.batches)
         self.progress.batches += 1
-        self.progress.films += len(batch) * self.engine.world_size
+        self.progress.images += len(batch) * self.engine.world_size
         for name, player in self.objective.players.items():
             for weight in player.parameters():
                 weight.requires_grad_(name in phase.updates and id(weight) not in self.frozen)
@@ -258,29 +258,29 @@ class StepSpeed:
     """What a training step takes on this machine."""
 
     seconds: float
-    films: float
+    images: float
     """images drawn in a step, by all players together"""
 
 
-def measure_steps(objective: Objective, films: Films, config: TrainConfig, *, engine: Engine, folder: Path, seconds: float = 2.0,
+def measure_steps(objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path, seconds: float = 2.0,
                   most: int = 20) -> StepSpeed:
     """Time some real training steps, after a first one that warms up: for about `seconds`, one at least. Nothing is written to `folder`.
 
     The weights of `objective` move, so train another one.
     """
-    loop = _Loop(objective.to(engine.device), films, config, engine=engine, folder=folder)
+    loop = _Loop(objective.to(engine.device), images, config, engine=engine, folder=folder)
     loop.step(0.0)
-    start, before, taken = time.monotonic(), loop.progress.films, 0
+    start, before, taken = time.monotonic(), loop.progress.images, 0
     while taken < 1 or (taken < most and time.monotonic() - start < seconds):
         loop.step(0.0)  # it looks at its loss, and so waits for the device
         taken += 1
-    return StepSpeed(seconds=(time.monotonic() - start) / taken, films=(loop.progress.films - before) / taken)
+    return StepSpeed(seconds=(time.monotonic() - start) / taken, images=(loop.progress.images - before) / taken)
 
 
 def check_batch(objective: Objective, config: TrainConfig) -> None:
-    """Refuse batches of one film where batch normalisation would compare the film with itself."""
+    """Refuse batches of one image where batch normalisation would compare the image with itself."""
     if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
-        raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two films a batch")
+        raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two images a batch")
 
 
 class _Log:
@@ -292,26 +292,26 @@ class _Log:
         kept = [line for line in lines if 0 <= _step_of(line) <= step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))
         self.board = _board(folder / "tensorboard", step=step)
-        self.since, self.films = time.monotonic(), -1
+        self.since, self.images = time.monotonic(), -1
 
     def write(self, progress: Progress, losses: dict[str, Tensor], *, report: Report, done: float) -> None:
         """One line on the losses, the speed and the time; `done` is the finished part of the run."""
         now = time.monotonic()
-        speed = (progress.films - self.films) / (now - self.since) if self.films >= 0 else None
-        self.since, self.films = now, progress.films
+        speed = (progress.images - self.images) / (now - self.since) if self.images >= 0 else None
+        self.since, self.images = now, progress.images
         values = {name: round(value.item(), 6) for name, value in losses.items()}
-        line = {"step": progress.step, "films": progress.films, "elapsed_seconds": round(progress.elapsed_seconds, 1),
-                "films_per_second": speed and round(speed, 1), **values}
+        line = {"step": progress.step, "images": progress.images, "elapsed_seconds": round(progress.elapsed_seconds, 1),
+                "images_per_second": speed and round(speed, 1), **values}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         for name, value in values.items() if self.board is not None else ():
             self.board.add_scalar(f"loss/{name}", value, progress.step)
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        report(done, f"step {progress.step} {text} {speed or 0:.0f} films/s")
+        report(done, f"step {progress.step} {text} {speed or 0:.0f} images/s")
 
     def note(self, progress: Progress, seen: Mapping[str, float | str]) -> None:
         """One line on something else than losses."""
-        line = {"step": progress.step, "films": progress.films, "elapsed_seconds": round(progress.elapsed_seconds, 1), **seen}
+        line = {"step": progress.step, "images": progress.images, "elapsed_seconds": round(progress.elapsed_seconds, 1), **seen}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from synthorax.errors import InputError, UsageError
 from synthorax.files import remove_temporaries, write_with_digest
+from synthorax.former_names import with_present_facts
 from synthorax.nets.lora import merge_low_rank
 
 TRACKED = (0.05, 0.10)
@@ -46,7 +47,7 @@ def power_of(length: float) -> float:
 
 
 def keep(gamma: float, *, now: int, step: int) -> float:
-    """Part of the average that stays when it moves on by `step` films to `now` films: (1 - step / now)^(gamma + 1), Sec. 3.1 there."""
+    """Part of the average that stays when it moves on by `step` images to `now` images: (1 - step / now)^(gamma + 1), Sec. 3.1 there."""
     return float((1 - step / now) ** (gamma + 1)) if now > step else 0.0
 
 
@@ -58,22 +59,22 @@ class PowerAverages:
         self._powers = [power_of(length) for length in TRACKED]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, *, films_seen: int, films_in_step: int) -> None:
-        """Move both averages towards `model` after a step that saw `films_in_step` films, `films_seen` in all."""
+    def update(self, model: nn.Module, *, images_seen: int, images_in_step: int) -> None:
+        """Move both averages towards `model` after a step that saw `films_in_step` images, `films_seen` in all."""
         for average, gamma in zip(self.models.values(), self._powers, strict=True):
-            kept = keep(gamma, now=films_seen, step=films_in_step)
+            kept = keep(gamma, now=images_seen, step=images_in_step)
             for old, new in zip(average.parameters(), model.parameters(), strict=True):
                 old.lerp_(new, 1 - kept)
             for copied, buffer in zip(average.buffers(), model.buffers(), strict=True):
                 copied.copy_(buffer)
 
-    def save(self, folder: Path, *, films: int, step: int, every: int, most: int) -> None:
+    def save(self, folder: Path, *, images: int, step: int, every: int, most: int) -> None:
         """Write a snapshot of both, low-rank updates merged; at most `most` moments and the newest one stay in the folder, evenly spaced.
 
         Which ones stay follows from the step alone: multiples of `every`, then of twice as much, and so on as training goes on.
         """
         for number, average in enumerate(self.models.values()):
-            facts = {"films": films, "step": step, "gamma": self._powers[number]}
+            facts = {"images": images, "step": step, "gamma": self._powers[number]}
             merged = copy.deepcopy(average)
             merge_low_rank(merged)
             content = save({key: value.cpu().contiguous() for key, value in merged.state_dict().items()}, {"profile": json.dumps(facts)})
@@ -95,7 +96,7 @@ class Profile:
 
     gamma: float
     end: float
-    """films seen when it was taken"""
+    """images seen when it was taken"""
 
 
 def overlap(one: Profile, other: Profile) -> float:
@@ -126,8 +127,8 @@ def profiles_in(folder: Path) -> dict[Path, Profile]:
     for path in sorted(folder.glob("snapshot-*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["profile"])
-            found[path] = Profile(gamma=float(facts["gamma"]), end=float(facts["films"]))
+                facts = with_present_facts(json.loads(file.metadata()["profile"]))
+            found[path] = Profile(gamma=float(facts["gamma"]), end=float(facts["images"]))
         except (LookupError, SafetensorError, TypeError, ValueError) as error:
             raise InputError(f"is not a snapshot of averages ({str(error)[:100]})", file=path, remedy="delete it") from error
     if not found:
@@ -135,16 +136,16 @@ def profiles_in(folder: Path) -> dict[Path, Profile]:
     return found
 
 
-def average_of(folder: Path, *, length: float, films: float | None = None) -> dict[str, Tensor]:
-    """The weights averaged over a relative `length`, as they would be after `films` films, by default at the newest snapshot.
+def average_of(folder: Path, *, length: float, images: float | None = None) -> dict[str, Tensor]:
+    """The weights averaged over a relative `length`, as they would be after `images` images, by default at the newest snapshot.
 
     Sums are in float64. Raises InputError where no snapshot is that late, because the future cannot be made from the past.
     """
     stored = profiles_in(folder)
     newest = max(profile.end for profile in stored.values())
-    wanted = Profile(gamma=power_of(length), end=newest if films is None else films)
+    wanted = Profile(gamma=power_of(length), end=newest if images is None else images)
     if wanted.end > newest:
-        raise InputError(f"the newest snapshot was taken after {newest:g} films, not {wanted.end:g}", file=folder, remedy="train on")
+        raise InputError(f"the newest snapshot was taken after {newest:g} images, not {wanted.end:g}", file=folder, remedy="train on")
     factors = combination(list(stored.values()), wanted)
     total: dict[str, Tensor] = {}
     last: Mapping[str, Tensor] = {}

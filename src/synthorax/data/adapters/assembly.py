@@ -22,12 +22,12 @@ from synthorax.types import Study
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 DOCUMENT_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".xml", ".md", ".html", ".pdf", ".xlsx"})
-"""what lies beside films and is not worth a line in `rejects.csv`"""
+"""what lies beside images and is not worth a line in `rejects.csv`"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One film of a source, before it is taken over."""
+    """One image of a source, before it is taken over."""
 
     path: Path
     row: int
@@ -43,7 +43,7 @@ class NothingLostError(InputError):
 
 
 Place = Callable[[Source, Path], Study]
-"""Writes a film and its masks into the folder given and returns its row; an `InputError` rejects this film only."""
+"""Writes an image and its masks into the folder given and returns its row; an `InputError` rejects this image only."""
 
 
 def assemble(
@@ -56,15 +56,15 @@ def assemble(
     notes: Iterable[Note] = (),
     afterwards: Callable[[], Iterable[Note]] = tuple,
     facts: Mapping[str, Any] | None = None,
-    patient_per_film: bool = False,
+    patient_per_image: bool = False,
     progress: Report = quiet,
 ) -> Dataset:
     """Write the dataset folder `out`, whole or not at all, with `rejects.csv` and `notes.csv` (row, file_name, reason).
 
-    One that is there and was `made_from` the same is used again. `afterwards` gives the rejects that show only once every film was
-    placed. Raises `InputError` where `out` holds something else, or where no film is left.
+    One that is there and was `made_from` the same is used again. `afterwards` gives the rejects that show only once every image was
+    placed. Raises `InputError` where `out` holds something else, or where no image is left.
     """
-    with claimed(out, kind="a dataset folder", inputs={**made_from, "patient per image": patient_per_film}) as claim:
+    with claimed(out, kind="a dataset folder", inputs={**made_from, "patient per image": patient_per_image}) as claim:
         if claim.done:
             return replace(read_dataset(out), notes=tuple(notes))
         building = claim.work
@@ -74,16 +74,16 @@ def assemble(
             try:
                 study = place(source, building)
                 study = replace(study, age_years=told_age(study.age_years))
-                studies.append(with_own_patient(study) if patient_per_film else study)
-            except OSError:  # of the disk that is written to: whatever a film raises when it is read is an InputError
+                studies.append(with_own_patient(study) if patient_per_image else study)
+            except OSError:  # of the disk that is written to: whatever an image raises when it is read is an InputError
                 raise
-            except Exception as error:  # no single film may end the work, whatever is wrong with it
+            except Exception as error:  # no single image may end the work, whatever is wrong with it
                 rejected.append(Note(row=source.row, file_name=source.name, reason=reason_of(error, source),
                                      lost=not isinstance(error, NothingLostError)))
-            progress(number / len(sources), f"{number} of {len(sources)} films, {len(rejected)} rejected")
+            progress(number / len(sources), f"{number} of {len(sources)} images, {len(rejected)} rejected")
         rejected += afterwards()
         if not studies:
-            raise InputError(f"no film could be taken over ({len(rejected)} rejected)",
+            raise InputError(f"no image could be taken over ({len(rejected)} rejected)",
                              remedy=f"the first because: {rejected[0].reason}" if rejected else "there are no images")
         write_table(building, studies)
         told = counted((note.reason for note in rejected if note.lost), (note.reason for note in rejected if not note.lost),

@@ -40,13 +40,13 @@ def ingest(
     *,
     label_table: str | Path | None = None,
     allow: Sequence[str] = (),
-    patient_per_film: bool = False,
+    patient_per_image: bool = False,
     progress: Report = quiet,
 ) -> Dataset:
     """Make a dataset folder of `Data_Entry_2017*.csv` (or `label_table`), `BBox_List_2017*.csv` and the images below.
 
     A finding that a row does not list is absent: the labels were mined for all 14. Boxes become one lesion mask for
-    each film and finding, scaled to the image. Rows whose image was not downloaded go to `rejects.csv`.
+    each image and finding, scaled to the image. Rows whose image was not downloaded go to `rejects.csv`.
 
     >>> ingest("CXR8", "dataset")  # doctest: +SKIP
     """
@@ -59,7 +59,7 @@ def ingest(
                              remedy="this adapter reads Data_Entry_2017.csv; `folder` reads other tables")
     boxes, notes = _boxes(source, allow)
     images = _images(source)
-    films: list[Source] = []
+    sources: list[Source] = []
     rejects: list[Note] = []
     seen: dict[str, int] = {}
     for row in table.rows:
@@ -72,15 +72,15 @@ def ingest(
                                 lost=False))  # the set comes in twelve parts, and one of them is a set too
             continue
         notes += [Note(row=row.number, file_name=name, reason=reason) for reason in reasons]
-        films.append(Source(path=images[name], row=row.number, name=name, study=_nih_study(study, row)))
+        sources.append(Source(path=images[name], row=row.number, name=name, study=_nih_study(study, row)))
 
-    def place(film: Source, folder: Path) -> Study:
-        file_name = place_image(film.path, folder, name=film.path.stem)
-        return _with_lesions(replace(film.study, file_name=file_name), boxes.get(film.name, {}), folder)
+    def place(image: Source, folder: Path) -> Study:
+        file_name = place_image(image.path, folder, name=image.path.stem)
+        return _with_lesions(replace(image.study, file_name=file_name), boxes.get(image.name, {}), folder)
 
-    return assemble(out, films, place=place, rejects=rejects, notes=[*results_below(source), *notes], facts=FACTS,
+    return assemble(out, sources, place=place, rejects=rejects, notes=[*results_below(source), *notes], facts=FACTS,
                     made_from=what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "cxr14"},
-                    patient_per_film=patient_per_film, progress=progress)
+                    patient_per_image=patient_per_image, progress=progress)
 
 
 def box_mask(boxes: Sequence[Box], shape: tuple[int, int]) -> NDArray[np.uint8]:

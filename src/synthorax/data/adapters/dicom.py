@@ -31,7 +31,7 @@ from synthorax.progress import Report, quiet
 from synthorax.types import Study
 
 RADIOGRAPHS = frozenset({"CR", "DX", "DR", "RG", "RF", "OT", ""})
-"""modalities taken; OT and none are what scanned films and research exports carry"""
+"""modalities taken; OT and none are what scanned images and research exports carry"""
 DICOM_SUFFIXES = frozenset({"", ".dcm", ".dic", ".dicom", ".ima"})
 """of files that should be DICOM; other files, such as the viewer on a disc from a hospital, are no loss"""
 _KEYS = {
@@ -39,7 +39,7 @@ _KEYS = {
     "study_id": frozenset({"study_instance_uid", "studyinstanceuid", "study_uid"}),
     "file_name": frozenset(ALIASES["file_name"]),
 }
-"""how a table names films, the surest first"""
+"""how a table names images, the surest first"""
 
 
 def ingest(
@@ -48,13 +48,13 @@ def ingest(
     *,
     label_table: str | Path | None = None,
     allow: Sequence[str] = (),
-    patient_per_film: bool = False,
+    patient_per_image: bool = False,
     pseudonym_key: bytes | None = None,
     progress: Report = quiet,
 ) -> Dataset:
-    """Make a dataset folder of the DICOM films anywhere below `source`, as 8- or 16-bit grey PNG.
+    """Make a dataset folder of the DICOM images anywhere below `source`, as 8- or 16-bit grey PNG.
 
-    `label_table` (else `metadata.csv` or the only CSV in `source`, else no labels) names films by SOPInstanceUID,
+    `label_table` (else `metadata.csv` or the only CSV in `source`, else no labels) names images by SOPInstanceUID,
     StudyInstanceUID or file name. Patient, view, sex and age come from the file where the table is silent.
 
     Identifiers become HMAC-SHA256 codes under `pseudonym_key`: by default a random key that is thrown away, so that
@@ -71,42 +71,42 @@ def ingest(
     code = _Code(key=secrets.token_bytes(32) if pseudonym_key is None else pseudonym_key)
     path = Path(label_table) if label_table is not None else only_table(source)
     labels = _read_labels(path, allow) if path else _Labels()
-    films, rejects = [], []
+    images, rejects = [], []
     for number, file in enumerate(files_below(source), start=1):
         if leaves(file, source):
             rejects.append(Note(row=number, file_name="", reason="is a link that leaves the folder"))
         elif is_dicom(file) and file.name.upper() != "DICOMDIR":
             study = Study(file_name=file.relative_to(source).as_posix())
-            films.append(Source(path=file, row=number, name="", study=study))
+            images.append(Source(path=file, row=number, name="", study=study))
         elif file.suffix.lower() not in DOCUMENT_SUFFIXES and file.name.upper() != "DICOMDIR":
             rejects.append(Note(row=number, file_name="", reason="is not a DICOM file", lost=file.suffix.lower() in DICOM_SUFFIXES))
     labels.notes.extend(results_below(source))
     used: set[str] = set()
     seen: set[tuple[str, str]] = set()
 
-    def place(film: Source, folder: Path) -> Study:
+    def place(image: Source, folder: Path) -> Study:
         try:
-            pixels, facts = read_dicom(film.path)
+            pixels, facts = read_dicom(image.path)
         except InputError as error:
-            if modality_of(film.path) in RADIOGRAPHS:
+            if modality_of(image.path) in RADIOGRAPHS:
                 raise
-            raise NothingLostError(reason_of(error, film)) from error
-        _check_film(pixels, facts, film, seen)
-        key, stated = labels.of(facts, film.study.file_name)
+            raise NothingLostError(reason_of(error, image)) from error
+        _check_image(pixels, facts, image, seen)
+        key, stated = labels.of(facts, image.study.file_name)
         if UNUSABLE in facts["grey"]:
-            labels.notes.append(Note(row=film.row, file_name="", reason=f"shown by {facts['grey']}"))
+            labels.notes.append(Note(row=image.row, file_name="", reason=f"shown by {facts['grey']}"))
         used.add(key)
-        name = code.of("film", facts["sop_uid"] or film.study.file_name)
+        name = code.of("film", facts["sop_uid"] or image.study.file_name)
         target = folder / "images" / f"f{name}.png"
         if target.exists():  # two images under one UID: both are kept
-            target = folder / "images" / f"f{name}_{film.row}.png"
+            target = folder / "images" / f"f{name}_{image.row}.png"
         write_png(target, pixels)
         return _study(stated, facts, code, target.relative_to(folder).as_posix())
 
     made_from = what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "dicom"}
     if pseudonym_key is not None:
         made_from["pseudonym key"] = code.of("claim", "")
-    return assemble(out, films, made_from=made_from, place=place, rejects=rejects, notes=labels.notes, patient_per_film=patient_per_film,
+    return assemble(out, images, made_from=made_from, place=place, rejects=rejects, notes=labels.notes, patient_per_image=patient_per_image,
                     afterwards=lambda: labels.unused(used), progress=progress)
 
 
@@ -135,7 +135,7 @@ class _Labels:
         return key, self.rows[key][1] if key else Study(file_name="")
 
     def unused(self, used: set[str]) -> list[Note]:
-        return [Note(row=number, file_name="", reason="row of the label table without a film that could be read", lost=False)
+        return [Note(row=number, file_name="", reason="row of the label table without an image that could be read", lost=False)
                 for key, (number, _) in self.rows.items() if key not in used]
 
 
@@ -151,8 +151,8 @@ def _read_labels(path: Path, allow: Sequence[str]) -> _Labels:
             raise InputError(f"the cell under {column} is empty", file=path, row=row.number,
                              remedy="fill it, or delete the row")
         if key in rows:
-            raise InputError(f"this film is already in row {rows[key][0]}", file=path, row=row.number,
-                             remedy="one row for each film")
+            raise InputError(f"this image is already in row {rows[key][0]}", file=path, row=row.number,
+                             remedy="one row for each image")
         study, reasons = parse_study(row.cells, allow=allow, file=path, row=row.number)
         notes += [Note(row=row.number, file_name="", reason=reason) for reason in reasons]
         rows[key] = (row.number, study)
@@ -167,17 +167,17 @@ def _key_column(table: Table) -> tuple[str, str]:
         for column in table.columns:
             if folded(column) in names:
                 return kind, column
-    raise InputError("there is no column that names the film", file=table.path, row=1,
+    raise InputError("there is no column that names the image", file=table.path, row=1,
                      remedy="name one SOPInstanceUID, StudyInstanceUID or file_name")
 
 
-def _check_film(pixels: Pixels, facts: dict[str, str], film: Source, seen: set[tuple[str, str]]) -> None:
-    """Refuse what is no radiograph, and the second copy of a film; `seen` remembers the films so far."""
+def _check_image(pixels: Pixels, facts: dict[str, str], image: Source, seen: set[tuple[str, str]]) -> None:
+    """Refuse what is no radiograph, and the second copy of an image; `seen` remembers the images so far."""
     if facts.get("modality", "") not in RADIOGRAPHS:
-        raise NothingLostError(f"modality {facts['modality']} is not a radiograph", file=film.path)
+        raise NothingLostError(f"modality {facts['modality']} is not a radiograph", file=image.path)
     mark = (facts["sop_uid"], hashlib.sha256(pixels.tobytes()).hexdigest())
     if mark in seen:
-        raise NothingLostError("is the same film as an earlier file", file=film.path)
+        raise NothingLostError("is the same image as an earlier file", file=image.path)
     seen.add(mark)
 
 

@@ -1,4 +1,4 @@
-"""A folder of PNG or JPEG films: with a label table, or with one folder for each class."""
+"""A folder of PNG or JPEG images: with a label table, or with one folder for each class."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ingest(
     *,
     label_table: str | Path | None = None,
     allow: Sequence[str] = (),
-    patient_per_film: bool = False,
+    patient_per_image: bool = False,
     progress: Report = quiet,
 ) -> Dataset:
     """Make a dataset folder of the images anywhere below `source`.
@@ -48,7 +48,7 @@ def ingest(
     patient is unknown. Rows without an image, images without a row and unreadable images go to `rejects.csv`.
     Raises `InputError` for anything in the table that would have to be guessed.
 
-    >>> ingest("films", "dataset")  # doctest: +SKIP
+    >>> ingest("images", "dataset")  # doctest: +SKIP
     """
     source, out = Path(source), Path(out)
     allow = (*allow, *(read_facts(source).get("labels", ()) if source.is_dir() else ()))
@@ -56,21 +56,21 @@ def ingest(
     table = Path(label_table) if label_table is not None else only_table(source)
     work = _from_table(source, found, table, allow) if table else _from_class_folders(source, found, allow)
 
-    def place(film: Source, folder: Path) -> Study:
-        name = PurePosixPath(film.study.file_name).with_suffix("").as_posix().removeprefix("images/")
+    def place(image: Source, folder: Path) -> Study:
+        name = PurePosixPath(image.study.file_name).with_suffix("").as_posix().removeprefix("images/")
         masks = {column: tuple(place_mask(source / path, folder, column=column, name=_stem(path)) if path else "" for path in paths)
-                 for column, paths in film.study.masks.items()}
-        return replace(film.study, file_name=place_image(film.path, folder, name=name), masks=masks)
+                 for column, paths in image.study.masks.items()}
+        return replace(image.study, file_name=place_image(image.path, folder, name=name), masks=masks)
 
-    return assemble(out, work.films, place=place, rejects=work.rejects,
+    return assemble(out, work.images, place=place, rejects=work.rejects,
                     notes=[*results_below(source), *work.notes], facts={"labels": work.labels},
                     made_from=what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "folder"},
-                    patient_per_film=patient_per_film, progress=progress)
+                    patient_per_image=patient_per_image, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    films: list[Source]
+    images: list[Source]
     rejects: list[Note]
     notes: list[Note]
     labels: list[str]
@@ -81,7 +81,7 @@ class _Found:
     images: dict[str, Path]
     """path inside the source, with forward slashes -> file"""
     by_end: dict[str, list[str]]
-    """file name, with and without suffix -> paths, without those below a folder of masks, which share names with films"""
+    """file name, with and without suffix -> paths, without those below a folder of masks, which share names with images"""
     rejects: list[Note]
 
     def locate(self, name: str, *, file: Path, row: int) -> str | None:
@@ -129,7 +129,7 @@ def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -
     if "file_name" not in table.columns:
         raise InputError("there is no column that names the image", file=path, row=1,
                          remedy=f"its columns are {', '.join(table.columns)}; name one 'file_name'")
-    films: list[Source] = []
+    images: list[Source] = []
     rejects, notes = [*found.rejects], []
     row_of: dict[str, int] = {}
     for row in table.rows:
@@ -140,14 +140,14 @@ def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -
             continue
         if row_of.setdefault(image, row.number) != row.number:
             raise InputError(f"'{image}' is already in row {row_of[image]}", file=path, row=row.number,
-                             remedy="one row for each film")
+                             remedy="one row for each image")
         notes += [Note(row=row.number, file_name=study.file_name, reason=reason) for reason in reasons]
         study = replace(study, file_name=image, masks=_located_masks(study, found, path, row.number))
-        films.append(Source(path=found.images[image], row=row.number, name=image, study=study))
-    used = {*row_of, *(mask for film in films for masks in film.study.masks.values() for mask in masks)}
+        images.append(Source(path=found.images[image], row=row.number, name=image, study=study))
+    used = {*row_of, *(mask for radiograph in images for masks in radiograph.study.masks.values() for mask in masks)}
     rejects += [Note(row=0, file_name=name, reason=f"has no row in {path.name}", lost=not _below_masks(name))
                 for name in found.images if name not in used]
-    return _Work(films=films, rejects=rejects, notes=notes, labels=_labels(films))
+    return _Work(images=images, rejects=rejects, notes=notes, labels=_labels(images))
 
 
 def _located_masks(study: Study, found: _Found, file: Path, row: int) -> dict[str, tuple[str, ...]]:
@@ -162,7 +162,7 @@ def _located_masks(study: Study, found: _Found, file: Path, row: int) -> dict[st
 
 
 def _from_class_folders(source: Path, found: _Found, allow: Sequence[str]) -> _Work:
-    films = []
+    images = []
     for number, (name, path) in enumerate(found.images.items(), start=1):
         folders = list(PurePosixPath(name).parent.parts)
         split = folders.pop(0) if folders and folders[0].lower() in SPLIT_FOLDERS else ""
@@ -173,12 +173,12 @@ def _from_class_folders(source: Path, found: _Found, allow: Sequence[str]) -> _W
         labels = parse_findings(folders[0], allow=allow, file=source / split / folders[0])
         study = Study(file_name=name.removeprefix(f"{split}/"), labels=labels,
                       split=parse_split(split, file=source, row=number))
-        films.append(Source(path=path, row=number, name=name, study=study))
-    return _Work(films=films, rejects=found.rejects, notes=[], labels=_labels(films))
+        images.append(Source(path=path, row=number, name=name, study=study))
+    return _Work(images=images, rejects=found.rejects, notes=[], labels=_labels(images))
 
 
-def _labels(films: Sequence[Source]) -> list[str]:
-    return sorted({name for film in films for name in film.study.labels})
+def _labels(images: Sequence[Source]) -> list[str]:
+    return sorted({name for image in images for name in image.study.labels})
 
 
 def _stem(name: str) -> str:

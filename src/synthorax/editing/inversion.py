@@ -1,0 +1,151 @@
+"""The latents of images: numbers from which a generator makes them again, found by optimisation (Zhu et al. 2016, Abdal et al. 2019).
+
+The search begins where an encoder says, if the model has one (Sec. 3.3, Zhu et al. 2016), or else at the best of some random latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
+from synthorax.errors import UsageError
+from synthorax.protocols import Condition, ModelSpec
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InversionConfig:
+    """How long latents are looked for, and how typical they must be."""
+
+    candidates: AtLeastOne = 64
+    """random latents from which the search of each image begins at the best"""
+    steps: WholeNotNegative = 500
+    """steps of Adam; 0 leaves the latents where the search would begin"""
+    learning_rate: NotNegative = 0.05
+    """step size at the start; it falls to 0 along a cosine"""
+    prior: NotNegative = 1e-5
+    """pull of every number towards 0, beside the mean squared error of a pixel"""
+
+
+class Generator(Protocol):
+    """A model that makes images of about normal numbers in a differentiable way, as adversarial families do, or its space of styles."""
+
+    spec: ModelSpec
+    training: bool
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, for one image, of the numbers that make it."""
+
+    def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
+        """Latents, each [B, *size], -> images [B, 1, S, S]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inversion:
+    """Latents of images, what the generator makes of them, and how close that is."""
+
+    latents: tuple[Tensor, ...]
+    """each [B, *size]"""
+    images: Tensor
+    """[B, 1, S, S]"""
+    psnr: Tensor
+    """[B], in dB; higher is closer"""
+
+
+def editable(model: Any) -> Generator:
+    """The space in which images of a model are found and moved best: that of its styles where it has some, or else that of its latents.
+
+    Raises UsageError for a model that makes no images of latents.
+    """
+    check_has_latents(model)
+    return cast(Generator, model.style_space() if hasattr(model, "style_space") else model)
+
+
+def check_has_latents(model: Any) -> None:
+    """Refuse with a UsageError a model that makes no images of latents."""
+    if not hasattr(model, "decode_latents") or not hasattr(model, "latent_shapes"):
+        raise UsageError(f"a model of family '{model.spec.family}' makes no images of latents; choose an adversarial family")
+
+
+def invert(model: Generator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None = None,
+               start: Sequence[Tensor] | None = None, config: InversionConfig | None = None) -> Inversion:
+    """Latents from which `model` makes `images` [B, 1, S, S] in [-1, 1] as well as it can; each image has a seed and a search of its own.
+
+    The model must be in evaluation mode; its weights stay as they are. `condition` is what is known of the images. `start` are latents to
+    begin with, each [B, *size]; without any, a model with an encoder begins with what that reads from the images.
+    """
+    config = config or InversionConfig()
+    check_images(model, images)
+    if len(seeds) != len(images):
+        raise UsageError(f"images of shape {tuple(images.shape)} need as many seeds as they are, not {len(seeds)}")
+    if start is None:
+        begun = model.encode_latents(images) if hasattr(model, "encode_latents") else \
+            _best_of(model, images, seeds=seeds, condition=condition, config=config)
+    else:
+        begun = check_latents(model, start, size=len(images))
+    latents = [latent.detach().clone().requires_grad_() for latent in begun]
+    optimizer = torch.optim.Adam(latents, lr=config.learning_rate)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1))
+    with torch.enable_grad():
+        for _ in range(config.steps):
+            error = (model.decode_latents(latents, condition) - images).square().flatten(1).mean(1)
+            atypical = torch.stack([latent.square().flatten(1).mean(1) for latent in latents]).sum(0)
+            total = (error + config.prior * atypical).sum()  # a sum: no image slows another one down
+            for latent, gradient in zip(latents, torch.autograd.grad(total, latents, materialize_grads=True), strict=True):
+                latent.grad = gradient
+            optimizer.step()
+            cosine.step()
+    with torch.inference_mode():
+        made = model.decode_latents(latents, condition)
+        error = (made - images).square().flatten(1).mean(1)
+    return Inversion(latents=tuple(latent.detach() for latent in latents), images=made, psnr=10 * torch.log10(4 / error))  # the range is 2
+
+
+def check_images(model: Generator, images: Tensor) -> None:
+    """Refuse with a UsageError a model without latents or in training mode, and images of another size than it makes."""
+    check_has_latents(model)
+    side = model.spec.image_size
+    if images.shape[1:] != (1, side, side):
+        raise UsageError(f"a model of {side} px needs images of shape {(len(images), 1, side, side)}, not {tuple(images.shape)}")
+    if model.training:
+        raise UsageError("the model is in training mode, where an image may depend on others; call model.eval() first")
+
+
+def check_latents(model: Generator, latents: Sequence[Tensor], *, size: int) -> Sequence[Tensor]:
+    """The latents, if they are such as this model makes `size` images of; otherwise UsageError."""
+    wanted, given = [(size, *shape) for shape in model.latent_shapes], [tuple(latent.shape) for latent in latents]
+    if wanted != given:
+        raise UsageError(f"latents of shapes {given} are not those of {size} images of this model, {wanted}; latents belong to the space "
+                         f"in "
+                         "which they were found: editable(model) or the model itself")
+    return latents
+
+
+def random_latents(model: Generator, draws: Draws, condition: Condition | None = None) -> list[Tensor]:
+    """Latents of random images, one a stream of `draws`, each [B, *size]."""
+    if hasattr(model, "draw"):
+        drawn: list[Tensor] = model.draw(draws, condition)
+        return drawn
+    return [draws.normal(*size) for size in model.latent_shapes]
+
+
+@torch.no_grad()
+def _best_of(model: Generator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None,
+             config: InversionConfig) -> list[Tensor]:
+    """The best of some random latents for each image."""
+    draws = Draws(seeds, device=images.device)
+    best: list[Tensor] = []
+    lowest = torch.full((len(images),), torch.inf, device=images.device)
+    for _ in range(config.candidates):
+        latents = random_latents(model, draws, condition)
+        error = (model.decode_latents(latents, condition) - images).square().flatten(1).mean(1)
+        better = error < lowest
+        lowest = torch.where(better, error, lowest)
+        best = [torch.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(latents, best or latents, strict=True)]
+    return best

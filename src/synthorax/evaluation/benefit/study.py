@@ -1,0 +1,253 @@
+"""Does training with the synthetic images help on real patients never seen? Arms that differ in their training images only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.benefit.comparison import (
+    adjusted,
+    arm_told,
+    best_conventional,
+    compared,
+    delta_of,
+    gate_of,
+    others_of,
+    power_told,
+    roc_of,
+    verdict_of,
+)
+from synthorax.evaluation.benefit.design import (
+    Design,
+    cross_validation,
+    joined,
+    one_split,
+    refuse_leaks,
+    refuse_misfits,
+    stated,
+    too_few,
+)
+from synthorax.evaluation.benefit.learning_curve import curve_jobs, learning_curve
+from synthorax.evaluation.benefit.origin_reliance import origin_reliance
+from synthorax.evaluation.benefit.other_sites import external_test, fitted_external, left_out_sites, site_jobs, with_external
+from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN, Arm, BenefitConfig
+from synthorax.evaluation.benefit.shortcuts import shortcuts
+from synthorax.evaluation.benefit.subgroups import ARMS, subgroup_benefit
+from synthorax.evaluation.benefit.training import Answers, Job, Progress, first, shuffled, train_jobs
+from synthorax.evaluation.benefit.worst_cases import failure_sheets
+from synthorax.evaluation.report.record import Dimension
+from synthorax.evaluation.statistics.roc import delong_interval
+from synthorax.judges.classifiers import training_of, usual_classifier
+from synthorax.rng import derive
+from synthorax.types import ImageSet
+
+__all__ = ["BenefitConfig", "BenefitResult", "asked_config", "gate_reasons", "measure_benefit", "origin_probe"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenefitResult:
+    """What the comparison found: an entry for each finding tested, a reason for each that could not be."""
+
+    findings: tuple[Mapping[str, Any], ...]
+    skipped: tuple[Mapping[str, str], ...]
+    """`finding` and `reason`"""
+    shortcut_probe: Mapping[str, Any] | None = None
+    """AUROC of a classifier told to tell synthetic from real, near 1 where origin could stand in for a finding; and under `leaning`
+    whether it does, see `leaning.origin_leaning`"""
+    learning_curve: tuple[Mapping[str, Any], ...] = ()
+    """by finding: both arms and their difference at each number of real positive images"""
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    """the gallery, if asked for: PNG by name, of images of patients"""
+
+    def to_dimension(self) -> Dimension:
+        """The `benefit` dimension of a report: measured if any finding was, else skipped with the reasons."""
+        if not self.findings:
+            return Dimension("skipped", reason="; ".join(f"{entry['finding']}: {entry['reason']}" for entry in self.skipped))
+        extra: dict[str, Any] = {"not_tested": list(self.skipped)} if self.skipped else {}
+        if self.shortcut_probe is not None:
+            extra["shortcut_probe"] = self.shortcut_probe
+        if self.learning_curve:
+            extra["learning_curve"] = list(self.learning_curve)
+        return Dimension("measured", findings=self.findings, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands under `dimensions.benefit` in `report.json`."""
+        return self.to_dimension().to_dict()
+
+
+def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageSet, *, findings: Sequence[str],
+                    config: BenefitConfig | None = None, real_val: ImageSet | None = None, external: ImageSet | None = None,
+                    train_unseen: bool = False, keep: Path | None = None, progress: Progress | None = None) -> BenefitResult:
+    """Train every arm with every seed and compare them on real images that no training saw, for each of `findings`.
+
+    With one split, `real_val` only sets the thresholds and `real_test` is tested. With `config.folds`, the patients of both are
+    cross-validated; those of `real_train` are too if `train_unseen` says that the generator has not seen them, and else always
+    train. `external` are images of another hospital, about which `real` and `real+synthetic` are asked too. `keep` is a folder in which
+    finished trainings wait for a study that was stopped to go on. `progress(done, total, text)` counts updates. A finding with too few
+    patients to be tested is skipped with the reason. Raises InputError when a synthetic image stands among the real ones, a patient is
+    on two sides, an image has no patient, a synthetic image is a held-out image, an external one is not new or `keep` holds another study;
+    UsageError when sizes or columns do not fit.
+
+    >>> measure_benefit(train, test, made, findings=["Mass"]).findings[0]["verdict"]  # doctest: +SKIP
+    'no evidence'
+    """
+    config = config or BenefitConfig()
+    real_val = real_val if real_val is not None and len(real_val) else None
+    refuse_leaks(real_train, real_test, synthetic, real_val)
+    refuse_misfits(real_train, real_test, synthetic, real_val, findings)
+    unseen = [*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test]
+    pool = joined(unseen) if config.folds else real_test
+    if external is not None:
+        sides = {"training": real_train, "test": real_test, "synthetic": synthetic} | ({"validation": real_val} if real_val else {})
+        external = fitted_external(external, real_train, sides)
+    targets = list(dict.fromkeys(findings))
+    reasons = {finding: too_few(pool, finding, config) for finding in targets}
+    skipped = tuple({"finding": finding, "reason": reason} for finding, reason in reasons.items() if reason)
+    tested = [finding for finding in targets if not reasons[finding]]
+    if not tested:
+        return BenefitResult(findings=(), skipped=skipped)
+    design = (cross_validation(real_train.take([]) if train_unseen else real_train, pool, targets=tested, config=config) if config.folds
+              else one_split(real_train, real_test, real_val))
+    made = shuffled(synthetic, seed=config.seed)
+    arms = _arms_with_images(config, design, made)
+    if external is not None:
+        design = with_external(design, external)
+    jobs = _jobs(arms, design, tested, config, num_external=len(external or ()))
+    jobs += curve_jobs(design, tested, config) if config.positives else []
+    elsewhere = site_jobs(design, made, tested, config) if config.leave_site_out else []
+    tell, updates, answers = progress or _say_nothing, config.classifier.updates, dict[str, Answers]()
+    for part, folder, before in ((jobs, keep, 0), (elsewhere, keep and keep / "sites", len(jobs))):  # apart: sites may be left out later
+        def told(done: int, of: int, text: str, before: int = before * updates) -> None:
+            tell(before + done, (len(jobs) + len(elsewhere)) * updates, text)
+
+        if part:
+            answers |= train_jobs(part, design.real, made, config=config, keep=folder, progress=told)
+    by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities[: len(part.val) + len(part.test)]
+                      for run in range(config.seeds)] for fold, part in enumerate(parts)]
+                    for repeat, parts in enumerate(design.parts)] for arm in arms}
+    at_home = {arm: [answers[_name(arm, repeat, fold, run, design, config)] for repeat, parts in enumerate(design.parts)
+                     for fold in range(len(parts)) for run in range(config.seeds)] for arm in ARMS}
+    found = compared(design, by_arm, ratios=_ratios(arms, design, made), config=config)
+    others = [name for name in design.real.findings if name not in targets and not too_few(pool, name, config)]
+    shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
+              "n_synthetic": len(synthetic), "design": dict(design.told), **others_of(found, others, config)}
+    deltas = adjusted([delta_of(found, finding, against=PLAIN, config=config) for finding in tested])
+    best = adjusted([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in tested])
+    entries = []
+    for finding, delta, against_best in zip(tested, deltas, best, strict=True):
+        entry = _sizes(finding, design, synthetic) | shared
+        entry |= {"arms": [arm_told(name, found, finding, config) for name in arms],
+                  "roc": {name: roc_of(found, name, finding) for name in arms},
+                  "delta": delta, "delta_best_conventional": against_best, "verdict": verdict_of(delta),
+                  "power": power_told(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
+                  "shortcuts": shortcuts(found, finding, config)}
+        if config.leave_site_out:
+            entry["left_out_sites"] = left_out_sites(design, answers, at_home, made, finding, config)
+        if external is not None:
+            entry["external"] = external_test(external, at_home, finding, config)
+        entries.append(entry | {"gate": gate_of(entry, config)})
+    curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
+    probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
+    if probe is not None and not config.is_screen:
+        probe["origin_reliance"] = origin_reliance(real_train, real_test, synthetic, findings=tested, config=config.classifier,
+                                                   seed=config.seed)
+    figures = {name: sheet for finding in (tested if config.gallery else ()) for name, sheet in failure_sheets(found, finding).items()}
+    return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve, figures=figures)
+
+
+def asked_config(*, classifier: str, weights: Path | None, updates: int | None, seeds: int, folds: int, repeats: int,
+                 positives: Sequence[int], more_positives: Sequence[int] = (), seed: int, leave_site_out: bool = False,
+                 gallery: bool = False) -> BenefitConfig:
+    """The protocol that a command line asks for; the classifier has its usual settings but for those that are given."""
+    if more_positives and not positives:
+        raise UsageError(f"'{more_positives[0]}' belongs to no option; numbers follow --positives")
+    if weights is not None and not weights.is_file():
+        raise InputError("there is no such file of weights", file=weights)
+    own = replace(usual_classifier(classifier), weights="" if weights is None else str(weights))
+    if updates is not None:
+        own = replace(own, updates=updates)
+    return BenefitConfig(classifier=own, seeds=seeds, folds=folds, repeats=repeats, positives=(*positives, *more_positives), seed=seed,
+                         leave_site_out=leave_site_out, gallery=gallery)
+
+
+def gate_reasons(dimension: Dimension) -> list[str]:
+    """Why the gate is shut, nothing if it is open. What was not tested does not pass."""
+    untested = [f"{entry['finding']}: not tested, {entry['reason']}" for entry in dimension.extra.get("not_tested", ())]
+    shut = [f"{entry['finding']}: {reason}" for entry in dimension.findings for reason in entry["gate"]["reasons"]]
+    return [*([] if dimension.findings else [dimension.reason]), *untested, *shut]
+
+
+def origin_probe(real: ImageSet, synthetic: ImageSet, *, config: BenefitConfig) -> dict[str, Any] | None:
+    """How well the classifier tells synthetic from real images of patients it was not trained on; None below 20 images of a kind.
+
+    It learns on half of the real patients and half of the synthetic images, and is asked about the other half.
+    """
+    if min(len(real), len(synthetic)) < 20:
+        return None
+    rng = np.random.default_rng(derive(config.seed, "origin probe"))
+    patients = np.unique(real.patients())
+    learns = np.concatenate([np.isin(real.patients(), rng.permutation(patients)[: len(patients) // 2]),
+                             rng.permutation(len(synthetic)) < len(synthetic) // 2])
+    images = np.concatenate([real.pixels, synthetic.pixels])
+    made = np.repeat([0, 1], [len(real), len(synthetic)])
+    classifier = training_of(config.classifier)(images[learns], made[learns, None].astype(np.float32), findings=["synthetic"],
+                                                config=config.classifier, seed=config.seed)
+    found = delong_interval(made[~learns], classifier.predict(images[~learns])[:, 0])
+    return {"auroc": found.auc, "low": found.low, "high": found.high, "n_real": int((made[~learns] == 0).sum()),
+            "n_synthetic": int((made[~learns] == 1).sum())}
+
+
+def _arms_with_images(config: BenefitConfig, design: Design, made: ImageSet) -> dict[str, Arm]:
+    """The arms, less those whose ratio the synthetic images do not reach, and those that would repeat the declared one."""
+    largest = max(len(part.train) for parts in design.parts for part in parts)
+    declared = len(first(made, config.ratio, largest))
+    swept = {f"{DECLARED}, ratio {ratio:g}": round(ratio * largest) for ratio in config.sweep}
+    return {name: arm for name, arm in config.arms().items()
+            if name not in swept or (swept[name] <= len(made) and swept[name] != declared)}
+
+
+def _jobs(arms: Mapping[str, Arm], design: Design, targets: Sequence[str], config: BenefitConfig, *, num_external: int) -> list[Job]:
+    """Every training of every arm; with one split their seeds are those of the runs alone.
+
+    The two arms compared are also asked about the external images, the last `num_external` of the design.
+    """
+    jobs, external = [], np.arange(len(design.real) - num_external, len(design.real))
+    for repeat, parts in enumerate(design.parts):
+        for fold, part in enumerate(parts):
+            place = (repeat, fold) if config.folds else ()
+            jobs += [Job(name=_name(name, repeat, fold, run, design, config), arm=arm, train=part.train,
+                         asked=np.concatenate([part.val, part.test, *([external] if name in ARMS else [])]), targets=tuple(targets),
+                         seed=derive(config.seed, "training", run, *place)) for run in range(config.seeds) for name, arm in arms.items()]
+    return jobs
+
+
+def _name(arm: str, repeat: int, fold: int, run: int, design: Design, config: BenefitConfig) -> str:
+    where = f", fold {fold + 1} of {len(design.parts[repeat])}" if config.folds else ""
+    where += f", repeat {repeat + 1} of {config.repeats}" if config.repeats > 1 else ""
+    return f"{arm}{where}, training {run + 1} of {config.seeds}"
+
+
+def _ratios(arms: Mapping[str, Arm], design: Design, made: ImageSet) -> dict[str, float]:
+    """Synthetic images for each real one, as used, by those arms that mix them; the mean over folds."""
+    sizes = [len(part.train) for parts in design.parts for part in parts]
+    return {name: round(float(np.mean([len(first(made, arm.ratio, size)) / size for size in sizes])), 3)
+            for name, arm in arms.items() if arm.real and arm.ratio != 0}
+
+
+def _sizes(finding: str, design: Design, synthetic: ImageSet) -> dict[str, Any]:
+    """Counts; in cross-validation the training images are those of the first fold, about as many as in the others."""
+    known, labels = stated(design.test, finding)
+    train = design.parts[0][0].train
+    return {"finding": finding, "n_real_train": len(train),
+            "n_real_positive_train": int((design.real.column(finding)[train] == 1).sum()),
+            "n_synthetic_positive": int((synthetic.column(finding) == 1).sum()), "n_test": len(labels),
+            "n_test_positive": int(labels.sum()), "n_test_patients": len(np.unique(design.test.patients()[known]))}
+
+
+def _say_nothing(done: int, total: int, text: str) -> None:
+    pass

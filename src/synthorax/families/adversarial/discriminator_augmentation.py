@@ -1,0 +1,139 @@
+"""What a discriminator is shown in place of images: augmented, or with diffusion noise, as much as its certainty about real images calls
+for.
+
+Adaptive discriminator augmentation (Karras et al. 2020b) and Diffusion-GAN (Wang et al. 2023) share one controller: the mean sign
+of the discriminator's scores of real images says how much it has learned them by heart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.config import AtLeastOne, Fraction, NotNegative, WholeNotNegative
+from synthorax.nets.differentiable_augmentation import augmented
+from synthorax.rng import Draws
+
+UPDATES = 4
+"""discriminator updates between two corrections, as in Karras et al. 2020b, Sec. 3.2"""
+FIRST_REACH = 0.1
+"""part of the noise levels that is used at the start"""
+ANY_LEVEL = 0.5
+"""how often an image gets a noise level at random; the others get none beyond the least"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorAugmentationConfig:
+    """How images are changed before the discriminator sees them."""
+
+    augment: Fraction = 0.0
+    """highest probability of each augmentation before the discriminator; 0 for none"""
+    noise_levels: WholeNotNegative = 0
+    """steps of the diffusion whose noise is added before the discriminator, which is told the step; 0 for none"""
+    noise_strength: NotNegative = 0.05
+    """standard deviation of that diffusion's noise at its last step, in [-1, 1] images"""
+    ada_target: Fraction = 0.6
+    """mean sign of the discriminator's scores of real images that is aimed at"""
+    ada_images: AtLeastOne = 100_000
+    """images in which the probability, or the reach of the noise, rises from 0 to 1 at most"""
+
+
+class DiscriminatorAugmentation(nn.Module):
+    """Changes images for the discriminator, [B, 1, S, S] -> [B, 1, S, S], or [B, 2, S, S] with noise, whose level is the second channel."""
+
+    strength: Tensor
+    signs: Tensor
+    updates: Tensor
+
+    def __init__(self, config: DiscriminatorAugmentationConfig, *, boundary: float) -> None:
+        super().__init__()
+        self.config, self.boundary = config, boundary
+        self.register_buffer("strength", torch.tensor(0.0))  # probability, and how far the noise reaches, in [0, 1]
+        self.register_buffer("signs", torch.tensor(0.0))
+        self.register_buffer("updates", torch.tensor(0))
+
+    @property
+    def channels(self) -> int:
+        """Channels that the discriminator sees."""
+        return 2 if self.config.noise_levels else 1
+
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+        if self.config.augment:
+            images = augmented(images, probability=self.strength * self.config.augment, draws=draws)
+        if not self.config.noise_levels:
+            return images
+        level = self._levels(draws)[:, None, None, None]
+        kept = self._kept(level)
+        noisy = kept.sqrt() * images + (1 - kept).sqrt() * self.config.noise_strength * draws.normal(*images.shape[1:])
+        return torch.cat([noisy, (2 * level / self.config.noise_levels - 1).expand_as(images)], dim=1)
+
+    def _levels(self, draws: Draws) -> Tensor:
+        """A step of the diffusion for each image, 0 (half of the images) or uniform up to the present reach, [B] (Sec. 3.3 there)."""
+        reach = (FIRST_REACH + (1 - FIRST_REACH) * self.strength) * self.config.noise_levels
+        chance = draws.uniform(2)
+        return torch.where(chance[:, 0] < ANY_LEVEL, (chance[:, 1] * (reach + 1)).floor(), 0.0)
+
+    def _kept(self, level: Tensor) -> Tensor:
+        """Part of an image's variance that is left after `level` steps, abar of the linear schedule (Eq. 33, Song et al. 2021, squared)."""
+        t = level / self.config.noise_levels
+        return (-(0.1 * t + 0.5 * (20 - 0.1) * t.square())).exp()
+
+    @torch.no_grad()
+    def learn(self, scores: Tensor) -> None:
+        """Correct the strength after some updates, from scores of real images [B, 1]; more images at once correct it as much more."""
+        self.signs += (scores - self.boundary).sign().mean()
+        self.updates += 1
+        if int(self.updates) % UPDATES == 0:
+            step = (self.signs / UPDATES - self.config.ada_target).sign() * len(scores) * UPDATES / self.config.ada_images
+            self.strength.copy_((self.strength + step).clamp(0, 1))
+            self.signs.zero_()
+
+
+class DiscriminatorWarmup(nn.Module):
+    """How many updates a fresh discriminator still has before a trained generator moves."""
+
+    left: Tensor
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.register_buffer("left", torch.tensor(updates))
+
+    def goes_on(self) -> bool:
+        """Whether the generator rests."""
+        return int(self.left) > 0
+
+
+class Pace(nn.Module):
+    """How many updates the critic gets before the next one of the generator, from its own estimate of the Wasserstein distance.
+
+    The distance that the discriminator reports rises when it learns and falls when the generator does. Its short average over its long one
+    says who is ahead: the discriminator gets `usual` / (short / long) updates, between 1 and `most`. Guo et al. 2023 (MedGAN) let the
+    distance decide in the same spirit; this rule is ours.
+    """
+
+    short: Tensor
+    long: Tensor
+    seen: Tensor
+
+    def __init__(self, *, usual: int, most: int) -> None:
+        super().__init__()
+        self.usual, self.most = usual, most
+        self.register_buffer("short", torch.tensor(0.0))
+        self.register_buffer("long", torch.tensor(0.0))
+        self.register_buffer("seen", torch.tensor(0))
+
+    @torch.no_grad()
+    def learn(self, distance: Tensor) -> None:
+        """Hear of one discriminator update: mean score of real images less that of made ones."""
+        for average, length in ((self.short, 10), (self.long, 100)):
+            average.lerp_(distance.float(), max(1 / length, 1 / (1 + int(self.seen))))
+        self.seen += 1
+
+    def repeats(self) -> int:
+        """Discriminator updates in the next step."""
+        short, long = self.short.item(), self.long.item()
+        if long <= 0 or short <= 0:  # a discriminator that cannot tell them apart must learn
+            return self.most if int(self.seen) else self.usual
+        return min(self.most, max(1, round(self.usual * long / short)))

@@ -1,0 +1,175 @@
+"""StyleGAN2 for few images: styles, noise from the image's own seed, and a discriminator whose images are augmented (Karras et al. 2020a,
+b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.config import Depth, NotNegative, Side, Width
+from synthorax.errors import UsageError
+from synthorax.families.adoption import Names, matched_weights
+from synthorax.families.adversarial.label_conditioning import (
+    CONDITION_PARTS,
+    num_statements,
+    statement_names,
+    statements,
+    varied_statements,
+)
+from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
+from synthorax.nets.embedding import StatementEmbedding
+from synthorax.nets.stylegan2 import Mapping, Synthesis
+from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
+from synthorax.rng import Draws
+
+MEASURED = 1024
+"""random styles of which mean and spread are measured"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StyleGan2Config:
+    """Shape of the generator."""
+
+    image_size: Side = 64
+    """side of the square images in pixels: 8, 16, 32, 64, 128 or 256"""
+    latent_size: Width = 128
+    """numbers in the latent latent"""
+    style_size: Width = 128
+    """numbers in a style"""
+    mapping_depth: Depth = 2
+    """layers from latent to style; 2 suit few images (Sec. 4.1, Karras et al. 2020b), 8 many"""
+    channels: Width = 16
+    """feature maps at full resolution"""
+    conditioning: Literal["none", "auxiliary", "projection"] = "none"
+    """whether styles follow labels and attributes, and how the discriminator checks it: by guessing them, or by a projection"""
+    embedding: Width = 64
+    """width of the embedded condition"""
+    truncation: NotNegative = 1.0
+    """sampling: distance from the mean style in parts of what was drawn; less than 1 is more typical and less varied"""
+
+
+class StyleGan2Model(nn.Module):
+    """Mapping and synthesis, which are what ships."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, StyleGan2Config(**spec.config)
+        c = self.config
+        self.embedding = StatementEmbedding(num_statements(spec), c.embedding) if c.conditioning != "none" else None
+        self.mapping = Mapping(latent_size=c.latent_size, embedding=c.embedding if self.embedding is not None else 0,
+                               style_size=c.style_size, depth=c.mapping_depth)
+        self.synthesis = Synthesis(image_size=c.image_size, channels=c.channels, style_size=c.style_size)
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, for one image, of the normal numbers that make it: the latent, then each layer's noise."""
+        return ((self.config.latent_size,), *((1, side, side) for side in self.synthesis.noise_sides))
+
+    def styles_of(self, latent: Tensor, condition: Condition | None) -> Tensor:
+        """One style a layer, latent [B, Z] -> [B, L, W]."""
+        embedded = latent.new_zeros(len(latent), 0)
+        if self.embedding is not None:
+            embedded = self.embedding(statements(condition, self.spec, size=len(latent), device=latent.device))
+        style: Tensor = self.mapping(latent, embedded)
+        if not self.training:
+            style = self.mapping.mean + self.config.truncation * (style - self.mapping.mean)
+        return style[:, None].expand(-1, len(self.synthesis.layers), -1)
+
+    def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
+        """The image of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] of any range."""
+        latent, *noises = latents
+        image: Tensor = self.synthesis(self.styles_of(latent, condition), noises)
+        return image
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """One image a seed, [B, 1, S, S] in [-1, 1]; `condition` counts where `conditioning` is not none."""
+        draws = Draws(seeds, device=next(self.parameters()).device)
+        with torch.inference_mode():
+            return self.decode_latents([draws.normal(*size) for size in self.latent_shapes], condition).float().clamp(-1, 1)
+
+    def style_space(self) -> StyleSpace:
+        """The same images by their styles, in units of how far random styles lie from their mean."""
+        return StyleSpace(self, *self.measured_styles())
+
+    @torch.no_grad()
+    def measured_styles(self) -> tuple[Tensor, Tensor]:
+        """Mean [W] of random styles that nothing is asked of, and the root of their mean variance."""
+        training, device = self.training, next(self.parameters()).device
+        latents = torch.randn(MEASURED, self.config.latent_size, generator=torch.Generator().manual_seed(0))
+        styles = self.eval().styles_of(latents.to(device), None)[:, 0]
+        self.train(training)
+        return styles.mean(0), styles.var(0).mean().sqrt()
+
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """Hear nothing of what training images do not differ in, until training teaches it."""
+        if self.embedding is not None:
+            self.embedding.zero_unvaried_inputs(varied_statements(varied))
+
+    def load_matching(self, base: nn.Module) -> None:
+        """Start from the weights of `base`, a model of the same shape; findings and sites are matched by name. UsageError otherwise."""
+        if not isinstance(base, StyleGan2Model):
+            raise UsageError("a model of family 'stylegan2' can only start from another one")
+        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
+                                             base_names=base.named_axes()))
+
+    def named_axes(self) -> dict[str, Names]:
+        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
+
+    def latent_weights(self) -> Tensor:
+        """What first is conditioned on the styles, [rows, W]: of its directions those count most that these weights lengthen most."""
+        layers: Any = self.synthesis.layers
+        return torch.cat([layer.convolution.style.weight for layer in layers]).detach()
+
+
+class StyleSpace:
+    """Images of styles, one a layer, beside each layer's noise: images are found and moved more easily among styles than among latents.
+
+    A latent here is (style - centre) / spread, so that numbers are about as large as normal ones and 0 is the mean style. Styles hold
+    the condition, so none is used.
+    """
+
+    is_conditional = False
+
+    def __init__(self, model: StyleGan2Model, centre: Tensor, spread: Tensor) -> None:
+        self.model, self.centre, self.spread, self.spec = model, centre, spread, model.spec
+
+    @property
+    def training(self) -> bool:
+        """Whether the generator is being trained."""
+        return self.model.training
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes, for one image, of the styles and of each layer's noise."""
+        _, *noises = self.model.latent_shapes
+        return ((len(noises), self.model.config.style_size), *noises)
+
+    def draw(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
+        """Latents of the styles and noises of random images, each [B, *size]."""
+        latent, *noises = (draws.normal(*size) for size in self.model.latent_shapes)
+        return [(self.model.styles_of(latent, condition) - self.centre) / self.spread, *noises]
+
+    def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
+        """Latents, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] of any range."""
+        styles, *noises = latents
+        image: Tensor = self.model.synthesis(self.centre + self.spread * styles, noises)
+        return image
+
+    def latent_weights(self) -> Tensor:
+        """See `StyleGan2Model.code_weights`."""
+        return self.model.latent_weights()
+
+
+def conditions(config: StyleGan2Config) -> tuple[str, ...]:
+    """The parts of a condition that change the image."""
+    return () if config.conditioning == "none" else CONDITION_PARTS
+
+
+FAMILY = Family(model_config=StyleGan2Config, objective_config=AdversarialConfig, build_model=StyleGan2Model,
+                build_objective=AdversarialObjective, conditions=conditions)

@@ -1,0 +1,79 @@
+"""The adversarial autoencoder: a discriminator on latents takes the place of the divergence (Makhzani et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.config import Fraction, NotNegative, Width
+from synthorax.errors import UsageError
+from synthorax.families.autoencoders.discriminators import LatentDiscriminator
+from synthorax.families.autoencoders.vae import check_mixture_data, encoder_alone, prior_given, withheld
+from synthorax.families.autoencoders.vae_model import VaeConfig, VaeModel
+from synthorax.losses.likelihood import negative_log_likelihood
+from synthorax.protocols import Batch, Condition, Family, Objective, Phase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AaeObjectiveConfig:
+    """Weights of reconstruction and discriminator."""
+
+    adversarial: NotNegative = 100.0
+    """weight of the discriminator on latents beside the reconstruction in nats an image"""
+    discriminator_width: Width = 256
+    """numbers in each of the discriminator's two hidden layers"""
+    sigma: NotNegative = 0.1
+    """standard deviation of the likelihood gaussian, in an image's range [-1, 1]"""
+    part_dropout: Fraction = 0.15
+    """probability of withholding each part of the condition as a whole"""
+    statement_dropout: Fraction = 0.2
+    """probability of withholding each single label, attribute and mask class"""
+
+
+class AaeObjective(Objective):
+    """Reconstruction, latents that the discriminator takes for the prior's, and the discriminator.
+
+    The encoder is a Gaussian, or what the prior asks for, and not a point: the paper's second choice (Sec. 2).
+    """
+
+    phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
+              Phase(name="discriminate", updates=("discriminator",), betas=(0.5, 0.999)))
+
+    def __init__(self, model: nn.Module, config: AaeObjectiveConfig) -> None:
+        super().__init__()
+        assert isinstance(model, VaeModel)
+        encoder_alone(model, family="aae")
+        prior_given(model)
+        if model.config.likelihood == "gaussian" and config.sigma <= 0:
+            raise UsageError(f"objective.sigma={config.sigma}: the likelihood gaussian needs a standard deviation above 0")
+        self.config, self.model = config, model
+        self.players = nn.ModuleDict({"model": model, "discriminator": LatentDiscriminator(model.config.latent_size,
+                                                                                           width=config.discriminator_width)})
+
+    def check_data(self, *, num_images: int) -> None:
+        """See `vae.admit_mixture`."""
+        check_mixture_data(self.model, num_images=num_images)
+
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """See `VaeModel.silence`."""
+        assert isinstance(self.model, VaeModel)
+        self.model.zero_unvaried_inputs(varied)
+
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        model, discriminator, config = self.model, self.players["discriminator"], self.config
+        assert isinstance(model, VaeModel) and isinstance(discriminator, LatentDiscriminator)
+        told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
+        with torch.set_grad_enabled(phase == "autoencode" and torch.is_grad_enabled()):
+            latent = model.prior.draw(model.posterior(batch.images, told), batch.draws)
+        if phase == "discriminate":
+            return discriminator.discriminator_loss(model.prior.decoder_input(model.prior.sample(batch.draws)),
+                                                    model.prior.decoder_input(latent))
+        return {"reconstruction": negative_log_likelihood(model.explain(latent, told), batch.images, likelihood=model.config.likelihood,
+                                                          sigma=config.sigma),
+                "adversarial": config.adversarial * discriminator.generator_loss(model.prior.decoder_input(latent))}
+
+
+FAMILY = Family(model_config=VaeConfig, objective_config=AaeObjectiveConfig, build_model=VaeModel, build_objective=AaeObjective,
+                conditions=lambda config: tuple(config.parts))

@@ -1,0 +1,55 @@
+"""The discriminators beside autoencoders, of images and of latents: what each learns from, and what it makes the others pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from synthorax.losses.adversarial import least_squares
+from synthorax.losses.hinge import hinge_generated, hinge_generator, hinge_real
+from synthorax.nets.patchgan import PatchDiscriminator
+
+
+class ImageDiscriminator(PatchDiscriminator):
+    """Tells images [B, 1, S, S] from made ones by overlapping patches, with the hinge loss."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """What it makes of images before it scores them, [B, 1, S, S] -> [B, C, h, w]."""
+        features: Tensor = self.layers[:-1](images)
+        return features.float()
+
+    def discriminator_loss(self, images: Tensor, made: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What it pays for images and for made ones of several kinds, each [B]."""
+        return {"real": hinge_real(self(images).float()), "made": torch.stack([hinge_generated(self(some).float())
+                                                                               for some in made]).mean(0)}
+
+    def generator_loss(self, made: Sequence[Tensor]) -> Tensor:
+        """What whoever made the images pays, the mean of their kinds, [B]."""
+        return torch.stack([hinge_generator(self(some).float()) for some in made]).mean(0)
+
+
+class LatentDiscriminator(nn.Module):
+    """Tells latents of images from latents of the prior, [B, Z] -> [B, 1], higher for the prior's; is conditioned on them as the decoder
+    does.
+
+    It pays least squares in place of logistic losses, which also pull back latents that went past the prior (Mao et al. 2017).
+    """
+
+    def __init__(self, latent_size: int, *, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(latent_size, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2),
+                                    nn.Linear(width, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:  # noqa: D102
+        scores: Tensor = self.layers(latents).float()
+        return scores
+
+    def discriminator_loss(self, given: Tensor, latents: Tensor) -> dict[str, Tensor]:
+        """What it pays for latents of the prior and of images, each [B]."""
+        return {"given": least_squares(self(given), target=1), "latent": least_squares(self(latents), target=0)}
+
+    def generator_loss(self, latents: Tensor) -> Tensor:
+        """What the encoder pays, [B]."""
+        return least_squares(self(latents), target=1)

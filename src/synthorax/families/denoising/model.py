@@ -1,0 +1,451 @@
+"""Diffusion: one denoiser conditioned on labels, attributes, lesions, masks, text and images in any mix, in pixels or latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.config import AtLeastOne, Depth, Dropout, Multipliers, NotNegative, Patch, Positive, Side, Width, one_of
+from synthorax.diffusion.guidance import clip_denoised, guided_by_prompts
+from synthorax.diffusion.inversion import invert
+from synthorax.diffusion.noise import sampling_sigmas
+from synthorax.diffusion.precondition import PARAMETERISATIONS, Scalings
+from synthorax.diffusion.samplers import Denoise, ddpm_learned, solve
+from synthorax.errors import UsageError, nearest
+from synthorax.families.adoption import Names, matched_weights
+from synthorax.families.autoencoders.compressors import build_compressor
+from synthorax.families.denoising.conditioning_augmentation import LEVEL_UNIT, disturbed, resized
+from synthorax.families.denoising.distillation import Distilled
+from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
+from synthorax.nets.lesion_maps import MAPS, lesion_maps
+from synthorax.nets.text import TextConfig, build_text_encoder
+from synthorax.nets.text_statements import TextParser
+from synthorax.nets.transformer import Transformer, TransformerConfig
+from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
+from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, PARTS, Condition, ModelSpec, SampleSettings
+from synthorax.registry import lookup
+from synthorax.rng import Draws, derive
+
+Change = Callable[[Denoise], Denoise]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionConfig:
+    """Shape of the denoiser, what it is conditioned on, and the range of its noise levels."""
+
+    image_size: Side = 64
+    """side of the square images in pixels"""
+    parts: tuple[Annotated[str, one_of("synthorax.protocols:PARTS")], ...] = ("labels", "attributes")
+    """what the model is conditioned on: any of attributes, labels, lesions, mask, text, image"""
+    network: Literal["unet", "transformer"] = "unet"
+    """unet, or transformer with adaptive norm"""
+    parameterisation: Annotated[str, one_of("synthorax.diffusion.precondition:PARAMETERISATIONS")] = "edm"
+    """what the network estimates: edm, eps, x0, v or flow"""
+    learned_variance: bool = False
+    """estimate the variance of the ancestral step too; the sampler is then ddpm"""
+    compressor: Annotated[str, one_of("synthorax.families.autoencoders.compressors:TRAINED", "none", "wavelet")] = "none"
+    """what the diffusion runs on: none (pixels), wavelet (a lossless packing), kl-autoencoder or vq-gan (a trained run)"""
+    compressor_config: Mapping[str, Any] = field(default_factory=dict)
+    """shape of a trained compressor; filled in from its run"""
+    channels: Width = 32
+    """U-Net: feature maps at the highest resolution"""
+    multipliers: Multipliers = (1, 2, 4, 8)
+    """U-Net: feature maps of each level, in units of `channels`"""
+    blocks: Depth = 1
+    """U-Net: residual blocks a level"""
+    attention: tuple[bool, ...] = (False, False, True, True)
+    """U-Net: whether each level has self-attention, and cross-attention to the text"""
+    resample: Literal["average", "strided"] = "average"
+    """U-Net: how resolution is halved"""
+    coordinates: bool = False
+    """U-Net: tell every position where in the image it is"""
+    middle_attention: bool = True
+    """U-Net: self-attention at the lowest resolution, whatever `attention` says; a network without any can be trained on crops"""
+    width: Width = 384
+    """transformer: length of a token"""
+    depth: Depth = 12
+    """transformer: number of blocks"""
+    heads: Depth = 6
+    """transformer: attention heads"""
+    patch: Patch = 2
+    """pixels of a side folded into channels (U-Net) or into a token (transformer)"""
+    dropout: Dropout = 0.0
+    """probability of dropping a feature in training; above 0, several processes no longer train exactly like one"""
+    embedding: Width = 256
+    """width of the noise and condition embedding"""
+    text_encoder: str = "words"
+    """words (trained along, offline), or the name or folder of a Hugging Face encoder"""
+    text_width: Width = 128
+    """length of a text token"""
+    text_depth: Depth = 2
+    """blocks of the encoder `words`"""
+    text_tokens: AtLeastOne = 256
+    """words and marks of a text that are read; what is beyond is cut off"""
+    reduction: Patch = 4
+    """how many times smaller the image is that the part image shows"""
+    conditioning_noise: NotNegative = 0.02
+    """noise added to that image at sampling, which the network is told; more hides more of its mistakes, and of what it shows"""
+    centred: bool = False
+    """make what the image of the part image lacks when it is enlarged, and add the two; that image must then be given"""
+    sigma_data: Positive = 0.5
+    """standard deviation of the images' pixels in [-1, 1], or of what is added to an enlarged image; latents have 1 by construction"""
+    sigma_min: Positive = 0.005
+    """lowest noise level of sampling; half of an 8-bit grey level is 0.004"""
+    sigma_max: Positive = 80.0
+    """highest noise level of sampling"""
+    distilled: Distilled | None = None
+    """what a student has built in; none for a model that learned from images"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.sigma_min >= self.sigma_max:
+            yield "sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}"
+
+
+class DiffusionModel(nn.Module):
+    """A denoiser D(x; sigma, condition) and the samplers that turn it into images.
+
+    x = x0 + sigma n lives in pixels or in a compressor's latents; every parameterisation and noise schedule is a conversion.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, _config(spec)
+        c = self.config
+        for part in c.parts:
+            if part not in PARTS:
+                raise UsageError(f"model.parts: unknown part '{part}'; {nearest(part, PARTS)}")
+        self.scalings: Callable[..., Scalings] = lookup(PARAMETERISATIONS, c.parameterisation, kind="parameterisation")
+        self.compressor = build_compressor(c.compressor, c.compressor_config)
+        if c.centred and (c.compressor != "none" or "image" not in c.parts):
+            raise UsageError("model.centred needs the part image and model.compressor=none")
+        self.sigma_data = c.sigma_data if c.compressor == "none" else 1.0
+        findings, width = len(spec.findings), c.embedding
+        self.embeddings = nn.ModuleDict()
+        if "labels" in c.parts:
+            self.embeddings["labels"] = StatementEmbedding(findings, width)
+        if "attributes" in c.parts:
+            self.embeddings["attributes"] = StatementEmbedding(len(ATTRIBUTES) + len(spec.sites), width)
+        if "lesions" in c.parts:
+            self.embeddings["lesions"] = PlaceEmbedding(findings, width)
+        self.text: nn.Module | None = None
+        self.text_parser: TextParser | None = None
+        if "text" in c.parts:
+            self.text = build_text_encoder(TextConfig(encoder=c.text_encoder, width=c.text_width, depth=c.text_depth,
+                                                      max_tokens=c.text_tokens))
+            self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
+            if {"labels", "lesions"} & set(c.parts):
+                self.text_parser = TextParser(findings, width=c.text_width)
+        beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 3 * ("image" in c.parts)
+        latent = self.compressor.channels
+        self.network = _network(c, inputs=latent + beside, maps=beside, outputs=latent * (2 if c.learned_variance else 1),
+                                side=c.image_size // self.compressor.factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is diffused."""
+        side = self.config.image_size // self.compressor.factor
+        return self.compressor.channels, side, side
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether it can do nothing without the part image."""
+        return self.config.centred
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of the images and patches that a convolutional network takes are multiples of this many pixels."""
+        return math.lcm(int(self.network.multiple) * self.compressor.factor, self.config.reduction)  # type: ignore[arg-type]
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The expected clean latents given noisy ones, x [B, C, h, w], sigma [B] -> [B, C, h, w]."""
+        return self.estimate(x, sigma, condition)[0]
+
+    def estimate(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """`denoise`, and with `learned_variance` the interpolation exponent in [0, 1] (Eq. 15, Nichol and Dhariwal 2021)."""
+        s = self.scalings(sigma, sigma_data=self.sigma_data).like(x)
+        condition, embedded, tokens, stated = self._heard(condition, len(x))
+        beside = self._beside(condition, x)
+        centre = beside[-1][:, :1] if self.config.centred else x.new_zeros(())
+        x = x - centre
+        raw = self.network(torch.cat([s.c_in * x, *beside], dim=1), s.c_noise, embedded, tokens, stated).to(x)
+        fraction = None
+        if self.config.learned_variance:
+            raw, spread = raw.chunk(2, dim=1)
+            fraction = ((spread + 1) / 2).clamp(0, 1)
+        return centre + s.c_skip * x + s.c_out * raw, fraction
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
+               change: Change | None = None, start: Tensor | None = None) -> Tensor:
+        """One image a seed, [B, 1, H, W] in [-1, 1]; the noise depends on the seed alone.
+
+        `condition` has one row a seed; None asks for nothing in particular. Upper-case AND and NOT in a text compose conditions
+        (Liu et al. 2022). `change` wraps the guided denoiser, for autoguidance or guidance by a classifier; `start` [B, C, h, w]
+        takes the place of the initial noise, as `invert` returns it. Without `settings` the `usual_settings` hold.
+        """
+        settings = settings or self.usual_settings
+        with torch.inference_mode():
+            denoise, condition = self.guided(condition, len(seeds), settings, seeds=seeds)
+            draws = Draws(seeds, device=self._device)
+            sigmas = self._sigmas(settings)
+            if start is None:
+                start = draws.normal(*self.latent_shape) * sigmas[0].item()
+                if self.config.centred and condition.image is not None:
+                    start = start + condition.image[:, :1]
+            x = start.to(self._device)
+            denoise = clip_denoised(denoise if change is None else change(denoise), settings)
+            if self.config.learned_variance and settings.sampler == "ddpm" and self.config.distilled is None:  # students learn none
+                latents = ddpm_learned(self._with_variance(denoise, condition), x, sigmas, noise=lambda: draws.normal(*self.latent_shape))
+            else:
+                latents = solve(denoise, x, sigmas, sampler=settings.sampler, eta=settings.eta,
+                                noise=lambda: draws.normal(*self.latent_shape))
+            images: Tensor = self.compressor.decode(latents)
+        return images.clamp(-1, 1)
+
+    def resample(self, images: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
+                 level: float) -> Tensor:
+        """Images [B, 1, H, W] in [-1, 1] brought to noise level `level` and sampled again from there (SDEdit, Meng et al. 2022).
+
+        The higher the level, the more changes. The network sees nothing but these images: a convolutional one also takes patches, of
+        sides that are multiples of `film_multiple`.
+        """
+        settings = settings or self.usual_settings
+        with torch.inference_mode():
+            images = images.to(self._device)
+            denoise, _ = self.guided(condition, len(seeds), settings, seeds=seeds, sides=(images.shape[2], images.shape[3]))
+            clean, draws = self.compressor.encode(images), Draws(seeds, device=self._device)
+            sigmas = self._sigmas(settings, highest=level)
+            x = clean + draws.normal(*clean.shape[1:]) * sigmas[0].item()
+            latents = solve(clip_denoised(denoise, settings), x, sigmas, sampler=settings.sampler, eta=settings.eta,
+                            noise=lambda: draws.normal(*clean.shape[1:]))
+            made: Tensor = self.compressor.decode(latents)
+        return made.clamp(-1, 1)
+
+    def invert(self, images: Tensor, condition: Condition | None, settings: SampleSettings | None = None, *,
+               refinements: int = 1) -> Tensor:
+        """The noise from which the sampler ddim makes these images [B, 1, H, W] again, [B, C, h, w]; see `diffusion.inversion.invert`."""
+        if self.config.distilled is not None and self.config.distilled.steps:
+            raise UsageError("a student of few steps cannot be walked backwards; invert with its teacher")
+        settings = settings or self.usual_settings
+        with torch.inference_mode():
+            denoise, _ = self.guided(condition, len(images), settings)
+            latents = self.compressor.encode(images.to(self._device))
+            return invert(denoise, latents, self._sigmas(settings), refinements=refinements)
+
+    def load_matching(self, base: nn.Module) -> None:
+        """Start from the weights of `base`, a model of the same shape; findings, sites and mask classes are matched by name.
+
+        Raises UsageError where the shapes differ.
+        """
+        if not isinstance(base, DiffusionModel):
+            raise UsageError("a diffusion model can only start from another one")
+        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
+                                             base_names=base.named_axes()))
+
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """Set to 0 the weights that are conditioned on what is NaN in `varied`, a condition of one row: statements on which images to come
+        do not differ.
+
+        Training does not move weights that nothing reaches. Left random, those of a lesion's side overexposed whole images once a text
+        named a side. (All weights at 0 would do too, but then labels are learned far more slowly.)
+        """
+        for part in ("labels", "attributes", "lesions"):
+            if part in self.embeddings:
+                self.embeddings[part].zero_unvaried_inputs(getattr(varied, part)[0].isnan())  # type: ignore[operator]
+        silent = [torch.zeros(self.compressor.channels, dtype=torch.bool)]
+        if "lesions" in self.config.parts:
+            assert varied.lesions is not None
+            places = [LESION_PROPERTIES.index(name) for name in ("left", "x", "y")]
+            silent.append(varied.lesions[0][:, places].isnan().all(1).repeat(MAPS))
+        if "mask" in self.config.parts:
+            assert varied.mask is not None
+            silent.append(varied.mask[0].isnan().flatten(1).all(1).repeat(2))
+        columns = torch.cat(silent).repeat_interleave(self.config.patch**2)
+        first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
+        with torch.no_grad():
+            first.weight[:, :len(columns)][:, columns] = 0.0
+
+    def named_axes(self) -> dict[str, Names]:
+        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        def twice(names: Sequence[str]) -> list[str]:  # StatementEmbedding: stated of each name, then value of each
+            return [f"{half} {name}" for half in ("stated", "value") for name in names]
+
+        own, findings = self.state_dict(), self.spec.findings
+        axes: dict[str, Names] = {}
+        if "labels" in self.embeddings:
+            axes["embeddings.labels.linear.weight"] = (1, twice(findings))
+        if "attributes" in self.embeddings:
+            axes["embeddings.attributes.linear.weight"] = (1, twice([*ATTRIBUTES, *(f"site {site}" for site in self.spec.sites)]))
+        if "lesions" in self.embeddings:
+            each = own["embeddings.lesions.linear.weight"].shape[1] // max(1, len(findings))
+            axes["embeddings.lesions.linear.weight"] = (1, [f"{name} {number}" for name in findings for number in range(each)])
+        if self.text_parser is not None:
+            axes["text_parser.questions"] = (0, findings)
+        if {"lesions", "mask", "image"} & set(self.config.parts):
+            channels = [f"latent {number}" for number in range(self.compressor.channels)]
+            channels += [f"map {number} {name}" for number in range(MAPS) for name in findings] if "lesions" in self.config.parts else []
+            channels += [f"mask {half} {name}" for half in ("value", "stated") for name in self.spec.masks * ("mask" in self.config.parts)]
+            channels += [f"image {plane}" for plane in ("value", "stated", "noise")] if "image" in self.config.parts else []
+            folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
+            rest = own["network.first.weight"].shape[1] - len(folded)
+            axes["network.first.weight"] = (1, [*folded, *(f"coordinate {number}" for number in range(rest))])
+        return axes
+
+    @property
+    def usual_settings(self) -> SampleSettings:
+        """How images are drawn where nothing is said; a student's own way."""
+        return SampleSettings() if self.config.distilled is None else self.config.distilled.settings()
+
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Raises UsageError for settings that this model cannot follow, such as a student's guidance on top of what it has built in."""
+        if settings.clip and self.config.compressor != "none":
+            raise UsageError(f"clip: this model diffuses codes (model.compressor={self.config.compressor}), which have no greys to be held "
+                             "within; leave it out")
+        if self.config.distilled is not None:
+            self.config.distilled.check(settings)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _sigmas(self, settings: SampleSettings, *, highest: float = math.inf) -> Tensor:
+        if self.config.distilled is not None and self.config.distilled.steps:
+            if highest < self.config.sigma_max:
+                raise UsageError("a student of few steps knows no other noise levels than its own; take its teacher")
+            return self.config.distilled.levels(sigma_min=self.config.sigma_min, sigma_max=self.config.sigma_max)
+        return sampling_sigmas(settings.schedule, settings.steps, sigma_min=self.config.sigma_min,
+                               sigma_max=min(highest, self.config.sigma_max))
+
+    def guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
+                sides: tuple[int, int] | None = None) -> tuple[Denoise, Condition]:
+        """The guided denoiser of images of these sides, and the condition as it is used; without seeds an image in it stays free of
+        noise.
+        """
+        self.check_settings(settings)
+        if condition is None:
+            condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
+        condition = condition.only(self.config.parts).to(self._device)
+        if condition.image is not None:
+            condition = replace(condition, image=self._shown(condition.image, sides or (self.config.image_size,) * 2, settings, seeds))
+        if not self.config.centred:
+            return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
+        if condition.image is None or not bool(condition.stated("image").all()):
+            raise UsageError("this model enlarges images and was given none: put it behind a model that makes small ones (synthorax pack), "
+                             "or state condition.image")
+        with torch.inference_mode(False):
+            image = condition.image.clone()
+
+        def denoise(x: Tensor, sigma: Tensor, heard: Condition) -> Tensor:  # rows of guidance lie end to end, each with its image
+            return self.denoise(x, sigma, replace(heard, image=image.repeat(len(x) // len(image), 1, 1, 1)))
+
+        others = [part for part in self.config.parts if part != "image"]
+        return guided_by_prompts(denoise, condition.only(others), settings, parts=others), condition
+
+    def _shown(self, image: Tensor, sides: tuple[int, int], settings: SampleSettings, seeds: Sequence[int]) -> Tensor:
+        """Images of any size as the network knows them from training, with their noise level, [B, C, h, w] -> [B, 2, *sides]."""
+        low = resized(image[:, :1].float(), (sides[0] // self.config.reduction, sides[1] // self.config.reduction))
+        level = self.config.conditioning_noise if settings.conditioning_noise is None else settings.conditioning_noise
+        level, noise = (level, self._own_noise(low, seeds)) if seeds and level else (0.0, torch.zeros_like(low))
+        return resized(disturbed(low, level=low.new_full((len(low),), level), noise=noise), sides)
+
+    def _own_noise(self, low: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Noise in a stream of its own, so that an image without an image has the same noise beside one with an image as alone."""
+        return Draws([derive(seed, "image") for seed in seeds], device=self._device).normal(*low.shape[1:])
+
+    def _with_variance(self, denoise: Denoise, condition: Condition) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+            fraction = self.estimate(x, sigma, condition)[1]
+            assert fraction is not None
+            return denoise(x, sigma), fraction
+
+        return both
+
+    def _heard(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
+        """The condition with what its text states, embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
+        tokens = stated = None
+        if self.text is not None:
+            tokens, stated = self.text(condition.text or ("",) * size)
+            if self.text_parser is not None and condition.text is not None:
+                condition = self._read(condition, *self.text_parser(tokens, stated))
+        embedded = torch.zeros(size, self.config.embedding, device=self._device)
+        for part in ("labels", "attributes", "lesions"):
+            value = getattr(condition, part)
+            if part in self.embeddings and value is not None:
+                embedded = embedded + self.embeddings[part](value)
+        if tokens is not None and stated is not None:
+            mean = (tokens * stated[..., None]).sum(1) / stated.sum(1, keepdim=True).clamp(min=1)
+            embedded = embedded + self.embeddings["text"](mean)
+        return condition, embedded, tokens, stated
+
+    def _read(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
+        """The condition with a text's statements [B, K] and [B, K, P] where its labels and lesions state nothing themselves."""
+        told = torch.ones_like(labels, dtype=torch.bool)
+        if "labels" in self.config.parts:
+            told = condition.labels.isnan() | (condition.labels == 1)
+            condition = replace(condition, labels=torch.where(condition.labels.isnan(), labels.to(condition.labels), condition.labels))
+        if "lesions" in self.config.parts:
+            lesions = lesions.masked_fill(~told[..., None], math.nan)
+            own = lesions if condition.lesions is None else condition.lesions
+            condition = replace(condition, lesions=torch.where(own.isnan(), lesions.to(own), own))
+        return condition
+
+    def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
+        """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and images, each of whose
+        channels comes with a plane that says "stated", an image also with its noise level. Nothing where no row states any of these."""
+        heard = [part for part in ("lesions", "mask", "image") if part in self.config.parts]
+        if not self.config.centred and not any(bool(condition.stated(part).any()) for part in heard):
+            return []
+        beside = []
+        if "lesions" in self.config.parts:
+            known = x.new_full((len(x), len(self.spec.findings), len(LESION_PROPERTIES)), math.nan)
+            beside.append(lesion_maps(known if condition.lesions is None else condition.lesions.to(x), (x.shape[2], x.shape[3])))
+        sides = (x.shape[2], x.shape[3])
+        if "mask" in self.config.parts and self.spec.masks:
+            if condition.mask is None:
+                beside.append(x.new_zeros(len(x), 2 * len(self.spec.masks), *sides))
+            else:
+                unstated = condition.mask.isnan().flatten(2).any(2)[:, :, None, None]
+                small = F.adaptive_avg_pool2d(condition.mask.nan_to_num(0.0).to(x), sides)
+                beside += [small * ~unstated, (~unstated).to(x).expand_as(small)]
+        if "image" in self.config.parts:
+            if condition.image is None:
+                beside.append(x.new_zeros(len(x), 3, *sides))
+            else:
+                stated = condition.stated("image")[:, None, None, None].to(x)
+                shown = resized(condition.image.nan_to_num(0.0).to(x), sides)
+                image, level = shown[:, :1], shown[:, 1:2]
+                level = level if level.shape[1] else torch.zeros_like(image)  # an image without a level has no noise
+                beside.append(stated * torch.cat([image, torch.ones_like(image), level / LEVEL_UNIT], dim=1))
+        return beside
+
+
+def _config(spec: ModelSpec) -> DiffusionConfig:
+    """The config of a spec, in which what is built in is a plain table if it was read from a file."""
+    config = DiffusionConfig(**spec.config)
+    return replace(config, distilled=Distilled(**config.distilled)) if isinstance(config.distilled, Mapping) else config
+
+
+def _network(c: DiffusionConfig, *, inputs: int, maps: int, outputs: int, side: int) -> nn.Module:
+    context = c.text_width if "text" in c.parts else 0
+    network: nn.Module
+    if c.network == "transformer":
+        shape = TransformerConfig(width=c.width, depth=c.depth, heads=c.heads, patch=c.patch, context=context, dropout=c.dropout,
+                                  embedding=c.embedding)
+        multiple, network = smallest_multiple(shape), Transformer(shape, inputs=inputs, outputs=outputs, maps=maps)
+    else:
+        if len(c.multipliers) != len(c.attention):
+            raise UsageError("model.multipliers and model.attention must have the same length")
+        form = UNetConfig(channels=c.channels, multipliers=tuple(c.multipliers), blocks=c.blocks, patch=c.patch, context=context,
+                          attention=tuple(c.attention), dropout=c.dropout, embedding=c.embedding, resample=c.resample,
+                          coordinates=c.coordinates, middle_attention=c.middle_attention)
+        multiple, network = smallest_multiple(form), UNet(form, inputs=inputs, outputs=outputs, maps=maps)
+    if side % multiple:
+        raise UsageError(f"model.image_size {c.image_size} gives {side} x {side} latents, and this {c.network} needs a multiple "
+                         f"of {multiple}")
+    return network

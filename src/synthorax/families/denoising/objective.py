@@ -1,0 +1,206 @@
+"""What trains a diffusion model: denoising at random noise levels, parts of the condition withheld, lesions weighted on request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthorax.config import Finite, Fraction, NotNegative, WholeNotNegative, one_of
+from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
+from synthorax.diffusion.precondition import output_weight
+from synthorax.diffusion.variance import vlb_terms
+from synthorax.errors import UsageError, nearest
+from synthorax.families.denoising.conditioning_augmentation import blurred, crop_at, disturbed, resized
+from synthorax.families.denoising.distillation import DistillationSettings
+from synthorax.families.denoising.model import DiffusionModel
+from synthorax.losses.lesion import LesionLossConfig, lesion_terms
+from synthorax.losses.perceptual import perceptual_features
+from synthorax.protocols import COARSE, PARTS, Batch, Condition, Objective, Phase
+from synthorax.registry import lookup
+from synthorax.rng import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionObjectiveConfig:
+    """Which noise levels are trained, how often parts of the condition are withheld, and how much lesions count."""
+
+    levels: Annotated[str, one_of("synthorax.diffusion.noise:TRAINING_LEVELS")] = "lognormal"
+    """how training noise levels are drawn: lognormal, linear, cosine, flow-uniform or flow-logit-normal"""
+    sigma_mean: Finite = -0.8
+    """mean of ln sigma in training; higher than Karras's -1.2 because images of one body part share so much at low noise"""
+    sigma_std: NotNegative = 1.4
+    """standard deviation of ln sigma in training"""
+    part_dropout: Fraction = 0.15
+    """probability of withholding each part of the condition as a whole, independently: what classifier-free guidance needs"""
+    dropout: Mapping[str, Fraction] = field(default_factory=dict)
+    """other probabilities for single parts, such as mask = 0.5"""
+    statement_dropout: Fraction = 0.2
+    """probability of withholding each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
+    box: Fraction = 0.25
+    """probability of showing a lesion's box in place of its mask"""
+    crop: WholeNotNegative = 0
+    """side in pixels of the random square of each image that is trained on; 0 is the whole image"""
+    conditioning_noise: NotNegative = 0.1
+    """highest level of the noise in the image of the part image; each image has its own, from 0 on, and the network is told"""
+    image_blur: Fraction = 0.6
+    """strongest blur of that image: a standard deviation in its own pixels; each image has its own, from 0 on, and the network is not
+    told
+    """
+    text_statements_weight: NotNegative = 1.0
+    """weight of learning to read what a text states, for models conditioned on text"""
+    vlb_weight: NotNegative = 1e-3
+    """weight of the variational bound, which trains a learned variance"""
+    lesion: LesionLossConfig = field(default_factory=LesionLossConfig)
+    """the terms that keep lesions; all weights 0 is the plain loss"""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    """how a student is taught; nothing for a model that learns from images"""
+
+
+class DiffusionObjective(Objective):
+    """Weighted denoising error (Ho et al. 2020; Karras et al. 2022) with the lesion terms of Papadopoulos and Georgiou 2024."""
+
+    phases = (Phase(name="denoise", updates=("model",)),)
+
+    def __init__(self, model: nn.Module, config: DiffusionObjectiveConfig) -> None:
+        super().__init__()
+        assert isinstance(model, DiffusionModel)
+        self.config = config
+        self.players = nn.ModuleDict({"model": model})
+        self.model: DiffusionModel = model
+        self.draw_levels: Callable[..., Tensor] = lookup(TRAINING_LEVELS, config.levels, kind="way to draw noise levels")
+        for part in config.dropout:
+            if part not in PARTS:
+                raise UsageError(f"objective.dropout: unknown part '{part}'; {nearest(part, PARTS)}")
+        _check_crop(config.crop, model)
+        self.features: Any = perceptual_features(config.lesion.perceptual) if config.lesion.perceptual_weight else None
+
+    def prepare(self, images: Tensor) -> None:
+        """Measure the scale of the latents."""
+        self.model.compressor.fit(images)
+
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """See `DiffusionModel.silence`."""
+        self.model.zero_unvaried_inputs(varied)
+
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        model, config, draws = self.model, self.config, batch.draws
+        images, lesion = batch.images, batch.lesion
+        corners = self._corners(draws) if config.crop else None
+        if corners is not None:
+            images = crop_at(images, corners, config.crop)
+            lesion = None if lesion is None else crop_at(lesion, corners, config.crop)
+        clean = model.compressor.encode(images)
+        sigma = self.noise_levels(draws)
+        noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
+        condition = self.told(batch)
+        if corners is not None:
+            maps = {part: getattr(condition, part) for part in ("mask", "image")}
+            cropped: dict[str, Any] = {part: None if map is None else crop_at(map, corners, config.crop) for part, map in maps.items()}
+            condition = replace(condition, **cropped)
+        estimate, fraction = model.estimate(noisy, sigma, condition)
+        weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
+        terms = {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
+        if fraction is not None:
+            sigma_next = level_below(sigma, kind="cosine" if config.levels == "cosine" else "linear").to(sigma)
+            terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction, sigma_next=sigma_next)
+        terms |= self.text_statements(batch)
+        if config.lesion.active and lesion is not None:
+            terms |= lesion_terms(model.compressor.decode(estimate), images, lesion, sigma, error_weight=weight,
+                                  config=config.lesion, features=self.features)
+        return terms
+
+    def noise_levels(self, draws: Draws) -> Tensor:
+        """The level of each image, [B]."""
+        config, model = self.config, self.model.config
+        return self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std, sigma_min=model.sigma_min,
+                                sigma_max=model.sigma_max)
+
+    def told(self, batch: Batch) -> Condition:
+        """What the model is told of each image: the parts that it is conditioned on, some of them withheld."""
+        condition = self.withheld(batch.condition.only(self.model.config.parts), batch.draws)
+        return replace(condition, image=self._reduced(batch.images, batch.draws)) if "image" in self.model.config.parts else condition
+
+    def text_statements(self, batch: Batch) -> dict[str, Tensor]:
+        """The term of reading what texts state, [B], for models conditioned on text."""
+        text, text_parser = self.model.text, self.model.text_parser
+        if text is None or text_parser is None or batch.text_statements is None:
+            return {}
+        tokens, stated = text(batch.text_statements.texts)
+        return {"reading": self.config.text_statements_weight * text_parser.loss(tokens, stated, labels=batch.text_statements.labels,
+                                                                    lesions=batch.text_statements.lesions)}
+
+    def withheld(self, condition: Condition, draws: Draws) -> Condition:
+        """The condition with parts, single statements and outlines taken out at random."""
+        config = self.config
+        parts: dict[str, Any] = {}
+        for part in PARTS:
+            value = getattr(condition, part)
+            if value is None or part == "image":
+                continue
+            whole = draws.uniform(1) < config.dropout.get(part, config.part_dropout)  # [B, 1]
+            if part == "text":
+                parts[part] = tuple("" if gone else text for text, gone in zip(value, whole[:, 0].tolist(), strict=True))
+                continue
+            if part == "mask":
+                value = self._boxed(value, draws)
+            axes = value.shape[1:2] if part == "mask" else value.shape[1:]
+            gone = draws.uniform(*axes) < config.statement_dropout
+            gone = gone | whole.reshape(-1, *[1] * len(axes))
+            parts[part] = value.masked_fill(gone[..., None, None] if part == "mask" else gone, float("nan"))
+        return replace(condition, **parts)
+
+    def _boxed(self, mask: Tensor, draws: Draws) -> Tensor:
+        """Some lesion channels of [B, M, H, W] replaced by the box around them; organs keep their outlines."""
+        lesions = torch.tensor([name in self.model.spec.findings for name in self.model.spec.masks], dtype=torch.bool, device=mask.device)
+        chosen = (draws.uniform(mask.shape[1]) < self.config.box) & lesions & mask.isfinite().flatten(2).all(2)
+        inside = mask.nan_to_num(0.0) > 0
+        rows, columns = inside.any(3), inside.any(2)  # [B, M, H], [B, M, W]
+        box = COARSE * (_span(rows)[..., :, None] & _span(columns)[..., None, :])
+        return torch.where(chosen[..., None, None], box.to(mask), mask)
+
+    def _reduced(self, images: Tensor, draws: Draws) -> Tensor:
+        """Each image at low resolution, blurred and noisy by chance, enlarged again, beside its noise level, [B, 2, H, W]; some rows
+        NaN.
+        """
+        small = F.avg_pool2d(images, self.model.config.reduction)
+        level = self.config.conditioning_noise * draws.uniform(1)[:, 0]
+        noise = draws.normal(*small.shape[1:])
+        gone = draws.uniform(1) < self.config.dropout.get("image", self.config.part_dropout)
+        small = blurred(small, self.config.image_blur * draws.uniform(1)[:, 0])
+        large = resized(disturbed(small, level=level, noise=noise), (images.shape[2], images.shape[3]))
+        if self.model.config.centred:
+            return large  # it cannot do without
+        return large.masked_fill(gone[:, :, None, None], float("nan"))
+
+    def _corners(self, draws: Draws) -> Tensor:
+        """Upper left pixels of the squares to train on, [B, 2]: where a pixel of the small image and a patch of the network begin."""
+        model = self.model.config
+        step = math.lcm(model.reduction if "image" in model.parts else 1, model.patch * self.model.compressor.factor)
+        return (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
+
+
+def _check_crop(crop: int, model: DiffusionModel) -> None:
+    """Refuse crops that the network would take for something else than the image shows around them."""
+    if not crop:
+        return
+    c = model.config
+    reasons = {"model.network=unet": c.network != "unet", "model.attention of false alone": any(c.attention),
+               "model.middle_attention=false": c.middle_attention, "model.coordinates=false": c.coordinates,
+               "model.parts without lesions, whose places are those of the whole image": "lesions" in c.parts}
+    if wanting := [reason for reason, breached in reasons.items() if breached]:
+        raise UsageError(f"objective.crop={crop} needs {', '.join(wanting)}")
+    if crop % model.size_multiple or crop > c.image_size:
+        raise UsageError(f"objective.crop={crop} is not a multiple of {model.size_multiple} of at most {c.image_size}")
+
+
+def _span(inside: Tensor) -> Tensor:
+    """From the first true position to the last along the last axis, of bool."""
+    forward, backward = inside.cumsum(-1) > 0, inside.flip(-1).cumsum(-1).flip(-1) > 0
+    return forward & backward
+

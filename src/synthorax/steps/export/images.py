@@ -1,0 +1,117 @@
+"""Export: the images of a dataset folder as PNG or DICOM files that say of themselves where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_facts, write_table
+from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
+from synthorax.data.masks import mask_pixels
+from synthorax.data.pixels import read_image, write_png
+from synthorax.data.tables import table_bytes
+from synthorax.data.vocabulary import format_findings
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.files import write_atomic
+from synthorax.folders import claimed
+from synthorax.progress import Report, quiet
+from synthorax.types import Study
+
+Format = Literal["dicom", "png"]
+
+
+def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Report = quiet) -> Path:
+    """Write every image of `dataset` below `out`, and return `out`.
+
+    `png` makes a dataset folder again (8- or 16-bit grey, masks, metadata.csv, dataset.json); `dicom` makes one Secondary Capture
+    file an image, and index.csv, of synthetic images only. Each file is whole or absent and the table comes last: a killed export,
+    called again, writes what is missing. Names of synthetic images say so. Raises `InputError`, before an image is written, for real
+    images as DICOM, for two images of one name, and for an `out` that holds something else.
+
+    >>> export_dataset(read_dataset("kept"), format="dicom", out=Path("dicom"))  # doctest: +SKIP
+    """
+    if format not in get_args(Format):
+        raise UsageError(f"unknown format '{format}'; {nearest(format, get_args(Format))}")
+    if format == "dicom":
+        _refuse_real(dataset)
+    names = _names(dataset, suffix=".dcm" if format == "dicom" else ".png")
+    digest = digest_of(dataset)
+    with claimed(out, kind="an export", inputs={"format": format, "data set": digest}):
+        for number, (study, name) in enumerate(zip(dataset.studies, names, strict=True), start=1):
+            if not (out / name).exists():
+                _write_image(dataset, study, out / name, key=digest)
+            report(number / len(names), f"{number} of {len(names)} images")
+        if format == "png":
+            _write_dataset(dataset, names, out)
+        else:
+            _write_index(dataset, names, out, key=digest)
+    return out
+
+
+def _refuse_real(dataset: Dataset) -> None:
+    for row, study in enumerate(dataset.studies, start=2):
+        if study.origin != "synthetic":
+            problem = "is a real image, and files marked as synthetic must not hold one"
+            raise InputError(f"'{study.file_name}' {problem}", file=dataset.path / "metadata.csv", row=row,
+                             remedy="export the folder of synthetic images, or use --format png")
+
+
+def _names(dataset: Dataset, *, suffix: str) -> list[str]:
+    """Where each image goes, inside `out`."""
+    table, taken = dataset.path / "metadata.csv", dict[str, str]()
+    names = []
+    for row, study in enumerate(dataset.studies, start=2):
+        path = PurePosixPath(relative_path(study.file_name, file=table, row=row))
+        mark = "synthetic-" if study.origin == "synthetic" and "synthetic" not in path.name.lower() else ""
+        name = str(path.with_name(f"{mark}{path.stem}{suffix}"))
+        earlier = taken.setdefault(name.lower(), study.file_name)  # some file systems do not tell upper from lower case
+        if earlier != study.file_name:
+            raise InputError(f"'{study.file_name}' and '{earlier}' would both become '{name}'", file=table, row=row,
+                             remedy="rename one of them")
+        names.append(name)
+    return names
+
+
+def _write_image(dataset: Dataset, study: Study, path: Path, *, key: str) -> None:
+    image = read_image(dataset.path / study.file_name)
+    provenance = {name: study.extra[name] for name in PROVENANCE_COLUMNS if study.extra.get(name)}
+    if path.suffix == ".dcm":
+        write_dicom(path, image, study=study, provenance=provenance, dataset_key=key, created=_created(dataset))
+    else:
+        said = {"Synthorax": "synthetic radiograph, of no patient; for research", **provenance}
+        write_png(path, image, provenance=said if study.origin == "synthetic" else None)
+
+
+def _created(dataset: Dataset) -> datetime | None:
+    """When the data set says it was made, never the time of the export: exporting again gives the same files."""
+    stated = dataset.facts.get("created")
+    try:
+        return datetime.fromisoformat(stated) if stated else None
+    except (TypeError, ValueError):
+        raise InputError(f"created '{stated}' is not a date", file=dataset.path / "dataset.json",
+                         remedy="write it as 2026-01-31T12:00:00, or delete it") from None
+
+
+def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
+    studies = [replace(study, file_name=name) for study, name in zip(dataset.studies, names, strict=True)]
+    for row, study in enumerate(studies, start=2):
+        for mask in (mask for masks in study.masks.values() for mask in masks if mask):
+            target = relative_path(mask, file=dataset.path / "metadata.csv", row=row)
+            if not (out / target).exists():
+                write_png(out / target, mask_pixels(dataset.path / mask))
+    facts = {key: value for key, value in dataset.facts.items() if key not in COUNTED_FACTS}
+    synthetic = all(study.origin == "synthetic" for study in studies)
+    write_facts(out, name=dataset.name, studies=studies, synthetic=synthetic, extra=facts)
+    write_table(out, studies)
+
+
+def _write_index(dataset: Dataset, names: Sequence[str], out: Path, *, key: str) -> None:
+    """What a spreadsheet needs to find a file: its name, UID, finding and how it was made."""
+    columns = ("file_name", "sop_instance_uid", "source_file_name", "view", "findings", *PROVENANCE_COLUMNS)
+    rows = [{**study.extra, "file_name": name, "sop_instance_uid": str(uid_of(study, dataset_key=key)),
+             "source_file_name": study.file_name, "view": study.view, "findings": format_findings(study.labels)}
+            for study, name in zip(dataset.studies, names, strict=True)]
+    write_atomic(out / "index.csv", table_bytes(columns, rows))

@@ -1,0 +1,189 @@
+"""Starting from a base model: whether it fits, which recipe goes with it, and how much of it moves for how many images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synthorax.config import build
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.families import FAMILIES
+from synthorax.families.denoising.adaptation import ADAPTABLE, STARTABLE, WAYS, check_rank
+from synthorax.families.denoising.diffusers import is_diffusers_folder
+from synthorax.protocols import Family
+from synthorax.registry import lookup
+from synthorax.run import read_spec
+from synthorax.steps.models.load import PathLike, stages_of, weights_of
+from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.training.inversion_encoder import MOVES, is_encoder
+from synthorax.steps.training.student import described, is_student, ordinary
+from synthorax.training.loop import TrainConfig
+from synthorax.types import Stated
+
+LEARNING_RATES = {"full": 2e-4, "lora": 1e-3, "trunk": 5e-4}
+"""Peak learning rate of each way where no recipe says another one: the fewer weights move, the further each may go. Taken from usage
+(Hu et al. 2021; Xie et al. 2023); `bench/studies/few_images.py` measures with them."""
+MAY_DIFFER = ("parts", "dropout", "sigma_min", "sigma_max", "truncation")
+"""Keys of the model that need not be the base's: they change no weight's meaning. Of `parts`, the base must have all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """Up to which number of images a way is taken, and why."""
+
+    way: str
+    images_below: float
+    """training images in all"""
+    shown_below: float
+    """training images of the rarest finding that has to be learned"""
+    reason: str
+
+
+RULES = (
+    Rule(way="trunk", images_below=50, shown_below=10,
+         reason="so few images are learned by heart by anything that can move much; the fewest weights that can change how images look "
+                "are norms and modulations (Xie et al. 2023)"),
+    Rule(way="lora", images_below=2000, shown_below=200,
+         reason="some hundred images teach a new look or finding but do not cover a population; updates of low rank keep what the base "
+                "knows of the rest (Hu et al. 2021)"),
+    Rule(way="full", images_below=float("inf"), shown_below=float("inf"),
+         reason="enough images to move every weight"),
+)
+"""The first rule that holds decides. The numbers are expectations: in trainings of 150 s `bench/studies/few_images.py` saw no
+difference between the ways (docs/adaptation.md)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A way to adapt, and why it was taken."""
+
+    way: str
+    reason: str
+
+
+def choose_way(*, images: int, shown: int | None) -> Choice:
+    """The way for a number of training images, `shown` of which show the rarest finding that is to be learned (None: no such finding).
+
+    >>> choose_way(images=5000, shown=None).way, choose_way(images=5000, shown=25).way, choose_way(images=30, shown=25).way
+    ('full', 'lora', 'trunk')
+    """
+    rule = next(rule for rule in RULES if images < rule.images_below or (shown is not None and shown < rule.shown_below))
+    counted = f"{images} training images" + ("" if shown is None else f", {shown} with the rarest finding to learn")
+    return Choice(way=rule.way, reason=f"{counted}: {rule.reason}")
+
+
+def with_way(recipe: Recipe, way: str) -> Recipe:
+    """The recipe with another way to adapt; an unknown one is a UsageError."""
+    if way not in (*WAYS, "auto"):
+        raise UsageError(f"unknown way to adapt '{way}'; {nearest(way, (*WAYS, 'auto'))}")
+    return recipe.with_train(adapt=way)
+
+
+def resolved(recipe: Recipe, prepared: Prepared, base: PathLike | None, *, findings: Sequence[str] = ()) -> tuple[Recipe, str]:
+    """The recipe with the way that `auto` comes to, and why; the finding to learn is the rarest of `findings`, or of those new to the base.
+    """
+    if recipe.train.adapt != "auto" or base is None:
+        return recipe, "asked for"
+    known = read_spec(weights_of(base))[0].findings
+    train = [study for study in prepared.studies if study.split == "train"]
+    counts = {name: sum(study.labels.get(name) is Stated.PRESENT for study in train)
+              for name in findings or [name for name in prepared.findings if name not in known and name != NO_FINDING]}
+    choice = choose_way(images=len(train), shown=min((count for count in counts.values() if count), default=None))
+    return recipe.with_train(adapt=choice.way), choice.reason
+
+
+def check_base(recipe: Recipe, base: PathLike | None) -> None:
+    """Refuse, before anything is written, a base that does not fit the recipe, and a way to adapt that cannot be.
+
+    Raises UsageError, or InputError where the base is no model.
+    """
+    train = recipe.train
+    if is_student(recipe):
+        raise UsageError(f"the recipe '{recipe.name}' trains a student, which learns from its teacher and by `train` alone; choose another "
+                         "recipe, or a base that is no student")
+    if is_encoder(recipe):
+        raise UsageError(f"the recipe '{recipe.name}' trains an encoder for a generator, by `train` alone; choose another recipe or base")
+    if base is None:
+        if train.adapt != "full":
+            raise UsageError(f"train.adapt = '{train.adapt}' needs a trained model to start from; give --base, or leave it out")
+        return
+    if is_diffusers_folder(base):
+        raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
+    path, stage = weights_of(base), stages_of(base)[0]
+    spec = stage.spec
+    if spec.family != recipe.family:
+        raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
+                         "a training starts from a base of its own family")
+    crops = getattr(recipe.objective, "crop", 0) > 0  # which only a network that knows no places learns from
+    if spec.image_size != recipe.model.image_size and not crops:
+        raise UsageError(f"the base {base} makes images of {spec.image_size} px and the recipe '{recipe.name}' of "
+                         f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
+    family: Family = lookup(FAMILIES, spec.family, kind="family")
+    built = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
+    theirs, own = _plain(built), _plain(recipe.model)
+    free = (*MAY_DIFFER, "image_size") if crops else MAY_DIFFER
+    differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own if key not in free and theirs[key] != own[key]]
+    differing += [f"it is not conditioned on {part}" for part in own.get("parts", ()) if part not in theirs["parts"]]
+    if differing:
+        raise UsageError(f"the base {base} has another shape than the recipe '{recipe.name}': {'; '.join(differing)}")
+    if train.adapt != "full" and recipe.family not in ADAPTABLE:
+        raise UsageError(f"models of family '{recipe.family}' cannot be adapted by '{train.adapt}'; those that can: {', '.join(ADAPTABLE)}")
+    if recipe.family not in STARTABLE:
+        raise UsageError(f"no training of family '{recipe.family}' can start from a trained model; those that can: {', '.join(STARTABLE)}")
+    if train.adapt in ("lora", "auto"):
+        check_rank({name: weight.shape for name, weight in stage.weights.items()}, train.adapt_rank)
+
+
+def with_compressor_of(recipe: Recipe, base: PathLike | None) -> Recipe:
+    """The recipe with the shape of the base's compressor, where the recipe names a trained one and not its shape."""
+    missing = getattr(recipe.model, "compressor", "none") not in ("none", "wavelet") and not recipe.model.compressor_config
+    if base is None or not missing or is_diffusers_folder(base):
+        return recipe
+    config = stages_of(base)[0].spec.config
+    return replace(recipe, model=replace(recipe.model, compressor_config=config.get("compressor_config", {})))
+
+
+def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
+    """The recipe of a base's own shape and objective, trained as `train` says: batches that fit this machine, not the base's.
+
+    Raises InputError where the base does not say how it was trained.
+    """
+    if is_diffusers_folder(base):
+        raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
+    path, stage = weights_of(base), stages_of(base)[0]
+    spec, facts = stage.spec, stage.facts
+    family: Family = lookup(FAMILIES, spec.family, kind="family")
+    model = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
+    name = str(facts.get("recipe", ""))
+    if "settings" in facts:
+        settings = recipe_from_toml(facts["settings"], where=str(path))
+    elif (path.parent / "config.toml").is_file():
+        settings = load_recipe(path.parent / "config.toml")
+    elif name in recipe_names() and _plain(load_recipe(name).model) == _plain(model):
+        settings = load_recipe(name)
+    else:
+        raise InputError("does not say how it was trained", file=path, remedy="give the recipe that it was trained with by --recipe")
+    if is_student(settings) and model.distilled is None:
+        settings = replace(settings, name=f"{Path(base).stem}-adapted")  # what is trained on is no student any more
+    return replace(settings, model=model, train=train)
+
+
+def told(base: PathLike, digest: str | None, recipe: Recipe, why: str) -> dict[str, Any]:
+    """What a run, its card and a report say of the base that it started from."""
+    train = recipe.train
+    rank = {"rank": train.adapt_rank, "alpha": train.adapt_alpha} if train.adapt == "lora" else {}
+    moves = MOVES if is_encoder(recipe) else WAYS[train.adapt]
+    student = {"student": described(recipe)} if is_student(recipe) else {}
+    return {"base": Path(base).name, "base_digest": digest, "way": train.adapt, "moves": moves, "why": why, **rank, **student}
+
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A config as JSON has it, in which a list and a tuple are the same."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain

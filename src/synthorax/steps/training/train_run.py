@@ -1,0 +1,235 @@
+"""One training from recipe and prepared folder to finished run: claimed, continued, written down."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from synthorax import __version__
+from synthorax.data.pixels import from_unit
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.engine import Engine, describe_machine
+from synthorax.errors import InputError, SynthoraxError, UsageError
+from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
+from synthorax.families.denoising import adaptation
+from synthorax.files import read_json_object, write_atomic, write_json
+from synthorax.folders import CLAIM_NAME, Folder, claimed
+from synthorax.progress import progress, quiet
+from synthorax.protocols import Objective, as_model, condition_of
+from synthorax.rng import derive
+from synthorax.run import Run, load_weights, read_spec, save_model, weights_digest
+from synthorax.steps.generate import preview
+from synthorax.steps.models.card import model_head, training_of, write_card
+from synthorax.steps.models.load import PathLike, load_base, load_guide, weights_of
+from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe
+from synthorax.steps.planning.plan import plan_like, sites_of
+from synthorax.steps.planning.support import Support
+from synthorax.steps.training import base_model
+from synthorax.training import loop
+from synthorax.training.feed import unit_images, varied
+from synthorax.types import ImageSet
+
+MEASURED_IMAGES = 256  # enough for the scale of a compressor's latents
+MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beginning:
+    """Trained models that a training starts from."""
+
+    base: PathLike | None
+    compressor: PathLike | None
+    why: str = "asked for"
+    """reason for the way in which the base is adapted"""
+
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of their weights, for the record."""
+        return {f"{name}_digest": weights_digest(weights_of(path)) if path is not None else None
+                for name, path in (("base", self.base), ("compressor", self.compressor))}
+
+
+def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
+              pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic, num_images: int | None = None,
+              resume: bool = False) -> None:
+    """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
+
+    `seconds` and `num_films` are budgets of time and of images drawn. After `pause_seconds` the training is saved, with its model so far
+    beside it, and another call goes on. `resume` allows other values of `MAY_CHANGE_ON_RESUME`; the finished model then stays until its
+    successor is whole. What cannot be trained, or not in this folder, is refused with nothing written.
+    """
+    if engine.from_main(engine.is_main and _is_there(run, recipe, prepared, beginning=beginning, resume=resume)):
+        if engine.is_main and run.continued.exists():  # back to the settings of the finished model
+            write_atomic(run.path / "config.toml", recipe.to_toml())
+            run.continued.unlink()
+        return
+    objective, images = fresh_objective(recipe, prepared)
+    objective.check_data(num_images=len(images))
+    loop.check_batch(objective, recipe.train)
+    if engine.is_main:
+        if run.weights.exists():
+            write_json(run.continued, {"model": "that of earlier settings, until the training with those of config.toml has ended"})
+        write_json(run.path / "data.json", _claimed(prepared, beginning))
+        write_atomic(run.path / "config.toml", recipe.to_toml())
+    begin(objective, images, recipe, beginning)
+    with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
+        outcome = loop.train(objective, images, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
+                             budget_images=num_images, pause_seconds=pause_seconds, report=report, clock=clock,
+                             sample=_sheet_writer(run, images, recipe, engine))
+    if engine.is_main:
+        adaptation.merge(outcome.model)
+        settings = recipe.to_toml()
+        facts = {"recipe": recipe.name, "recipe_digest": hashlib.sha256(settings.encode()).hexdigest(), "settings": settings,
+                 "data_digest": prepared.digest, "data": {"images": len(images), "patients": len(set(images.patients()))},
+                 "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "images_seen": outcome.images,
+                 "sample": asdict(recipe.sample), "support": Support.of(images).to_dict(), "tool": f"synthorax {__version__}",
+                 **_begun(beginning, recipe)}
+        spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
+        if not outcome.finished:
+            save_model(run.so_far, outcome.model, spec=spec, facts=facts | {"hours": hours})
+            return
+        training = training_of(facts, hours=hours, machine=describe_machine())
+        write_atomic(run.path / "card.md", write_card(model_head(spec, facts, name=recipe.name) | {"training": [training]}))
+        for left in (run.so_far, run.so_far.with_name(run.so_far.name + ".sha256")):
+            left.unlink(missing_ok=True)
+        save_model(run.weights, outcome.model, spec=spec, facts=facts)
+        run.continued.unlink(missing_ok=True)
+
+
+def claimed_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning,
+                resume: bool = False) -> contextlib.AbstractContextManager[Folder]:
+    """Hold the folder of `run` for one training on these images; see `folders.claimed`."""
+    _is_there(run, recipe, prepared, beginning=beginning, resume=resume)  # what is wrong with the settings is said first
+    inputs = {"data": prepared.digest, **{name.removesuffix("_digest"): digest for name, digest in beginning.digests().items()}}
+    before_claims = not (run.path / CLAIM_NAME).exists() and (run.path / "config.toml").exists() and _has_begun(run)
+    return claimed(run.path, kind="a training", inputs=inputs, adopt=before_claims, drafts=("config.toml", "data.json"))
+
+
+def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, ImageSet]:
+    """The objective of a recipe with fresh weights, and the training images as it is to see them."""
+    images = _training_images(prepared, recipe)
+    masks = images.masks.names if images.masks else ()
+    return build_objective(recipe, findings=images.findings, sites=sites_of(images), masks=masks), images
+
+
+def begin(objective: Objective, images: ImageSet, recipe: Recipe, beginning: Beginning) -> None:
+    """Make fresh weights ready for their first step: those of trained models taken over, and what must be measured on images."""
+    if beginning.compressor is not None:
+        cast(Any, objective.model).compressor.load_matching(load_weights(weights_of(beginning.compressor)))
+    objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
+    objective.zero_unvaried_inputs(varied(images, spec=as_model(objective.model).spec))
+    if beginning.base is not None:
+        objective.start_from(load_base(beginning.base), guide=load_guide(beginning.base))
+        adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
+
+
+def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
+    """What the model file and the card say of the models that the training began with; nothing where there were none."""
+    digests = beginning.digests()
+    told: dict[str, Any] = {}
+    if beginning.base is not None:
+        told["started_from"] = base_model.told(beginning.base, digests["base_digest"], recipe, beginning.why)
+    if beginning.compressor is not None:
+        told["compressor_digest"] = digests["compressor_digest"]
+    return told
+
+
+def _training_images(prepared: Prepared, recipe: Recipe) -> ImageSet:
+    """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
+    lesion = getattr(recipe.objective, "lesion", None)
+    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
+    return without_no_finding(prepared.images("train", size=recipe.model.image_size, masks=masks))
+
+
+def _sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: Engine) -> loop.Look:
+    """Writes a sheet of 32 images whose conditions and seeds stay the same throughout the run, and watches for collapse."""
+    if "image" in conditions_of(recipe):
+        return _enlarged_sheet_writer(run, images, recipe, engine)
+    chosen = plan_like(images, num=32, seed=recipe.train.seed)
+
+    def write(model: Any, step: int) -> Mapping[str, float | str]:
+        from synthorax.steps.training.collapse import CollapseMonitor  # SciPy is not on every machine that trains without sheets
+
+        made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
+        sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
+        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+        diagnostics = model.diagnostics() if hasattr(model, "diagnostics") else {}
+        monitor = CollapseMonitor(images.pixels, log=run.path / "metrics.jsonl", seed=recipe.train.seed, side=diagnostics.get("side_px"))
+        return {**monitor.look(made), **diagnostics}
+
+    return write
+
+
+def _enlarged_sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: Engine) -> loop.Look:
+    """Writes a sheet of eight training images: each shrunk, as the model makes it large again, and as it is."""
+    rows = np.random.default_rng(derive(recipe.train.seed, "sheet")).choice(len(images), size=8)
+    shown = images.take(rows)
+    real = unit_images(shown.pixels)
+    side = recipe.model.image_size // recipe.model.reduction
+    small = F.adaptive_avg_pool2d(real, side)
+    asked = replace(condition_of(shown.studies, shown.labels, sites=sites_of(images)), image=small)
+
+    def write(model: Any, step: int) -> None:
+        with engine.autocast():
+            made = as_model(model).sample(asked.to(engine.device), range(len(rows)), recipe.sample).float().cpu()
+        tiles = torch.stack([F.interpolate(small, size=real.shape[2:], mode="nearest"), made, real], dim=1).flatten(0, 1)
+        sheet = contact_sheet(from_unit(tiles[:, 0].numpy()), columns=6, tile_px=real.shape[2],
+                              title=f"{recipe.name} step {step}: shrunk to {side} px, enlarged, real")
+        save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
+
+    return write
+
+
+def _has_begun(run: Run) -> bool:
+    return run.weights.exists() or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))
+
+
+def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> bool:
+    """Whether the folder holds the finished model of this training; it refuses to mix two. One without a first step binds nothing."""
+    config = run.path / "config.toml"
+    if resume and not config.exists():
+        raise InputError("has no training to resume", file=run.path, remedy="leave out --resume")
+    if not config.exists() or not _has_begun(run):
+        return False
+    try:
+        earlier = load_recipe(config)
+    except SynthoraxError as error:
+        raise InputError(f"is damaged ({error})", file=config, remedy="restore it, or choose another --out") from error
+    earlier_facts = read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
+    allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
+    facts = _claimed(prepared, beginning)
+    if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
+        raise InputError("holds a run with another recipe or other data", file=run.path,
+                         remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
+    if not run.weights.exists():
+        return False
+    return (run.finished and earlier == recipe) or read_spec(run.weights)[1].get("settings") == recipe.to_toml()
+
+
+def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
+    """What data.json tells of the images and of the models that the training began with."""
+    return {"prepared": prepared.path.resolve().name, "digest": prepared.digest, **beginning.digests()}
+
+
+def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
+    """The recipe with the shape of its compressor filled in from the run."""
+    spec, _ = read_spec(weights_of(compressor))
+    wanted = getattr(recipe.model, "compressor", "none")
+    if spec.family != wanted:
+        raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
+    return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
+
+
+def without_no_finding(images: ImageSet) -> ImageSet:
+    """The images without the column `No Finding`, which for a generator is said by every other column being absent."""
+    keep = [index for index, name in enumerate(images.findings) if name != NO_FINDING]
+    return replace(images, findings=tuple(images.findings[i] for i in keep), labels=np.ascontiguousarray(images.labels[:, keep]),
+                   lesions=None if images.lesions is None else np.ascontiguousarray(images.lesions[:, keep]))

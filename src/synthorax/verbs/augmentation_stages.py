@@ -1,0 +1,109 @@
+"""The stages of the main job: which one begins, how long the rest takes, how a budget of time is kept, and how many images are planned."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from synthorax.data.prepared import Prepared
+from synthorax.engine import Device, started
+from synthorax.evaluation.benefit.study import BenefitConfig
+from synthorax.files import write_json
+from synthorax.progress import format_seconds
+from synthorax.run import Run
+from synthorax.steps.models.load import PathLike, source_of, stages_of
+from synthorax.steps.models.recipe import Recipe, build_objective
+from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits, read_plan
+from synthorax.steps.training.base_model import resolved
+from synthorax.steps.training.budget import Budget, divide, fewest_images, image_seconds, measure
+from synthorax.steps.training.train_run import Beginning, without_no_finding
+from synthorax.verbs import synthesis
+
+NAMES = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
+
+
+class Stages:
+    """Says on stderr which stage begins, and with a budget of time how long the rest will take."""
+
+    def __init__(self, out: Path, *, total: float | None) -> None:
+        self.out, self.total = out, total
+        self.budget: Budget | None = None
+        self.start, self.begun, self.continued = time.monotonic(), 0, (out / "run").exists()
+
+    def begin(self, name: str) -> None:
+        """A stage begins."""
+        self.begun = NAMES.index(name) + 1
+        print(f"[{self.begun}/{len(NAMES)}] {name}{self._left(name)}", file=sys.stderr, flush=True)
+
+    def _left(self, name: str) -> str:
+        if self.budget is None:
+            return "" if self.total is None else f": {format_seconds(max(0.0, self.total - self.elapsed()))} of the budget left"
+        planned = {"train": self.budget.train, "generate": self.budget.generate, **self.budget.fixed}
+        rest = sum(planned.get(later, 0.0) for later in NAMES[NAMES.index(name):])
+        return f": about {format_seconds(rest)} left in all"
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.start
+
+    def seconds_to_generate(self, budget: Budget) -> float:
+        """What the training has left for the generation."""
+        if self.continued:  # when it began is not known
+            return budget.generate
+        return max(0.0, budget.total - self.elapsed() - sum(budget.fixed.values()))
+
+
+def budget_for(settings: Recipe, prepared: Prepared, stages: Stages, *, findings: Sequence[str], base: PathLike | None,
+               compressor: PathLike | None, num: int | None, config: BenefitConfig, device: Device, threads: int | None) -> Budget | None:
+    """Measure this machine, divide the budget of time by it and say what it can do; None where there is no budget of time.
+
+    A job that goes on keeps the division that it began with, unless the budget is another one and the training not over. Raises UsageError
+    where the budget is too short for anything useful.
+    """
+    if stages.total is None:
+        return None
+    path, trained = stages.out / "budget.json", Run(path=stages.out / "run").weights.exists()
+    kept = Budget.read(path) if path.exists() else None
+    if kept is None or (kept.total != stages.total and not trained):
+        recipe, why = resolved(settings, prepared, base, findings=findings)
+        with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
+            source, _, usual = source_of(base) if base is not None and len(stages_of(base)) > 1 else (None, None, recipe.sample)
+            speed = measure(recipe, prepared, Beginning(base=base, compressor=compressor, why=why), engine=engine,
+                            ready=None if source is None else (source.model, usual))
+        fewest = fewest_images(findings)
+        wanted = 2 * num * len(findings) if num is not None else 2 * sum(deficits(prepared.images("train"), findings).values())
+        kept = divide(stages.total, speed, spent=stages.elapsed(), wanted=max(wanted, fewest if num is None else 1), least=fewest,
+                      exact=num is not None, num_real=len(prepared), recipe=recipe, from_base=base is not None, config=config)
+        write_json(path, kept.to_dict())
+    print(f"  {kept}", file=sys.stderr, flush=True)
+    stages.budget = kept
+    return kept
+
+
+def has_loss(settings: Recipe, *, findings: Sequence[str]) -> bool:
+    """Whether a training by this recipe has a loss that falls as it learns; that of players against one another does not."""
+    return len(build_objective(settings, findings=findings).phases) == 1
+
+
+def planned(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float | None,
+            seed: int, device: Device, threads: int | None) -> Plan:
+    """The plan at `out`/plan.csv: `num` images of each finding, or as many as balance asks, or if that is more, as `seconds` allow."""
+    path = out / "plan.csv"
+    if path.exists():
+        return read_plan(path, allow=prepared.findings)
+    if num is not None:
+        return synthesis.plan(prepared, count=dict.fromkeys(findings, num), model=run, seed=seed, out=path)
+    wanted = synthesis.plan(prepared, balance=findings, model=run, seed=seed)
+    if seconds is not None:
+        source, _, settings = source_of(run)
+        with started(device=device, threads=threads) as engine:
+            took = image_seconds(source.model, without_no_finding(prepared.images("train")), settings=settings, engine=engine)
+        fits = int(seconds / took)
+        if len(wanted) > fits:
+            each = max(MIN_IMAGES_PER_FINDING, fits // (2 * len(findings)))  # every image with the finding has a companion without it
+            print(f"  balance would take {len(wanted)} images, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
+            return synthesis.plan(prepared, count=dict.fromkeys(findings, each), model=run, seed=seed, out=path)
+    wanted.write(path)
+    return wanted

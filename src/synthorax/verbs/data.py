@@ -1,0 +1,65 @@
+"""Verbs that bring images in: ingest and prepare."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from synthorax.data.adapters import ADAPTERS, detect
+from synthorax.data.dataset import Dataset, read_dataset
+from synthorax.data.prepared import Prepared, prepare_dataset
+from synthorax.data.rejects import Rejected, stop_if_too_many
+from synthorax.progress import progress
+from synthorax.registry import lookup
+from synthorax.steps.cache import cache, cached, content_of
+from synthorax.steps.models.load import PathLike
+from synthorax.types import LabelPolicy
+
+
+def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
+           allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False) -> Dataset:
+    """Turn images as they lie into a dataset folder; `adapter` is recognised from the files if empty.
+
+    Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError, also where
+    more than a tenth of the images were rejected, unless `allow_rejects`: the folder then holds the others, and rejects.csv the reasons.
+    """
+    source = Path(source)
+    name = adapter or detect(source)
+    if name == "dataset":
+        return read_dataset(source, label_table=label_table, allow=allow, patient_per_image=patient_per_image)
+    out = Path(out) if out is not None else cached("ingest", source, name, *content_of(label_table), *allow, str(patient_per_image))
+    if (out / "dataset.json").exists() and out.is_relative_to(cache()):
+        return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
+    convert = lookup(ADAPTERS, name, kind="adapter")
+    table = Path(label_table) if label_table is not None else None
+    with progress("ingest") as report:
+        dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_image=patient_per_image, progress=report)
+    return _without_many_rejects(dataset, allow_rejects)
+
+
+def _without_many_rejects(made: Dataset, allowed: bool) -> Dataset:
+    stop_if_too_many(Rejected.of_folder(made.path, made.facts), at=made.path, allowed=allowed)
+    return made
+
+
+def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | None = None,
+            split: tuple[float, float, float] = (0.7, 0.1, 0.2), images_per_patient: int = 5, seed: int = 0,
+            policy: LabelPolicy | None = None, allow: Sequence[str] = (), patient_per_image: bool = False,
+            allow_rejects: bool = False) -> Prepared:
+    """Decode, check, split by patient and cache a dataset folder. Without `out` it is kept in the cache.
+
+    Raises InputError where more than a tenth of the images were rejected, unless `allow_rejects`: the same call with it then uses what
+    was prepared.
+    """
+    if not isinstance(dataset, Dataset):
+        dataset = read_dataset(dataset, allow=allow, patient_per_image=patient_per_image)
+    policy = policy or LabelPolicy()
+    if out is None:
+        labels = hashlib.sha256(repr(dataset.studies).encode()).hexdigest()  # a label table may lie elsewhere
+        out = cached("prepared", dataset.path, str(size), repr(split), str(images_per_patient), str(seed), repr(policy), labels)
+    with progress("prepare") as report:
+        made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, images_per_patient=images_per_patient,
+                               policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} images"))
+    stop_if_too_many(made.rejected, at=made.path, allowed=allow_rejects)
+    return made

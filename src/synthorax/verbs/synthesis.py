@@ -1,0 +1,160 @@
+"""Verbs that make images and choose among them: plan, generate, screen, refine_loop, export."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import nn
+
+from synthorax.data.dataset import Dataset
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import canonical
+from synthorax.engine import Device, started
+from synthorax.errors import UsageError
+from synthorax.families.denoising.model import DiffusionModel
+from synthorax.judges.classifier import ClassifierConfig
+from synthorax.progress import progress
+from synthorax.protocols import Model
+from synthorax.run import Run
+from synthorax.steps.export.diffusers import export_diffusers
+from synthorax.steps.export.images import export_dataset
+from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
+from synthorax.steps.generate import MOST_AT_A_TIME, check_settings, generate_images
+from synthorax.steps.models.load import PathLike, source_of
+from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
+from synthorax.steps.planning.request import Ask, Box
+from synthorax.steps.screening.screen import Screened, screen_images
+from synthorax.verbs.inputs import dataset_of, prepared_of
+
+
+def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
+         companions: float = 1.0, model: Run | PathLike | None = None, seed: int = 0, out: PathLike | None = None) -> Plan:
+    """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes.
+
+    What `model` is not conditioned on is left out of the plan, such as the site where it knows none. Raises UsageError and InputError.
+    """
+    if not balance and not count:
+        raise UsageError("say what to balance (balance=...) or how many of which finding to make (count=...)")
+    check_counts(count or {}, companions=companions)
+    prepared = prepared_of(data)
+    names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
+    counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
+    made = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed)
+    if model is not None:
+        made = made.restricted_to(source_of(model)[1])
+    if out is not None:
+        made.write(Path(out))
+    return made
+
+
+def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
+             finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
+             age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
+             box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
+             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0,
+             sampler: str | None = None, steps: int | None = None,
+             schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
+             part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
+             autoguidance: float | None = None, conditioning_noise: float | None = None, super_resolution_steps: int | None = None,
+             clip: bool | None = None, batch_size: int | None = None, device: Device = "auto", threads: int | None = None) -> Dataset:
+    """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
+
+    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. By default
+    a batch has one image a thread, 16 on a GPU; a larger `batch_size` takes more memory, and any other may change single grey levels.
+    Everything is checked before anything is written: UsageError, or InputError with file and row for a plan that is a table.
+
+    >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
+    """
+    if plan is None:
+        check_num(num)
+    if batch_size is not None and not 1 <= batch_size <= MOST_AT_A_TIME:
+        raise UsageError(f"batch_size {batch_size}: choose from 1 to {MOST_AT_A_TIME} images at a time")
+    source, spec, settings = source_of(model)
+    if image_size not in (None, spec.image_size):
+        raise UsageError(f"{source.name} makes images of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+                         "model")
+    chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
+              "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
+              "conditioning_noise": conditioning_noise, "super_resolution_steps": super_resolution_steps, "clip": clip}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    settings = replace(settings, **given)
+    asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
+                box=box, side=side, size=size, severity=severity, at=at)
+    if plan is None:
+        plan = repeated(asked.row(spec), num=num, seed=seed)
+    elif asked.stated():
+        raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
+    elif not isinstance(plan, Plan):
+        plan = read_plan(Path(plan), allow=spec.findings)
+    check_settings(source.model, settings)
+    plan.check(spec)
+    with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
+        _module(source.model).to(engine.device)
+        return generate_images(source, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
+
+
+def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
+           filters: Sequence[str] = (), classifier: ClassifierConfig | None = None, seed: int = 0, device: Device = "auto",
+           threads: int | None = None) -> Screened:
+    """Drop near-duplicates and images that do not show what was asked for; see `steps.screen.screen_films`.
+
+    `classifier` says how the judges are trained, by default as usual.
+    """
+    made, prepared = dataset_of(synthetic), prepared_of(against)
+    names = [canonical(name, allow=prepared.findings) for name in findings]
+    with started(device=device, threads=threads, seed=seed), progress("screen") as report:
+        return screen_images(made, prepared, out=Path(out), findings=names, filters=filters, classifier=classifier, seed=seed,
+                            report=report)
+
+
+def refine_loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
+                config: RefineLoopConfig | None = None,
+         seed: int = 0, device: Device = "auto", threads: int | None = None) -> RefineLoop:
+    """Make images, train a classifier with them, and let its errors on validation patients say what to make next; see
+    `steps.loop.run_loop`.
+
+    >>> loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
+    """
+    check_num(2 * (config or RefineLoopConfig()).num)
+    source, spec, settings = source_of(model)
+    prepared = prepared_of(real)
+    names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
+    with started(device=device, threads=threads, seed=seed) as engine, progress("refine-loop") as report:
+        _module(source.model).to(engine.device)
+
+        def make(plan: Plan, folder: Path) -> Dataset:
+            return generate_images(source, plan.restricted_to(spec), out=folder, settings=settings, engine=engine)
+
+        return run_refine_loop(make, prepared, findings=names, out=Path(out), config=config or RefineLoopConfig(seed=seed),
+                               maker=source.digest,
+                        report=report)
+
+
+def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
+    """Write a dataset folder's images as DICOM or PNG with their provenance."""
+    with progress("export") as report:
+        return export_dataset(dataset_of(dataset), format=format, out=Path(out), report=report)
+
+
+def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
+    """Write a diffusion model as a folder that diffusers loads, where its network fits; it then makes images of these findings alone.
+
+    Raises UsageError that names every reason for which a network does not fit; see `steps.export_diffusers.export_diffusers`.
+    """
+    source, spec, settings = source_of(model)
+    if not isinstance(source.model, DiffusionModel):
+        raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
+    chosen = repeated(Ask(finding=finding).row(spec), num=1, seed=0)
+    asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
+    return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
+                            noise_schedule="cosine" if settings.schedule == "cosine" else "linear")
+
+
+def _module(model: Model) -> nn.Module:
+    """The model seen as the network that it also is."""
+    return cast(nn.Module, model)

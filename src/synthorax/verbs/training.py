@@ -1,0 +1,80 @@
+"""Verbs that train and assemble models: train and pack."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from synthorax.config import parse_duration
+from synthorax.data.prepared import Prepared
+from synthorax.data.vocabulary import NO_FINDING
+from synthorax.engine import Device, started
+from synthorax.errors import UsageError
+from synthorax.run import Run
+from synthorax.steps.models.load import PathLike
+from synthorax.steps.models.pack import pack_cascade
+from synthorax.steps.models.recipe import Recipe, load_recipe
+from synthorax.steps.training.base_model import check_base, resolved, with_compressor_of, with_way
+from synthorax.steps.training.checks import check_recipe
+from synthorax.steps.training.inversion_encoder import AS_IT_IS, is_encoder, with_generator
+from synthorax.steps.training.student import TEACHER_DECIDES, is_student, with_teacher
+from synthorax.steps.training.train_run import Beginning, claimed_run, train_run, with_compressor
+from synthorax.verbs.inputs import prepared_of
+
+
+def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
+          budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
+          base: PathLike | None = None, adapt: str | None = None, compressor: PathLike | None = None, seed: int | None = None,
+          device: Device = "auto", threads: int | None = None, findings: Sequence[str] = (),
+          clock: Literal["wall", "processor"] = "wall", budget_images: int | None = None) -> Run:
+    """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
+
+    `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which is
+    fair on a busy machine; `budget_images` ends it after so many images were drawn. After `pause_after`, always of the wall's clock, the
+    training is saved and the run returned unfinished, with its model so far in `run.so_far`; the same call goes on. `resume` also allows
+    other values of steps, learning rate, precision and intervals. `base` starts from the weights of a shipped model or of another run of
+    the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of images and of those that show
+    the rarest of `findings` (by default of those new to the base). For a recipe that trains a student `base` is the teacher, and for one
+    that trains an encoder of codes the generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises
+    UsageError for a base that does not fit, and InputError if `out` holds another run.
+    """
+    if budget is not None and budget_images is not None:
+        raise UsageError("a budget limits the time, or the images that the training sees (--budget-images); give one of the two")
+    prepared = prepared_of(data)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    if adapt is not None:
+        if base is None:
+            raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
+        recipe = with_way(recipe, adapt)
+    if is_student(recipe):
+        recipe, why = with_teacher(recipe, base, compressor=compressor), TEACHER_DECIDES
+    elif is_encoder(recipe):
+        recipe, why = with_generator(recipe, base, compressor=compressor), AS_IT_IS
+    else:
+        recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
+        check_base(recipe, base)
+        recipe, why = resolved(recipe, prepared, base, findings=findings)
+    check_recipe(recipe, findings=[name for name in prepared.findings if name != NO_FINDING], masks=prepared.mask_classes())
+    beginning = Beginning(base=base, compressor=compressor, why=why)
+    if seed is not None:
+        recipe = recipe.with_train(seed=seed)
+    run = Run(path=Path(out))
+    seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
+    now = {"wall": time.monotonic, "processor": time.process_time}[clock]
+    with (started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine,
+          claimed_run(run, recipe, prepared, beginning=beginning, resume=resume) if engine.is_main else contextlib.nullcontext()):
+        train_run(run, recipe, prepared, engine=engine, seconds=seconds, beginning=beginning, pause_seconds=pause, clock=now,
+                  num_images=budget_images, resume=resume)
+    return run
+
+
+def pack(runs: Sequence[Run | PathLike], *, out: PathLike, guide: Run | PathLike | None = None, sample: Mapping[str, Any] | None = None,
+         precision: Literal["bf16", "fp32"] = "bf16") -> Run:
+    """Put trained models together: one that makes small images, and those that enlarge them step by step; see `steps.pack.pack_cascade`.
+
+    >>> pack(["runs/base-64", "runs/super-256"], out="models/cxr-256")  # doctest: +SKIP
+    """
+    return pack_cascade(runs, Path(out), guide=guide, sample=sample, precision=precision)
