@@ -162,8 +162,8 @@ def test_what_is_not_run_is_in_a_document() -> None:
 
 
 NOT_RUN_IN_PYTHON = {
-    "docs/foreign-models.md": "needs a folder that diffusers saved; test_diffusers_models.py",
-    "docs/zoo.md": "needs a run with snapshots; test_power_ema.py",
+    "docs/how-to/use-diffusers-models.md": "needs a folder that diffusers saved; test_diffusers_models.py",
+    "docs/how-to/ship-a-model.md": "needs a run with snapshots; test_power_ema.py",
 }
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python") and where(page) not in NOT_RUN_IN_PYTHON]
 INSTEAD_IN_PYTHON = {

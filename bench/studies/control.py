@@ -2,7 +2,7 @@
 
   python bench/studies/control.py --model runs/controlled --out bench-control [--images 2500] [--seed 0]
 
-Writes control.json, control.md (the tables of docs/control.md) and sheets of images to look at into --out. Every piece is kept there, so
+Writes control.json, control.md (the tables of docs/studies/control.md) and sheets of images into --out. Every piece is kept there, so
 a killed bench goes on where it stopped. About 1,500 images are sampled; --seeds makes it shorter.
 """
 

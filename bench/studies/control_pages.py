@@ -1,4 +1,4 @@
-"""What bench/studies/control.py shows: its record as the markdown tables of docs/control.md, and sheets of images to look at."""
+"""What bench/studies/control.py shows: its record as the markdown tables of docs/studies/control.md, and sheets of images to look at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SWEEP_COLUMNS = ("asked from, to", "Spearman of the means (95 %)", "within one s
 
 
 def tables(record: Mapping[str, Any]) -> str:
-    """The record as markdown, for docs/control.md."""
+    """The record as markdown, for docs/studies/control.md."""
     judge, found = record["judge"], record["strategies"]["strategies"]
     drawn = {(one["finding"], one["factor"]): one for one in judge["sweeps"]}
     parts = [_table("The judge on unseen drawn images", ("outline", "IoU (95 %)", "images"),

@@ -29,7 +29,7 @@ def let_idle_threads_sleep() -> None:
     """Tell OpenMP not to spin for long, unless the user has told it how to wait; it counts only before torch is loaded.
 
     By default a thread that waits for the others spins for milliseconds. Beside another busy process it then takes the core that the thread
-    it waits for needs, and a training step takes up to twenty times as long. See docs/speed.md.
+    it waits for needs, and a training step takes up to twenty times as long. See docs/explanation/speed.md.
     """
     if not os.environ.keys() & {*WAITING, "OMP_WAIT_POLICY"}:
         os.environ.update(WAITING)

@@ -58,9 +58,11 @@ def test_the_views_that_help_lists_are_read() -> None:
     assert [parse_view(name)[0] for name in CHOICES["generate", "--view"]] == list(CHOICES["generate", "--view"])
 
 
-@pytest.mark.parametrize(("page", "table"), [("benefit", CLASSIFIERS), ("data", ADAPTERS), ("diffusion", PARAMETERISATIONS),
-                                             ("diffusion", SAMPLERS), ("diffusion", SCHEDULES), ("refine-loop", FILTERS),
-                                             ("metrics", FEATURES)])
+@pytest.mark.parametrize(("page", "table"), [("explanation/benefit", CLASSIFIERS), ("reference/data", ADAPTERS),
+                                             ("reference/diffusion", PARAMETERISATIONS),
+                                             ("reference/diffusion", SAMPLERS), ("reference/diffusion", SCHEDULES),
+                                             ("how-to/screen-and-refine", FILTERS),
+                                             ("reference/metrics", FEATURES)])
 def test_a_page_names_everything_in_its_table(page: str, table: Collection[str]) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert [name for name in table if f"`{name}`" not in text] == []

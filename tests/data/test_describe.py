@@ -288,7 +288,7 @@ def test_an_operator_without_words_is_refused(prompt: str, where: str) -> None:
         split_prompt(prompt)
 
 
-# Real reports, for measuring; `docs/text.md` has the figures.
+# Real reports, for measuring; `docs/reference/text.md` has the figures.
 
 @pytest.mark.skipif(not REPORTS.exists(), reason="the reports of the IU collection are not beside the checkout")
 def test_real_reports_pass_and_are_read() -> None:

@@ -69,7 +69,7 @@ def test_lesions_survive_the_table(lesions):
 
 
 def test_the_example_of_the_docs_reads_as_they_say(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "data.md").read_text(encoding="utf-8")
     table = page.partition("```csv\n")[2].partition("```")[0]
     (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
     for name in ("a.png", "masks/a-lung.png", "masks/a-nodule.png"):

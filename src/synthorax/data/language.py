@@ -285,7 +285,8 @@ def parse_text(text: str, *, allow: Iterable[str] = ()) -> tuple[Statement, ...]
     """Read what a description or report states, in the order of the text; `allow` are findings beyond the vocabulary.
 
     Rules, not a model: a negation or a doubt reaches from its word to the end of the list that follows (after NegEx, Chapman et
-    al. 2001); side, size, severity and place belong to the nearest finding of their clause. `docs/text.md` says how often that is right.
+    al. 2001); side, size, severity and place belong to the nearest finding of their clause. `docs/reference/text.md` says how
+    often that is right.
 
     >>> [(s.finding, s.stated.value, s.side) for s in parse_text("Small left effusion. No pneumothorax or nodule.")]
     [('Effusion', 'present', 'left'), ('Pneumothorax', 'absent', ''), ('Nodule', 'absent', '')]

@@ -135,7 +135,8 @@ MOST_AT_A_TIME = 4096
 def images_at_a_time(engine: Engine) -> int:
     """The usual batch size: one image a processor thread, two at least, and sixteen on a GPU.
 
-    The last batch is filled up, so a small one makes small requests cheap; more images than threads are hardly faster each (docs/speed.md).
+    The last batch is filled up, so a small one makes small requests cheap; more images than threads are hardly faster each
+    (docs/explanation/speed.md).
     """
     return GPU_BATCH if engine.device.type == "cuda" else min(GPU_BATCH, max(2, torch.get_num_threads()))
 

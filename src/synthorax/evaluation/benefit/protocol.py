@@ -31,7 +31,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenefitConfig:
-    """The protocol; `docs/benefit.md` gives the reasons."""
+    """The protocol; `docs/explanation/benefit.md` gives the reasons."""
 
     seeds: int = 5
     """trainings of each arm; with cross-validation, of each arm in each fold"""

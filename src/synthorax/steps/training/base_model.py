@@ -55,7 +55,7 @@ RULES = (
          reason="enough images to move every weight"),
 )
 """The first rule that holds decides. The numbers are expectations: in trainings of 150 s `bench/studies/few_images.py` saw no
-difference between the ways (docs/adaptation.md)."""
+difference between the ways (docs/how-to/start-from-a-base.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
