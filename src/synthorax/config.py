@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from synthorax.bounds import (
+    AtLeastOne,
+    Depth,
+    Dropout,
+    Finite,
+    Fraction,
+    Multipliers,
+    NotNegative,
+    Patch,
+    Positive,
+    Seed,
+    Side,
+    WholeNotNegative,
+    Width,
+    one_of,
+)
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.former_names import SETTINGS, with_present_keys
 
+__all__ = ["AtLeastOne", "Depth", "Dropout", "Finite", "Fraction", "Multipliers", "NotNegative", "Patch", "Positive", "Seed", "Side",
+           "WholeNotNegative", "Width", "build", "one_of", "parse_duration", "read_record"]
 C = TypeVar("C")
-AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
-WholeNotNegative = Annotated[int, Field(ge=0, le=10**12)]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9)]
-Positive = Annotated[float, Field(gt=0, le=1e9)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Side = Annotated[int, Field(ge=4, le=8192)]
-"""of a square image, in pixels"""
-Width = Annotated[int, Field(ge=1, le=2**16)]
-"""numbers in a vector, or maps of a layer"""
-Depth = Annotated[int, Field(ge=1, le=256)]
-"""layers on top of each other"""
-Patch = Annotated[int, Field(ge=1, le=64)]
-Multipliers = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=10)]
-"""feature maps of each level, in units of the first"""
-
-
-def one_of(table: str, *more: str) -> AfterValidator:
-    """Names of a table `module:attribute`, which is imported when a name is checked, and `more` names.
-
-    >>> build_one = Annotated[str, one_of("synthorax.families:FAMILIES")]
-    """
-    def known(name: str) -> str:
-        module, _, attribute = table.partition(":")
-        names = [*getattr(importlib.import_module(module), attribute), *more]
-        if name not in names:
-            raise ValueError(f"there is no '{name}'; {nearest(name, names)}")
-        return name
-
-    return AfterValidator(known)
 
 
 def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from synthorax.config import AtLeastOne, Finite, Fraction, NotNegative, Side, one_of
+from synthorax.bounds import Side
 from synthorax.errors import UsageError
+from synthorax.options import SampleSettings as SampleSettings
 from synthorax.rng import Draws
 from synthorax.types import Study
 
@@ -198,42 +198,6 @@ class ModelSpec:
         """A spec from its fields, also after a way through JSON, which makes lists of tuples."""
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
         return ModelSpec(**fields)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleSettings:
-    """How images are drawn from a model; families that have no sampler refuse another `sampler` than the default."""
-
-    sampler: Annotated[str, one_of("synthorax.diffusion.samplers:SAMPLERS")] = "dpmpp-2m"
-    """name in `diffusion.samplers.SAMPLERS`"""
-    steps: Annotated[AtLeastOne, Field(le=1000)] = 24
-    """noise levels visited"""
-    schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
-    """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
-    eta: Fraction | None = None
-    """fresh noise of samplers that can do with or without (ddim, euler-a), in parts of what the ancestral sampler adds; None: as usual"""
-    guidance: Finite = 1.5
-    """classifier-free guidance weight of every part that has none of its own; 1 is none"""
-    part_guidance: Mapping[Annotated[str, one_of("synthorax.protocols:PARTS")], Finite] = field(default_factory=dict)
-    """weights of single parts of the condition, by their names in `PARTS`"""
-    guidance_from: NotNegative = 0.0
-    """lowest noise level at which guidance acts"""
-    guidance_to: NotNegative = 1e6
-    """highest noise level at which guidance acts"""
-    autoguidance: Finite = 1.0
-    """weight of guidance away from the weaker model that is packed beside a cascade's first stage; 1 is none"""
-    conditioning_noise: NotNegative | None = None
-    """noise added to the image that the part image shows, which the network is told; None: as the model was made"""
-    super_resolution_steps: Annotated[AtLeastOne, Field(le=1000)] | None = None
-    """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
-    clip: bool = False
-    """hold what is expected at every noise level within the greys of an image, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion
-    in pixels, most of all where noise is predicted"""
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """What does not go together, by key."""
-        if self.guidance_from > self.guidance_to:
-            yield "guidance_from", f"{self.guidance_from:g} is above guidance_to, {self.guidance_to:g}"
 
 
 class Model(Protocol):

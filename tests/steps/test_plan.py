@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from synthorax.errors import InputError, SynthoraxError, UsageError
+from synthorax.options import Request
 from synthorax.protocols import COARSE, EXACT, PARTS, ModelSpec
 from synthorax.protocols import UNCERTAIN as UNSURE
 from synthorax.steps.planning.plan import Plan, PlanRow, balancing_plan, plan_like, read_plan, simple_plan
-from synthorax.steps.planning.request import Ask
+from synthorax.steps.planning.request import row_of
 from synthorax.types import ImageSet, Lesion, Stated, Study
 
 PRESENT, ABSENT, UNCERTAIN = Stated.PRESENT, Stated.ABSENT, Stated.UNCERTAIN
@@ -229,7 +230,7 @@ def test_the_condition_states_what_the_rows_state() -> None:
     assert condition.lesions is condition.mask is condition.text is condition.image is None
 
 
-def test_the_request_that_is_written_down_says_no_more_than_the_row(tmp_path: Path) -> None:
+def test_the_bad_requestthat_is_written_down_says_no_more_than_the_row(tmp_path: Path) -> None:
     assert FULL.requested() == {"labels": {"Mass": 1, "Effusion": 0, "Hernia": 0.5}, "view": "PA", "sex": "F", "age_years": "61.5"}
     assert PlanRow(seed=1).requested() == {}
     asked = everything(tmp_path).requested()
@@ -396,36 +397,37 @@ def test_bad_lesions_are_refused_with_their_row(tmp_path: Path, cells: str, mess
 # ---- one request in words
 
 
-def test_a_request_in_words_becomes_a_row(tmp_path: Path) -> None:
+def test_a_bad_requestin_words_becomes_a_row(tmp_path: Path) -> None:
     mass, lung = drawn_mask(tmp_path / "m.png"), drawn_mask(tmp_path / "l.png")
-    row = Ask(finding=["mass"], without=["pleural effusion"], uncertain=["Hernia"], view="pa", sex="f", age=40, site="east", text="mass",
-              mask=[("", mass), ("LUNG", lung)], side="Left", severity=0.5, at=(0.7, 0.3)).row(SPEC)
-    assert row == PlanRow(seed=0, labels={"Mass": PRESENT, "Effusion": ABSENT, "Hernia": UNCERTAIN}, view="PA", sex="F", age_years=40,
-                          site="east", text="mass", masks={"lung": lung},
-                          lesions=(Lesion(finding="Mass", side="left", severity=0.5, x=0.7, y=0.3, mask=mass),))
+    request = Request(finding=["mass"], without=["pleural effusion"], uncertain=["Hernia"], view="pa", sex="f", age=40, site="east",
+                      text="mass", mask=[("", mass), ("LUNG", lung)], side="Left", severity=0.5, at=(0.7, 0.3))
+    assert row_of(request, SPEC) == PlanRow(
+        seed=0, labels={"Mass": PRESENT, "Effusion": ABSENT, "Hernia": UNCERTAIN}, view="PA", sex="F", age_years=40, site="east",
+        text="mass", masks={"lung": lung}, lesions=(Lesion(finding="Mass", side="left", severity=0.5, x=0.7, y=0.3, mask=mass),))
     box = (0.1, 0.2, 0.3, 0.4)
-    assert Ask(finding=["Mass"], box=[("", box), ("nodule", box)], size=0.2).row(SPEC).lesions == (
+    assert row_of(Request(finding=["Mass"], box=[("", box), ("nodule", box)], size=0.2), SPEC).lesions == (
         Lesion(finding="Mass", box=box, size=0.2), Lesion(finding="Nodule", box=box))
-    assert Ask().row(SPEC) == PlanRow(seed=0) and Ask().stated() == []
-    assert Ask(side="left", age=3, at=(0, 0)).stated() == ["age", "side", "at"]
+    assert row_of(Request(), SPEC) == PlanRow(seed=0) and Request().stated() == []
+    assert Request(side="left", age=3, at=(0, 0)).stated() == ["age", "side", "at"]
 
 
-@pytest.mark.parametrize(("ask", "message"), [
-    (Ask(side="left"), "side needs exactly one finding to belong to, and 0 are asked for"),
-    (Ask(finding=["Mass", "Nodule"], severity=0.5), "severity needs exactly one finding .* 2 are"),
-    (Ask(finding=["Mass"], without=["mass"]), "'Mass' is asked for as present and as absent"),
-    (Ask(finding=["Mass", "Nodule"], mask=[("", "m.png")]), "a mask without a class needs exactly one"),
-    (Ask(box=[("", (0, 0, 1, 1))]), "a box without a finding needs exactly one"),
-    (Ask(finding=["Mass"], size=0.5, box=[("Mass", (0, 0, 1, 1)), ("", (0, 0, 1, 1))]), "size could belong to 2 lesions of 'Mass'"),
-    (Ask(finding=["Masss"]), "unknown finding 'Masss'; did you mean 'Mass'"),
-    (Ask(mask=[("lung", "a.png"), ("lung", "b.png")]), "two masks of 'lung'"),
+@pytest.mark.parametrize(("bad_request", "message"), [
+    (Request(side="left"), "side needs exactly one finding to belong to, and 0 are asked for"),
+    (Request(finding=["Mass", "Nodule"], severity=0.5), "severity needs exactly one finding .* 2 are"),
+    (Request(finding=["Mass"], without=["mass"]), "'Mass' is asked for as present and as absent"),
+    (Request(finding=["Mass", "Nodule"], mask=[("", "m.png")]), "a mask without a class needs exactly one"),
+    (Request(box=[("", (0, 0, 1, 1))]), "a box without a finding needs exactly one"),
+    (Request(finding=["Mass"], size=0.5, box=[("Mass", (0, 0, 1, 1)), ("", (0, 0, 1, 1))]),
+     "size could belong to 2 lesions of 'Mass'"),
+    (Request(finding=["Masss"]), "unknown finding 'Masss'; did you mean 'Mass'"),
+    (Request(mask=[("lung", "a.png"), ("lung", "b.png")]), "two masks of 'lung'"),
 ])
-def test_a_request_that_cannot_be_understood(ask: Ask, message: str) -> None:
+def test_a_bad_requestthat_cannot_be_understood(bad_request: Request, message: str) -> None:
     with pytest.raises(SynthoraxError, match=message):
-        ask.row(SPEC)
+        row_of(bad_request, SPEC)
 
 
 def test_an_unknown_mask_class_is_refused_with_the_nearest() -> None:
-    row = Ask(mask=[("efusion", "m.png")]).row(SPEC)
+    row = row_of(Request(mask=[("efusion", "m.png")]), SPEC)
     with pytest.raises(UsageError, match="is conditioned on no masks of 'efusion'; did you mean 'Effusion'"):
         Plan(rows=(row,)).check(SPEC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from synthorax.errors import UsageError
+from synthorax.judges.config import ClassifierConfig as ClassifierConfig
 from synthorax.judges.fitting import (
-    FittingConfig,
     ImageArray,
     Variation,
     check_image_size,
@@ -34,22 +34,6 @@ from synthorax.registry import lookup
 
 CLASSIC = Variation(degrees=10, scale=0.1, shift=0.1, contrast=0.2, brightness=0.2, noise=0.05)
 """classic augmentation"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifierConfig(FittingConfig):
-    """How a classifier is built and trained. The number of updates is fixed: nothing is chosen on validation images."""
-
-    width: int = 32
-    """channels of the first residual block; each later block doubles it"""
-    input_size: int = 64
-    """images larger than this (pixels a side) are averaged down to it"""
-    augment: Literal["none", "classic"] = "none"
-    """`classic`: small rotation, shift, scale, brightness, contrast, noise; never a left-right flip, which moves the heart"""
-    network: str = "small"
-    """one of `NETWORKS`, or another classifier of `judges.classifiers`"""
-    weights: str = ""
-    """file of pretrained weights that the network starts from; empty: weights drawn by the seed"""
 
 
 class ClassifierNetwork(Protocol):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from synthorax.errors import UsageError, nearest
 from synthorax.judges.classifier import ClassifierConfig
+from synthorax.judges.config import SCREENS as SCREENS
 from synthorax.judges.fitting import ImageArray
 from synthorax.registry import lookup
 
@@ -22,8 +23,6 @@ CLASSIFIERS = {
     "linear-probe": "synthorax.judges.linear_probe:LinearProbeTraining",
 }
 """name -> function that trains it, or class whose instances do"""
-SCREENS = ("linear-probe",)
-"""quick hints: what these say passes no gate"""
 USUAL = {
     "small": ClassifierConfig(),
     "densenet121": ClassifierConfig(network="densenet121", input_size=224, learning_rate=3e-4),

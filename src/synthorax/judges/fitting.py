@@ -16,26 +16,9 @@ from torch import Tensor, nn
 
 from synthorax.engine import describe_machine
 from synthorax.errors import TrainingError, UsageError
+from synthorax.judges.config import FittingConfig as FittingConfig
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FittingConfig:
-    """What every judge that is trained here needs to know. The number of updates is fixed: no held-out image says when to stop."""
-
-    updates: int = 600
-    """number of optimiser steps"""
-    batch_size: int = 32
-    """images in one step"""
-    learning_rate: float = 3e-3
-    """peak of the one-cycle schedule"""
-    weight_decay: float = 0.05
-    """decoupled weight decay of AdamW, on convolution and linear weights only"""
-    autocast: bool | None = None
-    """train in bfloat16; None: where this machine computes it natively. Prediction is always float32"""
-    device: str = "cpu"
-    """torch device of the training; every random number is drawn on the CPU"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

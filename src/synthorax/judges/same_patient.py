@@ -13,8 +13,8 @@ from torch import Tensor
 
 from synthorax.errors import InputError
 from synthorax.judges.classifier import ResidualNetwork
+from synthorax.judges.config import SamePatientConfig as SamePatientConfig
 from synthorax.judges.fitting import (
-    FittingConfig,
     ImageArray,
     Variation,
     check_image_size,
@@ -34,22 +34,6 @@ MIN_PATIENTS_PER_GROUP = 20
 """patients with two images or more, below which nothing is learned that holds for others"""
 POSITIONING = Variation(degrees=6, scale=0.08, shift=0.08, contrast=0.3, brightness=0.3, noise=0.1)
 """what differs between two images of a patient and is not identity"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamePatientConfig(FittingConfig):
-    """How the network is built and trained. The number of updates is fixed: nothing is chosen on validation images."""
-
-    width: int = 24
-    """channels of the first residual block; each later block doubles it"""
-    num_features: int = 64
-    """length of an image's embedding"""
-    input_size: int = 64
-    """images larger than this (pixels a side) are averaged down to it"""
-    temperature: float = 0.1
-    """of the contrastive loss; lower looks harder at the nearest images of other patients"""
-    follow_ups: float = 0.5
-    """part of a batch that is pairs of two images of a patient; the rest pairs one image with itself, varied"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

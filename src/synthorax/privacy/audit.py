@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.roc import AurocInterval, wilson
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.features import FeatureSpace
-from synthorax.judges.same_patient import SamePatientConfig
+from synthorax.privacy.config import AuditConfig as AuditConfig
 from synthorax.privacy.copies import CopyCheck, CopyDetector, FalseAlarms
 from synthorax.privacy.membership import distance_auroc, one_image_each
 from synthorax.privacy.planted import WAYS, plant
@@ -31,22 +31,6 @@ FEWEST_PAIRS = 20
 """same-patient pairs from which a band is calibrated"""
 SHEET_PAIRS = 12
 CARD_COLUMNS = ("model", "model_digest", "seed", "plan_row", "sampler", "steps", "guidance")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig:
-    """How thorough the audit is and what its gate tolerates."""
-
-    false_alarm_rate: float = 0.01
-    """part of real images of other patients that may be called copies, or matches of a training patient"""
-    planted: int = 100
-    """copies planted in each way, at most as many as there are training images"""
-    membership_margin: float = 0.05
-    """how far above one half the lower end of a membership AUROC may lie"""
-    judge: SamePatientConfig = field(default_factory=SamePatientConfig)
-    """the same-patient judge"""
-    seed: int = 0
-    """all random numbers follow from it"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

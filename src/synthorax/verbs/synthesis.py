@@ -18,6 +18,7 @@ from synthorax.engine import Device, started
 from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.judges.classifier import ClassifierConfig
+from synthorax.options import Box, Request
 from synthorax.progress import progress
 from synthorax.protocols import Model
 from synthorax.run import Run
@@ -27,7 +28,7 @@ from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_re
 from synthorax.steps.generate import MOST_AT_A_TIME, check_settings, generate_images
 from synthorax.steps.models.load import PathLike, source_of
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
-from synthorax.steps.planning.request import Ask, Box
+from synthorax.steps.planning.request import row_of
 from synthorax.steps.screening.screen import Screened, screen_images
 from synthorax.verbs.inputs import dataset_of, prepared_of
 
@@ -83,10 +84,10 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
               "conditioning_noise": conditioning_noise, "super_resolution_steps": super_resolution_steps, "clip": clip}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     settings = replace(settings, **given)
-    asked = Ask(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
-                box=box, side=side, size=size, severity=severity, at=at)
+    asked = Request(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
+                    box=box, side=side, size=size, severity=severity, at=at)
     if plan is None:
-        plan = repeated(asked.row(spec), num=num, seed=seed)
+        plan = repeated(row_of(asked, spec), num=num, seed=seed)
     elif asked.stated():
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
@@ -149,7 +150,7 @@ def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str]
     source, spec, settings = source_of(model)
     if not isinstance(source.model, DiffusionModel):
         raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
-    chosen = repeated(Ask(finding=finding).row(spec), num=1, seed=0)
+    chosen = repeated(row_of(Request(finding=finding), spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
     return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
                             noise_schedule="cosine" if settings.schedule == "cosine" else "linear")

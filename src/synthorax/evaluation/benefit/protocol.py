@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from synthorax.errors import UsageError
-from synthorax.judges.classifier import ClassifierConfig
-from synthorax.judges.classifiers import SCREENS
+from synthorax.judges.config import SCREENS, ClassifierConfig
 
 PLAIN, CONVENTIONAL, DECLARED = "real", ("classic", "oversampling", "class-weighted loss"), "real+synthetic"
 LEVEL = 0.05

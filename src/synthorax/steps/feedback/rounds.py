@@ -6,7 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit.design import joined
 from synthorax.files import read_with_digest, write_json, write_with_digest
 from synthorax.folders import claimed
-from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.cross_fit import CrossFit
 from synthorax.progress import Report, quiet
 from synthorax.rng import derive
+from synthorax.steps.feedback.config import RefineLoopConfig as RefineLoopConfig
 from synthorax.steps.feedback.weak_groups import Errors, kinds_of, missed_and_alarms
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, STATED_ONLY, Plan, read_plan, row_like
 from synthorax.steps.planning.row import PlanRow
@@ -34,33 +34,6 @@ from synthorax.types import ImageSet, Lesion, Stated
 
 Make = Callable[[Plan, Path], Dataset]
 """Makes the images of a plan as a dataset folder, and goes on where it stopped"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefineLoopConfig:
-    """How often the loop goes round, and with what."""
-
-    rounds: int = 2
-    """rounds; the first draws training images evenly, each later one by the errors of the classifier before it"""
-    num: int = 100
-    """images with a finding that a round asks for, all findings together; as many again are asked for without"""
-    trainings: int = 3
-    """trainings of the classifier whose answers are averaged"""
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """how it is trained; the number of updates does not change with the images"""
-    judge: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(augment="classic"))
-    """how the screening judge is trained"""
-    filters: tuple[str, ...] = ()
-    """of screening, by default the usual ones"""
-    subtypes: tuple[str, ...] = ()
-    """columns of the table that name kinds of a finding"""
-    seed: int = 0
-    """every random number follows from it"""
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no loop."""
-        if min(self.rounds, self.num, self.trainings) < 1:
-            raise UsageError(f"{self.rounds} rounds of {self.num} images and {self.trainings} trainings: at least 1 of each")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,36 @@
+"""How often a feedback loop goes round, and with what. Importing this file imports neither pydantic nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from synthorax.bounds import AtLeastOne
+from synthorax.errors import UsageError
+from synthorax.judges.config import ClassifierConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefineLoopConfig:
+    """How often the loop goes round, and with what."""
+
+    rounds: AtLeastOne = 2
+    """rounds; the first draws training images evenly, each later one by the errors of the classifier before it"""
+    num: AtLeastOne = 100
+    """images with a finding that a round asks for, all findings together; as many again are asked for without"""
+    trainings: AtLeastOne = 3
+    """trainings of the classifier whose answers are averaged"""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """how it is trained; the number of updates does not change with the images"""
+    judge: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(augment="classic"))
+    """how the screening judge is trained"""
+    filters: tuple[str, ...] = ()
+    """of screening, by default the usual ones"""
+    subtypes: tuple[str, ...] = ()
+    """columns of the table that name kinds of a finding"""
+    seed: int = 0
+    """every random number follows from it"""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no loop."""
+        if min(self.rounds, self.num, self.trainings) < 1:
+            raise UsageError(f"{self.rounds} rounds of {self.num} images and {self.trainings} trainings: at least 1 of each")
