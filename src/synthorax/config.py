@@ -40,7 +40,7 @@ def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -
     Bounds of a field are in its type. What fields have to do with one another is told by a method `faults` of the class, which yields
     pairs of a key and what is wrong with it.
     """
-    table = _present(kind, table)
+    table = _present(kind, table, where=where, prefix=prefix)
     _check_names(kind, table, where=where, prefix=prefix)
     try:
         config = TypeAdapter(kind).validate_python(dict(table))
@@ -71,14 +71,20 @@ def _faults(config: Any) -> Iterator[tuple[str, str]]:
             yield from ((f"{field.name}.{key}", problem) for key, problem in _faults(inner))
 
 
-def _present(kind: Any, table: Any) -> Any:
-    """The table with keys that earlier versions called otherwise, also in tables of tables."""
+def _present(kind: Any, table: Any, *, where: str, prefix: str) -> Any:
+    """The table with the present names of keys that earlier versions called otherwise, also in tables of tables."""
     if not isinstance(table, Mapping):
         return table
     names, hints = {field.name for field in fields(kind)}, get_type_hints(kind)
-    table = with_present_keys(table, {before: now for before, now in SETTINGS.items() if before not in names and now in names})
+    former = {before: now for before, now in SETTINGS.items() if before not in names and now in names}
+    for before in former.keys() & table.keys():
+        if former[before] in table:
+            raise InputError(f"'{prefix}.{before}' and '{prefix}.{former[before]}' are the same setting", file=where,
+                             remedy=f"keep '{former[before]}', its present name")
+    table = with_present_keys(table, former)
     inner = {key: next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None) for key in names & table.keys()}
-    return {key: value if inner.get(key) is None else _present(inner[key], value) for key, value in table.items()}
+    return {key: value if inner.get(key) is None else _present(inner[key], value, where=where, prefix=f"{prefix}.{key}")
+            for key, value in table.items()}
 
 
 def _check_names(kind: Any, table: Mapping[str, Any], *, where: str, prefix: str) -> None:

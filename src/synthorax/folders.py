@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,13 @@ from filelock import FileLock, Timeout
 
 from synthorax.errors import InputError, explained
 from synthorax.files import sha256, write_atomic, write_json
+from synthorax.former_names import with_present_claims
 
 CLAIM_NAME = "synthorax.json"
 WORK_NAME = ".unfinished"
 LOCK_NAME = ".lock"
+FORMAT = 2
+"""version of the claim; claims without one name inputs as versions of synthorax before 0.1.0 did"""
 _OF_THE_SYSTEM = frozenset({"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"})
 """what file systems and desktops put into empty folders by themselves"""
 _READ_WHOLE = frozenset({".csv", ".tsv", ".json", ".toml", ".txt", ".xlsx", ".xml"})
@@ -68,11 +71,12 @@ class Folder:
 
     def has(self, part: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a part of the work is finished; InputError where that was made from other inputs."""
-        earlier = _claim_of(self.path).get("parts", {}).get(part)
+        claim = _claim_of(self.path)
+        earlier = claim.get("parts", {}).get(part)
         if earlier is None:
             return False
-        if changed := _differences(earlier, _plain(inputs)):
-            raise InputError(f"holds {part} with other {changed}", file=self.path, remedy="choose another --out")
+        if changed := _differences(claim, earlier, _plain(inputs)):
+            raise InputError(f"holds {part}{_age(claim)} with other {changed}", file=self.path, remedy="choose another --out")
         return True
 
     def add(self, part: str, inputs: Mapping[str, Any]) -> None:
@@ -82,12 +86,14 @@ class Folder:
 
 @contextmanager
 def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: bool = False,
-            drafts: Collection[str] = (), wait_seconds: float = 0) -> Iterator[Folder]:
+            drafts: Collection[str] = (), wait_seconds: float = 0,
+            former: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Iterator[Folder]:
     """Hold `out` for this process and for one piece of work: an empty or absent folder, or one that the same work has claimed before.
 
     `kind` says what is made, as in "a prepared folder"; `inputs`, JSON-ready by their names in messages, are all that it depends on:
     digests, not only paths. `adopt` says that the folder is known to hold such work, though without a claim. A claim whose work has left
-    nothing but `drafts` binds nobody. Any other folder is refused with an InputError and not touched. If the work fails before anything
+    nothing but `drafts` binds nobody. `former` gives inputs that an earlier version of synthorax noted as they are noted now, where that
+    takes more than other names of keys. Any other folder is refused with an InputError and not touched. If the work fails before anything
     was delivered, the folder is left as it was found. A result that is there may be read by many; otherwise another process that is at
     work is waited for `wait_seconds`.
 
@@ -96,13 +102,13 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
     ...         (folder.work / "metadata.csv").write_text("file_name")
     ...         folder.deliver()
     """
-    out, wanted = Path(out), {"kind": kind, "inputs": _plain(inputs)}
-    claim = _standing(out, wanted, adopt=adopt, drafts=drafts)  # nothing is written where the answer is no
+    out, wanted = Path(out), {"format": FORMAT, "kind": kind, "inputs": _plain(inputs)}
+    claim = _standing(out, wanted, adopt=adopt, drafts=drafts, former=former)  # nothing is written where the answer is no
     if claim.get("done"):
         yield Folder(path=out, again=True, done=True)
         return
     with only_user(out, wait_seconds=wait_seconds):
-        claim = _standing(out, wanted, adopt=adopt, drafts=drafts)
+        claim = _standing(out, wanted, adopt=adopt, drafts=drafts, former=former)
         try:
             if not claim:
                 with _told(out):
@@ -205,11 +211,16 @@ def file_stamp(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _standing(out: Path, wanted: Mapping[str, Any], *, adopt: bool, drafts: Collection[str]) -> dict[str, Any]:
+def _standing(out: Path, wanted: Mapping[str, Any], *, adopt: bool, drafts: Collection[str],
+              former: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None) -> dict[str, Any]:
     """The claim of an earlier call for the same work, or nothing where the folder is free; else InputError."""
     _refuse_odd(out)
     claim, rest = _claim_of(out), _rest(out)
-    if claim.get("kind") == wanted["kind"] and claim.get("inputs") == wanted["inputs"]:
+    inputs = claim.get("inputs", {})
+    if former is not None and claim and "format" not in claim:
+        inputs = former(inputs)
+    changed = _differences(claim, inputs, wanted["inputs"])
+    if claim.get("kind") == wanted["kind"] and not changed:
         return claim
     if not claim and WORK_NAME in _names(out):
         rest = rest | {WORK_NAME}
@@ -219,7 +230,7 @@ def _standing(out: Path, wanted: Mapping[str, Any], *, adopt: bool, drafts: Coll
         raise InputError("is not empty", file=out, remedy="choose another --out")
     if claim["kind"] != wanted["kind"]:
         raise InputError(f"holds {claim['kind']}", file=out, remedy="choose another --out")
-    raise InputError(f"holds {claim['kind']} with other {_differences(claim['inputs'], wanted['inputs'])}", file=out,
+    raise InputError(f"holds {claim['kind']}{_age(claim)} with other {changed}", file=out,
                      remedy="choose another --out, or delete the folder")
 
 
@@ -318,5 +329,12 @@ def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _age(claim: Mapping[str, Any]) -> str:
+    return "" if "format" in claim else " of an earlier version of synthorax"
+
+
+def _differences(claim: Mapping[str, Any], earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Names of the inputs of a claim, or of a part of it, that differ from those of now."""
+    if "format" not in claim:
+        earlier, now = with_present_claims(earlier), with_present_claims(now)
     return ", ".join(name for name in dict.fromkeys((*now, *earlier)) if earlier.get(name) != now.get(name))

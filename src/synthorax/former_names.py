@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,14 +17,23 @@ SETTINGS = {
     "guesser": "label_classifier", "image_noise": "conditioning_noise", "lessons": "distillation",
     "reading_weight": "text_statements_weight", "rise_films": "ada_images", "sight": "augmentation"}
 """keys of recipes, of `--set` and of sampling settings"""
-FACTS = {"enlarging_steps": "super_resolution_steps", "films": "images", "films_seen": "images_seen", "image_noise": "conditioning_noise"}
-"""keys of what a model file or a dataset folder says of itself, at any depth"""
+FACTS = {"enlarging_steps": "super_resolution_steps", "films": "images", "films/s": "images/s", "films_per_second": "images_per_second",
+         "films_seen": "images_seen", "held_out_films": "held_out_images", "image_noise": "conditioning_noise", "n_films": "n_images",
+         "num_films": "num_images", "train_films": "train_images"}
+"""keys of what a file that a verb leaves says of itself, at any depth"""
 FAMILIES = {"code-encoder": "inversion-encoder", "s4-gan": "kumar-gan", "s4-gmvae": "kumar-gmvae", "s4-vae": "kumar-vae"}
+RECIPES = {"code-encoder": "inversion-encoder", "s4-gan": "kumar-gan", "s4-vae": "kumar-vae",
+           **{f"s4-{name}": f"kumar-{name}" for name in ("fs-gmvae-v1", "fs-gmvae-v2", "fs-gmvae-v3", "gmvae-v3", "gmvae-v4", "gmvae-v5",
+                                                         "gmvae-v6", "gmvae-v7", "gmvae-v8")}}
 WEIGHTS = {"code": "latent", "code_critic": "latent_discriminator", "critic": "discriminator", "films": "images",
            "from_film": "from_image", "guesser": "label_classifier", "head_start": "warmup", "heard": "codes_in", "pace": "critic_schedule",
            "reader": "text_parser", "sight": "augmentation", "to_film": "to_image", "told": "known", "told_film": "coarse_in",
            "told_fine": "fine_in"}
 """parts of the names of weights, in model files and in checkpoints"""
+CLAIMS = {**FACTS, "films_per_patient": "images_per_patient"}
+"""keys of the inputs in claims; those of prepared.json stay as they were written, since a digest of them lies beside them"""
+FILES = {"images": "films", "poisoning.json": "vet.json", "real-images.json": "real-films.json"}
+"""present name of a file or a folder that a verb leaves -> the former one"""
 COLUMNS = {"film": "image"}
 """of a table of readings"""
 COMMANDS = {"loop": "refine-loop", "vet": "check-poisoning"}
@@ -54,7 +64,7 @@ def recipe_name(name: str) -> str:
     >>> recipe_name("s4-gan"), recipe_name("edm-64")
     ('kumar-gan', 'edm-64')
     """
-    return f"kumar-{name[3:]}" if name.startswith("s4-") else FAMILIES.get(name, name)
+    return RECIPES.get(name, name)
 
 
 def with_present_keys(table: Mapping[str, T], former: Mapping[str, str]) -> dict[str, T]:
@@ -65,14 +75,29 @@ def with_present_keys(table: Mapping[str, T], former: Mapping[str, str]) -> dict
 
 def with_present_facts(facts: Any) -> Any:
     """What a model file or a dataset folder says of itself, with present keys, also in tables and lists in it."""
-    if isinstance(facts, Mapping):
-        present = with_present_keys({key: with_present_facts(value) for key, value in facts.items()}, FACTS)
-        if present.get("family") in FAMILIES:
-            present["family"] = FAMILIES[present["family"]]
-        return present
-    return [with_present_facts(value) for value in facts] if isinstance(facts, list) else facts
+    return _with_present(facts, FACTS)
+
+
+def with_present_claims(inputs: Any) -> Any:
+    """Inputs in a claim with present keys."""
+    return _with_present(inputs, CLAIMS)
+
+
+def present_place(folder: Path, name: str) -> Path:
+    """A file or folder that a verb leaves, under its former name where it is there under that alone."""
+    former = folder / FILES.get(name, name)
+    return former if former.exists() and not (folder / name).exists() else folder / name
 
 
 def with_present_weights(weights: Mapping[str, T]) -> dict[str, T]:
     """Weights by their present names, also those of a packed model's stages and of a checkpoint's players."""
     return {"".join(WEIGHTS.get(part, part) for part in re.split(r"([./])", name)): value for name, value in weights.items()}
+
+
+def _with_present(facts: Any, former: Mapping[str, str]) -> Any:
+    if isinstance(facts, Mapping):
+        present = with_present_keys({key: _with_present(value, former) for key, value in facts.items()}, former)
+        if present.get("family") in FAMILIES:
+            present["family"] = FAMILIES[present["family"]]
+        return present
+    return [_with_present(value, former) for value in facts] if isinstance(facts, list) else facts

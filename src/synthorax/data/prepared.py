@@ -34,6 +34,7 @@ from synthorax.data.vocabulary import label_matrix, parse_findings
 from synthorax.errors import InputError, UsageError
 from synthorax.files import check_kind, read_json_object, reserve, write_json
 from synthorax.folders import CLAIM_NAME, claimed, file_stamp
+from synthorax.former_names import with_present_claims
 from synthorax.types import ImageSet, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
@@ -359,7 +360,7 @@ def _unclaimed_duplicate(out: Path, dataset: Dataset, settings: _Settings) -> bo
         return False
     facts = _read_facts(out)
     asked = json.loads(json.dumps([asdict(settings), dataset.findings]))
-    return [facts["settings"], facts["findings"]] == asked and bool(facts["source_digest"] == digest_of(dataset))
+    return [with_present_claims(facts["settings"]), facts["findings"]] == asked and bool(facts["source_digest"] == digest_of(dataset))
 
 
 def _settings_digest(settings: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from synthorax.errors import InputError
 from synthorax.evaluation.monitoring.poison import FALSE_ALARM_RATE, REASONS, PoisonCheck, PoisonConfig, find_poisoned
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import claimed
+from synthorax.former_names import present_place
 from synthorax.progress import Report, quiet
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.screening.screen import common_size
@@ -65,7 +66,7 @@ def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: boo
         if not folder.done:
             _check(suspects, prepared, out=folder.work, drop=drop, config=config, report=report)
             folder.deliver(last=("poisoning.json",))
-    told = read_json_object(out / "poisoning.json", {"images": int, "flagged": int, "reasons": dict, "thresholds": dict,
+    told = read_json_object(present_place(out, "poisoning.json"), {"images": int, "flagged": int, "reasons": dict, "thresholds": dict,
                                                      "false_alarms": dict,
                                                "judges": list}, remedy="delete the folder and call the same command again")
     return CheckedSet(num_images=told["images"], num_flagged=told["flagged"], reasons=told["reasons"], thresholds=told["thresholds"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from synthorax.evaluation.benefit.design import too_few
 from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.evaluation.report.record import Dimension, Report
 from synthorax.files import write_json
-from synthorax.folders import Folder, claimed, discard, file_stamp, stamps
+from synthorax.folders import CLAIM_NAME, Folder, claimed, discard, file_stamp, stamps
+from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.progress import format_seconds
 from synthorax.run import Run, read_spec, weights_digest
 from synthorax.steps.augmentation_check import augment_recipe, check_images, image_size, known_findings
 from synthorax.steps.models.card import sentence
 from synthorax.steps.models.load import stages_of, weights_of
-from synthorax.steps.models.recipe import Recipe, load_recipe
+from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
 from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolved, with_way
@@ -173,8 +174,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
                   patient_per_image=patient_per_image) as folder:
         with _nothing_left_if_refused(out):
             stages.begin("read")
-            source = data.ingest(dataset, out=out / "images", label_table=label_table, allow=allow, patient_per_image=patient_per_image,
-                                     allow_rejects=True)
+            source = data.ingest(dataset, out=present_place(out, "images"), label_table=label_table, allow=allow,
+                                 patient_per_image=patient_per_image, allow_rejects=True)
             stages.begin("prepare")
             prepared = data.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed, allow_rejects=True)
         rejected = _rejected(source, prepared, out)
@@ -296,8 +297,14 @@ def _claimed(out: Path, source: Path, *, label_table: str | Path | None, **argum
     """Hold the folder for one augmentation of the images and labels as they are now; the same command goes on, another is refused."""
     table = None if label_table is None else file_stamp(Path(label_table))
     inputs = {name.replace("_", " "): value for name, value in arguments.items()} | {"label table": table, **stamps(source, without=out)}
-    with claimed(out, kind="an augmentation", inputs=inputs) as folder:
+    with claimed(out, kind="an augmentation", inputs=inputs, former=_former_inputs) as folder:
         yield folder
+
+
+def _former_inputs(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs that an earlier version noted, with the keys that settings have now."""
+    recipe = inputs.get("recipe")
+    return {**inputs, "recipe": recipe_from_toml(recipe, where=CLAIM_NAME).to_toml()} if isinstance(recipe, str) else inputs
 
 
 @contextlib.contextmanager
@@ -307,7 +314,7 @@ def _nothing_left_if_refused(out: Path) -> Iterator[None]:
         yield
     except SynthoraxError:
         if not (out / "run").exists():
-            discard(out / "images")
+            discard(present_place(out, "images"))
             discard(out / "prepared")
         raise
 
@@ -350,7 +357,7 @@ def _benefit_config(job: _Job) -> BenefitConfig:
 
 def _rejected(source: Dataset, prepared: Prepared, out: Path) -> tuple[Rejected, ...]:
     """Images that this job rejected, as it read them and as it prepared them; parts without any are left out."""
-    read = [Rejected.of_folder(source.path, source.facts)] if source.path == out / "images" else []
+    read = [Rejected.of_folder(source.path, source.facts)] if source.path == present_place(out, "images") else []
     return tuple(part for part in (*read, prepared.rejected) if part.images)
 
 

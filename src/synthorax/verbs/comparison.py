@@ -34,6 +34,7 @@ from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.report.contact_sheets import png_bytes
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import only_user
+from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
@@ -292,7 +293,7 @@ def _images(design: Design, arm: Arm, seed: int) -> ImageSet:
 
 def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
     """The record of one piece, from its file if it is there."""
-    path = design.out / "pieces" / f"{name}.json"
+    path = present_place(design.out / "pieces", f"{name}.json")
     if not path.exists():
         write_json(path, make())
         print(f"compare: {name} is done", file=sys.stderr, flush=True)

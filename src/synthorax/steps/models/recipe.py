@@ -84,7 +84,7 @@ def _checked(tables: dict[str, Any], where: str) -> Recipe:
     name = former_names.FAMILIES.get(name, name)
     family: Family = lookup(FAMILIES, name, kind="family")
     sample = build(SampleSettings, tables.get("sample", {}), where=where, prefix="sample")
-    return Recipe(name=tables.get("name", Path(where).stem), family=name,
+    return Recipe(name=former_names.recipe_name(tables.get("name", Path(where).stem)), family=name,
                   model=build(family.model_config, tables.get("model", {}), where=where, prefix="model"),
                   objective=build(family.objective_config, tables.get("objective", {}), where=where, prefix="objective"),
                   train=build(TrainConfig, tables.get("train", {}), where=where, prefix="train"), sample=sample)
@@ -140,11 +140,17 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *path, name = key.strip().split(".")
     for part in path:
-        tables = tables.setdefault(part, {}) if isinstance(tables, dict) else tables
+        tables = tables.setdefault(_key_in(tables, part), {}) if isinstance(tables, dict) else tables
     if not equals or not path or not isinstance(tables, dict):
         raise UsageError(f"--set {override}: write it as table.key=value, for example train.steps=1000")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    tables[name] = value
+    tables[_key_in(tables, name)] = value
+
+
+def _key_in(tables: dict[str, Any], key: str) -> str:
+    """The key that a table has for one given by its present or its former name."""
+    others = (former_names.SETTINGS.get(key), *(former for former, present in former_names.SETTINGS.items() if present == key))
+    return key if key in tables else next((other for other in others if other in tables), key)

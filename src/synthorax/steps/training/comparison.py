@@ -22,7 +22,7 @@ from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
 from synthorax.run import weights_digest
 from synthorax.steps.models.load import PathLike, stages_of, weights_of
-from synthorax.steps.models.recipe import Recipe, conditions_of, load_recipe, recipe_names
+from synthorax.steps.models.recipe import Recipe, conditions_of, load_recipe, recipe_from_toml, recipe_names
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.base_model import LEARNING_RATES, check_base, recipe_of_base, with_way
 from synthorax.steps.training.student import is_student
@@ -299,6 +299,11 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
+def _present(settings: list[str], path: Path) -> list[str]:
+    """`Arm.settings` with the keys that settings have now."""
+    return [*(recipe_from_toml(text, where=str(path)).to_toml() for text in settings[:-1]), *settings[-1:]]
+
+
 def _join_claim(design: Design, path: Path, terms: dict[str, Any]) -> None:
     """Add the arms to the comparison, if it is on the same terms."""
     settings = {arm.name: arm.settings for arm in design.arms}
@@ -306,7 +311,8 @@ def _join_claim(design: Design, path: Path, terms: dict[str, Any]) -> None:
     if path.exists():
         earlier = read_json_object(path, {"common": dict, "arms": dict}, remedy="choose another --out, or delete the folder")
         changed = [name for name, value in common.items() if earlier["common"].get(name) != value]
-        changed += [f"the settings of {name}" for name, told in settings.items() if earlier["arms"].get(name, told) != told]
+        changed += [f"the settings of {name}" for name, texts in settings.items()
+                    if _present(earlier["arms"].get(name, texts), path) != texts]
         if changed:
             raise InputError(f"holds a comparison on other terms: {', '.join(changed)} differ", file=design.out,
                              remedy="choose another --out, or delete the folder")

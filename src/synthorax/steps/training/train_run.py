@@ -30,7 +30,7 @@ from synthorax.run import Run, load_weights, read_spec, save_model, weights_dige
 from synthorax.steps.generate import preview
 from synthorax.steps.models.card import model_head, training_of, write_card
 from synthorax.steps.models.load import PathLike, load_base, load_guide, weights_of
-from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe
+from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe, recipe_from_toml
 from synthorax.steps.planning.plan import plan_like, sites_of
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training import base_model
@@ -211,7 +211,13 @@ def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginn
                          remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
     if not run.weights.exists():
         return False
-    return (run.finished and earlier == recipe) or read_spec(run.weights)[1].get("settings") == recipe.to_toml()
+    return (run.finished and earlier == recipe) or _settings_in(run) == recipe
+
+
+def _settings_in(run: Run) -> Recipe | None:
+    """The recipe with which the finished model was trained."""
+    settings = read_spec(run.weights)[1].get("settings")
+    return None if settings is None else recipe_from_toml(settings, where=str(run.weights))
 
 
 def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
