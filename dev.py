@@ -3,7 +3,8 @@
   python3 dev.py demo     the main job on built-in drawings; ends with the path of the report
   python3 dev.py test     the tests; what follows goes to pytest, such as `-k plan` or `-n 0`
   python3 dev.py plain    the tests that depend on the processor, as on one with AVX2 alone
-  python3 dev.py check    ruff, mypy and the contracts on imports
+  python3 dev.py check    ruff, mypy, the contracts on imports, and the documentation site without a broken link
+  python3 dev.py docs     the documentation site in build/site
   python3 dev.py setup    only make the environment .venv, beside this file
   python3 dev.py lock     choose the package versions again and write requirements.lock
 """
@@ -23,6 +24,7 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "synthorax-setup.sha256"
 TORCH = "torch==2.13.0"
+SITE = (str(ROOT / "bench/site/build.py"),)
 NEEDED_TO_BUILD = ("setuptools>=77", "wheel", "colorama")  # colorama: several packages want it on Windows only
 NOT_LOCKED = re.compile(r"(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 LOCK_HEADER = f"""\
@@ -79,10 +81,16 @@ def check(rest: list[str]) -> int:
     """All static checks, also after one of them has failed."""
     setup()
     tools = {"ruff": ("-m", "ruff", "check", "."), "mypy": ("-m", "mypy"),
-             "imports": ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())")}
+             "imports": ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"), "docs": SITE}
     failed = [name for name, tool in tools.items() if _python(*tool, *rest, cwd=ROOT) != 0]
-    print(f"dev.py check: {', '.join(failed)} failed" if failed else "dev.py check: ruff, mypy and imports passed")
+    print(f"dev.py check: {', '.join(failed)} failed" if failed else "dev.py check: ruff, mypy, imports and docs passed")
     return 1 if failed else 0
+
+
+def docs(rest: list[str]) -> int:
+    """The site from docs/, the docstrings and the command line; a broken link or an unknown name is an error."""
+    setup()
+    return _python(*SITE, *rest, cwd=ROOT)
 
 
 def setup(rest: list[str] | None = None) -> int:
@@ -130,7 +138,7 @@ def lock(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": demo, "test": test, "plain": plain, "check": check, "setup": setup, "lock": lock}
+COMMANDS = {"demo": demo, "test": test, "plain": plain, "check": check, "docs": docs, "setup": setup, "lock": lock}
 
 
 def _digest() -> str:
