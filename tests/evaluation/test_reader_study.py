@@ -394,3 +394,8 @@ def test_truth_comes_from_the_tables_alone(tmp_path):
 def test_bad_assisted_readings_are_refused(tmp_path, rows, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path / "r.csv", [{"said": "", **row} for row in rows])
+
+
+def test_the_column_of_images_may_have_its_former_name(tmp_path):
+    rows = [{"film" if name == "image" else name: value for name, value in row.items()} for row in spoilt(4)]
+    assert read(tmp_path / "former.csv", rows).impressions == read(tmp_path / "r.csv", spoilt(4)).impressions != ()

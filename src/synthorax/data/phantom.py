@@ -331,7 +331,8 @@ def _write_image(folder: Path, patient: str, spec: PhantomSpec, *, size: int) ->
     name = f"{patient}-{spec.image}"
     paths = {"image": f"images/{name}.png", "lung": f"masks/lung/{name}.png", "heart": f"masks/heart/{name}.png"}
     paths |= {lesion.finding: f"masks/lesion/{name}-{lesion.finding}.png" for lesion in spec.lesions}
-    write_png(folder / paths["image"], image.image, provenance={"drawing": f"phantom seed {spec.seed} image {spec.image}"})
+    # Digests of data sets cover these words: with other ones no model would know the phantoms that it has learned from.
+    write_png(folder / paths["image"], image.image, provenance={"drawing": f"phantom seed {spec.seed} film {spec.image}"})
     for mask, pixels in image.masks.items():
         Image.fromarray(pixels).save(folder / paths[mask])  # not flushed one by one: the folder appears as a whole
     lesion_masks = {"lesion_mask": tuple(paths[lesion.finding] for lesion in spec.lesions)} if spec.lesions else {}
