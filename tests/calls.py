@@ -49,7 +49,7 @@ class Called:
     said: str
 
     @property
-    def told(self) -> bool:
+    def explained(self) -> bool:
         """Whether it was done, or refused in one sentence: no traceback, nothing on stdout."""
         return self.code == 0 or (self.code in (1, 2, 3) and "Traceback" not in self.said and not self.out and "synthorax: " in self.said)
 

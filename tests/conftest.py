@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from as_typed import Typist, typist
+from command_runner import CommandRunner, command_runner
 from synthorax.engine import Engine
 
 
@@ -52,8 +52,8 @@ def things(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def typing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typist]:
-    """Types commands as somebody with an empty home."""
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandRunner]:
+    """Runs commands as somebody with an empty home."""
     home = tmp_path_factory.mktemp("home")
-    with typist({"HOME": str(home), "SYNTHORAX_CACHE": str(home / "cache"), "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}) as one:
+    with command_runner({"HOME": str(home), "SYNTHORAX_CACHE": str(home / "cache"), "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}) as one:
         yield one

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import typer.main
 
-from as_typed import FEW_UPDATES, Typist, check_told
+from command_runner import FEW_UPDATES, CommandRunner, check_result
 from synthorax.cli.app import app
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
@@ -147,13 +147,13 @@ def laid_out(words: list[str], things: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), RUN, ids=[f"{page}: {' '.join(words)[:60]}" for page, words in RUN])
-def test_a_command_of_each_kind_does_what_the_document_says(page: str, words: list[str], typing: Typist, things: Path,
+def test_a_command_of_each_kind_does_what_the_document_says(page: str, words: list[str], runner: CommandRunner, things: Path,
                                                             tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     laid_out(words, things, folder)
-    done = typing.call(*small(words), folder=folder, defaults=FEW_UPDATES)
-    check_told(done, code=(0, 4) if "--gate" in words else (0,))
+    done = runner.call(*small(words), folder=folder, defaults=FEW_UPDATES)
+    check_result(done, code=(0, 4) if "--gate" in words else (0,))
     assert "--out" not in words or (folder / words[words.index("--out") + 1]).exists()
 
 
@@ -175,7 +175,7 @@ INSTEAD_IN_PYTHON = {
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=where)
-def test_python_in_a_document_runs(page: Path, typing: Typist, things: Path, tmp_path: Path) -> None:
+def test_python_in_a_document_runs(page: Path, runner: CommandRunner, things: Path, tmp_path: Path) -> None:
     """Block after block, as a reader would who types all of a page."""
     code = "\n".join(blocks(page, "python"))
     for text, new in INSTEAD_IN_PYTHON.items():
@@ -186,4 +186,4 @@ def test_python_in_a_document_runs(page: Path, typing: Typist, things: Path, tmp
     laid_out([name for name in re.findall(r'"([^"]+)"', code) if name not in made], things, folder)
     Report(inputs={"real": {"digest": "none"}, "synthetic": {"digest": "none"}}).write(folder / "out")
     (folder / "page.py").write_text(code, encoding="utf-8")
-    check_told(typing.call("page.py", folder=folder, defaults=FEW_UPDATES), code=(0,))
+    check_result(runner.call("page.py", folder=folder, defaults=FEW_UPDATES), code=(0,))

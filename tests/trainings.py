@@ -87,7 +87,7 @@ def fresh_cascade() -> torch.nn.Module:
     return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}]))
 
 
-def made_up_images(size: int, *, num: int = 24, seed: int = 0) -> ImageSet:
+def toy_images(size: int, *, num: int = 24, seed: int = 0) -> ImageSet:
     """Noisy images; an effusion is bright at the bottom, a mass is bright at the upper left; every sixth states nothing.
 
     Half of the images have a lung mask, and those with a mass have its mask and place.
@@ -129,7 +129,7 @@ def train_here(recipe: Recipe, folder: Path, *, images: ImageSet | None = None, 
     """Train in this process, on the CPU in float32, on made-up images if no others are given."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
         objective = fresh_objective(recipe, seed=recipe.train.seed)
-        return train(objective, images or made_up_images(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
+        return train(objective, images or toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
 
 
 def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> None:

@@ -22,7 +22,7 @@ from synthorax.errors import OutOfMemoryError
 from synthorax.protocols import as_model
 from synthorax.run import save_model
 from synthorax.steps.planning.support import Support
-from trainings import fresh_objective, made_up_images, smallest, untrained_source
+from trainings import fresh_objective, smallest, toy_images, untrained_source
 
 Run = Callable[..., tuple[int, str]]
 
@@ -145,7 +145,7 @@ def test_nan_age_is_not_stated_and_noted(run: Run, tmp_path: Path) -> None:
     assert "411" in (tmp_path / "prepared/fingerprint.json").read_text()
 
 
-def test_a_way_to_adapt_without_a_base_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+def test_an_adaptation_without_a_base_is_wrong_usage(run: Run, tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     assert prepare(run, folder)[0] == 0
     code, text = run("train", "edm-32", "--data", tmp_path / "prepared", "--out", tmp_path / "r", "--adapt", "lora")
@@ -188,7 +188,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file conditioned on every part, with random weights."""
     source = untrained_source()
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    facts = {"recipe": "tiny", "support": Support.of(made_up_images(8)).to_dict()}
+    facts = {"recipe": "tiny", "support": Support.of(toy_images(8)).to_dict()}
     save_model(path, cast(Any, source.model), spec=source.model.spec, facts=facts)
     return path
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_generated_is_refused_before_anything_is_written(run: Run
     assert not (tmp_path / "made").exists()
 
 
-def test_a_model_that_hears_nothing_says_so(run: Run, gan: Path, tmp_path: Path) -> None:
+def test_a_model_without_conditions_says_so(run: Run, gan: Path, tmp_path: Path) -> None:
     for arguments, message in ((["--text", "small mass"], "is not conditioned on text, which a text asks for; it takes no conditions at "
                                                           "all"),
                                (["--sampler", "heun"], "a model of family 'kumar-gan' has no sampler, so 'sampler' cannot be chosen")):

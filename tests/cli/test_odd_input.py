@@ -63,7 +63,7 @@ def test_a_switch_of_dataset_json_is_true_or_false_and_nothing_else(tmp_path: Pa
 
 # ---- sources that hold earlier results
 
-def test_earlier_results_among_the_sources_are_passed_over_and_told(tmp_path: Path) -> None:
+def test_earlier_results_among_the_sources_are_passed_over_with_a_note(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "images")
     first = folder.ingest(source, source / "Effusion/ds")
     assert len(first) == 6
@@ -115,7 +115,7 @@ def test_a_dicom_file_called_png_and_other_bad_files_never_end_an_ingest(tmp_pat
 
 
 @pytest.mark.parametrize(("age", "told"), [("89", 89), ("90", 90), ("97", 90), ("103Y", 90), ("0.5", 0.5)])
-def test_ages_above_89_are_told_as_90(tmp_path: Path, age: str, told: float) -> None:
+def test_ages_above_89_are_written_as_90(tmp_path: Path, age: str, told: float) -> None:
     write_png(tmp_path / "images/a.png", np.eye(8, dtype=np.uint8))
     (tmp_path / "images/metadata.csv").write_text(f"file_name,findings,age\na.png,Mass,{age}\n")
     made = folder.ingest(tmp_path / "images", tmp_path / "out")

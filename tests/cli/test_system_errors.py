@@ -50,7 +50,7 @@ def writing(made: Path, out: Path) -> list[list[object]]:
 def test_where_there_is_no_room_every_verb_says_so_and_goes_on_once_there_is(made: Path, tmp_path: Path) -> None:
     refused = calls(writing(made, tmp_path), file_limit=200)
     for words, call in zip(writing(made, tmp_path), refused, strict=True):
-        assert call.told and call.code == 3, (words[0], call)
+        assert call.explained and call.code == 3, (words[0], call)
         assert "larger than this disk or this account allows" in call.said and str(tmp_path) in call.said, (words[0], call)
     for words, call in zip(writing(made, tmp_path), calls(writing(made, tmp_path)), strict=True):
         assert call.code == 0, (words[0], call)
@@ -75,7 +75,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(ma
     cases = writing(made, mounted)
     refused = calls(cases)
     for words, call in zip(cases, refused, strict=True):
-        assert call.told, (words[0], call)
+        assert call.explained, (words[0], call)
         assert call.code == 0 or (call.code == 3 and "no space left" in call.said and str(mounted) in call.said), (words[0], call)
     assert sum(call.code == 3 for call in refused) > 3
     subprocess.run(["mount", "-o", "remount,size=64m", str(mounted)], check=True)
@@ -86,7 +86,7 @@ def test_a_disk_that_cannot_be_written_to_is_named(made: Path, mounted: Path) ->
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     cases = writing(made, mounted)
     for words, call in zip(cases, calls(cases), strict=True):
-        assert call.told and call.code == 3 and "cannot be written to" in call.said, (words[0], call)
+        assert call.explained and call.code == 3 and "cannot be written to" in call.said, (words[0], call)
 
 
 def test_an_out_that_can_be_no_folder_is_named(made: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_out_that_can_be_no_folder_is_named(made: Path, tmp_path: Path) -> No
             words[words.index("--out") + 1] = place / "plan.csv" if words[0] == "plan" else place
             cases.append(words)
     for words, call in zip(cases, calls(cases), strict=True):
-        assert call.told and call.code in (2, 3), (words, call)
+        assert call.explained and call.code in (2, 3), (words, call)
         assert str(tmp_path) in call.said, (words, call)
     assert all(path.is_symlink() or path.read_text() == "mine" for path in tmp_path.iterdir())
 
@@ -146,7 +146,7 @@ def test_errors_from_outside_are_one_line(error: BaseException, code: int, said:
     assert end.value.code == code and said in line
 
 
-def test_a_result_that_cannot_be_printed_is_told() -> None:
+def test_a_result_that_cannot_be_printed_is_reported() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     with Path("/dev/full").open("w") as full:

@@ -88,7 +88,7 @@ def test_utf16_is_read_and_an_unmarked_encoding_is_refused_with_its_row(folder):
     ("file_name,patient_id,split\na.png,p,train\nb.png,p,test\n", "row 3: this patient is in the split 'test' here and in 'train'"),
     ("file_name\0\na.png\n", "not a text file"),
 ])
-def test_what_would_have_to_be_guessed_is_refused(folder, text, message):
+def test_what_is_ambiguous_is_refused(folder, text, message):
     put(folder, text)
     with pytest.raises(InputError) as caught:
         read_dataset(folder)
@@ -169,7 +169,7 @@ def test_a_view_as_stated_is_not_lost(folder):
     assert read_dataset(folder).studies[0] == replace(studies[0], extra={"view_as_stated": "AP_SUPINE"})
 
 
-def test_images_without_a_patient_become_patients_only_when_told_so(folder):
+def test_images_without_a_patient_become_patients_only_on_request(folder):
     put(folder, "file_name,patient_id,origin\na.png,,real\nb.png,,synthetic\n")
     assert [study.patient_id for study in read_dataset(folder).studies] == ["", ""]
     assert [study.patient_id for study in read_dataset(folder, patient_per_image=True).studies] == ["film:a.png", ""]

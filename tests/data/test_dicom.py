@@ -245,7 +245,7 @@ def test_age_from_dates_in_completed_years_and_of_infants_in_months(tmp_path: Pa
     {"WindowCenter": 0, "WindowWidth": 0}, {"WindowCenter": 9, "WindowWidth": -4}, {"WindowCenter": 9, "WindowWidth": 0.5},
     {"WindowCenter": 9, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
 ])
-def test_a_window_that_is_not_defined_is_passed_over_and_told(tmp_path: Path, header: dict[str, Any]) -> None:
+def test_an_undefined_window_is_passed_over_with_a_note(tmp_path: Path, header: dict[str, Any]) -> None:
     without, _ = read_dicom(dicom(tmp_path / "a", RAMP12, bits=12))
     grey, facts = read_dicom(dicom(tmp_path / "b", RAMP12, bits=12, **header))
     assert np.array_equal(grey, without)

@@ -80,7 +80,7 @@ def test_prepare_tells_and_stops_and_the_same_command_with_the_word_uses_what_wa
     assert json.loads(text)["rejected"]["images"] == 8
 
 
-def test_second_copies_and_images_beyond_the_cap_are_told_but_do_not_stop(tmp_path: Path) -> None:
+def test_second_copies_and_images_beyond_the_cap_are_reported_but_do_not_stop(tmp_path: Path) -> None:
     source = images(tmp_path / "images")
     for number in range(1, 12):  # copies under one patient
         (source / f"images/{number}.png").write_bytes((source / "images/0.png").read_bytes())

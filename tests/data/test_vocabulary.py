@@ -106,7 +106,7 @@ def test_the_matrix_has_a_row_for_each_study_even_where_there_is_none():
     assert label_matrix([], FINDINGS).dtype == np.float32
 
 
-def test_an_unknown_finding_is_told_each_choice_once() -> None:
+def test_an_unknown_finding_is_refused_with_each_choice_once() -> None:
     with pytest.raises(InputError, match="choose from") as refused:
         canonical("Scoliosis", allow=("Effusion", "Mass"))
     assert str(refused.value).count("Effusion,") == str(refused.value).count("Mass,") == 1

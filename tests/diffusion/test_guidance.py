@@ -184,7 +184,7 @@ def test_not_moves_away_and_each_row_may_have_its_own_sign() -> None:
     torch.testing.assert_close(made.flatten(), torch.tensor([2 * plain, -2 * plain, 0.0], dtype=torch.float64))
 
 
-def test_a_composition_of_one_is_guidance_and_what_cancels_is_not_asked() -> None:
+def test_a_composition_of_one_is_guidance_and_terms_that_cancel_are_not_evaluated() -> None:
     denoise, settings, condition = Subsets(), SampleSettings(guidance=2.0, part_guidance={"mask": 3.0}), stated(("labels", "mask"))
     x, sigma = torch.ones(ROWS, 1, 4, 4), torch.ones(ROWS)
     assert torch.equal(composed(denoise, [(condition, 1.0)], settings)(x, sigma), guided(denoise, condition, settings)(x, sigma))
@@ -265,7 +265,7 @@ def test_classifier_guidance_works_on_a_network_in_inference_mode_and_bfloat16(g
     assert network.weight.grad is None and judge.weight.grad is None
 
 
-def test_classifier_guidance_raises_the_probability_and_weight_nought_is_none() -> None:
+def test_classifier_guidance_raises_the_probability_and_weight_zero_is_none() -> None:
     def log_probability(estimate: Tensor) -> Tensor:
         return -(estimate - 1).square().sum(dim=(1, 2, 3))
 

@@ -40,13 +40,13 @@ schedules = pytest.mark.parametrize("schedule", SCHEDULES)
 
 @schedules
 @pytest.mark.parametrize(("refinements", "decibels"), [(0, 30), (1, 48), (5, 90)])
-def test_images_of_one_kind_return_in_fifty_steps(schedule: str, refinements: int, decibels: float) -> None:
+def test_images_of_a_gaussian_return_in_fifty_steps(schedule: str, refinements: int, decibels: float) -> None:
     sigmas = sampling_sigmas(schedule, 50, sigma_min=0.005, sigma_max=80.0)
     assert returned(gaussian, gaussian_images(), sigmas, refinements=refinements).min() > decibels
 
 
 @schedules
-def test_images_of_several_kinds_return_in_fifty_steps(schedule: str) -> None:
+def test_images_of_a_mixture_return_in_fifty_steps(schedule: str) -> None:
     """Between kinds the slope changes fast: without refinement an image may come back as another one, but most do not."""
     denoise, images = drawn_images()
     sigmas = sampling_sigmas(schedule, 50, sigma_min=0.005, sigma_max=80.0)

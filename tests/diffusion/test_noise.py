@@ -68,7 +68,7 @@ def test_timesteps_return(kind: NoiseSchedule) -> None:
 
 
 @noise_schedules
-def test_levels_beyond_the_timetable_get_its_ends(kind: NoiseSchedule) -> None:
+def test_levels_beyond_the_schedule_get_its_ends(kind: NoiseSchedule) -> None:
     assert sigma_to_timestep(torch.tensor([1e-6, 1e6]), kind=kind).tolist() == [0.0, 999.0]
     ends = ddpm_sigmas(kind)[[0, -1]]
     torch.testing.assert_close(timestep_to_sigma(torch.tensor([-5.0, 2000.0]), kind=kind), ends)
@@ -78,13 +78,13 @@ def test_levels_beyond_the_timetable_get_its_ends(kind: NoiseSchedule) -> None:
 
 
 @pytest.mark.parametrize(("kind", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
-def test_timetables_are_those_of_ddpm_and_improved_ddpm(kind: NoiseSchedule, theirs: str) -> None:
+def test_discrete_schedules_are_those_of_ddpm_and_improved_ddpm(kind: NoiseSchedule, theirs: str) -> None:
     expected = DDPMScheduler(num_train_timesteps=TRAINED_STEPS, beta_schedule=theirs).alphas_cumprod.double()
     torch.testing.assert_close(sigma_to_alpha_bar(ddpm_sigmas(kind)), expected, rtol=2e-4, atol=1e-9)
     assert bool((ddpm_sigmas(kind).diff() > 0).all())
 
 
-def test_the_cosine_timetable_follows_its_formula_up_to_the_clipped_end() -> None:
+def test_the_cosine_schedule_follows_its_formula_up_to_the_clipped_end() -> None:
     part = torch.arange(1, TRAINED_STEPS, dtype=torch.float64) / TRAINED_STEPS
 
     def wanted(part: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def test_the_level_below_is_the_one_before_even_after_rounding(kind: NoiseSchedu
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 50, 900])
-def test_every_schedule_falls_from_the_highest_level_to_nought(name: str, steps: int) -> None:
+def test_every_schedule_falls_from_the_highest_level_to_zero(name: str, steps: int) -> None:
     sigmas = sampling_sigmas(name, steps, sigma_min=0.01, sigma_max=70.0)
     assert sigmas.shape == (steps + 1,) and sigmas.dtype == torch.float64 and sigmas[-1] == 0
     assert bool((sigmas.diff() < 0).all())
@@ -127,7 +127,7 @@ def test_karras_levels_fall_evenly_in_the_seventh_root() -> None:
 
 
 @pytest.mark.parametrize("name", ["karras", "exponential"])
-def test_few_levels_are_the_first_of_every_four(name: str) -> None:
+def test_few_levels_are_every_fourth_of_all(name: str) -> None:
     few = sampling_sigmas(f"{name}-few", 4, sigma_min=0.005, sigma_max=80.0)
     assert few.tolist() == sampling_sigmas(name, 16, sigma_min=0.005, sigma_max=80.0)[[0, 4, 8, 12, 16]].tolist()
     assert few[-2] > 0.03
@@ -143,7 +143,7 @@ def test_flow_and_exponential_levels_are_even_in_their_own_measure() -> None:
 @noise_schedules
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize("steps", [1, 7, 50, 1000])
-def test_respaced_timetables_visit_the_timesteps_that_diffusers_visits(kind: NoiseSchedule, spacing: str, steps: int) -> None:
+def test_respaced_schedules_visit_the_timesteps_that_diffusers_visits(kind: NoiseSchedule, spacing: str, steps: int) -> None:
     scheduler = DDIMScheduler(num_train_timesteps=TRAINED_STEPS, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
     ours = respaced(kind, steps, sigma_min=1e-9, sigma_max=1e9, spacing="trailing" if spacing == "trailing" else "leading")
@@ -151,14 +151,14 @@ def test_respaced_timetables_visit_the_timesteps_that_diffusers_visits(kind: Noi
 
 
 @noise_schedules
-def test_a_timetable_has_no_more_levels_than_it_has(kind: NoiseSchedule) -> None:
+def test_a_discrete_schedule_has_no_more_levels_than_it_has(kind: NoiseSchedule) -> None:
     assert len(sampling_sigmas(kind, TRAINED_STEPS, sigma_min=1e-6, sigma_max=1e6)) == TRAINED_STEPS + 1
     with pytest.raises(UsageError, match=rf"1000 steps of the {kind} noise schedule, which has \d+ levels from 0.02 to 80.0; choose fewer"):
         sampling_sigmas(kind, TRAINED_STEPS, sigma_min=0.02, sigma_max=80.0)
 
 
 @pytest.mark.parametrize("steps", [0, -1, TRAINED_STEPS + 1])
-def test_steps_of_nought_or_above_all_trained_are_refused(steps: int) -> None:
+def test_zero_steps_and_more_than_were_trained_are_refused(steps: int) -> None:
     with pytest.raises(UsageError, match=f"{steps} steps: choose from 1 to 1000"):
         sampling_sigmas("karras", steps, sigma_min=0.01, sigma_max=80.0)
 
@@ -207,7 +207,7 @@ def test_flow_times_are_uniform_inside_the_range() -> None:
 
 
 @noise_schedules
-def test_levels_of_a_timetable_are_drawn_alike_often(kind: NoiseSchedule) -> None:
+def test_levels_of_a_discrete_schedule_are_equally_likely(kind: NoiseSchedule) -> None:
     table = ddpm_sigmas(kind)
     inside = table[(table >= 0.02) & (table <= 50.0)]
     steps = sigma_to_timestep(drawn(kind), kind=kind)

@@ -143,7 +143,7 @@ def test_the_last_term_is_the_likelihood_of_the_grey_levels() -> None:
     assert vlb_terms(image, image + 1, sigma, estimate, fraction, sigma_next=zero).item() == pytest.approx(expected.item())
 
 
-def test_the_default_step_is_that_of_the_linear_timetable() -> None:
+def test_the_default_step_is_that_of_the_linear_schedule() -> None:
     image = torch.zeros(3, 1, 2, 2)
     sigmas = ddpm_sigmas("linear")[torch.tensor([0, 1, 700])].float()
     below = torch.cat([torch.zeros(1), ddpm_sigmas("linear")[torch.tensor([0, 699])].float()])

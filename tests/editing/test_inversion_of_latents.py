@@ -29,7 +29,7 @@ def generator(family: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", ["gan", "stylegan2"])
-def test_the_latent_of_a_made_image_is_found_again(family: str) -> None:
+def test_the_latent_of_a_generated_image_is_recovered(family: str) -> None:
     model = cast(Any, generator(family))
     images = model.sample(None, [1, 2, 3])
     if family == "stylegan2":

@@ -23,7 +23,7 @@ def test_boxes_have_the_sizes_of_boxes():
     assert one["right_lung_share"][0] == pytest.approx(2 / 3)  # the right lung is in the left half of the image
 
 
-def test_what_is_not_found_is_not_nought():
+def test_what_is_not_found_is_not_zero():
     sizes = measure_anatomy(np.zeros((2, 20, 20), dtype=bool), np.zeros((2, 20, 20), dtype=bool))
     assert all(np.isnan(values).all() for values in sizes.values())
     with pytest.raises(InputError, match="too few"):

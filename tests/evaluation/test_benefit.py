@@ -72,7 +72,7 @@ def test_noise_with_labels_does_not_help():
     assert entry["verdict"] != "helps" and not entry["gate"]["passed"]
 
 
-def test_a_finding_that_the_images_spoil_is_named():
+def test_a_finding_that_the_images_make_worse_is_named():
     """Good discs, but the bars carry the wrong label: Mass gains and Effusion pays."""
     made = synthetic()
     labels = made.labels.copy()

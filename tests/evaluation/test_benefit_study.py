@@ -122,7 +122,7 @@ class Divided(Folder):
     ({}, "training split"), ({"trained_on": {"data_digest": "mine"}}, "training split"), ({"not_trained_on": ["mine"]}, "nothing"),
     ({"not_trained_on": ["another"]}, "training split"), ({"trained_on": {"data_digest": "another", "sources": []}}, "training split"),
 ])
-def test_who_is_silent_has_seen_the_training_split(facts, seen):
+def test_whoever_does_not_say_has_seen_the_training_split(facts, seen):
     assert known_to_generator(facts, Folder, cross_validated=True) == seen
 
 
@@ -241,7 +241,7 @@ def test_the_gate_needs_every_finding_and_a_classifier_that_learns():
     assert "quick screen" in gate_of({"delta": {"value": 0.1}, "verdict": "helps", "others_worse": []}, probe)["reasons"][0]
 
 
-def test_one_split_asks_only_held_out_images():
+def test_one_split_tests_only_held_out_images():
     design = one_split(TRAIN, TEST, VAL)
     (part,), = design.parts
     assert {design.real.studies[row].file_name for row in part.test} == {study.file_name for study in TEST.studies}

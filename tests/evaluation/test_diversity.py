@@ -55,7 +55,7 @@ def test_collapse_keeps_precision_and_loses_recall_and_coverage(num_modes):
     assert coverage < 0.05 * num_modes + 0.05
 
 
-def test_another_place_is_nought_everywhere():
+def test_another_place_is_zero_everywhere():
     assert prdc(gaussian(0, 60), gaussian(1, 60, mean=20.0)) == (0, 0, 0, 0)
 
 
@@ -126,7 +126,7 @@ def test_collapse_shows_as_likeness_within_the_set():
     assert good["ms_ssim_gap"].low <= 0.02
 
 
-def test_noise_is_less_alike_than_real_images_and_the_gap_says_so():
+def test_noise_is_less_similar_than_real_images_and_the_gap_says_so():
     real = np.clip(images(0, 1) * 0.8 + images(1, 40) * 0.2, 0, 255).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, real.shape, dtype=np.uint8)
     found = ms_ssim_values(real, noise)

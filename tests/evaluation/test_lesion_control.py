@@ -163,7 +163,7 @@ def test_natural_spread_leaves_out_what_is_not_known():
         natural_spread([1.0, math.nan])
 
 
-def test_mask_agreement_averages_images_and_counts_those_without_any_outline():
+def test_mask_agreement_averages_images_and_counts_those_without_any_mask():
     outlines = np.stack([disc(x=x)[1] for x in np.linspace(0.2, 0.8, 12)])
     perfect = mask_agreement(outlines, outlines)
     assert (perfect.value, perfect.low, perfect.high) == (1, 1, 1)

@@ -142,7 +142,7 @@ def test_pixels_that_are_partly_inside_count_partly_and_boxes_wholly() -> None:
     assert boxed.in_box and boxed.area_px == inside((48, 40, 6, 0)).sum()
 
 
-def test_crumbs_of_an_outline_are_no_lesions_and_a_faint_pixel_is_one_where_it_is_all() -> None:
+def test_crumbs_of_a_mask_are_no_lesions_and_a_faint_pixel_is_one_where_it_is_all() -> None:
     images = planted([[(48.0, 40.0, 12.0, 0.3), (10.0, 10.0, 0.5, 0.0)]])
     assert len(measure_lesions(images)[0]) == 1
     alone = planted([[(48.0, 40.0, 0.5, 0.3)]], value=60)
@@ -208,7 +208,7 @@ def test_levels_of_training_are_those_of_the_noise_room() -> None:
     assert share_below(levels["linear"], 1.0) == pytest.approx(0.26, abs=0.01)
 
 
-def test_the_timetables_stand_in_the_known_order_for_small_lesions(report: LesionNoiseReport) -> None:
+def test_the_noise_schedules_rank_as_known_for_small_lesions(report: LesionNoiseReport) -> None:
     share = {row.name: row.share for row in report_lesion_noise(planted(sizes(2, 2, 3, 3, contrast=0.1))).noise_schedules}
     assert share["linear"] < share["cosine"] < share["lognormal"]
 

@@ -26,7 +26,7 @@ def marked(made):
     return replace(made, pixels=images)
 
 
-def test_a_mark_that_means_the_finding_is_leant_on():
+def test_a_classifier_relies_on_a_mark_that_means_the_finding():
     """Every synthetic image has a mark and is said to show the finding, whatever it shows."""
     made = marked(synthetic(present=80, absent=80))
     labels = made.labels.copy()
@@ -37,7 +37,7 @@ def test_a_mark_that_means_the_finding_is_leant_on():
     assert abs(told["shift_without"]["value"]) < told["shift"]["value"] / 2
 
 
-def test_images_like_real_ones_are_not_leant_on():
+def test_a_classifier_does_not_rely_on_the_origin_of_images_like_real_ones():
     probe, told = leaning(synthetic(present=80, absent=80))
     assert probe["low"] < 0.6 and not told["relies on origin"]
     assert told["auroc"] > 0.8 and told["auroc_drop_by_chance"] > 0

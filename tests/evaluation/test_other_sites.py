@@ -46,7 +46,7 @@ def run(config=SITES, **more):
 # A site left out
 
 
-def test_trainings_without_a_site_have_none_of_its_images_and_are_asked_about_all_its_held_out_ones():
+def test_trainings_without_a_site_see_none_of_its_images_and_are_tested_on_all_its_held_out_ones():
     design = one_split(TRAIN, TEST, VAL)
     jobs = site_jobs(design, MADE, ["Mass"], SITES)
     assert len(jobs) == 3 * 2 * 3 and len({job.name for job in jobs}) == 18
@@ -125,7 +125,7 @@ def test_the_other_hospital_is_tested_by_the_classifiers_that_are_there_already(
     assert entry["external"]["delta"]["value"] == pytest.approx(same["delta"]["value"])
 
 
-def test_folds_are_asked_about_the_other_hospital_too():
+def test_folds_are_tested_on_the_other_hospital_too():
     entry = run(replace(TINY, folds=3, repeats=3, seeds=1), external=AWAY).findings[0]
     assert entry["external"]["n_test"] == 50 and entry["n_test"] == len(VAL) + len(TEST)
 

@@ -120,7 +120,7 @@ def test_bad_input_is_refused() -> None:
         with_patch(SUSPECTS.pixels, corner=(30, 30))
 
 
-def test_vet_leaves_a_table_and_a_clean_set(tmp_path: Path) -> None:
+def test_the_check_leaves_a_table_and_a_clean_set(tmp_path: Path) -> None:
     def folder(name: str, image_set: ImageSet, split: str) -> Path:
         (tmp_path / name / "images").mkdir(parents=True)
         write_drawn(tmp_path / name, [(replace(study, file_name=f"images/{study.file_name}", split=split), image)

@@ -147,7 +147,7 @@ def test_interval_holds_the_truth_for_other_readers_and_images():
     assert naive < 160
 
 
-def test_all_right_is_no_certainty():
+def test_a_perfect_reader_still_has_an_interval():
     found = share_over_readers_and_images(np.ones(60), np.repeat(range(3), 20), np.tile(range(20), 3))
     assert (found.value, found.low, found.high) == (1.0, *wilson(20, 20))
     opposed = share_over_readers_and_images([1, 0, 0, 1], [0, 0, 1, 1], [0, 1, 0, 1])

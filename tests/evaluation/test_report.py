@@ -189,7 +189,7 @@ def test_verdict_gives_the_number_interval_p_test_and_patients(verdict, value, l
     assert ("not proof" in told["caution"]) == (verdict == "no evidence")
 
 
-def test_corrected_and_tiny_p_values_are_told():
+def test_corrected_and_tiny_p_values_are_reported():
     assert page.probability({"p": 1e-9, "test": "DeLong"}) == "p < 0.001 (DeLong)"
     corrected = page.probability({"p": 0.012, "p_holm": 0.024, "test": "DeLong"})
     assert corrected == "p = 0.012 (DeLong), after Holm's correction p = 0.024"

@@ -126,7 +126,7 @@ def test_bootstrap_and_delong_agree_when_images_are_independent():
     assert resampled.p == pytest.approx(by_formula.p, abs=0.05)
 
 
-def test_copies_of_a_patients_image_add_no_certainty():
+def test_copies_of_a_patients_image_do_not_narrow_the_interval():
     """Each image four times over: DeLong halves its interval, the patient bootstrap is not impressed."""
     labels, a = images(5, n=60, decimals=8)
     b = a + np.random.default_rng(8).normal(size=60)

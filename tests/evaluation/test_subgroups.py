@@ -93,7 +93,7 @@ def at_sites(*, leaning, num=800, sharing=0.8, images_per_patient=1):
                    images_per_patient=images_per_patient)
 
 
-def test_a_score_that_stands_for_the_site_is_flagged_in_the_arm_that_leans():
+def test_a_score_that_stands_for_the_site_is_flagged_in_the_arm_that_relies_on_it():
     found = shortcuts(at_sites(leaning=(0.0, 1.5)), "Mass", CONFIG)
     checked, = found["checked"]
     honest, leans = checked["arms"]
@@ -108,7 +108,7 @@ def test_a_score_that_stands_for_the_site_is_flagged_in_the_arm_that_leans():
     assert found["skipped"] == [{"attribute": "view", "reason": "the tested images name fewer than two groups of 5 patients"}]
 
 
-def test_leaning_that_wins_nothing_is_seen_by_the_association_alone():
+def test_a_shortcut_that_gains_nothing_shows_only_in_the_association():
     checked, = shortcuts(at_sites(leaning=(0.0, 1.5), sharing=0.5), "Mass", CONFIG)["checked"]
     leans = checked["arms"][1]
     assert leans["association"][0]["low"] > 0.3 and not leans["shortcut"]

@@ -8,7 +8,7 @@ from synthorax.evaluation.metrics.vendi import vendi, vendi_score
 
 
 @pytest.mark.parametrize(("num_kinds", "copies"), [(1, 8), (3, 4), (6, 1), (2, 40)])
-def test_it_counts_kinds_that_have_nothing_in_common(num_kinds, copies):
+def test_it_counts_clusters_that_have_nothing_in_common(num_kinds, copies):
     assert vendi(np.repeat(np.eye(8)[:num_kinds], copies, axis=0)) == pytest.approx(num_kinds)
 
 

@@ -31,7 +31,7 @@ from synthorax.registry import lookup
 from synthorax.rng import Draws
 from synthorax.training.feed import Feed
 from synthorax.training.loop import _Loop
-from trainings import fresh_objective, made_up_images, smallest, train_here
+from trainings import fresh_objective, smallest, toy_images, train_here
 
 SCORES = torch.tensor([[-2.0], [0.0], [0.3], [5.0]])
 
@@ -48,7 +48,7 @@ def objective_of(family: str, *overrides: str) -> AdversarialObjective:
 
 def batch_for(objective: AdversarialObjective, engine: Engine, *, size: int = 4) -> Batch:
     spec = as_model(objective.model).spec
-    return Feed(made_up_images(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    return Feed(toy_images(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
 
 
 # ---- losses
@@ -111,7 +111,7 @@ def test_the_gradient_penalty_looks_between_the_images() -> None:
     torch.testing.assert_close(got, (mixed.flatten(1).norm(dim=1) - 1) ** 2, rtol=1e-4, atol=1e-5)
 
 
-def test_penalties_teach_the_discriminator_also_without_gradients_around() -> None:
+def test_penalties_train_the_discriminator_also_without_gradients_around() -> None:
     weight = torch.tensor(3.0, requires_grad=True)
 
     def score(images: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def test_lazy_terms_count_as_often_as_they_are_left_out(engine: Engine) -> None:
 def test_a_lazy_phase_shares_the_optimiser_of_its_player(engine: Engine, tmp_path: Any) -> None:
     """A penalty with an Adam of its own would move as far whatever its weight."""
     recipe = smallest("stylegan2", "objective.r1_every=2", "train.steps=4")
-    refine_loop = _Loop(fresh_objective(recipe), made_up_images(16), recipe.train, engine=engine, folder=tmp_path)
+    refine_loop = _Loop(fresh_objective(recipe), toy_images(16), recipe.train, engine=engine, folder=tmp_path)
     for _ in range(2):
         refine_loop.step(0.0)
     assert set(refine_loop.optimizers) == {"discriminator", "generator"}
@@ -152,7 +152,7 @@ def test_the_discriminator_learns_at_a_rate_of_its_own(engine: Engine, tmp_path:
     """The first step of Adam is as long as its rate, so weights tell the two time-scales apart, the lazy penalty's included."""
     recipe = smallest("stylegan2", "objective.discriminator_rate=4.0", "train.learning_rate=1e-3", "train.warmup_steps=0",
                       "train.cooldown=0.0")
-    refine_loop = _Loop(fresh_objective(recipe), made_up_images(16), recipe.train, engine=engine, folder=tmp_path)
+    refine_loop = _Loop(fresh_objective(recipe), toy_images(16), recipe.train, engine=engine, folder=tmp_path)
     refine_loop.step(0.0)
     assert {name: group["lr"] for name, optimizer in refine_loop.optimizers.items() for group in optimizer.param_groups} == {
         "discriminator": pytest.approx(4e-3), "generator": pytest.approx(1e-3)}
@@ -178,7 +178,7 @@ def test_projection_is_one_product_with_the_sum_of_what_is_stated() -> None:
     torch.testing.assert_close(product([1.0, nan, 0.0]), product([1.0, nan, nan]) + product([nan, nan, 0.0]))
 
 
-def test_guesses_are_judged_by_what_is_stated() -> None:
+def test_pseudo_labels_are_judged_by_what_is_stated() -> None:
     label_logits = torch.tensor([[2.0, -1.0, 7.0], [0.0, 0.0, 0.0]], requires_grad=True)
     stated = torch.tensor([[1.0, 0.0, math.nan], [math.nan] * 3])
     loss = statement_loss(label_logits, stated)
@@ -188,7 +188,7 @@ def test_guesses_are_judged_by_what_is_stated() -> None:
     assert label_logits.grad is not None and label_logits.grad[0, 2] == 0 and not label_logits.grad[1].any()
 
 
-def test_auxiliary_and_projection_discriminators_hear_the_condition_and_plain_ones_do_not(engine: Engine) -> None:
+def test_only_auxiliary_and_projection_discriminators_are_conditional(engine: Engine) -> None:
     for conditioning, terms in (("none", set()), ("projection", set()), ("auxiliary", {"real_statements", "made_statements"})):
         objective = objective_of("gan", f"model.conditioning={conditioning}").eval()
         batch = batch_for(objective, engine)
@@ -275,7 +275,7 @@ def test_the_running_mean_of_lengths_follows_them() -> None:
     assert torch.equal(path.eval()(torch.tensor([3.0])), (3.0 - path.mean).square()[None])
 
 
-def test_noise_changes_details_when_it_is_heard() -> None:
+def test_noise_changes_details_where_the_generator_uses_it() -> None:
     model = cast(Any, objective_of("stylegan2").model).eval()
     latents = [Draws([1]).normal(*size) for size in model.latent_shapes]
     other = [latents[0], *(Draws([2]).normal(*size) for size in model.latent_shapes[1:])]
@@ -336,7 +336,7 @@ def test_strength_follows_the_sign_of_the_scores() -> None:
     assert augmentation.strength.item() == pytest.approx(1 - 10 * UPDATES / 1000)
 
 
-def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_told() -> None:
+def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_an_input() -> None:
     augmentation = DiscriminatorAugmentation(DiscriminatorAugmentationConfig(noise_levels=1000, noise_strength=0.3), boundary=0.0)
     images = torch.full((400, 1, 8, 8), 0.8)
     reached = []
@@ -358,7 +358,7 @@ def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_to
     assert reached[0] == pytest.approx(0.1, abs=0.01) and reached[1] > 0.9
 
 
-def test_the_pace_follows_the_distance() -> None:
+def test_the_critic_schedule_follows_the_distance() -> None:
     pace = Pace(usual=4, most=8)
     assert pace.repeats() == 4
     for _ in range(300):

@@ -329,7 +329,7 @@ def test_the_discriminator_pulls_as_hard_as_the_reconstruction_times_its_weight(
     assert pull.item() == pytest.approx(0.25 * other.item(), rel=0.02)
 
 
-def test_the_discriminator_is_silent_at_first_and_counts_training_steps_only() -> None:
+def test_the_discriminator_is_off_at_first_and_counts_training_steps_only() -> None:
     discriminator = Discriminator(weight=1.0, after=2, channels=2, layers=1)
     last = nn.Conv2d(1, 1, 3, padding=1)
     made = last(batch().images)

@@ -150,7 +150,7 @@ def test_stages_that_do_not_chain_are_refused(runs: list[Path], tmp_path: Path) 
 # ---- made of other names, and of other packed models
 
 
-def test_a_stage_is_not_told_of_what_it_does_not_know_and_the_card_says_so(runs: list[Path], tmp_path: Path) -> None:
+def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(runs: list[Path], tmp_path: Path) -> None:
     parts = 'model.parts=["attributes", "labels", "mask", "image"]'
     other = stage(tmp_path / "other", enlarging(parts), findings=("Hernia", "Effusion"), sites=("north", "east"), masks=("heart", "lung"))
     run = sx.pack([runs[0], other], out=tmp_path / "joint")

@@ -21,7 +21,7 @@ from synthorax.rng import Draws
 from synthorax.steps.generate import check_settings
 from synthorax.steps.models.recipe import load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, SITES, enlarging, fresh_objective, made_up_images, randomised, smallest, train_here
+from trainings import FINDINGS, MASKS, SITES, enlarging, fresh_objective, randomised, smallest, toy_images, train_here
 
 PLAIN = SampleSettings(steps=3, guidance=1.0)
 
@@ -76,7 +76,7 @@ def test_resizing_keeps_means_down_and_grey_levels_up() -> None:
     torch.testing.assert_close(resized(F.avg_pool2d(ramp, 2), (16, 16))[..., 4:-4], ramp[..., 4:-4], atol=1e-5, rtol=0)
 
 
-def test_noise_has_the_level_that_is_told_and_images_that_are_not_stated_have_none() -> None:
+def test_noise_has_the_stated_level_and_images_that_are_not_stated_have_none() -> None:
     images, level = torch.zeros(3, 1, 64, 64), torch.tensor([0.0, 0.05, 0.2])
     images[0] = math.nan
     shown = disturbed(images, level=level, noise=torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
@@ -94,7 +94,7 @@ def planes(model: DiffusionModel, condition: Condition) -> torch.Tensor:
     return model._beside(heard, torch.zeros(len(condition), 1, 16, 16))[-1]
 
 
-def test_the_network_is_told_the_noise_of_training_and_of_sampling() -> None:
+def test_the_network_gets_the_noise_level_in_training_and_sampling() -> None:
     """In training every image has a level of its own, which its plane says truly; at sampling it is that of the config or the settings."""
     objective = objective_of("objective.image_blur=0.0", "objective.conditioning_noise=0.2", "objective.crop=0")
     flat = torch.zeros(400, 1, 16, 16)
@@ -153,7 +153,7 @@ def test_detail_is_learned_and_added_to_the_image(tmp_path: Path) -> None:
     recipe = enlarging("train.steps=80", "train.batch_size=8", "train.learning_rate=1e-2", "train.augment=false", "model.sigma_data=0.3",
                        "objective.sigma_mean=-1.0", "objective.conditioning_noise=0.02", "objective.image_blur=0.0",
                        'model.parts=["image"]')
-    image_set = made_up_images(16)
+    image_set = toy_images(16)
     images = image_set.pixels.copy()
     images[:] = (40 + 5 * torch.arange(len(images)))[:, None, None].numpy()
     images[:, ::2] += 60
@@ -242,7 +242,7 @@ def test_a_network_that_learns_from_crops_knows_no_place() -> None:
 
 def test_the_loss_of_a_crop_is_one_number_an_image_and_training_continues_exactly(engine: Engine, tmp_path: Path) -> None:
     objective = objective_of()
-    batch = Feed(made_up_images(16), spec=objective.model.spec, batch_size=4, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
+    batch = Feed(toy_images(16), spec=objective.model.spec, batch_size=4, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
     losses = objective("denoise", batch)
     assert losses["denoise"].shape == (4,) and bool(losses["denoise"].isfinite().all())
     straight = train_here(enlarging("train.steps=4", "train.checkpoint_every=2"), tmp_path / "a").model.state_dict()

@@ -190,7 +190,7 @@ def test_levels_between_timesteps_are_interpolated(tmp_path: Path) -> None:
     assert model.timestep(torch.tensor([1e-4, 1e4])).tolist() == [0.0, 999.0]
 
 
-def test_a_timetable_that_ends_in_noise_alone_is_cut_before_it(tmp_path: Path) -> None:
+def test_a_schedule_that_ends_in_pure_noise_is_cut_before_it(tmp_path: Path) -> None:
     model = load_diffusers(unconditional(tmp_path / "pipeline", scheduler("v_prediction", rescale_betas_zero_snr=True)))
     assert len(model.noise_schedule.sigmas) == 999 and model.noise_schedule.sigmas.isfinite().all()
     assert model.sample(None, [0], SETTINGS).isfinite().all()
@@ -256,7 +256,7 @@ def test_generate_makes_a_data_set_with_the_digest_of_the_folder(text_to_image: 
         assert read_image(again.path / study.file_name).shape == (16, 16)
 
 
-def test_what_it_does_not_hear_is_refused(text_to_image: Path, tmp_path: Path) -> None:
+def test_conditions_it_does_not_have_are_refused(text_to_image: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not conditioned on labels, which a finding asks for; it is conditioned on text"):
         generate(text_to_image, out=tmp_path / "made", finding=["Pneumothorax"])
     row = PlanRow(seed=0, labels={"Pneumothorax": Stated.PRESENT})
@@ -273,7 +273,7 @@ def test_load_model_finds_an_unconditional_folder(tmp_path: Path) -> None:
     assert load_model(half).sample(None, [0], SETTINGS).shape == (1, 1, 8, 8)
 
 
-def test_the_digest_follows_weights_and_timetable_alone(tmp_path: Path) -> None:
+def test_the_digest_depends_on_weights_and_schedule_alone(tmp_path: Path) -> None:
     folder = unconditional(tmp_path / "one")
     first = folder_digest(folder)
     (folder / "README.md").write_text("anything")
@@ -297,7 +297,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str,
         load_diffusers(unconditional(tmp_path / "pipeline", **changes))
 
 
-def test_a_timetable_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_noise_schedule_is_refused(tmp_path: Path) -> None:
     DDPMPipeline(unet=pixel_unet(), scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="scheduler FlowMatchEulerDiscreteScheduler has no noise schedule of noise levels that is known"):
         load_diffusers(tmp_path)
@@ -352,7 +352,7 @@ class Harmful:
         return Path.touch, (self.path,)
 
 
-def test_weights_of_the_old_kind_are_read_without_running_what_is_in_them(tmp_path: Path) -> None:
+def test_pickled_weights_are_read_without_running_what_is_in_them(tmp_path: Path) -> None:
     folder = unconditional(tmp_path / "new")
     old = tmp_path / "old"
     DDIMPipeline(unet=pixel_unet(), scheduler=scheduler()).save_pretrained(old, safe_serialization=False)

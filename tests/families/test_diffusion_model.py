@@ -25,7 +25,7 @@ from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed, unit_images, varied
 from synthorax.training.loop import train
 from synthorax.types import Masks
-from trainings import FINDINGS, MASKS, SITES, fresh_objective, made_up_images, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, fresh_objective, randomised, smallest, toy_images
 
 FAST = SampleSettings(steps=3, guidance=2.0)
 
@@ -48,7 +48,7 @@ def unstated(size: int = 1) -> Condition:
 
 
 def batch_of(objective: DiffusionObjective, engine: Engine, *, size: int = 4) -> Batch:
-    images = made_up_images(objective.model.spec.image_size)
+    images = toy_images(objective.model.spec.image_size)
     return Feed(images, spec=objective.model.spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
 
 
@@ -61,7 +61,7 @@ def test_every_parameterisation_learns_and_samples(name: str, engine: Engine, tm
     levels = {"edm": "lognormal", "flow": "flow-logit-normal"}.get(name, "cosine")
     recipe = smallest("diffusion", f"model.parameterisation={name}", f"objective.levels={levels}", "train.steps=150", "train.batch_size=8",
                       "train.learning_rate=5e-3", "train.augment=false", "model.sigma_max=20.0", 'model.parts=["labels"]')
-    image_set = made_up_images(8)
+    image_set = toy_images(8)
     images = image_set.pixels.copy()
     images[:, :4], images[:, 4:] = 40, 200
     outcome = train(fresh_objective(recipe), replace(image_set, pixels=images), recipe.train, engine=engine, folder=tmp_path)
@@ -115,7 +115,7 @@ def test_inversion_finds_the_noise_that_gives_the_image_back() -> None:
 
 def test_a_wavelet_packing_is_scaled_by_what_is_measured(engine: Engine) -> None:
     objective = objective_of("model.compressor=wavelet", "model.image_size=16", "model.multipliers=[1, 1]")
-    images = unit_images(made_up_images(16).pixels)
+    images = unit_images(toy_images(16).pixels)
     objective.prepare(images)
     latents = objective.model.compressor.encode(images)
     assert latents.shape == (24, 16, 4, 4) and objective.model.latent_shape == (16, 4, 4)
@@ -137,7 +137,7 @@ def test_latents_of_a_trained_compressor_are_diffused_and_it_is_never_trained_al
     objective = fresh_objective(recipe)
     assert isinstance(objective, DiffusionObjective)
     objective.model.compressor.load_matching(compressor.state_dict())  # type: ignore[union-attr]
-    images = unit_images(made_up_images(side).pixels)
+    images = unit_images(toy_images(side).pixels)
     objective.prepare(images)
     latents = objective.model.compressor.encode(images)
     torch.testing.assert_close(latents.var((0, 2, 3), correction=0), torch.ones(latents.shape[1]), atol=0.02, rtol=0)
@@ -161,7 +161,7 @@ def test_a_trained_compressor_must_be_given() -> None:
 
 
 @pytest.mark.processor
-def test_parts_that_the_model_does_not_hear_change_nothing() -> None:
+def test_parts_the_model_is_not_conditioned_on_change_nothing() -> None:
     model = model_of('model.parts=["labels"]')
     asked = replace(unstated(), labels=torch.tensor([[1.0, 0.0]]))
     more = replace(asked, text=("a mass",), attributes=torch.ones_like(asked.attributes), mask=torch.ones(1, len(MASKS), 8, 8))
@@ -193,7 +193,7 @@ def test_what_no_image_of_training_states_changes_nothing(part: str, engine: Eng
 
 
 def test_images_say_what_they_differ_in() -> None:
-    images, spec = made_up_images(8), objective_of().model.spec
+    images, spec = toy_images(8), objective_of().model.spec
     told = varied(images, spec=spec)
     assert not told.labels.isnan().any() and not told.mask.isnan().any()  # type: ignore[union-attr]
     assert told.attributes[0, [0, 1, 3, 4]].eq(1).all() and told.attributes[0, 2].isnan(), "PA, AP, sex and age; no lateral image"
@@ -256,7 +256,7 @@ def test_and_joins_texts_and_not_takes_them_away() -> None:
     torch.testing.assert_close(got, base + signs * (other - free), atol=1e-4, rtol=1e-4)
 
 
-def test_guidance_for_a_part_that_is_not_heard_names_those_that_are() -> None:
+def test_guidance_for_a_part_that_is_no_condition_names_those_that_are() -> None:
     with pytest.raises(UsageError, match=r"'text'.*is not conditioned on.*labels"):
         model_of('model.parts=["labels"]').sample(unstated(), [1], replace(FAST, part_guidance={"text": 2.0}))
     with pytest.raises(InputError, match="did you mean 'labels'"):
@@ -289,7 +289,7 @@ def test_guidance_from_outside_wraps_the_denoiser() -> None:
 
 
 @pytest.mark.parametrize(("sampler", "learned"), [("ddpm", "true"), ("ddpm", "false"), ("dpmpp-2m", "false")])
-def test_clipping_holds_every_estimate_within_the_greys_of_an_image(sampler: str, learned: str) -> None:
+def test_clipping_holds_every_estimate_within_the_range_of_an_image(sampler: str, learned: str) -> None:
     model = model_of("model.parameterisation=eps", f"model.learned_variance={learned}")
     plain = replace(FAST, sampler=sampler, schedule="cosine")
     clipped = model.sample(None, [1], replace(plain, clip=True))
@@ -299,7 +299,7 @@ def test_clipping_holds_every_estimate_within_the_greys_of_an_image(sampler: str
     assert not torch.equal(*again)
 
 
-def test_codes_have_no_greys_to_clip_to() -> None:
+def test_latents_have_no_range_to_clip_to() -> None:
     model = model_of("model.compressor=wavelet")
     for call in (lambda: model.sample(None, [1], replace(FAST, clip=True)), lambda: check_settings(model, replace(FAST, clip=True))):
         with pytest.raises(UsageError, match=r"clip: this model diffuses codes \(model\.compressor=wavelet\)"):
@@ -321,10 +321,10 @@ def test_lesion_terms_are_added_where_lesions_are_known(engine: Engine) -> None:
     assert bool((added["lesion_error"][shown] > 0).all()) and bool((added["lesion_error"][~shown] == 0).all())
 
 
-def test_a_model_that_hears_masks_learns_from_images_without_any() -> None:
+def test_a_model_conditioned_on_masks_learns_from_images_without_any() -> None:
     recipe = smallest("diffusion")
     objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=())
-    images = replace(made_up_images(8), masks=Masks(names=(), pixels=np.zeros((0, 8, 8), np.uint8), index=np.zeros((24, 0), np.int32)))
+    images = replace(toy_images(8), masks=Masks(names=(), pixels=np.zeros((0, 8, 8), np.uint8), index=np.zeros((24, 0), np.int32)))
     feed = Feed(images, spec=as_model(objective.model).spec, batch_size=2, balance=0.0, augment=False, seed=0,
                 engine=Engine(device=torch.device("cpu"), bf16=False))
     losses = objective.losses(objective.phases[0].name, feed.batch(0))

@@ -37,7 +37,7 @@ from synthorax.rng import Draws
 from synthorax.run import read_spec, save_model
 from synthorax.steps.models.recipe import build_model, build_objective, load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_cascade, fresh_objective, made_up_images, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_cascade, fresh_objective, randomised, smallest, toy_images
 
 FAST = SampleSettings(steps=3, guidance=2.0)
 NUM_ATTRIBUTES = len(ATTRIBUTES) + len(SITES)
@@ -75,7 +75,7 @@ def model_of(family: str) -> Model:
 
 
 def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
-    images = made_up_images(as_model(objective.model).spec.image_size)
+    images = toy_images(as_model(objective.model).spec.image_size)
     spec = as_model(objective.model).spec
     return Feed(images, spec=spec, batch_size=size, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
 
@@ -222,7 +222,7 @@ def test_a_base_with_findings_serves_images_without_any_and_the_other_way_round(
 # ---- the diffusion family
 
 
-def test_findings_sites_and_masks_of_a_base_model_are_adopted_by_name() -> None:
+def test_findings_sites_and_masks_of_a_base_model_are_matched_by_name() -> None:
     def diffusion(findings: tuple[str, ...], sites: tuple[str, ...], masks: tuple[str, ...]) -> DiffusionModel:
         model = build_objective(smallest("diffusion"), findings=findings, sites=sites, masks=masks).model
         assert isinstance(model, DiffusionModel)
@@ -320,7 +320,7 @@ def count(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def test_parameters_are_those_that_s4_prints() -> None:
+def test_parameters_are_those_that_kumar_et_al_print() -> None:
     gan = build_objective(load_recipe("kumar-gan"), findings=())
     assert {name: count(player) for name, player in gan.players.items()} == {"generator": 3_606_976, "discriminator": 2_795_904}
     assert count(gan.players) == 6_402_880
@@ -330,7 +330,7 @@ def test_parameters_are_those_that_s4_prints() -> None:
     assert parts == {"encoder": 4_711_648, "mean": 8_389_632, "log_variance": 8_389_632, "decoder": 11_184_033}
 
 
-def test_s4_gan_takes_three_generator_steps_to_one_of_the_discriminator() -> None:
+def test_kumar_gan_takes_three_generator_steps_to_one_of_the_discriminator() -> None:
     assert [(phase.updates, phase.repeats, phase.every) for phase in objective_of("kumar-gan").phases] == [
         (("generator",), 3, 1), (("discriminator",), 1, 1)]
 
@@ -370,7 +370,7 @@ def test_elbo_agrees_with_torch_distributions(engine: Engine) -> None:
     torch.testing.assert_close(losses["reconstruction"], 2 * (constant - likelihood), rtol=1e-4, atol=1e-3)
 
 
-def test_a_spec_names_what_a_model_hears() -> None:
+def test_a_spec_names_what_a_model_is_conditioned_on() -> None:
     specs: dict[str, ModelSpec] = {family: as_model(objective_of(family).model).spec for family in FAMILIES}
     assert specs["diffusion"].conditions == ("attributes", "labels", "lesions", "mask", "text")
     assert (specs["diffusion"].findings, specs["diffusion"].sites, specs["diffusion"].masks) == (FINDINGS, SITES, MASKS)

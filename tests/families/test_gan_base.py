@@ -86,7 +86,7 @@ def test_the_generator_rests_until_the_discriminator_has_learned(family: str, pr
     assert "every weight moves" in (tmp_path / "three" / "card.md").read_text()
 
 
-def test_other_ways_and_families_are_refused_before_anything_is_written(prepared: Prepared, tmp_path: Path) -> None:
+def test_other_adaptations_and_families_are_refused_before_anything_is_written(prepared: Prepared, tmp_path: Path) -> None:
     gan = saved(base_model("gan"), tmp_path / "gan" / WEIGHTS_NAME)
     vae = saved(fresh_objective(smallest("kumar-vae")).model, tmp_path / "vae" / WEIGHTS_NAME)
     for family, base, overrides, message in (

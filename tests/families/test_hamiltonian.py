@@ -129,7 +129,7 @@ def test_the_bound_of_draws_is_the_exact_one() -> None:
     assert draws.mean().item() < model.log_likelihood() + 4 * error
 
 
-def test_training_pays_this_bound_and_teaches_the_flow(engine: Engine) -> None:
+def test_training_minimises_this_bound_and_trains_the_flow(engine: Engine) -> None:
     """The objective on a decoder that is put out of order to be linear: its mean is below log p(x), and better than without the flow."""
     size, scale = 256, 0.05
     images = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).expand(size, -1, -1, -1)

@@ -24,7 +24,7 @@ from synthorax.run import WEIGHTS_NAME, Run, save_model
 from synthorax.steps.models.load import load_model
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.training.loop import train
-from trainings import FEW, FINDINGS, MASKS, SITES, fresh_objective, made_up_images, smallest
+from trainings import FEW, FINDINGS, MASKS, SITES, fresh_objective, smallest, toy_images
 
 GENERATOR = ("model.image_size=32", "model.latent_size=4", "model.channels=4", "model.embedding=8", "objective.discriminator_channels=4")
 
@@ -40,7 +40,7 @@ def trained(family: str, engine: Engine, folder: Path) -> tuple[InversionEncoder
     torch.manual_seed(0)
     objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
     objective.start_from(base)
-    outcome = train(objective, made_up_images(16), recipe.train, engine=engine, folder=folder)
+    outcome = train(objective, toy_images(16), recipe.train, engine=engine, folder=folder)
     return cast(InversionEncoderModel, outcome.model), base
 
 
@@ -49,7 +49,7 @@ def psnr(model: Any, images: Tensor, *, steps: int, start: Any = None) -> Tensor
 
 
 @pytest.mark.parametrize("family", ["gan", "stylegan2"])
-def test_a_search_from_what_the_encoder_reads_is_ahead_of_one_from_the_mean(family: str, engine: Engine, tmp_path: Path) -> None:
+def test_a_search_from_the_encoders_latent_beats_one_from_the_mean(family: str, engine: Engine, tmp_path: Path) -> None:
     model, base = trained(family, engine, tmp_path)
     for name, weight in base.state_dict().items():
         assert torch.equal(model.generator.state_dict()[name], weight), "the generator stays as it was, batch statistics included"

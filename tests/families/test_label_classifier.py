@@ -18,25 +18,25 @@ from synthorax.protocols import Batch, Objective, as_model
 from synthorax.rng import Draws
 from synthorax.training.feed import Feed
 from synthorax.training.loop import _Loop
-from trainings import fresh_objective, made_up_images, smallest
+from trainings import fresh_objective, smallest, toy_images
 
 THREE = ("objective.label_classifier=true", "train.batch_size=8", "objective.part_dropout=0.0")
 
 
 def batch_of(objective: Objective, engine: Engine, labels: torch.Tensor) -> Batch:
     spec = as_model(objective.model).spec
-    batch = Feed(made_up_images(16), spec=spec, batch_size=len(labels), balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    batch = Feed(toy_images(16), spec=spec, batch_size=len(labels), balance=0.0, augment=False, seed=0, engine=engine).batch(0)
     return replace(batch, condition=replace(batch.condition, labels=labels), draws=Draws(range(len(labels))))
 
 
-def test_only_what_is_not_stated_and_was_ever_told_is_guessed() -> None:
+def test_only_labels_that_are_not_stated_but_vary_are_predicted() -> None:
     label_classifier, nan = LabelClassifier(labels=3, image_size=16, channels=2), math.nan
     label_classifier.note(torch.tensor([[1.0, nan, nan], [nan, 0.0, nan]]))
     filled = label_classifier.filled(torch.tensor([[0.0, nan, nan], [1.0, 1.0, nan]]), torch.zeros(2, 1, 16, 16))
     assert filled[0, 0] == 0 and 0 < filled[0, 1] < 1 and bool(filled[:, 2].isnan().all()) and filled[1, :2].tolist() == [1.0, 1.0]
 
 
-def test_stated_images_have_no_guessed_pairs_and_guesses_reach_the_guesser(engine: Engine) -> None:
+def test_stated_images_have_no_pseudo_labels_and_pseudo_labels_train_the_classifier(engine: Engine) -> None:
     objective = fresh_objective(smallest("gan", *THREE)).train()
     label_classifier = cast(LabelClassifier, objective.players["label_classifier"])
     label_classifier.known[:] = True
@@ -50,9 +50,9 @@ def test_stated_images_have_no_guessed_pairs_and_guesses_reach_the_guesser(engin
     assert label_classifier.last.weight.grad is not None and bool(label_classifier.last.weight.grad.any())
 
 
-def test_labels_of_images_that_nobody_read_are_guessed_right(engine: Engine, tmp_path: Path) -> None:
+def test_labels_of_unlabelled_images_are_predicted(engine: Engine, tmp_path: Path) -> None:
     """Four of five images state nothing; an effusion is bright at the bottom."""
-    images = made_up_images(16, num=200)
+    images = toy_images(16, num=200)
     labels = images.labels.copy()
     labels[np.arange(200) % 5 != 1] = math.nan
     recipe = smallest("gan", *THREE, "train.learning_rate=1e-3", "train.steps=60", "train.augment=false")
@@ -66,6 +66,6 @@ def test_labels_of_images_that_nobody_read_are_guessed_right(engine: Engine, tmp
     assert (label_logits.numpy() == (images.labels[unread, 0] == 1)).mean() > 0.85
 
 
-def test_a_discriminator_that_hears_no_labels_cannot_judge_guesses() -> None:
+def test_a_discriminator_without_labels_cannot_judge_pseudo_labels() -> None:
     with pytest.raises(UsageError, match="projection"):
         fresh_objective(smallest("gan", *THREE, "model.conditioning=auxiliary"))

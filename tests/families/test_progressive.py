@@ -19,7 +19,7 @@ from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.models.load import load_model
 from synthorax.steps.models.recipe import Recipe, load_recipe
 from synthorax.steps.training.collapse import CollapseMonitor
-from trainings import FEW, digests, fresh_objective, in_new_process, killed_when, made_up_images, train_here
+from trainings import FEW, digests, fresh_objective, in_new_process, killed_when, toy_images, train_here
 
 SMALL = ("model.image_size=16", "model.latent_size=4", "model.channels=4", "model.embedding=8", "objective.growth_images=4")
 OWN = {"progressive-gan-64": ("objective.discriminator_channels=4",), "progressive-vae-64": ()}
@@ -121,7 +121,7 @@ def test_both_players_have_the_same_level_and_a_base_is_not_shrunk() -> None:
 
 def test_a_growing_image_is_held_against_real_images_without_detail(tmp_path: Path) -> None:
     """Real images as blocks are no collapse, and against real images with all their detail they would look like one."""
-    images = made_up_images(64, num=40).pixels
+    images = toy_images(64, num=40).pixels
     coarse = blocks(torch.from_numpy(images).float()[:, None], 4)[:, 0].round().numpy().astype(np.uint8)
     fair, unfair = (CollapseMonitor(images, log=tmp_path / "none", seed=0, side=side).look(coarse) for side in (4, None))
     gap = [abs(float(look["sample_ms_ssim"]) - float(look["real_ms_ssim"])) for look in (fair, unfair)]

@@ -59,7 +59,7 @@ def test_both_bounds_in_closed_form() -> None:
 
 @pytest.mark.parametrize(("phase", "term", "player", "further"), [("encode", "pushed_off", "encoder", True),
                                                                   ("decode", "accepted", "decoder", False)])
-def test_the_encoder_pushes_made_images_off_and_the_decoder_pulls_them_back(phase: str, term: str, player: str, further: bool) -> None:
+def test_the_encoder_pushes_generated_images_off_and_the_decoder_pulls_them_back(phase: str, term: str, player: str, further: bool) -> None:
     objective, model = players()
     if not further:
         with torch.no_grad():
@@ -73,7 +73,7 @@ def test_the_encoder_pushes_made_images_off_and_the_decoder_pulls_them_back(phas
     assert bool(made_divergence(model).mean() > before.mean()) == further
 
 
-def test_each_player_gets_the_gradients_of_its_own_phase_from_real_and_made_images() -> None:
+def test_each_player_gets_the_gradients_of_its_own_phase_from_real_and_generated_images() -> None:
     objective, model = players()
     objective("encode", batch())["pushed_off"].sum().backward()  # type: ignore[no-untyped-call]
     assert model.encoder.last.weight.grad is not None and bool(model.encoder.last.weight.grad.any())

@@ -16,7 +16,7 @@ from synthorax.nets.spade import MaskNorm, MaskReader, mask_channels
 from synthorax.protocols import Condition, as_model
 from synthorax.steps.models.recipe import build_objective
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, SITES, fresh_objective, made_up_images, smallest
+from trainings import FINDINGS, SITES, fresh_objective, smallest, toy_images
 
 
 def objective_of(*overrides: str) -> AdversarialObjective:
@@ -60,7 +60,7 @@ def test_the_segmenter_is_passive(engine: Engine) -> None:
     assert {phase.name: (phase.updates, phase.sees_patients) for phase in objective.phases} == {
         "discriminator": (("discriminator", "segmenter"), True), "generator": (("generator",), False)}
     spec = as_model(objective.model).spec
-    batch = Feed(made_up_images(16), spec=spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    batch = Feed(toy_images(16), spec=spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
     assert set(objective("generator", batch)) == {"generator", "generator_mask"}
     learned = objective.eval()("discriminator", batch)["segmenter"]
     objective.players["generator"].generator.last.bias.data += 1.0  # type: ignore[union-attr, operator]
@@ -81,10 +81,10 @@ def test_the_segmenter_can_learn_masks() -> None:
     assert loss.item() < 0.25, "chance is ln 2 = 0.69"
 
 
-def test_the_discriminator_sees_the_mask_beside_the_image(engine: Engine) -> None:
+def test_the_discriminator_sees_the_mask_with_the_image(engine: Engine) -> None:
     objective = objective_of().eval()
     spec = as_model(objective.model).spec
-    batch = Feed(made_up_images(16), spec=spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    batch = Feed(toy_images(16), spec=spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
     mask = cast(torch.Tensor, batch.condition.mask)
     fresh = [replace(batch, condition=replace(batch.condition, mask=one),
                      draws=type(batch.draws)(range(4))) for one in (mask, 1 - mask)]
@@ -105,7 +105,7 @@ def test_masks_are_asked_for_where_there_are_some(family: str, override: str, me
         fresh_objective(smallest(family, override))
 
 
-def test_images_without_a_stated_mask_are_made_too() -> None:
+def test_images_without_a_stated_mask_are_generated_too() -> None:
     model = as_model(objective_of().model.eval())
     unstated = Condition.unstated(2, num_labels=len(FINDINGS), num_sites=len(SITES))
     assert model.sample(unstated, [1, 2]).shape == (2, 1, 16, 16)

@@ -48,9 +48,9 @@ from trainings import (
     finished,
     in_new_process,
     killed_when,
-    made_up_images,
     randomised,
     smallest,
+    toy_images,
 )
 
 ONE_PART = 'model.parts=["labels"]'
@@ -80,7 +80,7 @@ def told(size: int) -> Condition:
 # ---- targets
 
 
-def test_the_lesson_of_a_guide_is_the_estimate_away_from_it() -> None:
+def test_the_target_with_a_guide_is_the_estimate_away_from_it() -> None:
     """And what comes of it is guided and trained on as any other model, which a student of guidance by the condition is not."""
     settings = ("model.distilled.guidance=1.0", "model.distilled.autoguidance=3.0")
     with pytest.raises(UsageError, match="no weaker model"):
@@ -123,7 +123,7 @@ def test_the_weight_is_that_of_edm() -> None:
     torch.testing.assert_close(snr_weight(sigma, sigma_data=0.5), output_weight(edm_scalings(sigma, sigma_data=0.5)))
 
 
-def test_the_lesson_is_the_estimate_that_lands_where_the_ideal_walk_does() -> None:
+def test_the_target_is_the_estimate_that_lands_where_the_ideal_trajectory_does() -> None:
     objective = objective_of("model.distilled.steps=3", "model.distilled.substeps=24", "model.distilled.guidance=1.0",
                              f"model.sigma_data={SPREAD}", "objective.distillation.own=0.0", ideal=True)
     clean = SPREAD * Draws(range(24)).normal(1, 8, 8)
@@ -139,7 +139,7 @@ def test_the_lesson_is_the_estimate_that_lands_where_the_ideal_walk_does() -> No
 
 
 def test_a_student_learns_to_walk_in_two_steps_where_its_teacher_needs_many(engine: Engine, tmp_path: Path) -> None:
-    images = made_up_images(8)
+    images = toy_images(8)
     objective = objective_of("model.distilled.steps=2", "model.distilled.guidance=1.0", ideal=True)
     teacher = objective.teacher
     assert teacher is not None
@@ -154,11 +154,11 @@ def test_a_student_learns_to_walk_in_two_steps_where_its_teacher_needs_many(engi
     assert torch.equal(teacher.sample(None, seeds, replace(plain, sampler="heun", steps=30)), wanted), "the teacher is frozen"
 
 
-def test_one_estimate_of_the_student_is_the_guided_one_of_the_teacher() -> None:
+def test_one_estimate_of_the_student_equals_the_guided_one_of_the_teacher() -> None:
     parts = ["model.parts=[\"attributes\", \"labels\"]", "model.distilled.steps=0", "model.distilled.guidance=2.0",
              "model.distilled.part_guidance={labels = 3.0}", "model.distilled.guidance_to=5.0"]
     objective = objective_of(*parts)
-    teacher, clean = objective.teacher, unit_images(made_up_images(8).pixels[:6])
+    teacher, clean = objective.teacher, unit_images(toy_images(8).pixels[:6])
     assert teacher is not None
     condition = replace(told(6), attributes=torch.full((6, 7), 0.4))
     noisy, sigma, wanted = objective._guidance_targets(clean, condition, Draws(range(6)))
@@ -180,7 +180,7 @@ def test_a_teacher_that_has_guidance_built_in_is_not_guided_again() -> None:
     torch.testing.assert_close(few._teach(told(3))(x, sigma), teacher.denoise(x, sigma, told(3)))
 
 
-def test_lessons_begin_where_the_students_own_walk_has_got_to() -> None:
+def test_distillation_starts_where_the_students_own_trajectory_is() -> None:
     objective = objective_of("model.distilled.steps=3", "model.distilled.guidance=1.0", "objective.distillation.own=1.0")
     model = objective.model.train()
     condition, clean = told(16), torch.zeros(16, 1, 8, 8)
@@ -200,14 +200,14 @@ def test_lessons_begin_where_the_students_own_walk_has_got_to() -> None:
 
 def test_the_loss_of_an_image_does_not_depend_on_its_neighbours() -> None:
     objective = objective_of("model.distilled.steps=2").eval()
-    images = unit_images(made_up_images(8).pixels[:4])
+    images = unit_images(toy_images(8).pixels[:4])
     losses = [objective("distil", Batch(images=some, condition=told(4), draws=Draws(range(4))))["distil"]
               for some in (images, torch.cat([images[:3], -images[3:]]))]
     torch.testing.assert_close(losses[0][:3], losses[1][:3], rtol=1e-4, atol=1e-5)
     assert losses[0].shape == (4,)
 
 
-def test_a_teacher_must_know_what_it_teaches() -> None:
+def test_a_teacher_must_know_the_findings_of_its_student() -> None:
     objective = build_objective(load_recipe("student", overrides=[*SMALL_DIFFUSION, *FEW]), findings=("Hernia", "Mass"), masks=MASKS)
     assert isinstance(objective, StudentObjective)
     other = build_objective(smallest("diffusion"), findings=FINDINGS, masks=MASKS).model
@@ -303,7 +303,7 @@ def test_a_student_is_trained_from_a_run_and_ships_without_it(teacher: Run, prep
     assert run.weights.read_bytes() == before, "a finished run is returned as it is, also by its own recipe"
 
 
-def test_a_student_of_guidance_can_teach_one_of_steps_with_the_same_guidance(teacher: Run, prepared: Prepared, tmp_path: Path) -> None:
+def test_a_student_of_guidance_can_teach_a_student_of_steps(teacher: Run, prepared: Prepared, tmp_path: Path) -> None:
     run = study(teacher, prepared, tmp_path / "a", "model.distilled.steps=0", recipe="student-guidance")
     assert read_spec(run.weights)[1]["sample"]["sampler"] == "dpmpp-2m"
     with pytest.raises(UsageError, match=r"guidance 1\.5 built in, and the recipe asks for 3"):

@@ -20,7 +20,7 @@ from synthorax.protocols import Batch, Condition, Objective, as_model
 from synthorax.rng import Draws
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, fresh_objective, made_up_images, smallest
+from trainings import FINDINGS, MASKS, fresh_objective, smallest, toy_images
 
 RECIPES = ("vae-64", "cvae-64", "gmvae-64", "geometric-vae-64", "progressive-vae-64", "aae-64", "vae-gan-64", "alpha-gan-64",
            "hamiltonian-vae-64", "soft-intro-vae-64", "vq-vae-2-64")
@@ -29,7 +29,7 @@ PRIORS = ("normal", "mixture", "dirichlet", "cauchy", "geometric")
 
 def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
     spec = as_model(objective.model).spec
-    return Feed(made_up_images(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    return Feed(toy_images(spec.image_size), spec=spec, batch_size=size, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
 
 
 def steps(objective: Objective, batch: Batch, *, number: int) -> list[float]:
@@ -101,7 +101,7 @@ def test_beta_weighs_the_divergence_and_warms_up(engine: Engine) -> None:
         torch.testing.assert_close(told[step], part * told[5])
 
 
-def test_half_of_an_image_can_be_told_by_its_mask(engine: Engine) -> None:
+def test_half_of_an_image_is_predictable_from_its_mask(engine: Engine) -> None:
     objective = fresh_objective(smallest("vae"))
     model = objective.model
     assert isinstance(model, VaeModel) and "mask" in model.spec.conditions
@@ -114,7 +114,7 @@ def test_half_of_an_image_can_be_told_by_its_mask(engine: Engine) -> None:
     assert difference.max() > 0 and not torch.equal(model.decode(latent, here), model.decode(latent, None))
 
 
-def test_the_discriminator_of_a_vae_gan_does_not_teach_the_encoder(engine: Engine) -> None:
+def test_the_discriminator_of_a_vae_gan_does_not_train_the_encoder(engine: Engine) -> None:
     objective = fresh_objective(smallest("vae-gan", "objective.features=0.0", "objective.pixels=0.0", "objective.beta=0.0")).train()
     assert isinstance(objective, VaeGanObjective)
     terms = objective("autoencode", batch_of(objective, engine))
@@ -125,7 +125,7 @@ def test_the_discriminator_of_a_vae_gan_does_not_teach_the_encoder(engine: Engin
     assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.decoder.parameters())
 
 
-def test_the_discriminator_of_a_vae_gan_pays_nothing_for_greys_beyond_white(engine: Engine) -> None:
+def test_the_discriminator_of_a_vae_gan_pays_nothing_for_values_beyond_white(engine: Engine) -> None:
     objective = fresh_objective(smallest("vae-gan")).eval()
     assert isinstance(objective, VaeGanObjective)
     batch, model = batch_of(objective, engine), objective.model
@@ -151,7 +151,7 @@ def test_features_are_blind_to_nothing_but_equality(engine: Engine) -> None:
     assert terms["features"].abs().max() < 1e-6 and terms["pixels"].abs().max() == 0 and (terms["divergence"] > 0).all()
 
 
-def test_mask_classes_that_no_image_has_are_not_heard() -> None:
+def test_mask_classes_that_no_image_has_are_not_inputs() -> None:
     objective = fresh_objective(smallest("vae"))
     nothing = torch.full((1, 2), math.nan)
     images = Condition(labels=nothing, attributes=torch.full((1, 7), math.nan), mask=torch.tensor([1.0, math.nan]).reshape(1, 2, 1, 1))
@@ -207,7 +207,7 @@ def test_an_alpha_gan_has_two_discriminators_and_no_divergence(engine: Engine) -
 
 
 @pytest.mark.parametrize("overrides", [(), ("model.posterior=hamiltonian",), ("model.prior=mixture", "model.components=3")])
-def test_a_discriminative_regulariser_teaches_the_decoder_alone_beside_the_bound(overrides: tuple[str, ...], engine: Engine) -> None:
+def test_a_discriminative_regulariser_trains_only_the_decoder(overrides: tuple[str, ...], engine: Engine) -> None:
     with_discriminator = ("objective.discriminative=1.0", "objective.discriminator_channels=2", "objective.discriminator_layers=1")
     plain, objective = (fresh_objective(smallest("vae", *overrides, *more)).eval() for more in ((), with_discriminator))
     assert [phase.name for phase in objective.phases] == ["elbo", "discriminate"]

@@ -35,7 +35,7 @@ def random_latents(side: int = SIDE, *, seed: int = 0, size: int = 1) -> Tensor:
     return torch.randint(CODES, (size, side, side), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_code_is_told_by_those_before_it_alone() -> None:
+def test_a_code_depends_only_on_the_codes_before_it() -> None:
     network, codes, asked = prior(below=CODES), random_latents(), torch.linspace(-1, 1, 8)[None]
     coarse = random_latents(SIDE // 2)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def drawn_for(priors: Priors, label: float, *, size: int = 200) -> list[Tensor]:
         return priors.draw(condition, Draws(range(size)))
 
 
-def test_the_prior_learns_what_was_planted_and_obeys_the_label(taught: Priors) -> None:
+def test_the_prior_learns_what_was_planted_and_follows_the_label(taught: Priors) -> None:
     coarse, fine = drawn_for(taught, 1.0)
     assert (coarse == 2).float().mean() > 0.97 and (fine == 3).float().mean() > 0.97
     coarse, fine = drawn_for(taught, 0.0)
@@ -107,7 +107,7 @@ def test_the_prior_learns_what_was_planted_and_obeys_the_label(taught: Priors) -
     assert (fine == coarse.repeat_interleave(2, 1).repeat_interleave(2, 2) + 1).float().mean() > 0.95, "fine codes follow the coarse ones"
 
 
-def test_its_surprise_is_the_entropy_of_what_was_planted(taught: Priors) -> None:
+def test_its_negative_log_likelihood_is_the_planted_entropy(taught: Priors) -> None:
     labels = torch.zeros(400)
     condition = Condition(labels=labels[:, None], attributes=torch.full((400, 5), torch.nan))
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_first_the_autoencoder_then_the_prior() -> None:
     assert [together.repeats(phase) for phase in together.phases] == [1, 1]
 
 
-def test_the_prior_teaches_nothing_to_the_autoencoder(engine: Engine) -> None:
+def test_the_prior_does_not_train_the_autoencoder(engine: Engine) -> None:
     objective: Any = fresh_objective(smallest("vq-vae")).train()
     before = {name: value.clone() for name, value in objective.model.autoencoder.state_dict().items()}
     torch.stack(list(objective("prior", batch_of(4)).values())).sum().backward()

@@ -95,7 +95,7 @@ def test_what_can_be_no_folder_is_refused_by_name(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
-def test_a_second_process_is_told_and_spoils_nothing(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_damages_nothing(tmp_path: Path) -> None:
     process = in_new_process(hang, tmp_path / "out")
     try:
         while not (tmp_path / "out" / WORK_NAME / "scratch").exists():
@@ -161,7 +161,7 @@ def test_parts_are_remembered_with_their_inputs(tmp_path: Path) -> None:
             folder.has("fidelity", {"features": "b"})
 
 
-def test_drafts_bind_nobody_and_known_work_is_adopted(tmp_path: Path) -> None:
+def test_drafts_bind_nobody_and_known_work_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("mine")
     with pytest.raises(InputError, match="is not empty"), claimed(tmp_path, kind="a test", inputs=INPUTS, drafts=("config.toml",)):
         pass

@@ -19,7 +19,7 @@ from synthorax.errors import UsageError
 from synthorax.threads import AGAIN_SECONDS, MOST_THREADS, WAITING, Pace, let_idle_threads_sleep
 from synthorax.training.checkpoint import Progress, load_checkpoint
 from synthorax.training.loop import train
-from trainings import fresh_objective, made_up_images, smallest
+from trainings import fresh_objective, smallest, toy_images
 
 Machine = Callable[[int], float]
 """Seconds of a step by the number of threads."""
@@ -84,7 +84,7 @@ def test_a_training_keeps_its_choice_with_the_checkpoint(tmp_path: Path, monkeyp
     try:
         with started(device="cpu", precision="fp32") as engine:
             engine = replace(engine, most_threads=2)  # also where the tests run on one core
-            train(fresh_objective(recipe), made_up_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
+            train(fresh_objective(recipe), toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         chosen = [line["threads"] for line in lines if "threads" in line]
         progress, _ = load_checkpoint(tmp_path / "checkpoints", modules={}, optimizers={})
@@ -115,7 +115,7 @@ def test_numbers_that_no_machine_has_use_for_are_refused(asked: int | None, vari
         pass
 
 
-def test_idle_threads_sleep_unless_the_user_has_told_them_how_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_threads_sleep_unless_the_user_has_configured_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*WAITING, "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     let_idle_threads_sleep()

@@ -96,7 +96,7 @@ def test_files_and_names_that_do_not_work_say_why(tmp_path):
         load_features("chest")
 
 
-def test_the_chest_space_sees_what_it_was_taught():
+def test_the_chest_space_sees_what_it_was_trained_on():
     rng = np.random.default_rng(0)
     images = rng.integers(60, 100, (40, 32, 32)).astype(np.uint8)
     ill = np.arange(40) % 2 == 0

@@ -41,7 +41,7 @@ def trained():
     return train(*discs(0), updates=80)
 
 
-def test_outlines_discs_and_keeps_their_kinds_apart(trained):
+def test_it_segments_discs_and_keeps_their_classes_apart(trained):
     images, masks = discs(1)
     outlines = trained.outline(images)
     own = np.nanmean(iou(masks, outlines), axis=0)
@@ -49,7 +49,7 @@ def test_outlines_discs_and_keeps_their_kinds_apart(trained):
     assert own.min() > 0.7 and crossed.max() < 0.2
 
 
-def test_probabilities_are_probabilities_and_outlines_their_cut(trained):
+def test_probabilities_are_probabilities_and_masks_their_cut(trained):
     images, _ = discs(1, n=6)
     probabilities = trained(images)
     assert probabilities.shape == (6, 2, 32, 32) and probabilities.dtype == np.float32
@@ -70,7 +70,7 @@ def test_prediction_does_not_depend_on_the_batch(trained):
     assert np.allclose(alone, trained(images)[:4], atol=1e-6)
 
 
-def test_outlines_that_are_not_stated_change_nothing():
+def test_masks_that_are_not_stated_change_nothing():
     """Two sets whose outlines differ only where they are not stated train the same weights."""
     images, masks = discs(0)
     stated = np.ones((64, 2), bool)
@@ -81,7 +81,7 @@ def test_outlines_that_are_not_stated_change_nothing():
     assert train(images, masks, updates=4).digest != train(images, spoilt, updates=4).digest
 
 
-def test_a_stated_empty_outline_is_learnt_from(trained):
+def test_a_stated_empty_mask_is_learned_from(trained):
     images, masks = discs(0)
     never = masks.copy()
     never[:, 1] = False
@@ -132,7 +132,7 @@ def test_augmentation_moves_image_and_outline_together_and_never_mirrors_them():
     assert (carried - outlines).abs().mean() > 0.005
 
 
-def test_rare_outlines_are_drawn_more_often_and_count_for_more():
+def test_rare_masks_are_sampled_more_often_and_count_for_more():
     drawn = np.zeros((100, 2), bool)
     drawn[:50, 0], drawn[:4, 1] = True, True
     weights = judge._rarity(drawn, np.ones_like(drawn), power=0.5)
@@ -142,7 +142,7 @@ def test_rare_outlines_are_drawn_more_often_and_count_for_more():
     assert judge._emphasis(masks, np.ones((2, 2), bool)).tolist() == pytest.approx([1, math.sqrt(24)])
 
 
-def test_the_loss_is_small_only_for_the_right_outline():
+def test_the_loss_is_small_only_for_the_right_mask():
     target = torch.zeros(2, 1, 8, 8)
     target[:, :, :4] = 1
     stated, emphasis = torch.ones(2, 1, dtype=torch.bool), torch.ones(1)
@@ -176,7 +176,7 @@ def test_other_sizes_and_bfloat16(size, input_size, autocast):
     assert result(images).shape == masks.shape and np.isfinite(result(images)).all()
 
 
-def test_overlap_of_outlines_by_hand():
+def test_overlap_of_masks_by_hand():
     first, second = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
     first[0, :2], second[0, 1:3] = True, True  # 8 and 8 pixels, 4 in both
     second[1, 0, 0] = True

@@ -111,7 +111,7 @@ def test_its_gradient_sharpens() -> None:
     assert bool((distance(made.detach(), image) < 0.1 * distance(start, image)).all())
 
 
-def test_filters_are_of_length_one_and_blind_to_brightness_and_hear_their_own_direction() -> None:
+def test_filters_have_unit_norm_ignore_brightness_and_respond_to_their_own_direction() -> None:
     filters = gabor_pairs(4)
     assert filters.shape == (8, 1, SIZE_PX, SIZE_PX)
     torch.testing.assert_close(filters.sum(dim=(1, 2, 3)), torch.zeros(8), atol=1e-6, rtol=0)

@@ -21,7 +21,7 @@ from synthorax.protocols import Condition, as_model
 from synthorax.rng import Draws
 from synthorax.steps.models.recipe import build_objective, load_recipe, recipe_names
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, fresh_objective, made_up_images, smallest
+from trainings import FINDINGS, fresh_objective, smallest, toy_images
 
 TABLE = {"kumar-fs-gmvae-v1": (1000, 50, True, True, "vgg16", "linear", True),
          "kumar-fs-gmvae-v2": (1000, 50, True, False, "vgg16", "linear", True),
@@ -45,7 +45,7 @@ def test_every_version_of_the_table_is_a_recipe() -> None:
         assert c.image_size == 224
 
 
-def test_parameters_are_those_that_s4_prints_or_implies() -> None:
+def test_parameters_are_those_that_kumar_et_al_print_or_imply() -> None:
     assert count(Vgg16()) == 14_714_688 and count(DenseNet121()) == 6_953_856
     assert [count(MixtureDecoder(kind, inputs=1, image_size=224).layers) for kind in (1, 2)] == [1_920, 172_800]
     assert count(transition(512, side=7)) == 154_500
@@ -114,7 +114,7 @@ def test_torchvision_is_asked_for_by_the_name_of_its_extra(monkeypatch: pytest.M
         load_imagenet(Vgg16(), "vgg16", "torchvision")
 
 
-def test_equalised_images_have_every_grey_equally_often() -> None:
+def test_equalised_images_have_every_intensity_equally_often() -> None:
     image = (torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)) ** 1.5) * 1.6 - 0.9
     even = equalised(image)
     assert even.min() == -1 and even.max() == 1
@@ -151,7 +151,7 @@ def test_an_encoder_that_does_not_learn_stays_as_it_is(engine: Engine) -> None:
     model = objective.model
     assert isinstance(model, KumarGmvaeModel)
     before = {key: weight.clone() for key, weight in model.encoder.state_dict().items()}
-    batch = Feed(made_up_images(64), spec=as_model(model).spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
+    batch = Feed(toy_images(64), spec=as_model(model).spec, batch_size=4, balance=0.0, augment=False, seed=0, engine=engine).batch(0)
     torch.stack(list(objective("elbo", batch).values())).sum().backward()
     assert all(weight.grad is None for weight in model.encoder.parameters()) and model.mean.weight.grad is not None
     assert all(torch.equal(weight, before[key]) for key, weight in model.encoder.state_dict().items()), "nor its running statistics"
@@ -168,7 +168,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
             build_objective(smallest("kumar-gmvae", override), findings=FINDINGS)
 
 
-def test_findings_that_no_image_differs_in_are_not_heard() -> None:
+def test_findings_that_do_not_vary_are_not_inputs() -> None:
     objective = objective_of()
     varied = Condition(labels=torch.tensor([[1.0, math.nan]]), attributes=torch.full((1, 7), math.nan))
     objective.zero_unvaried_inputs(varied)

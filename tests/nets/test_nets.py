@@ -88,7 +88,7 @@ def test_sides_must_be_multiples_and_the_errors_say_of_what() -> None:
 
 
 @pytest.mark.parametrize(("kind", "dims"), list(itertools.product(KINDS, (2, 3))))
-def test_every_input_is_heard(kind: str, dims: int) -> None:
+def test_every_input_matters(kind: str, dims: int) -> None:
     network, inputs = trained(network_of(kind, dims=dims, inputs=2)), asked(dims=dims, inputs=2)
     made = network(**inputs)
     changes = {"noise_level": inputs["noise_level"] + 0.5, "embedding": inputs["embedding"] + F.one_hot(torch.tensor(3), EMBEDDING),
@@ -99,7 +99,7 @@ def test_every_input_is_heard(kind: str, dims: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_block_hears_the_embedding(kind: str) -> None:
+def test_every_block_uses_the_embedding(kind: str) -> None:
     """Each block alone: silencing the affine layers of all the others must not make the network deaf."""
     inputs = asked()
     network = trained(network_of(kind))
@@ -331,14 +331,14 @@ def test_maps_of_nothing_may_be_left_out(kind: str, dims: int) -> None:
 # Embeddings
 
 
-def test_absent_uncertain_present_and_not_stated_are_four_inputs() -> None:
+def test_absent_uncertain_present_and_not_stated_are_distinct_inputs() -> None:
     embedding, statements = StatementEmbedding(1, 2), torch.tensor([[0.0], [UNCERTAIN], [1.0], [math.nan]])
     assert torch.pdist(embedding(statements)).min() > 0.1
     nn.init.eye_(embedding.linear.weight)
     assert embedding(statements).tolist() == [[1, -1], [1, 0], [1, 1], [0, 0]]  # (stated, value)
 
 
-def test_a_place_is_heard_number_by_number_and_silence_is_zero() -> None:
+def test_a_place_is_encoded_number_by_number_and_zero_where_not_stated() -> None:
     embedding = PlaceEmbedding(3, 64)
     unstated = torch.full((1, 3, len(LESION_PROPERTIES)), math.nan)
     assert not embedding(unstated).any()
@@ -355,7 +355,7 @@ def test_a_place_is_heard_number_by_number_and_silence_is_zero() -> None:
                                heard[:1] + heard[-1:])
 
 
-def test_a_number_is_heard_as_stated_value_and_waves() -> None:
+def test_a_number_is_encoded_as_stated_value_and_waves() -> None:
     embedding = PlaceEmbedding(1, 4 * len(LESION_PROPERTIES), octaves=1)
     nn.init.eye_(embedding.linear.weight)
     lesions = torch.full((1, 1, len(LESION_PROPERTIES)), math.nan)
@@ -365,7 +365,7 @@ def test_a_number_is_heard_as_stated_value_and_waves() -> None:
     assert heard.count_nonzero() == 4
 
 
-def test_near_places_are_told_apart_and_stay_neighbours() -> None:
+def test_near_places_differ_and_stay_neighbours() -> None:
     embedding, column = PlaceEmbedding(1, 256), LESION_PROPERTIES.index("x")
     lesions = torch.full((101, 1, len(LESION_PROPERTIES)), math.nan)
     lesions[:, 0, column] = torch.linspace(0, 1, 101)

@@ -48,7 +48,7 @@ def test_a_lesion_in_words_has_a_side_a_size_and_a_height_but_no_point() -> None
     assert both[LEFT].isnan() and both[SIZE] < 1 / 3, "lesions of one finding keep what all of them share"
 
 
-def test_made_up_texts_mention_every_finding_and_both_sides_alike() -> None:
+def test_random_texts_mention_every_finding_and_both_sides_equally() -> None:
     rng = np.random.default_rng(0)
     made = read([made_up_text(FINDINGS, rng) for _ in range(600)], FINDINGS)
     for value in (0.0, 1.0):
@@ -93,7 +93,7 @@ def test_reading_is_learned_in_a_few_hundred_steps(learned: tuple[WordEncoder, T
     assert (lesions == unseen.lesions)[..., LEFT][sided].float().mean() > 0.85
 
 
-def test_a_denial_and_a_side_are_heard(learned: tuple[WordEncoder, TextParser]) -> None:
+def test_a_denial_and_a_side_are_understood(learned: tuple[WordEncoder, TextParser]) -> None:
     encoder, reader = learned
     labels, lesions = reader(*encoder(["there is an effusion", "no effusion", "left effusion", "right effusion", ""]))
     assert labels[:4, 1].tolist() == [1, 0, 1, 1] and labels[4].isnan().all(), "an empty text says nothing"

@@ -118,7 +118,7 @@ class MeanOfQuarters:
                         axis=1).astype(np.float32)
 
 
-def test_a_feature_space_is_a_second_way_to_be_caught():
+def test_a_feature_space_is_a_second_way_to_detect_copies():
     """Pixels shuffled inside each quarter: no image resembles them, the feature space does not mind."""
     rng = np.random.default_rng(0)
     train, held_out = (np.clip(np.kron(rng.uniform(0, 200, (num, 2, 2)), np.ones((32, 32))) + rng.normal(20, 9, (num, 64, 64)),

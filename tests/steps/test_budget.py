@@ -117,7 +117,7 @@ def log(path: Path, losses: Sequence[float]) -> Path:
     return path
 
 
-def test_a_loss_that_still_falls_is_told_from_one_that_does_not(tmp_path: Path) -> None:
+def test_a_falling_loss_is_distinguished_from_a_flat_one(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.02, 100)
     falling, level = np.exp(-np.arange(100) / 60) + noise, 0.3 + 0.5 * np.exp(-np.arange(100) / 8) + noise
     assert loss_fall(log(tmp_path / "a", falling), cooldown=0.3) == pytest.approx(1 - np.exp(-17 / 60), abs=0.05)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.steps.training.collapse import CollapseMonitor, collapse_warning
-from trainings import made_up_images, smallest, train_here
+from trainings import smallest, toy_images, train_here
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def test_too_few_or_too_small_images_say_nothing(tmp_path: Path) -> None:
     assert CollapseMonitor(tiny, log=tmp_path / "none", seed=0).look(tiny) == {}
 
 
-def test_what_a_look_finds_is_a_line_of_its_own(tmp_path: Path) -> None:
+def test_what_the_monitor_finds_is_a_line_of_its_own(tmp_path: Path) -> None:
     recipe = smallest("gan", "train.steps=2", "train.sample_every=2")
-    train_here(recipe, tmp_path, images=made_up_images(16), sample=lambda model, step: {"sample_recall": 0.5, "warning": f"at {step}"})
+    train_here(recipe, tmp_path, images=toy_images(16), sample=lambda model, step: {"sample_recall": 0.5, "warning": f"at {step}"})
     *losses, seen = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all("generator" in line for line in losses)
     assert seen["step"] == 2 and seen["sample_recall"] == 0.5 and seen["warning"] == "at 2"

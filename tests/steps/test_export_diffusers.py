@@ -92,7 +92,7 @@ def test_the_exported_network_is_the_same_function(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
-def test_the_exported_timetable_is_ours(tmp_path: Path, noise_schedule: Any) -> None:
+def test_the_exported_noise_schedule_is_ours(tmp_path: Path, noise_schedule: Any) -> None:
     model = ours(multipliers=(1,), attention=(False,))
     scheduler = load_pipeline(export_diffusers(model, tmp_path / "out", noise_schedule=noise_schedule, clip=True)).scheduler
     assert scheduler.config.clip_sample

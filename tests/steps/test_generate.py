@@ -35,8 +35,8 @@ from trainings import (
     generate_to,
     in_new_process,
     killed_when,
-    made_up_images,
     smallest,
+    toy_images,
     untrained_source,
 )
 
@@ -260,7 +260,7 @@ def test_what_a_row_says_itself_outdoes_its_text(row: PlanRow, told: dict[str, S
     assert stated_by_text(row, findings=("Effusion", "Mass")) == told
 
 
-def test_kept_masks_are_those_that_the_model_heard(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_kept_masks_are_those_the_model_was_conditioned_on(source: Source, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
     spec = source.model.spec
     images = load_images(made(source, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
@@ -314,7 +314,7 @@ def test_settings_beyond_the_usual_have_their_columns(source: Source, engine: En
 
 
 def test_rows_beyond_training_are_marked(source: Source, engine: Engine, tmp_path: Path) -> None:
-    seen = replace(source, support=Support.of(made_up_images(8, num=60)))
+    seen = replace(source, support=Support.of(toy_images(8, num=60)))
     rows = (PlanRow(seed=1, labels={"Mass": Stated.PRESENT}, age_years=40), PlanRow(seed=2, labels={"Mass": Stated.PRESENT}, age_years=1),
             PlanRow(seed=3, lesions=(Lesion(finding="Mass", box=(0.7, 0.7, 0.2, 0.2)),)))
     told = [study.extra["extrapolation"] for study in made(seen, tmp_path / "a", engine, plan=Plan(rows=rows)).studies]

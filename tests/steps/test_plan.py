@@ -276,7 +276,7 @@ def test_what_the_model_measures_in_a_mask_does_not_overrule_what_is_stated(tmp_
     torch.testing.assert_close(condition.lesions[0, 2], torch.tensor([1, 0.2, NAN, 0.6, 0.6]), equal_nan=True)
 
 
-def test_models_that_hear_less_get_only_what_they_hear(tmp_path: Path) -> None:
+def test_models_with_fewer_conditions_get_only_those(tmp_path: Path) -> None:
     lesion = Lesion(finding="Mass", mask=drawn_mask(tmp_path / "a.png"))
     masks_only = replace(SPEC, conditions=("mask",))
     condition = Plan(rows=(PlanRow(seed=0, lesions=(lesion,)),)).condition(masks_only)
@@ -298,7 +298,7 @@ def test_models_that_hear_less_get_only_what_they_hear(tmp_path: Path) -> None:
     ("mask", PlanRow(seed=0, lesions=(Lesion(finding="Mass", box=(0, 0, 1, 1)),)), "a box"),
     ("mask", PlanRow(seed=0, masks={"lung": "no-such-file.png"}), "a mask"),
 ])
-def test_a_part_that_the_model_does_not_hear_is_named_with_those_it_hears(part: str, row: PlanRow, source: str) -> None:
+def test_a_part_the_model_is_not_conditioned_on_is_named_with_those_it_is(part: str, row: PlanRow, source: str) -> None:
     spec = replace(SPEC, conditions=tuple(other for other in SPEC.conditions if other != part))
     with pytest.raises(UsageError, match=f"is not conditioned on {part}, which {source} asks for; it is conditioned on "
                                          f"{', '.join(spec.conditions)}"):
@@ -397,7 +397,7 @@ def test_bad_lesions_are_refused_with_their_row(tmp_path: Path, cells: str, mess
 # ---- one request in words
 
 
-def test_a_bad_requestin_words_becomes_a_row(tmp_path: Path) -> None:
+def test_a_request_in_words_becomes_a_row(tmp_path: Path) -> None:
     mass, lung = drawn_mask(tmp_path / "m.png"), drawn_mask(tmp_path / "l.png")
     request = Request(finding=["mass"], without=["pleural effusion"], uncertain=["Hernia"], view="pa", sex="f", age=40, site="east",
                       text="mass", mask=[("", mass), ("LUNG", lung)], side="Left", severity=0.5, at=(0.7, 0.3))

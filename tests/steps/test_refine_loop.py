@@ -54,7 +54,7 @@ def told(out: Path, number: int, level: str) -> dict:
     return next(group for group in rounds[number]["findings"]["Effusion"]["groups"] if group["level"] == level)
 
 
-def test_a_weak_kind_is_asked_for_more_in_round_two_and_is_found_afterwards(looped: Path) -> None:
+def test_a_weak_group_is_requested_more_in_round_two_and_is_found_afterwards(looped: Path) -> None:
     first, second = (told(looped, number, "left")["asked"] for number in (1, 2))
     assert second >= first + 8
     before, after = (1 - told(looped, number, "left")["wrong"] / told(looped, number, "left")["images"] for number in (1, 2))
@@ -94,7 +94,7 @@ def test_a_stopped_loop_goes_on_to_the_same_numbers(looped: Path, prepared: Prep
         run_refine_loop(drawing, prepared, findings=["Effusion"], out=tmp_path / "out", config=RefineLoopConfig(rounds=1))
 
 
-def test_errors_are_counted_by_kind_and_small_kinds_are_drawn_to_the_rest() -> None:
+def test_errors_are_counted_by_group_and_small_groups_are_shrunk_to_the_rest() -> None:
     images = phantom_images(80, seed=0)
     shows = np.flatnonzero(images.column("Effusion") == 1)
     left = np.array([("side", "left") in kinds_of(study, "Effusion") for study in images.studies])

@@ -115,7 +115,7 @@ def test_of_a_collapsed_set_one_image_stays(prepared: Prepared, judge: CrossFit,
     assert found.to_dict()["most_dropped"] and found.unrealistic_share < 0.1
 
 
-def test_copies_state_the_way_that_caught_them_and_no_name_of_a_real_image(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
+def test_copies_state_the_detector_and_no_name_of_a_real_image(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
     """Noise and blends are caught by other ways than registration, each with its own value and threshold."""
     train, others = prepared.images("train").take(range(20)), prepared.images("test").take(range(3))
     images = [plant(train.pixels, how="noise 5 %"), plant(train.pixels, how="blended 50%"), train.pixels[:5], others.pixels]
@@ -205,7 +205,7 @@ def test_cross_conformal_is_the_plain_rank_with_one_part_and_valid_with_several(
     assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.03)
 
 
-def test_look_tells_noise_and_blur_apart() -> None:
+def test_appearance_statistics_distinguish_noise_from_blur() -> None:
     images = np.full((1, 64, 64), 128, dtype=np.uint8)
     images[0, 20:40, 20:40] = 200
     noisy = corrupted(images, "noise", seed=0)

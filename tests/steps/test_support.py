@@ -88,7 +88,7 @@ def test_two_images_are_too_few_and_three_are_enough() -> None:
         assert Support.of(images).beyond(row("Effusion", "Hernia")) == reasons
 
 
-def test_outlines_and_boxes_are_kept_apart() -> None:
+def test_masks_and_boxes_are_kept_apart() -> None:
     pixels = np.zeros((3, 4, 4), np.uint8)
     pixels[0, :2], pixels[1, :2], pixels[2, 0, 0] = 255, 128, 1
     index = np.full((len(STUDIES), 2), Masks.NOT_STATED, np.int32)

@@ -30,7 +30,7 @@ from synthorax.steps.models.load import load_model, source_of, weights_of
 from synthorax.steps.models.ship import MOST_BYTES, image_distance, ship
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training.train_run import Beginning
-from trainings import made_up_images, untrained_source
+from trainings import toy_images, untrained_source
 
 ROOT = Path(__file__).parents[2]
 NAME = "cxr-8"
@@ -42,7 +42,7 @@ def run_in(folder: Path, **changes: Any) -> Run:
     model = cast(Any, untrained_source().model)
     facts: dict[str, Any] = {
         "recipe": "tiny-8", "recipe_digest": "cd" * 32, "data_digest": "ef" * 32, "data": {"images": 18, "patients": 17}, "steps": 3,
-        "images_seen": 6, "sources": [ORIGIN], "sample": {"steps": 2}, "support": Support.of(made_up_images(8)).to_dict(),
+        "images_seen": 6, "sources": [ORIGIN], "sample": {"steps": 2}, "support": Support.of(toy_images(8)).to_dict(),
         "tool": "synthorax 0"} | changes
     run = Run(path=folder)
     head = model_head(model.spec, facts, name="tiny-8")
@@ -330,7 +330,7 @@ def test_an_unknown_name_lists_what_ships(run: Run, shelf: Path) -> None:
         load_model("cxr-9")
 
 
-def test_a_name_that_is_also_a_folder_is_not_guessed(run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_also_a_folder_is_ambiguous(run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ship(run, name=NAME, folder=shelf)
     run.path.rename(tmp_path / NAME)
     monkeypatch.chdir(tmp_path)

@@ -39,9 +39,9 @@ from trainings import (
     fresh_objective,
     in_new_process,
     killed_when,
-    made_up_images,
     randomised,
     smallest,
+    toy_images,
 )
 
 FAST = SampleSettings(steps=3, guidance=2.0)
@@ -83,7 +83,7 @@ def trained(way: str, folder: Path, *overrides: str, base: DiffusionModel | None
     """The averaged model after a few steps, and the weights with which it began."""
     recipe = smallest("diffusion", "train.steps=6", "train.learning_rate=1e-2", *overrides)
     base = base or base_model(*(part for part in overrides if part.startswith("model.")))
-    images = replace(made_up_images(recipe.model.image_size), findings=NEW)
+    images = replace(toy_images(recipe.model.image_size), findings=NEW)
     with started(device="cpu", threads=1, precision="fp32", seed=0) as engine:
         objective, start = begun(way, base, *overrides)
         return train(objective, images, recipe.train, engine=engine, folder=folder).model, start
@@ -113,7 +113,7 @@ def test_training_starts_exactly_at_the_base(way: str, network: str) -> None:
 
 @each_way
 @each_network
-def test_only_what_the_way_names_moves_and_the_rest_stays_to_the_bit(way: str, network: str, tmp_path: Path) -> None:
+def test_only_what_the_adaptation_names_moves_and_the_rest_stays_to_the_bit(way: str, network: str, tmp_path: Path) -> None:
     model, start = trained(way, tmp_path, *NETWORKS[network])
     named = as_model(model).named_axes()  # type: ignore[attr-defined]
     updated = {name for name, part in model.named_modules() if isinstance(part, LowRank)}
@@ -178,7 +178,7 @@ def test_the_rule_of_the_trunk_names_norms_modulations_and_the_last_layers() -> 
         assert {"affine", "last", "norm"} <= {part for name in chosen for part in re.split(r"[._]", name)}
 
 
-def test_what_hears_the_condition_moves_in_every_way() -> None:
+def test_what_is_conditional_moves_in_every_adaptation() -> None:
     """A description of a new finding has to be learned too."""
     model = base_model()
     for way in WAYS:
@@ -226,7 +226,7 @@ def base(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return sx.train("edm-64", prepared, out=tmp_path_factory.mktemp("bases") / "base", overrides=TINY)
 
 
-def test_the_way_is_recorded_in_config_weights_and_card(base: Run, prepared: Prepared, tmp_path: Path) -> None:
+def test_the_adaptation_is_recorded_in_config_weights_and_card(base: Run, prepared: Prepared, tmp_path: Path) -> None:
     run = sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY, base=base.path, adapt="auto")
     images = len(prepared.images("train"))
     assert images < RULES[0].images_below and RULES[0].way == "trunk"
@@ -355,7 +355,7 @@ def test_a_base_of_another_family_is_refused(other_family: Path, prepared: Prepa
     assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 
-def test_a_way_without_a_base_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+def test_an_adaptation_without_a_base_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     for arguments in ({"overrides": [*TINY, "train.adapt=lora"]}, {"overrides": TINY, "adapt": "full"}):
         with pytest.raises(UsageError, match="needs a trained model to start from"):
             sx.train("edm-64", prepared, out=tmp_path / "r", **arguments)
@@ -364,7 +364,7 @@ def test_a_way_without_a_base_is_refused(prepared: Prepared, tmp_path: Path) -> 
     assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 
-def test_an_unknown_way_is_refused_with_the_nearest_one(base: Run, prepared: Prepared, tmp_path: Path) -> None:
+def test_an_unknown_adaptation_is_refused_with_the_nearest_one(base: Run, prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'lora'"):
         sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY, base=base.path, adapt="lorra")
 

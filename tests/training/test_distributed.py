@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from synthorax.engine import started
 from synthorax.families.denoising.adaptation import adapt
 from synthorax.training.loop import train
-from trainings import fresh_objective, made_up_images, randomised, smallest
+from trainings import fresh_objective, randomised, smallest, toy_images
 
 LIMIT_SECONDS = 100
 STEPS = {"diffusion": 6, "diffusion+lora": 4, "kumar-gan": 2, "kumar-vae": 2, "stylegan2": 2, "inversion-encoder": 2, "vae": 4}
@@ -37,7 +37,7 @@ def train_all(folder: Path, families: list[str], *, batch_size: int) -> None:
                 randomised(objective.model)  # what ends in zeros and is frozen would pass no gradient on
                 adapt(objective.model, way, rank=2, alpha=2.0)
             place = folder / name
-            train(objective, made_up_images(recipe.model.image_size), recipe.train, engine=engine, folder=place)
+            train(objective, toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=place)
             weights = {name: weight.detach() for name, weight in objective.players.named_parameters()}
             save_file(weights, place / f"rank-{engine.rank}.safetensors")
 

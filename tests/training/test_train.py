@@ -29,7 +29,7 @@ from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed, augmented, image_weights, uncertain_kept, unit_images
 from synthorax.training.loop import _Loop, train
 from synthorax.types import Stated
-from trainings import SITES, digests, fresh_objective, made_up_images, randomised, smallest, train_here
+from trainings import SITES, digests, fresh_objective, randomised, smallest, toy_images, train_here
 
 
 def losses_of(folder: Path, name: str = "denoise") -> list[float]:
@@ -63,7 +63,7 @@ def test_the_loss_falls_and_the_labels_are_learned(tmp_path: Path) -> None:
 def test_each_phase_moves_its_own_players_only(family: str, engine: Engine, tmp_path: Path) -> None:
     recipe = smallest(family, "train.learning_rate=1e-2")
     objective = fresh_objective(recipe)
-    refine_loop = _Loop(objective, made_up_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
+    refine_loop = _Loop(objective, toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
     for phase in objective.phases:
         before = {name: [weight.clone() for weight in player.parameters()] for name, player in objective.players.items()}
         refine_loop._update(phase, learning_rate=1e-2)
@@ -72,7 +72,7 @@ def test_each_phase_moves_its_own_players_only(family: str, engine: Engine, tmp_
             assert any(moved) if name in phase.updates else not any(moved), (phase.name, name)
 
 
-def test_s4_gan_sees_four_batches_a_step(tmp_path: Path) -> None:
+def test_kumar_gan_takes_several_batches_a_step(tmp_path: Path) -> None:
     outcome = train_here(smallest("kumar-gan", "train.steps=2"), tmp_path)
     assert outcome.images == 2 * (3 + 1) * 2  # steps x (generator + discriminator updates) x batch size
     assert set(lines_of(tmp_path)[-1]) == {"step", "images", "elapsed_seconds", "images_per_second", "generator", "real", "made"}
@@ -80,7 +80,7 @@ def test_s4_gan_sees_four_batches_a_step(tmp_path: Path) -> None:
 
 def test_the_learning_rate_rises_stays_and_falls(engine: Engine, tmp_path: Path) -> None:
     recipe = smallest("diffusion", "train.steps=100", "train.warmup_steps=10", "train.cooldown=0.2", "train.learning_rate=1.0")
-    refine_loop = _Loop(fresh_objective(recipe), made_up_images(8), recipe.train, engine=engine, folder=tmp_path)
+    refine_loop = _Loop(fresh_objective(recipe), toy_images(8), recipe.train, engine=engine, folder=tmp_path)
     rates = []
     for refine_loop.progress.step in range(100):
         rates.append(refine_loop._learning_rate(refine_loop.done(None)))
@@ -95,7 +95,7 @@ def test_gradients_are_clipped(engine: Engine, tmp_path: Path) -> None:
     for clip in (1e-3, 0.0):
         recipe = smallest("diffusion", f"train.gradient_clip={clip}")
         objective = fresh_objective(recipe)
-        refine_loop = _Loop(objective, made_up_images(8), recipe.train, engine=engine, folder=tmp_path / str(clip))
+        refine_loop = _Loop(objective, toy_images(8), recipe.train, engine=engine, folder=tmp_path / str(clip))
         refine_loop._update(objective.phases[0], learning_rate=1e-3)
         norm = torch.cat([weight.grad.flatten() for weight in objective.parameters() if weight.grad is not None]).norm().item()
         assert norm == pytest.approx(1e-3, rel=1e-3) if clip else norm > 1e-2
@@ -169,7 +169,7 @@ SPEC = as_model(fresh_objective(smallest("diffusion")).model).spec
 
 
 def feed_of(engine: Engine, *, batch_size: int = 6, balance: float = 0.5, augment: bool = True, seed: int = 0) -> Feed:
-    return Feed(made_up_images(16), spec=SPEC, batch_size=batch_size, balance=balance, augment=augment, seed=seed, engine=engine)
+    return Feed(toy_images(16), spec=SPEC, batch_size=batch_size, balance=balance, augment=augment, seed=seed, engine=engine)
 
 
 def test_a_batch_depends_on_seed_and_number_alone(engine: Engine) -> None:
@@ -193,7 +193,7 @@ def test_processes_share_the_batch_that_one_process_would_see(engine: Engine) ->
 
 
 def test_images_keep_their_own_labels(engine: Engine) -> None:
-    images = made_up_images(16)
+    images = toy_images(16)
     batch = feed_of(engine, batch_size=40, augment=False).batch(0)
     for image, labels, attributes in zip(batch.images, batch.condition.labels, batch.condition.attributes, strict=True):
         row = next(i for i in range(len(images)) if torch.equal(unit_images(images.pixels[i:i + 1])[0], image))
@@ -240,7 +240,7 @@ def test_augmentation_never_swaps_sides() -> None:
 
 
 def test_augmentation_stays_small() -> None:
-    images = unit_images(made_up_images(32, num=24).pixels)
+    images = unit_images(toy_images(32, num=24).pixels)
     images = nn.functional.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
     moved = moved_images(images)
     pairs = torch.corrcoef(torch.cat([images, moved]).flatten(1))
@@ -276,8 +276,8 @@ def test_masks_and_places_move_with_the_image(engine: Engine) -> None:
     assert moved.lesions[:, 0, 3].std() > 0.01, "the images did move"
 
 
-def test_a_model_is_told_what_it_hears_and_no_more(engine: Engine) -> None:
-    images = made_up_images(16)
+def test_a_model_gets_only_the_parts_it_is_conditioned_on(engine: Engine) -> None:
+    images = toy_images(16)
     heard = feed_of(engine, batch_size=20, augment=False).batch(0)
     condition = heard.condition
     assert condition.lesions is not None and condition.mask is not None and condition.text is not None and heard.lesion is not None
@@ -306,7 +306,7 @@ def test_only_images_without_any_finding_are_called_normal(engine: Engine) -> No
 
 
 def test_uncertain_findings_are_not_unknown_ones(engine: Engine) -> None:
-    images = made_up_images(16)
+    images = toy_images(16)
     labels = images.labels.copy()
     labels[3, 0] = math.nan
     studies = (*images.studies[:3], replace(images.studies[3], labels={"Effusion": Stated.UNCERTAIN}), *images.studies[4:])
@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(family:
     """After two good steps the images turn into NaN, also for the batch statistics."""
     recipe = smallest(family, "train.steps=6", "train.checkpoint_every=2")
     objective = fresh_objective(recipe)
-    images = made_up_images(recipe.model.image_size)
+    images = toy_images(recipe.model.image_size)
 
     def spoil(module: nn.Module, inputs: tuple[object, ...]) -> None:
         if len(lines_of(tmp_path)) >= 3:
@@ -365,7 +365,7 @@ def test_weights_that_are_spoilt_are_not_kept(engine: Engine, tmp_path: Path) ->
     objective = fresh_objective(recipe)
     nn.init.constant_(next(objective.parameters()), math.nan)
     with pytest.raises(TrainingError, match="no weights were kept yet"):
-        train(objective, made_up_images(8), recipe.train, engine=engine, folder=tmp_path)
+        train(objective, toy_images(8), recipe.train, engine=engine, folder=tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -376,7 +376,7 @@ def test_a_gradient_that_is_not_finite_stops_as_well(engine: Engine, tmp_path: P
     weight.register_hook(lambda gradient: gradient * math.inf)
     before = weight.detach().clone()
     with pytest.raises(TrainingError, match="gradient norm"):
-        train(objective, made_up_images(8), recipe.train, engine=engine, folder=tmp_path)
+        train(objective, toy_images(8), recipe.train, engine=engine, folder=tmp_path)
     assert torch.equal(weight, before)
     assert load_folder(recipe, tmp_path / "checkpoints").step == 0
 

@@ -57,7 +57,7 @@ def test_every_recipe_is_taken_or_refused_before_any_image_is_read(recipe: str, 
     ({"recipe": "edm-64", "compressor": "x"}, "leave --compressor out"), ({"recipe": "latent-64", "compressor": "none"}, "no model found"),
     ({"recipe": "super-256"}, "synthorax pack"), ({"recipe": "edm46"}, "did you mean 'edm-64'"),
     ({"base": "cxr-256", "recipe": "dcgan-64"}, "own family"), ({"base": "cxr-265"}, "no model found")])
-def test_what_cannot_be_made_is_refused_before_any_image_is_read(arguments: dict[str, object], message: str, empty: Path) -> None:
+def test_what_cannot_be_generated_is_refused_before_any_image_is_read(arguments: dict[str, object], message: str, empty: Path) -> None:
     with pytest.raises((InputError, UsageError), match=message):
         augment(empty, **{"findings": ["Mass"], "out": empty.parent / "out"} | arguments)
     assert not (empty.parent / "out").exists()
@@ -126,7 +126,7 @@ def test_it_says_so_on_the_last_line_and_in_json(short: Augmented) -> None:
     assert f"Warning: {short.report.warnings[0]}" in str(short).splitlines()[:3]
 
 
-def test_what_was_rejected_is_told(short: Augmented) -> None:
+def test_what_was_rejected_is_reported(short: Augmented) -> None:
     (rejected,) = short.rejected
     assert (rejected.images, rejected.of) == (3, 100) and short.to_dict()["rejected"][0]["images"] == 3
     assert f"rejected      {rejected}" in str(short) and str(short.out / "prepared/rejects.csv") in str(short)

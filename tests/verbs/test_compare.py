@@ -37,7 +37,7 @@ from synthorax.steps.training.comparison import Terms, designed
 from synthorax.steps.training.subset import drawn_images
 from synthorax.types import ImageSet
 from synthorax.verbs.comparison import BATCH, Compared, Machine, _apart, train_arm
-from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when, made_up_images
+from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when, toy_images
 
 VAE = [f"vae-64:{text}" for text in (*SMALL_VAE, "model.image_size=32", "train.checkpoint_every=1")]
 GAN = ["projection-gan-64:" + text for text in ("model.image_size=32", "model.latent_size=4", "model.channels=4", "model.embedding=8",
@@ -149,7 +149,7 @@ def test_jobs_that_would_not_be_fair_are_refused(changes: dict[str, Any], messag
     assert not (tmp_path / "c" / "runs").exists()
 
 
-def test_trainings_made_elsewhere_join_the_table(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
+def test_trainings_run_elsewhere_join_the_table(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
     def here(out: str, *, budget_images: int = 200, seeds: list[int], also: Path) -> Compared:
         result = sx.compare(["vae-64"], prepared, out=tmp_path / out, budget_images=budget_images, seeds=seeds, also=[also],
                             **{**HERE, "overrides": ALL + VAE})
@@ -271,7 +271,7 @@ def test_a_constant_generator_ranks_last_and_real_images_first(prepared: Prepare
 
 
 def test_images_with_true_labels_help_downstream_and_swapped_ones_do_not() -> None:
-    few, more, test = (made_up_images(32, num=num, seed=num) for num in (8, 60, 72))
+    few, more, test = (toy_images(32, num=num, seed=num) for num in (8, 60, 72))
     config = ClassifierConfig(updates=40, width=8, batch_size=16)
     true = downstream(few, more, test, finding="Effusion", config=config, seed=0)
     swapped = ImageSet(pixels=more.pixels, studies=more.studies, findings=more.findings, labels=1 - more.labels, digest="")

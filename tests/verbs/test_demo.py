@@ -93,7 +93,7 @@ def test_it_touches_no_folder_of_others(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["d", "d/phantom", "d/phantom/scan.dcm"]
 
 
-def test_the_shipped_phantom_base_draws_what_is_asked_for(tmp_path: Path) -> None:
+def test_the_shipped_phantom_base_generates_what_is_requested(tmp_path: Path) -> None:
     drawn = load_images(write_phantom_dataset(tmp_path / "drawn", num=400, seed=77, prevalence={**COMMON, FINDING: 0.5}), size=64)
     judge = train_classifier(drawn.pixels, drawn.labels, findings=drawn.findings, config=SMALL, seed=0)
     asked = sx.plan(sx.prepare(tmp_path / "drawn", size=64, out=tmp_path / "prepared"), count={FINDING: 40})

@@ -36,7 +36,7 @@ def run(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
                     overrides=[*SMALL, *FEW, f"model.image_size={SIDE}", "train.steps=3", "train.sample_every=3"])
 
 
-def test_the_model_says_what_it_hears(run: Run) -> None:
+def test_the_model_says_what_it_is_conditioned_on(run: Run) -> None:
     spec, facts = read_spec(run.weights)
     assert spec.conditions == ("attributes", "labels", "lesions", "mask", "text")
     assert spec.masks[:2] == ("heart", "lung") and set(spec.masks[2:]) == {"Effusion", "Nodule", "Pneumothorax"}

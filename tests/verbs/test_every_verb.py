@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from as_typed import FEW_UPDATES, Typist, check_told
+from command_runner import FEW_UPDATES, CommandRunner, check_result
 from synthorax.cli.app import app
 from tiny_job import EDM, THINGS, TINY, lay_out, settings
 
@@ -31,7 +31,7 @@ class Verb:
     smaller: tuple[str, ...] = ()
     """options after those of the example: a later one overrules"""
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """defaults of configs that no option reaches, see `Typist.call`"""
+    """defaults of configs that no option reaches, see `CommandRunner.call`"""
     instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """words of the example that no later option can overrule, and what takes their place"""
     gate: bool = False
@@ -101,22 +101,22 @@ def test_every_verb_has_its_line_here() -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_the_example_of_its_help_is_stopped_continued_and_called_again(
-        name: str, typing: Typist, things: Path, tmp_path: Path) -> None:
+        name: str, runner: CommandRunner, things: Path, tmp_path: Path) -> None:
     verb, words, folder = VERBS[name], example_of(name), tmp_path / "here"
     done = (0, 4) if verb.gate else (0,)
     folder.mkdir()
     lay_out(things, verb.takes, folder)
-    stopped = typing.call(*words, folder=folder, stop_at=verb.stop_at, defaults=verb.defaults)
-    check_told(stopped, code=(130,))
+    stopped = runner.call(*words, folder=folder, stop_at=verb.stop_at, defaults=verb.defaults)
+    check_result(stopped, code=(130,))
     assert stopped.err.splitlines()[-1] == STOPPED and not stopped.out, str(stopped)
 
-    finished = typing.call(*words, "--json", folder=folder, defaults=verb.defaults)
-    check_told(finished, code=done)
+    finished = runner.call(*words, "--json", folder=folder, defaults=verb.defaults)
+    check_result(finished, code=done)
     assert finished.json() and finished.out.count("\n") == 1
     assert not verb.leaves or (folder / verb.leaves).is_file()
 
-    again = typing.call(*words, folder=folder, defaults=verb.defaults)
-    check_told(again, code=done)
+    again = runner.call(*words, folder=folder, defaults=verb.defaults)
+    check_result(again, code=done)
     assert again.out
     print(f"{name}: {finished.cpu_seconds:.1f} s of one core, with the stopped and the second call "
           f"{stopped.cpu_seconds + finished.cpu_seconds + again.cpu_seconds:.1f} s")  # shown by pytest -rP

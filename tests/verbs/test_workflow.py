@@ -80,7 +80,7 @@ def test_resume_goes_further(prepared: Prepared, tmp_path: Path) -> None:
     assert "16 steps" in (tmp_path / "r/card.md").read_text()
 
 
-def test_base_weights_are_adopted_by_name(run: Run, prepared: Prepared, tmp_path: Path) -> None:
+def test_base_weights_are_loaded_by_name(run: Run, prepared: Prepared, tmp_path: Path) -> None:
     still = [*TINY, "train.steps=1", "train.learning_rate=0.0"]
     sx.train("edm-64", prepared, out=tmp_path / "r", overrides=still, base=run.path)
     seeds = [3, 4]

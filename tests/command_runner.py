@@ -48,8 +48,8 @@ class Called:
         return f"synthorax {' '.join(self.words)}\nexit code {self.code}, {self.cpu_seconds:.1f} s\n{self.out}\n{self.err}"
 
 
-class Typist:
-    """Types commands; `environment` is added to that of the tests."""
+class CommandRunner:
+    """Runs commands; `environment` is added to that of the tests."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -76,15 +76,15 @@ class Typist:
         self._server.communicate()
 
 
-def check_told(called: Called, *, code: tuple[int, ...]) -> None:
+def check_result(called: Called, *, code: tuple[int, ...]) -> None:
     """What every call has in common: its exit code, plain text, and never a traceback."""
     assert called.code in code and "Traceback" not in called.err and "\x1b" not in called.out + called.err, str(called)
 
 
 @contextlib.contextmanager
-def typist(environment: Mapping[str, str]) -> Iterator[Typist]:
-    """A typist for the length of a block."""
-    one = Typist(environment)
+def command_runner(environment: Mapping[str, str]) -> Iterator[CommandRunner]:
+    """A runner for the length of a block."""
+    one = CommandRunner(environment)
     try:
         yield one
     finally:
@@ -103,7 +103,7 @@ def _serve() -> None:
         job = json.loads(line)
         child = _forked()
         if child == 0:
-            _type(job["words"], Path(job["folder"]), job["outputs"], stop_at=job["stop_at"], defaults=job["defaults"])
+            _run(job["words"], Path(job["folder"]), job["outputs"], stop_at=job["stop_at"], defaults=job["defaults"])
         _, status, usage = os.wait4(child, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime]), flush=True)
 
@@ -117,7 +117,7 @@ def _forked() -> int:
     return os.fork()
 
 
-def _type(words: Sequence[str], folder: Path, outputs: Sequence[str], *, stop_at: str, defaults: Mapping[str, Mapping[str, str]]) -> None:
+def _run(words: Sequence[str], folder: Path, outputs: Sequence[str], *, stop_at: str, defaults: Mapping[str, Mapping[str, str]]) -> None:
     """Be the process of one command."""
     for number, path in enumerate((os.devnull, *outputs)):
         file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
