@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_dicom import FULL12, RAMP12
-from test_dicom import dicom as dicom_file
 from typer.testing import CliRunner
 
+from dicom_files import FULL12, RAMP12
+from dicom_files import dicom as dicom_file
 from synthorax import progress as progress_module
 from synthorax.cli.app import app
 from synthorax.data.adapters import dicom, folder

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
@@ -31,9 +31,9 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
-    SecondaryCaptureImageStorage,
 )
 
+from dicom_files import FULL12, RAMP8, RAMP12, dicom
 from synthorax.data.dicom_grey import window
 from synthorax.data.dicom_read import is_dicom, read_dicom
 from synthorax.data.dicom_write import COMPRESSIONS, uid_of, write_dicom
@@ -42,39 +42,6 @@ from synthorax.errors import InputError
 from synthorax.types import Stated, Study
 
 IMAGES = Path(__file__).parents[3] / "shared" / "data" / "formats"
-RAMP12 = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-RAMP8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
-
-
-def dicom(path: Path, stored: np.ndarray[Any, Any], *, bits: int, syntax: str = ExplicitVRLittleEndian, **header: object) -> Path:
-    """An image with these stored values, [H, W] or [H, W, 3]; `header` sets or, with None, deletes elements."""
-    image = Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.1"
-    image.PatientName, image.PatientID = "Canary^Yellow", "CANARY"
-    image.Rows, image.Columns = stored.shape[:2]
-    image.SamplesPerPixel = 1 if stored.ndim == 2 else 3
-    image.PhotometricInterpretation = "MONOCHROME2" if stored.ndim == 2 else "RGB"
-    if stored.ndim == 3:
-        image.PlanarConfiguration = 0
-    image.BitsAllocated, image.BitsStored, image.HighBit = 8 * stored.dtype.itemsize, bits, bits - 1
-    image.PixelRepresentation = int(stored.dtype.kind == "i")
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    values = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    image.add_new("PixelData", "OW" if stored.dtype.itemsize == 2 else "OB", values + b"\0" * (len(values) % 2))
-    for keyword, value in header.items():
-        if value is None:
-            delattr(image, keyword)
-        else:
-            setattr(image, keyword, value)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = syntax
-    if syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
-        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image.compress(syntax, generate_instance_uid=False)
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    path.write_bytes(buffer.getvalue())
-    return path
 
 
 def lut(first: int, bits: int, entries: list[int]) -> list[Dataset]:
@@ -85,7 +52,6 @@ def lut(first: int, bits: int, entries: list[int]) -> list[Dataset]:
     return [item]
 
 
-FULL12 = {"WindowCenter": 2048, "WindowWidth": 4096}
 SIGNED = RAMP12.astype(np.int16) - 2048
 TO16, FALLING = RAMP12 * (65535 / 4095), (4095 - RAMP12) * (65535 / 4095)
 SQUARES = [int(value * value // 4095) for value in range(4096)]

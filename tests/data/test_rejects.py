@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_dicom import dicom as dicom_file
 from typer.testing import CliRunner
 
+from dicom_files import dicom as dicom_file
 from synthorax.cli.app import app
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared

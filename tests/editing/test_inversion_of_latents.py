@@ -6,26 +6,14 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
 
+from latent_generators import generator
 from synthorax.editing.inversion import InversionConfig, invert
 from synthorax.errors import UsageError
 from synthorax.protocols import as_model
 from trainings import fresh_objective, smallest
 
 SEARCH = InversionConfig(steps=300, candidates=32)
-
-
-def generator(family: str) -> nn.Module:
-    """A generator whose images differ by latent: its normalisation has seen some features, and the last layer is loud."""
-    model = fresh_objective(smallest(family, "model.conditioning=none")).model
-    with torch.no_grad():
-        if family == "gan":
-            cast(Any, model).generator.last.weight.mul_(4.0)
-            for seed in range(30):  # running statistics of batch normalisation
-                latents = [torch.randn(64, *size, generator=torch.Generator().manual_seed(seed)) for size in cast(Any, model).latent_shapes]
-                cast(Any, model.train()).decode_latents(latents, None)
-    return model.eval()
 
 
 @pytest.mark.parametrize("family", ["gan", "stylegan2"])

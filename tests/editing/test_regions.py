@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import runpy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from test_inversion_of_latents import generator
-from test_lesion_refinement import seam
 from torch import Tensor
 
+from latent_generators import generator
 from planted import SIDE, Planted, score
 from synthorax.editing.inversion import Inversion, InversionConfig, editable, invert
 from synthorax.editing.lesion_refinement import blend_weight
@@ -20,6 +21,8 @@ from synthorax.errors import UsageError
 from synthorax.losses.perceptual import Oriented
 from synthorax.protocols import Condition
 from trainings import FINDINGS, fresh_objective, smallest
+
+seam = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "studies" / "cascade.py"))["seam"]
 
 SHORT = InversionConfig(steps=60, candidates=8)
 BOX = (6 / SIDE, 24 / SIDE, 32 / SIDE, 32 / SIDE)  # around the effusion's block

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_benefit import images, synthetic
 
+from benefit_task import images, synthetic
 from synthorax.evaluation.benefit.origin_reliance import origin_reliance, partial_rank_correlation, without_origin
 from synthorax.judges.classifier import ClassifierConfig
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_benefit import QUICK, images, synthetic
 from typer.testing import CliRunner
 
 import synthorax as sx
+from benefit_task import QUICK, images, synthetic
 from synthorax.cli.app import app
 from synthorax.data.dataset import write_facts, write_table
 from synthorax.data.phantom import write_phantom_dataset

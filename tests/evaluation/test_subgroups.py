@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_benefit import QUICK
 
+from benefit_task import QUICK
 from synthorax.evaluation.benefit.comparison import Compared
 from synthorax.evaluation.benefit.shortcuts import shortcuts
 from synthorax.evaluation.benefit.subgroups import subgroup_benefit

@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_inversion_of_latents import generator
 from torch import Tensor
 
 import synthorax as sx
+from latent_generators import generator
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.editing.inversion import InversionConfig, invert

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_benefit import TEST, TRAIN, synthetic
 from torch import nn
 
+from benefit_task import TEST, TRAIN, synthetic
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.statistics.roc import auroc
 from synthorax.judges.classifier import NETWORKS
