@@ -20,8 +20,9 @@ from synthorax.engine import started
 from synthorax.families.denoising.cascade import cascade_spec
 from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
-from synthorax.steps.generate import Source, generate_images
+from synthorax.steps.generate import generate_images
 from synthorax.steps.models.recipe import Recipe, build_model, build_objective, load_recipe
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import simple_plan
 from synthorax.steps.training.student import is_student
 from synthorax.training.loop import Outcome, train
@@ -145,18 +146,18 @@ def distil_to(folder: Path, prepared: Path, teacher: Path, steps: int) -> None:
              overrides=[*FEW, f"train.steps={steps}", "model.distilled.steps=2", "train.checkpoint_every=2"])
 
 
-def untrained_source(*, seed: int = 0) -> Source:
+def untrained(*, seed: int = 0) -> TrainedModel:
     """A small diffusion model with random weights everywhere, so that its images differ by seed and by condition."""
     model = fresh_objective(smallest("diffusion"), seed=seed).model
     randomised(model, seed=seed)
-    return Source(model=as_model(model.eval()), name="tiny", digest="0" * 64)
+    return TrainedModel.of(model.eval(), name="tiny", digest="0" * 64)
 
 
 def generate_to(folder: Path, num: int, batch_size: int = 2, steps: int = 2) -> None:
     """Generate or go on generating `num` images."""
     plan = simple_plan(num=num, present=["Mass"], seed=3)
     with started(device="cpu", threads=1, precision="fp32") as engine:
-        generate_images(untrained_source(), plan, out=folder, settings=SampleSettings(steps=steps), engine=engine,
+        generate_images(untrained(), plan, out=folder, settings=SampleSettings(steps=steps), engine=engine,
                        batch_size=batch_size)
 
 

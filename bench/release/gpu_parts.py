@@ -157,12 +157,13 @@ def train(options: argparse.Namespace) -> int:
     from synthorax.folders import only_user
     from synthorax.run import Run
     from synthorax.steps.models.recipe import load_recipe
+    from synthorax.steps.models.trained_model import open_model
     from synthorax.steps.training.train_run import Beginning, train_run
 
     stage = next(stage for stage in STAGES if stage.name == options.stage)
     recipe = load_recipe(stage.recipe, overrides=[*stage.overrides, *options.set]).with_train(seed=options.seed)
     prepared, run = Prepared.load(options.prepared), Run(path=options.run)
-    beginning = Beginning(base=options.base, compressor=None)
+    beginning = Beginning(base=None if options.base is None else open_model(options.base), compressor=None)
     with started(precision=recipe.train.precision, seed=recipe.train.seed) as engine, only_user(run.path):
         train_run(run, recipe, prepared, engine=engine, seconds=seconds_of(stage, hours=options.hours), beginning=beginning,
                   pause_seconds=60 * options.minutes)

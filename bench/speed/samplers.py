@@ -26,8 +26,7 @@ from synthorax.evaluation.statistics.over_seeds import over_seeds
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.rng import derive
-from synthorax.run import read_spec
-from synthorax.steps.models.load import source_of, weights_of
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, plan_like
 
 MEASURES = (*DISTRIBUTION, WITHIN, REQUEST, VIEW)
@@ -43,7 +42,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    claim = {"model": source_of(options.model)[0].digest, "data": Prepared.load(options.data).digest, "images": options.images}
+    claim = {"model": open_model(options.model).digest, "data": Prepared.load(options.data).digest, "images": options.images}
     if (path := options.out / "claim.json").exists() and json.loads(path.read_text(encoding="utf-8")) != claim:
         raise SystemExit(f"{options.out} holds a bench of another model or other images; choose another --out")
     write_json(path, claim)
@@ -56,7 +55,7 @@ def main() -> int:
 def table(options: argparse.Namespace) -> str:
     """The measures of every sampler, real images first, as Markdown; the sheet beside it."""
     prepared = Prepared.load(options.data)
-    spec, _ = read_spec(weights_of(options.model))
+    spec = open_model(options.model).spec
     held_out = joined([prepared.images(split, size=spec.image_size) for split in ("val", "test")])
     real = RealImages(train=prepared.images("train", size=spec.image_size), held_out=held_out)
     reference = RealReference.of(real, load_features("efficientnet-lite0", train=real.train))

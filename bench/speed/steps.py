@@ -36,11 +36,11 @@ from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.evaluation.statistics.intervals import normal_interval, standard_error
 from synthorax.families.denoising.cascade import CascadeModel
 from synthorax.families.denoising.model import DiffusionModel
-from synthorax.files import sha256, write_atomic, write_json
+from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.protocols import SampleSettings
 from synthorax.steps.generate import preview
-from synthorax.steps.models.load import source_of, weights_of
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.train_run import without_no_finding
 
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="fp32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    claim = {"model": sha256(weights_of(options.model)), "images": options.images, "guidance": options.guidance, "seed": options.seed,
+    claim = {"model": open_model(options.model).digest, "images": options.images, "guidance": options.guidance, "seed": options.seed,
              "precision": options.precision,
              "data": Prepared.load(options.data).digest}
     path = options.out / "claim.json"
@@ -110,8 +110,8 @@ def main() -> int:
 
 def contenders(options: argparse.Namespace) -> Iterator[Contender]:
     """The reference first."""
-    source, _, usual = source_of(options.model)
-    model = source.model
+    trained = open_model(options.model)
+    model, usual = trained.network, trained.settings
     if not isinstance(model, DiffusionModel | CascadeModel):
         raise SystemExit(f"{options.model} is no diffusion model of ours")
     usual = replace(usual, **({} if options.guidance is None else {"guidance": options.guidance, "part_guidance": {}}))
@@ -123,17 +123,18 @@ def contenders(options: argparse.Namespace) -> Iterator[Contender]:
     for steps in ENLARGING if packed else ():
         yield Contender(name=f"enlarging {steps}", model=model, settings=replace(common, super_resolution_steps=steps), group="enlarging")
     for path in options.student:
-        source, _, settings = source_of(path)
-        assert isinstance(source.model, DiffusionModel)
-        distilled = source.model.config.distilled
+        opened = open_model(path)
+        student, settings = opened.network, opened.settings
+        assert isinstance(student, DiffusionModel)
+        distilled = student.config.distilled
         if distilled is None:
             raise SystemExit(f"{path} is no student")
-        title = f"{source.name} {path.stem if path.is_file() else path.name}"
+        title = f"{opened.name} {path.stem if path.is_file() else path.name}"
         if distilled.steps:
-            yield Contender(name=f"{title} {distilled.steps}", model=source.model, settings=settings, group="students")
+            yield Contender(name=f"{title} {distilled.steps}", model=student, settings=settings, group="students")
         else:
             for steps in sorted(options.steps, reverse=True):
-                yield Contender(name=f"{title} {steps}", model=source.model, settings=replace(settings, steps=steps), group="students")
+                yield Contender(name=f"{title} {steps}", model=student, settings=replace(settings, steps=steps), group="students")
     for sampler in () if options.no_solvers or packed else SOLVERS:
         for schedule in SCHEDULES:
             for calls in CALLS:

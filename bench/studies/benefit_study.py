@@ -32,11 +32,11 @@ from synthorax.evaluation.benefit.learning_curve import fewer_positives
 from synthorax.evaluation.benefit.protocol import PLAIN
 from synthorax.evaluation.benefit.study import BenefitConfig, measure_benefit
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
-from synthorax.files import sha256, write_atomic, write_json
+from synthorax.files import write_atomic, write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.progress import progress
 from synthorax.rng import derive
-from synthorax.steps.models.load import weights_of
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, plan_like
 from synthorax.types import ImageSet
 
@@ -78,7 +78,7 @@ def main() -> int:
     for task in tasks:
         if not any(study.site == task.site for study in prepared.studies) or task.finding not in prepared.findings:
             raise SystemExit(f"no image of the site '{task.site}' states '{task.finding}'")
-    claim = {"prepared": prepared.digest, "model": sha256(weights_of(options.model)), "negatives": options.negatives,
+    claim = {"prepared": prepared.digest, "model": open_model(options.model).digest, "negatives": options.negatives,
              "label_guidance": options.label_guidance, "steps": options.steps, "updates": options.updates, "seeds": options.seeds}
     kept = options.out / "claim.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != claim:

@@ -98,13 +98,19 @@ def write_with_digest(path: Path, content: bytes) -> None:
 
 def read_with_digest(path: Path) -> bytes:
     """Read a file that `write_with_digest` wrote; InputError if it is missing or was changed since."""
+    return read_verified(path)[0]
+
+
+def read_verified(path: Path) -> tuple[bytes, str]:
+    """`read_with_digest`, with the SHA-256 that was found; the file is read and hashed once."""
     try:
         content, expected = path.read_bytes(), _digest_path(path).read_bytes().strip()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=error.filename or path) from error
-    if hashlib.sha256(content).hexdigest().encode() != expected:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest.encode() != expected:
         raise InputError("does not match the SHA-256 beside it", file=path, remedy="restore it or delete both files")
-    return content
+    return content, digest
 
 
 def reserve(path: Path, num_bytes: int) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from synthorax.config import build
 from synthorax.errors import InputError
-from synthorax.files import check_kind, json_object, read_with_digest, write_with_digest
+from synthorax.files import check_kind, json_object, read_verified, write_with_digest
 from synthorax.former_names import with_present_weights
 from synthorax.protocols import ModelSpec
 
@@ -103,36 +103,74 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], *, spec: ModelSpec, 
     write_with_digest(path, save(tensors, {METADATA_KEY: metadata}))
 
 
+class ModelFile:
+    """A model file that was read and verified once: what it says of its model, and the weights in the bytes that were verified.
+
+    The bytes are kept until the weights are made of them, when they are first asked for. So nothing that happens to the file later, and
+    no second reading, can put other weights in their place.
+    """
+
+    def __init__(self, path: Path, content: bytes, *, digest: str) -> None:
+        self.path, self.digest = path, digest
+        self.spec, self.facts = _described(content, file=path)
+        self._content = content
+        self._weights: dict[str, Tensor] | None = None
+        self._once = threading.Lock()
+
+    @staticmethod
+    def read(path: Path) -> ModelFile:
+        """Read a file with its SHA-256 beside it. InputError if it is not one of ours, not whole, or of a newer format."""
+        content, digest = read_verified(path)
+        return ModelFile(path, content, digest=digest)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its weights, by the names that they have now. InputError where they are damaged."""
+        with self._once:
+            if self._weights is None:
+                try:
+                    self._weights = with_present_weights(load(self._content))
+                except (SafetensorError, ValueError, KeyError) as error:
+                    raise InputError(f"is not a safetensors file ({error})", file=self.path) from error
+                self._content = b""
+            return self._weights
+
+
 def read_spec(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
-    """Spec and facts of a saved model. InputError if the file is not one of ours, not whole, or of a newer format."""
-    read_with_digest(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-    except SafetensorError as error:
-        raise InputError(f"is not a safetensors file ({error})", file=path) from error
-    if metadata is None:
-        raise InputError("is a safetensors file without a Synthorax model description", file=path)
-    facts = json_object(metadata, {"spec": dict}, where=path, remedy=ANOTHER_COPY)
-    for key in DESCRIBED.keys() & facts.keys():
-        check_kind(facts, key, DESCRIBED[key], where=path, remedy=ANOTHER_COPY)
-    if not all(isinstance(source, dict) and isinstance(source.get("licence"), str) for source in facts.get("sources", ())):
-        raise InputError("is damaged: a source without its licence", file=path, remedy=ANOTHER_COPY)
-    if (written := facts.pop("format", 1)) > FORMAT:
-        raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=path,
-                         remedy="update synthorax")
-    try:
-        return build(ModelSpec, facts.pop("spec"), where="its description", prefix="spec"), facts
-    except InputError as error:
-        raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=path,
-                         remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a saved model, by the names that they have now."""
-    return with_present_weights(load_file(path))
+    """Spec and facts of a saved model. Raises as `ModelFile.read`."""
+    file = ModelFile.read(path)
+    return file.spec, file.facts
 
 
 def weights_digest(path: Path) -> str:
     """SHA-256 of a model file: the name by which its images call it."""
-    return hashlib.sha256(read_with_digest(path)).hexdigest()
+    return read_verified(path)[1]
+
+
+def _described(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]]:
+    metadata = _metadata(content, file=file)
+    if metadata is None:
+        raise InputError("is a safetensors file without a Synthorax model description", file=file)
+    facts = json_object(metadata, {"spec": dict}, where=file, remedy=ANOTHER_COPY)
+    for key in DESCRIBED.keys() & facts.keys():
+        check_kind(facts, key, DESCRIBED[key], where=file, remedy=ANOTHER_COPY)
+    if not all(isinstance(source, dict) and isinstance(source.get("licence"), str) for source in facts.get("sources", ())):
+        raise InputError("is damaged: a source without its licence", file=file, remedy=ANOTHER_COPY)
+    if (written := facts.pop("format", 1)) > FORMAT:
+        raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=file,
+                         remedy="update synthorax")
+    try:
+        return build(ModelSpec, facts.pop("spec"), where="its description", prefix="spec"), facts
+    except InputError as error:
+        raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=file,
+                         remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
+
+
+def _metadata(content: bytes, *, file: Path) -> str | None:
+    """Our entry in the header of a safetensors file: eight bytes with the length of a JSON object, then that object."""
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        own: str | None = (header.get("__metadata__") or {}).get(METADATA_KEY)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"is not a safetensors file ({str(error)[:100]})", file=file) from None
+    return own

@@ -22,7 +22,7 @@ from synthorax.errors import OutOfMemoryError
 from synthorax.protocols import as_model
 from synthorax.run import save_model
 from synthorax.steps.planning.support import Support
-from trainings import fresh_objective, smallest, toy_images, untrained_source
+from trainings import fresh_objective, smallest, toy_images, untrained
 
 Run = Callable[..., tuple[int, str]]
 
@@ -186,10 +186,10 @@ def test_a_refused_augmentation_leaves_nothing(run: Run, tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file conditioned on every part, with random weights."""
-    source = untrained_source()
+    tiny = untrained()
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     facts = {"recipe": "tiny", "support": Support.of(toy_images(8)).to_dict()}
-    save_model(path, cast(Any, source.model), spec=source.model.spec, facts=facts)
+    save_model(path, cast(Any, tiny.network), spec=tiny.spec, facts=facts)
     return path
 
 

@@ -14,9 +14,10 @@ from synthorax.data.dataset import read_dataset
 from synthorax.data.pixels import read_image, write_png
 from synthorax.engine import Engine
 from synthorax.files import readable_name, safe_name
-from synthorax.protocols import SampleSettings, as_model
-from synthorax.steps.generate import Source, generate_images
+from synthorax.protocols import SampleSettings
+from synthorax.steps.generate import generate_images
 from synthorax.steps.models.recipe import build_objective
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, PlanRow
 from synthorax.steps.training.comparison import Arm
 from synthorax.types import Lesion
@@ -58,7 +59,7 @@ def test_masks_of_findings_and_organs_of_any_name_stay_in_the_folder(engine: Eng
     rows = (PlanRow(seed=1, masks={organ: str(mask)}, lesions=(Lesion(finding=finding, box=(0.0, 0.0, 0.5, 0.5)),
                                                               Lesion(finding=finding, box=(0.5, 0.5, 0.5, 0.5)))),)
     out = tmp_path / "deep/er/made"
-    made = generate_images(Source(model=as_model(model.eval()), name="tiny", digest="0" * 64), Plan(rows=rows), out=out,
+    made = generate_images(TrainedModel.of(model.eval(), name="tiny", digest="0" * 64), Plan(rows=rows), out=out,
                           settings=SampleSettings(steps=2), engine=engine, batch_size=1)
     paths = [path for paths in made.studies[0].masks.values() for path in paths]
     assert len(set(paths)) == 3 and all((out / path).resolve().is_relative_to(out.resolve()) for path in paths)

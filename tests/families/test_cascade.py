@@ -24,8 +24,8 @@ from synthorax.families.denoising.model import DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import derive
 from synthorax.run import read_spec, save_model, weights_digest
-from synthorax.steps.models.load import guide_of, load_base, source_of, stages_of
 from synthorax.steps.models.recipe import Recipe, build_objective, load_recipe
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.training.base_model import check_base, recipe_of_base
 from trainings import FINDINGS, MASKS, SITES, enlarging, randomised, smallest
 
@@ -168,10 +168,10 @@ def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(run
 
 def test_a_packed_model_is_a_base_and_its_first_stage_can_be_exchanged(runs: list[Path], tmp_path: Path) -> None:
     joint = sx.pack(runs, out=tmp_path / "joint", precision="fp32")
-    recipe = recipe_of_base(joint.path, train=load_recipe("edm-64").train)
+    recipe = recipe_of_base(open_model(joint), train=load_recipe("edm-64").train)
     assert (recipe.name, recipe.model.image_size) == ("controlled-64", 8)
-    check_base(recipe, joint.path)
-    base, alone = load_base(joint.path), load_base(runs[0])
+    check_base(recipe, open_model(joint))
+    base, alone = open_model(joint).stages[0].build(), open_model(runs[0]).build()
     assert all(torch.equal(base.state_dict()[key], tensor) for key, tensor in alone.state_dict().items())
     trained = stage(tmp_path / "trained", smallest("diffusion"), findings=("Effusion", "Hernia"), seed=9)
     exchanged, by_hand = (sx.pack([trained, *rest], out=tmp_path / name, precision="fp32")
@@ -180,9 +180,9 @@ def test_a_packed_model_is_a_base_and_its_first_stage_can_be_exchanged(runs: lis
     assert first == second and first[0]["digest"] == weights_digest(trained / "model.safetensors")
     ours, theirs = load_file(exchanged.weights), load_file(by_hand.weights)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    again = stages_of(sx.pack([sx.pack(runs[:2], out=tmp_path / "two-of-three", precision="fp32").path, runs[2]],
-                              out=tmp_path / "all", precision="fp32").path)
-    assert [part.digest for part in again] == [weights_digest(path / "model.safetensors") for path in runs]
+    again = sx.pack([sx.pack(runs[:2], out=tmp_path / "two-of-three", precision="fp32").path, runs[2]], out=tmp_path / "all",
+                    precision="fp32")
+    assert [part.digest for part in open_model(again).stages] == [weights_digest(path / "model.safetensors") for path in runs]
 
 
 # ---- through the verbs
@@ -235,7 +235,7 @@ def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Pat
     alone, guided = (sx.pack(runs[:2], out=tmp_path / name, guide=guide, sample={"steps": 3}, precision="fp32")
                      for name, guide in (("alone", None), ("guided", weak)))
     model = sx.load_model(guided.path)
-    usual = source_of(guided.path)[2]
+    usual = open_model(guided).settings
     assert (usual.autoguidance, usual.guidance, usual.steps) == (2.0, 1.0, 3)
     plain = replace(usual, autoguidance=1.0)
     torch.testing.assert_close(model.sample(asked(size=16), [4, 5], plain), sx.load_model(alone.path).sample(asked(size=16), [4, 5], plain))
@@ -252,8 +252,8 @@ def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Pat
     assert not torch.allclose(made, model.sample(asked(size=8), [4, 5], plain), atol=1e-3)
 
     again = sx.pack([guided.path, runs[2]], out=tmp_path / "again", precision="fp32")
-    assert source_of(again.path)[2] == usual and guide_of(again.path) is not None
-    assert guide_of(sx.pack([runs[0], guided.path], out=tmp_path / "mine").path) is None, "a guide belongs to its first stage"
+    assert open_model(again).settings == usual and open_model(again).guide is not None
+    assert open_model(sx.pack([runs[0], guided.path], out=tmp_path / "mine")).guide is None, "a guide belongs to its first stage"
     with pytest.raises(UsageError, match="both must work on the same numbers"):
         sx.pack(runs[:2], out=tmp_path / "wrong", guide=stage(tmp_path / "large", smallest("diffusion", "model.image_size=16")))
     with pytest.raises(InputError, match="did you mean 'autoguidance'"):

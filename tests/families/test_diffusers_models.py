@@ -33,7 +33,7 @@ from synthorax.diffusion.samplers import solve
 from synthorax.errors import InputError, UsageError
 from synthorax.families.denoising.diffusers import DiffusersModel, folder_digest, load_diffusers
 from synthorax.protocols import Condition, SampleSettings
-from synthorax.steps.models.load import load_model
+from synthorax.steps.models.trained_model import load_model
 from synthorax.steps.planning.plan import Plan, PlanRow
 from synthorax.types import Stated
 from synthorax.verbs.synthesis import generate

@@ -21,8 +21,8 @@ from synthorax.families.adversarial.inversion_encoder import InversionEncoderMod
 from synthorax.protocols import as_model
 from synthorax.rng import Draws
 from synthorax.run import WEIGHTS_NAME, Run, save_model
-from synthorax.steps.models.load import load_model
 from synthorax.steps.models.recipe import build_objective, load_recipe
+from synthorax.steps.models.trained_model import load_model
 from synthorax.training.loop import train
 from trainings import FEW, FINDINGS, MASKS, SITES, fresh_objective, smallest, toy_images
 

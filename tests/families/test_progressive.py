@@ -16,8 +16,8 @@ from synthorax.families.adversarial.objective import AdversarialObjective
 from synthorax.families.growth import Growth, growing, level_after
 from synthorax.nets.progressive import Growing, GrowingDiscriminator, GrowingGenerator
 from synthorax.run import WEIGHTS_NAME, save_model
-from synthorax.steps.models.load import load_model
 from synthorax.steps.models.recipe import Recipe, load_recipe
+from synthorax.steps.models.trained_model import load_model
 from synthorax.steps.training.collapse import CollapseMonitor
 from trainings import FEW, digests, fresh_objective, in_new_process, killed_when, toy_images, train_here
 

@@ -20,7 +20,7 @@ from synthorax.data.sources import origins_of
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import json_object, write_with_digest
 from synthorax.run import read_spec
-from synthorax.steps.models.load import load_model, source_of, stages_of
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import read_plan
 from synthorax.training.checkpoint import load_checkpoint
 from synthorax.zoo import shipped
@@ -128,8 +128,8 @@ def test_whatever_a_model_file_says_of_itself_its_readers_end_well_and_the_listi
     for number, changed in enumerate(damaged(described, seed=7, num=80)):
         path.write_bytes(whole)
         redescribed(path, changed)
-        for work in (lambda: source_of(copied / "run"), lambda: load_model(copied / "run"), lambda: stages_of(copied / "run")):
-            ends_well(work, f"{number}: {changed[:300]!r}")
+        for work in (lambda model: model.settings, lambda model: model.support, lambda model: model.network, lambda model: model.stages):
+            ends_well(lambda work=work: work(open_model(copied / "run")), f"{number}: {changed[:300]!r}")
         listed = [row["model"] for row in sx.models(copied)]
         assert listed == ["cxr-256", "phantom-64", str(copied / "run")]
 

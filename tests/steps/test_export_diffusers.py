@@ -20,7 +20,7 @@ from synthorax.nets.unet import UNetConfig
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.run import save_model
 from synthorax.steps.export.diffusers import export_diffusers, misfits, unet_config, unet_weights
-from synthorax.steps.models.load import load_model
+from synthorax.steps.models.trained_model import load_model
 from synthorax.verbs.synthesis import export_model
 
 # diffusers hands torch tensors to numpy in a way that numpy 2 wants to be rid of.

@@ -21,8 +21,9 @@ from synthorax.data.masks import mask_stack
 from synthorax.data.prepared import load_images
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
-from synthorax.protocols import SampleSettings, as_model
-from synthorax.steps.generate import Source, generate_images, images_at_a_time, preview, stated_by_text
+from synthorax.protocols import SampleSettings
+from synthorax.steps.generate import generate_images, images_at_a_time, preview, stated_by_text
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, PlanRow, simple_plan
 from synthorax.steps.planning.support import Support
 from synthorax.types import Lesion, Stated
@@ -37,7 +38,7 @@ from trainings import (
     killed_when,
     smallest,
     toy_images,
-    untrained_source,
+    untrained,
 )
 
 CHECKER = Path(__file__).parents[3] / "shared/acceptance/check_dataset_folder.py"
@@ -48,29 +49,29 @@ PLAN = Plan(rows=(PlanRow(seed=11, labels={"Mass": Stated.PRESENT, "Effusion": S
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
-    return untrained_source()
+def model() -> TrainedModel:
+    return untrained()
 
 
-def made(source: Source, out: Path, engine: Engine, *, plan: Plan = PLAN, settings: SampleSettings = SETTINGS,
+def made(model: TrainedModel, out: Path, engine: Engine, *, plan: Plan = PLAN, settings: SampleSettings = SETTINGS,
          batch_size: int = 2) -> Dataset:
-    return generate_images(source, plan, out=out, settings=settings, engine=engine, batch_size=batch_size)
+    return generate_images(model, plan, out=out, settings=settings, engine=engine, batch_size=batch_size)
 
 
 def pixels(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "images").glob("*.png"))])
 
 
-def test_every_row_of_the_plan_becomes_an_image(source: Source, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(source, tmp_path / "a", engine)
+def test_every_row_of_the_plan_becomes_an_image(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    dataset = made(model, tmp_path / "a", engine)
     assert [study.file_name for study in dataset.studies] == [f"images/synthetic-{number:06d}.png" for number in range(5)]
     images = pixels(tmp_path / "a")
     assert images.shape == (5, 8, 8) and images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == 5, "one seed under two conditions gives two images"
 
 
-def test_rows_say_which_model_made_them_from_what(source: Source, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(source, tmp_path / "a", engine)
+def test_rows_say_which_model_made_them_from_what(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    dataset = made(model, tmp_path / "a", engine)
     for number, (study, row) in enumerate(zip(dataset.studies, PLAN.rows, strict=True)):
         assert study.origin == "synthetic" and study.patient_id == "" and study.split == ""
         told = dict(study.extra)
@@ -82,8 +83,8 @@ def test_rows_say_which_model_made_them_from_what(source: Source, engine: Engine
     assert dataset.facts["settings"] == asdict(SampleSettings(steps=2))
 
 
-def test_every_file_says_that_it_is_synthetic(source: Source, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(source, tmp_path / "a", engine)
+def test_every_file_says_that_it_is_synthetic(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    dataset = made(model, tmp_path / "a", engine)
     for study in dataset.studies:
         with Image.open(tmp_path / "a" / study.file_name) as image:
             text = dict(image.text)  # type: ignore[attr-defined]
@@ -92,59 +93,59 @@ def test_every_file_says_that_it_is_synthetic(source: Source, engine: Engine, tm
 
 
 @pytest.mark.skipif(not CHECKER.exists(), reason="the acceptance checks are not beside this checkout")
-def test_the_folder_passes_the_acceptance_check(source: Source, engine: Engine, tmp_path: Path) -> None:
-    made(source, tmp_path / "a", engine)
+def test_the_folder_passes_the_acceptance_check(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    made(model, tmp_path / "a", engine)
     result = subprocess.run([sys.executable, str(CHECKER), str(tmp_path / "a"), "--synthetic"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert result.stdout.startswith("ok 5 images")
 
 
-def test_missing_images_are_made_again_to_the_byte(source: Source, engine: Engine, tmp_path: Path) -> None:
-    made(source, tmp_path / "a", engine)
+def test_missing_images_are_made_again_to_the_byte(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    made(model, tmp_path / "a", engine)
     whole = digests(tmp_path / "a")
     for number in (0, 3, 4):
         (tmp_path / f"a/images/synthetic-{number:06d}.png").unlink()
     (tmp_path / "a/metadata.csv").unlink()
     (tmp_path / "a/images/.synthetic-000003.png.77.tmp").write_bytes(b"what a killed write left")
-    made(source, tmp_path / "a", engine)
+    made(model, tmp_path / "a", engine)
     assert digests(tmp_path / "a") == whole
     assert not list((tmp_path / "a").rglob("*.tmp"))
 
 
 @pytest.mark.processor
-def test_order_and_neighbours_do_not_matter(source: Source, engine: Engine, tmp_path: Path) -> None:
-    made(source, tmp_path / "a", engine)
-    made(source, tmp_path / "b", engine, plan=Plan(rows=PLAN.rows[::-1]))
+def test_order_and_neighbours_do_not_matter(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    made(model, tmp_path / "a", engine)
+    made(model, tmp_path / "b", engine, plan=Plan(rows=PLAN.rows[::-1]))
     assert np.array_equal(pixels(tmp_path / "b")[::-1], pixels(tmp_path / "a"))
 
 
 @pytest.mark.processor
-def test_the_batch_size_changes_a_grey_level_at_most(source: Source, engine: Engine, tmp_path: Path) -> None:
-    images = [pixels(made(source, tmp_path / str(size), engine, batch_size=size).path).astype(int) for size in (1, 2, 5, 16)]
+def test_the_batch_size_changes_a_grey_level_at_most(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    images = [pixels(made(model, tmp_path / str(size), engine, batch_size=size).path).astype(int) for size in (1, 2, 5, 16)]
     for other in images[1:]:
         assert np.abs(other - images[0]).max() <= 1
-    assert np.abs(preview(source.model, PLAN, settings=SETTINGS, engine=engine).astype(int) - images[0]).max() <= 1
+    assert np.abs(preview(model.network, PLAN, settings=SETTINGS, engine=engine).astype(int) - images[0]).max() <= 1
 
 
 @pytest.mark.processor
-def test_a_small_request_makes_no_more_than_it_needs(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_a_small_request_makes_no_more_than_it_needs(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     """Two images cost two, and are those of a longer plan to the bit; what was begun with another batch size goes on with it."""
     made_at_a_time: list[int] = []
 
-    class Counted:
-        spec = source.model.spec
+    class Counted(torch.nn.Module):
+        spec = model.spec
 
         def denoise(self) -> None:
             """Like the model, it has a sampler."""
 
         def sample(self, condition: object, seeds: Sequence[int], settings: SampleSettings) -> torch.Tensor:
             made_at_a_time.append(len(seeds))
-            return source.model.sample(condition, seeds, settings)  # type: ignore[arg-type]
+            return model.network.sample(condition, seeds, settings)  # type: ignore[arg-type]
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        counted = replace(source, model=Counted())  # type: ignore[arg-type]
+        counted = TrainedModel.of(Counted(), name="counted", digest="3" * 64)
         for name, plan in (("few", Plan(rows=PLAN.rows[:2])), ("all", PLAN)):
             generate_images(counted, plan, out=tmp_path / name, settings=SETTINGS, engine=engine)
         assert made_at_a_time == [2, 2, 2, 2] and np.array_equal(pixels(tmp_path / "few"), pixels(tmp_path / "all")[:2])
@@ -175,29 +176,29 @@ def test_killed_and_continued_gives_the_identical_set(tmp_path: Path) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_another_generation_in_the_same_folder_is_refused(source: Source, engine: Engine, tmp_path: Path) -> None:
-    made(source, tmp_path / "a", engine)
+def test_another_generation_in_the_same_folder_is_refused(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    made(model, tmp_path / "a", engine)
     before = digests(tmp_path / "a")
     for name, change in (("plan", {"plan": simple_plan(num=5)}), ("settings", {"settings": replace(SETTINGS, guidance=2.0)}),
                          ("batch size", {"batch_size": 4})):
         with pytest.raises(InputError, match=rf"holds a generation with other {name}; choose another --out"):
-            made(source, tmp_path / "a", engine, **change)
+            made(model, tmp_path / "a", engine, **change)
     with pytest.raises(InputError, match="other model"):
-        made(replace(source, digest="1" * 64), tmp_path / "a", engine)
+        made(replace(model, digest="1" * 64), tmp_path / "a", engine)
     assert digests(tmp_path / "a") == before
 
 
-def test_what_cannot_be_generated_leaves_nothing(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_what_cannot_be_generated_leaves_nothing(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
-        made(source, tmp_path / "a", engine, plan=Plan(rows=()))
+        made(model, tmp_path / "a", engine, plan=Plan(rows=()))
     with pytest.raises(UsageError, match="not trained on 'Hernia'"):
-        made(source, tmp_path / "b", engine, plan=simple_plan(num=2, present=["Hernia"]))
+        made(model, tmp_path / "b", engine, plan=simple_plan(num=2, present=["Hernia"]))
     with pytest.raises(InputError, match="is missing"):
-        made(source, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
+        made(model, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
     (tmp_path / "c").mkdir()
     (tmp_path / "c/metadata.csv").write_text("file_name\n")
     with pytest.raises(InputError, match="is not empty"):
-        made(source, tmp_path / "c", engine)
+        made(model, tmp_path / "c", engine)
     for folder in ("a", "b", "c"):
         assert not list((tmp_path / folder).rglob("*.png"))
 
@@ -220,9 +221,9 @@ def plan_of_everything(folder: Path) -> Plan:
     return Plan(rows=(full, PlanRow(seed=1), PlanRow(seed=2, lesions=(Lesion(finding="Effusion", side="left"),))))
 
 
-def test_an_image_keeps_what_was_asked_of_it(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_an_image_keeps_what_was_asked_of_it(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
-    dataset = made(source, tmp_path / "a", engine, plan=plan)
+    dataset = made(model, tmp_path / "a", engine, plan=plan)
     first, second, third = dataset.studies
     assert (first.site, first.text) == ("west", "small mass on the right NOT effusion")
     assert first.labels == {"Effusion": Stated.UNCERTAIN, "Mass": Stated.PRESENT} and third.labels == {"Effusion": Stated.PRESENT}
@@ -237,10 +238,10 @@ def test_an_image_keeps_what_was_asked_of_it(source: Source, engine: Engine, tmp
     assert str(tmp_path) not in (tmp_path / "a/metadata.csv").read_text(), "no path of this machine leaves it"
 
 
-def test_an_image_asked_for_by_text_states_the_findings_of_the_text(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_an_image_asked_for_by_text_states_the_findings_of_the_text(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     rows = tuple(PlanRow(seed=number, text=text) for number, text in enumerate((
         "small left effusion NOT mass", "possible mass. No effusion.", "normal chest", "mass AND effusion")))
-    dataset = made(source, tmp_path / "a", engine, plan=Plan(rows=(*rows, PlanRow(seed=9, text="mass", labels={"Mass": Stated.ABSENT}))))
+    dataset = made(model, tmp_path / "a", engine, plan=Plan(rows=(*rows, PlanRow(seed=9, text="mass", labels={"Mass": Stated.ABSENT}))))
     present, absent, uncertain = Stated.PRESENT, Stated.ABSENT, Stated.UNCERTAIN
     assert [study.labels for study in dataset.studies] == [
         {"Effusion": present, "Mass": absent}, {"Mass": uncertain, "Effusion": absent}, {"No Finding": present},
@@ -260,61 +261,61 @@ def test_what_a_row_says_itself_outdoes_its_text(row: PlanRow, told: dict[str, S
     assert stated_by_text(row, findings=("Effusion", "Mass")) == told
 
 
-def test_kept_masks_are_those_the_model_was_conditioned_on(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_kept_masks_are_those_the_model_was_conditioned_on(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
-    spec = source.model.spec
-    images = load_images(made(source, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
+    spec = model.spec
+    images = load_images(made(model, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
                        policy=STATED_ONLY)
     heard = plan.condition(spec).mask
     assert images.masks is not None and heard is not None
     assert np.array_equal(mask_stack(images.masks, [0, 1, 2]), heard.numpy(), equal_nan=True)
 
 
-def test_neighbours_with_other_parts_do_not_matter(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_neighbours_with_other_parts_do_not_matter(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     rows = plan_of_everything(tmp_path).rows
-    made(source, tmp_path / "a", engine, plan=Plan(rows=(rows[0], rows[1], rows[2], rows[0])))
-    made(source, tmp_path / "b", engine, plan=Plan(rows=(rows[0], rows[2], rows[1], rows[1])))
+    made(model, tmp_path / "a", engine, plan=Plan(rows=(rows[0], rows[1], rows[2], rows[0])))
+    made(model, tmp_path / "b", engine, plan=Plan(rows=(rows[0], rows[2], rows[1], rows[1])))
     first, second = pixels(tmp_path / "a").astype(int), pixels(tmp_path / "b").astype(int)
     assert np.abs(first[[0, 1, 2, 3]] - second[[0, 2, 1, 0]]).max() <= 1
 
 
-def test_images_differ_by_every_part_alone(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_images_differ_by_every_part_alone(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     """One seed; each part alone changes the image, so none of them is lost on the way to the model."""
     rows = (PlanRow(seed=5), PlanRow(seed=5, labels={"Mass": Stated.UNCERTAIN}), PlanRow(seed=5, labels={"Mass": Stated.PRESENT}),
             PlanRow(seed=5, site="east"), PlanRow(seed=5, text="large effusion"),
             PlanRow(seed=5, lesions=(Lesion(finding="Mass", box=(0.0, 0.0, 0.5, 0.5)),)),
             PlanRow(seed=5, lesions=(Lesion(finding="Mass", side="left"),)), PlanRow(seed=5, masks={"lung": mask_file(tmp_path / "l.png")}))
-    made(source, tmp_path / "a", engine, plan=Plan(rows=rows), settings=SampleSettings(steps=4))
+    made(model, tmp_path / "a", engine, plan=Plan(rows=rows), settings=SampleSettings(steps=4))
     assert len({image.tobytes() for image in pixels(tmp_path / "a")}) == len(rows)
 
 
-def test_a_generation_with_masks_goes_on_where_it_stopped(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_a_generation_with_masks_goes_on_where_it_stopped(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
-    made(source, tmp_path / "a", engine, plan=plan)
+    made(model, tmp_path / "a", engine, plan=plan)
     whole = digests(tmp_path / "a")
     for name in ("metadata.csv", "masks/lung/synthetic-000000.png", "images/synthetic-000002.png"):
         (tmp_path / "a" / name).unlink()
-    made(source, tmp_path / "a", engine, plan=plan)
+    made(model, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
     moved = mask_file(tmp_path / "the same under another name.png", rows=slice(0, 32))
     renamed = Plan(rows=(replace(plan.rows[0], masks={"lung": moved}), *plan.rows[1:]))
-    made(source, tmp_path / "a", engine, plan=renamed)
+    made(model, tmp_path / "a", engine, plan=renamed)
     mask_file(tmp_path / "l.png", rows=slice(0, 24))
     with pytest.raises(InputError, match="holds a generation with other plan"):
-        made(source, tmp_path / "a", engine, plan=plan)
+        made(model, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
 
 
-def test_settings_beyond_the_usual_have_their_columns(source: Source, engine: Engine, tmp_path: Path) -> None:
+def test_settings_beyond_the_usual_have_their_columns(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     settings = SampleSettings(steps=2, sampler="ddim", eta=0.5, schedule="cosine", part_guidance={"mask": 3.0}, guidance_to=50.0)
-    extra = made(source, tmp_path / "a", engine, settings=settings).studies[0].extra
+    extra = made(model, tmp_path / "a", engine, settings=settings).studies[0].extra
     assert {name: extra[name] for name in ("sampler", "schedule", "eta", "part_guidance", "guidance_to")} == {
         "sampler": "ddim", "schedule": "cosine", "eta": "0.5", "part_guidance": '{"mask": 3.0}', "guidance_to": "50"}
     assert "guidance_from" not in extra
 
 
-def test_rows_beyond_training_are_marked(source: Source, engine: Engine, tmp_path: Path) -> None:
-    seen = replace(source, support=Support.of(toy_images(8, num=60)))
+def test_rows_beyond_training_are_marked(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    seen = replace(model, facts={"support": Support.of(toy_images(8, num=60)).to_dict()})
     rows = (PlanRow(seed=1, labels={"Mass": Stated.PRESENT}, age_years=40), PlanRow(seed=2, labels={"Mass": Stated.PRESENT}, age_years=1),
             PlanRow(seed=3, lesions=(Lesion(finding="Mass", box=(0.7, 0.7, 0.2, 0.2)),)))
     told = [study.extra["extrapolation"] for study in made(seen, tmp_path / "a", engine, plan=Plan(rows=rows)).studies]
@@ -339,15 +340,15 @@ def test_rows_beyond_training_are_marked(source: Source, engine: Engine, tmp_pat
     (SampleSettings(guidance_from=5.0, guidance_to=1.0), "guidance from noise level 5.0 to 1.0"),
     (SampleSettings(guidance_from=math.nan), "guidance from noise level nan"),
 ])
-def test_settings_that_cannot_be_followed_leave_nothing(source: Source, engine: Engine, tmp_path: Path, settings: SampleSettings,
+def test_settings_that_cannot_be_followed_leave_nothing(model: TrainedModel, engine: Engine, tmp_path: Path, settings: SampleSettings,
                                                          message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        made(source, tmp_path / "a", engine, settings=settings)
+        made(model, tmp_path / "a", engine, settings=settings)
     assert not (tmp_path / "a").exists()
 
 
 def test_families_without_a_sampler_refuse_its_settings(engine: Engine, tmp_path: Path) -> None:
-    gan = Source(model=as_model(fresh_objective(smallest("kumar-gan")).model.eval()), name="gan", digest="2" * 64)
+    gan = TrainedModel.of(fresh_objective(smallest("kumar-gan")).model.eval(), name="gan", digest="2" * 64)
     for settings in (SampleSettings(steps=2), SampleSettings(sampler="heun"), SampleSettings(schedule="cosine")):
         with pytest.raises(UsageError, match="family 'kumar-gan' has no sampler"):
             made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=settings)
@@ -357,4 +358,4 @@ def test_families_without_a_sampler_refuse_its_settings(engine: Engine, tmp_path
         made(gan, tmp_path / "a", engine, plan=simple_plan(num=1, present=["Mass"]), settings=SampleSettings())
     assert not (tmp_path / "a").exists()
     assert len(made(gan, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings())) == 1
-    assert preview(gan.model, simple_plan(num=3, present=["Mass"]), settings=SETTINGS, engine=engine).shape == (3, 64, 64)
+    assert preview(gan.network, simple_plan(num=3, present=["Mass"]), settings=SETTINGS, engine=engine).shape == (3, 64, 64)

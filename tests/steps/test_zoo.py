@@ -26,11 +26,11 @@ from synthorax.files import sha256, write_with_digest
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.run import FORMAT, Run, halved, save_weights, weights_digest
 from synthorax.steps.models.card import model_head, read_card, training_of, write_card
-from synthorax.steps.models.load import load_model, source_of, weights_of
 from synthorax.steps.models.ship import MOST_BYTES, image_distance, ship
+from synthorax.steps.models.trained_model import load_model, open_model
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training.train_run import Beginning
-from trainings import toy_images, untrained_source
+from trainings import toy_images, untrained
 
 ROOT = Path(__file__).parents[2]
 NAME = "cxr-8"
@@ -39,7 +39,7 @@ ORIGIN = {"name": "made up", "images": 24, "patients": 24, "licence": "free | op
 
 def run_in(folder: Path, **changes: Any) -> Run:
     """A finished run of a tiny model with random weights, as training leaves it."""
-    model = cast(Any, untrained_source().model)
+    model = cast(Any, untrained().network)
     facts: dict[str, Any] = {
         "recipe": "tiny-8", "recipe_digest": "cd" * 32, "data_digest": "ef" * 32, "data": {"images": 18, "patients": 17}, "steps": 3,
         "images_seen": 6, "sources": [ORIGIN], "sample": {"steps": 2}, "support": Support.of(toy_images(8)).to_dict(),
@@ -177,7 +177,7 @@ def test_a_packed_model_tells_the_training_and_the_data_of_its_stages(run: Run, 
 
 
 def test_unfinished_runs_and_strange_names_are_refused(run: Run, shelf: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no model found"):
         ship(Run(path=tmp_path / "nothing"), name=NAME, folder=shelf)
     for name in ("", "../a", "a b", "a--b"):
         with pytest.raises(UsageError, match="is no name for a model"):
@@ -242,10 +242,10 @@ def test_what_is_no_card_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_shipped_model_is_found_by_its_name(run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ship(run, name=NAME, folder=shelf)
     assert torch.equal(images_of(sx.load_model(NAME)), images_of(sx.load_model(model.weights)))
-    source, spec, settings = source_of(NAME)
-    assert (source.name, source.digest, spec.image_size, settings.steps) == (NAME, model.sha256, 8, 2)
-    assert source.support is not None and source.support.images == 24
-    assert Beginning(base=Path(NAME), compressor=None).digests()["base_digest"] == model.sha256
+    opened = open_model(NAME)
+    assert (opened.name, opened.digest, opened.spec.image_size, opened.settings.steps) == (NAME, model.sha256, 8, 2)
+    assert opened.support is not None and opened.support.images == 24
+    assert Beginning(base=opened, compressor=None).digests()["base_digest"] == model.sha256
     assert call(monkeypatch, "generate", NAME, "--out", tmp_path / "made", "--num", 1, "--image-size", 8, "--finding", "Mass") == 0
     (study,) = read_dataset(tmp_path / "made").studies
     assert (study.extra["model"], study.extra["model_digest"]) == (NAME, model.sha256)
@@ -324,7 +324,7 @@ def test_files_from_before_formats_were_counted_are_read(run: Run) -> None:
 
 def test_an_unknown_name_lists_what_ships(run: Run, shelf: Path) -> None:
     with pytest.raises(InputError, match="none in this version"):
-        weights_of("cxr-9")
+        open_model("cxr-9")
     ship(run, name=NAME, folder=shelf)
     with pytest.raises(InputError, match=r"no model found; give a run folder, a model file or .* \(cxr-8\); did you mean 'cxr-8'"):
         load_model("cxr-9")
@@ -337,7 +337,7 @@ def test_a_name_that_is_also_a_folder_is_ambiguous(run: Run, shelf: Path, tmp_pa
     with pytest.raises(UsageError, match="is a shipped model and a file or folder here"):
         load_model(NAME)
     assert load_model(tmp_path / NAME).spec.image_size == 8
-    assert source_of(Run(path=Path(NAME)))[0].name == "tiny-8", "a run is a run, whatever its folder is called"
+    assert open_model(Run(path=Path(NAME))).name == "tiny-8", "a run is a run, whatever its folder is called"
 
 
 @pytest.mark.parametrize(("asked", "message"), [
@@ -390,7 +390,7 @@ def test_every_model_that_ships_is_whole_and_has_its_card() -> None:
     table = zoo.shipped()
     assert sum(model.weights.stat().st_size for model in table.values()) <= MOST_BYTES
     for name, model in table.items():
-        assert zoo.checked_weights(name) == model.weights
+        assert zoo.read(name).path == model.weights
         head = read_card(model.folder / model.card)
         assert head["name"] == name and head["weights"]["sha256"] == model.sha256 and head["metrics"]
         assert images_of(load_model(name), num=1).shape == (1, 1, head["image_size_px"], head["image_size_px"])

@@ -25,8 +25,8 @@ from synthorax.families.denoising.model import DiffusionModel
 from synthorax.nets.lora import LowRank
 from synthorax.protocols import Condition, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
-from synthorax.steps.models.load import stages_of
 from synthorax.steps.models.recipe import build_objective, load_recipe
+from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.training.base_model import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolved
 from synthorax.training.loop import train
 from synthorax.verbs.augmentation import _known_to_base, _settings, _with_base
@@ -253,52 +253,54 @@ def test_lora_through_train_leaves_a_model_of_the_bases_shape(base: Run, prepare
 
 
 def test_augment_takes_the_bases_recipe_and_the_machines_batches(base: Run, tmp_path: Path) -> None:
-    settings = _settings(None, base=base.path, adapt=None)
+    settings, beginning = _settings(None, base=base.path, adapt=None)
+    assert beginning.base is not None and beginning.base.digest == weights_digest(base.weights)
     assert settings.model == load_recipe("edm-64", overrides=TINY).model
     assert settings.train.adapt == "auto" and settings.train.batch_size == load_recipe("edm-64").train.batch_size
     alone = tmp_path / "base.safetensors"
     for name in (alone, alone.with_name(alone.name + ".sha256")):
         name.write_bytes((base.path / name.name.replace("base", "model")).read_bytes())
     alone.with_name(alone.name + ".sha256").write_text((base.path / f"{WEIGHTS_NAME}.sha256").read_text().replace(WEIGHTS_NAME, alone.name))
-    assert _settings(None, base=alone, adapt="lora") == settings.with_train(adapt="lora"), "the file alone says how it was trained"
-    assert _settings(None, base=None, adapt=None) == load_recipe("edm-64")
+    assert _settings(None, base=alone, adapt="lora")[0] == settings.with_train(adapt="lora"), "the file alone says how it was trained"
+    assert _settings(None, base=None, adapt=None)[0] == load_recipe("edm-64")
 
 
 def test_the_report_of_augment_says_what_the_generator_started_from(base: Run, prepared: Prepared, tmp_path: Path) -> None:
     run = sx.train("edm-64", prepared, out=tmp_path / "r", overrides=[*TINY, "train.steps=1"], base=base.path, adapt="lora")
     plain = Report(inputs={"real": {"digest": "a"}, "synthetic": {"digest": "b"}}, notes=("drawn",))
-    told = _with_base(plain, run).to_dict()
+    told = _with_base(plain, open_model(run)).to_dict()
     assert told["inputs"]["base"]["way"] == "lora" and told["inputs"]["base"]["base_digest"] == weights_digest(base.weights)
     assert told["notes"][0] == "drawn" and "adapted by lora of rank 2" in told["notes"][1]
-    assert _with_base(plain, base) is plain, "from scratch there is nothing to say"
+    assert _with_base(plain, open_model(base)) is plain, "from scratch there is nothing to say"
 
 
 def test_images_that_the_base_has_seen_prove_nothing(tmp_path: Path) -> None:
     source = write_phantom_dataset(tmp_path / "images", num=4, size=32, seed=0)
-    assert _known_to_base("cxr-256", source) == ""
-    learned = stages_of("cxr-256")[0].facts["sources"][0]["digest"]
-    told = _known_to_base("cxr-256", replace(source, facts={**source.facts, "digest": learned}))
+    base = open_model("cxr-256")
+    assert _known_to_base(base, source) == ""
+    learned = base.stages[0].facts["sources"][0]["digest"]
+    told = _known_to_base(base, replace(source, facts={**source.facts, "digest": learned}))
     assert "the proof does not count" in told
     plain = Report(inputs={"real": {"digest": "a"}, "synthetic": {"digest": "b"}})
     trained = Run(path=tmp_path)
     started_from = {"base": "b", "base_digest": "ab" * 32, "way": "full", "moves": "all", "why": "asked for"}
     save_model(trained.weights, base_model(), spec=base_model().spec, facts={"started_from": started_from})
-    assert _with_base(plain, trained, seen=told).notes[-1] == told
+    assert _with_base(plain, open_model(trained), seen=told).notes[-1] == told
 
 
 def test_a_base_that_does_not_say_how_it_was_trained_needs_a_recipe(tmp_path: Path) -> None:
     model = base_model()
     save_model(tmp_path / "m.safetensors", model, spec=as_model(model).spec, facts={})
     with pytest.raises(InputError, match=r"how it was trained.*--recipe"):
-        recipe_of_base(tmp_path / "m.safetensors", train=load_recipe("edm-64").train)
+        recipe_of_base(open_model(tmp_path / "m.safetensors"), train=load_recipe("edm-64").train)
 
 
 def test_auto_counts_the_images_of_what_is_new_to_the_base(base: Run, prepared: Prepared) -> None:
     recipe = load_recipe("edm-64", overrides=[*TINY, "train.adapt=auto"])
     for findings, expected in (((), "training images:"), (("Pneumothorax",), "with the rarest finding to learn")):
-        way, why = resolved(recipe, prepared, base.path, findings=findings)
+        way, why = resolved(recipe, prepared, open_model(base), findings=findings)
         assert way.train.adapt == "trunk" and expected in why
-    unchanged, _ = resolved(recipe.with_train(adapt="full"), prepared, base.path)
+    unchanged, _ = resolved(recipe.with_train(adapt="full"), prepared, open_model(base))
     assert unchanged.train.adapt == "full"
 
 
@@ -338,16 +340,16 @@ def test_a_stage_that_learns_from_crops_may_start_from_one_of_another_size(tmp_p
     model = fresh_objective(enlarging("objective.crop=8")).model
     save_model(path, model, spec=as_model(model).spec, facts={})
     twice = f"model.image_size={2 * as_model(model).spec.image_size}"
-    check_base(enlarging("objective.crop=8", twice), path)
+    check_base(enlarging("objective.crop=8", twice), open_model(path))
     with pytest.raises(UsageError, match="makes images of"):
-        check_base(enlarging("objective.crop=0", twice), path)
+        check_base(enlarging("objective.crop=0", twice), open_model(path))
 
 
 def test_a_base_of_another_family_is_refused(other_family: Path, prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"family 'kumar-vae'.*trains 'diffusion'"):
         sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY, base=other_family)
     with pytest.raises(UsageError, match="'kumar-vae' cannot be adapted by 'lora'"):
-        check_base(smallest("kumar-vae", "train.adapt=lora"), other_family)
+        check_base(smallest("kumar-vae", "train.adapt=lora"), open_model(other_family))
     with pytest.raises(InputError, match="no model found"):
         sx.train("edm-64", prepared, out=tmp_path / "r", overrides=TINY, base=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="family 'kumar-vae'"):

@@ -14,7 +14,7 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.run import Run, read_spec
 from synthorax.steps.models.card import read_card
-from synthorax.steps.models.load import load_model
+from synthorax.steps.models.trained_model import load_model
 from synthorax.training.power_ema import profiles_in
 
 BENCH = Path(__file__).parents[2] / "bench" / "release"

@@ -31,8 +31,8 @@ from synthorax.folders import CLAIM_NAME, claimed
 from synthorax.former_names import command_line, with_present_weights
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.run import Run, read_spec
-from synthorax.steps.models.load import load_model
 from synthorax.steps.models.recipe import load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.models.trained_model import load_model
 from synthorax.steps.poisoning import check_dataset
 from synthorax.steps.training.shortfall import loss_fall
 from synthorax.verbs import augmentation

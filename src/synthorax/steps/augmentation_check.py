@@ -10,9 +10,8 @@ from synthorax.data.prepared import SIZES_PX
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError, UsageError
 from synthorax.families.autoencoders.compressors import TRAINED
-from synthorax.run import read_spec
-from synthorax.steps.models.load import PathLike, stages_of, weights_of
 from synthorax.steps.models.recipe import Recipe, conditions_of, follows_masks
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import check_num
 from synthorax.steps.training.base_model import check_base, with_compressor_of
 from synthorax.steps.training.student import is_student
@@ -21,10 +20,10 @@ from synthorax.steps.training.train_run import with_compressor
 CHOOSE = "choose a recipe that follows findings, such as edm-64 or projection-gan-64"
 
 
-def augment_recipe(recipe: Recipe, *, base: PathLike | None, compressor: PathLike | None) -> Recipe:
+def augment_recipe(recipe: Recipe, *, base: TrainedModel | None, compressor: TrainedModel | None) -> Recipe:
     """The recipe with the shape of its compressor filled in, if the main job can use it: it must make images that show what is asked for.
 
-    Raises UsageError that says why it cannot be used, and InputError where base or compressor is no model.
+    Raises UsageError that says why it cannot be used, and InputError where base or compressor is damaged.
     """
     check_base(recipe, base)
     if recipe.family in TRAINED:
@@ -45,11 +44,15 @@ def augment_recipe(recipe: Recipe, *, base: PathLike | None, compressor: PathLik
     return recipe
 
 
-def _with_compressor(recipe: Recipe, *, base: PathLike | None, compressor: PathLike | None) -> Recipe:
-    kind = getattr(recipe.model, "compressor", "none")
-    if compressor is not None and (kind not in TRAINED or is_student(recipe)):
+def check_compressor(recipe: Recipe) -> None:
+    """Refuse a recipe that has no use for a trained compressor, where one is given. Raises UsageError."""
+    if getattr(recipe.model, "compressor", "none") not in TRAINED or is_student(recipe):
         raise UsageError(f"the recipe '{recipe.name}' works on no latents of a trained compressor; leave --compressor out, or take a "
                          "latent recipe, such as latent-64")
+
+
+def _with_compressor(recipe: Recipe, *, base: TrainedModel | None, compressor: TrainedModel | None) -> Recipe:
+    kind = getattr(recipe.model, "compressor", "none")
     recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
     if kind in TRAINED and compressor is None and base is None:
         size = recipe.model.image_size
@@ -58,9 +61,9 @@ def _with_compressor(recipe: Recipe, *, base: PathLike | None, compressor: PathL
     return recipe
 
 
-def _check_size(recipe: Recipe, base: PathLike | None) -> None:
+def _check_size(recipe: Recipe, base: TrainedModel | None) -> None:
     """Refuse sizes at which no images can be prepared, or that do not divide those of the model that enlarges them."""
-    sizes = {recipe.model.image_size} if base is None else {stage.spec.image_size for stage in stages_of(base)}
+    sizes = {recipe.model.image_size} if base is None else {stage.spec.image_size for stage in base.stages}
     largest = max(sizes)
     for size in sorted(sizes):
         if not SIZES_PX[0] <= size <= SIZES_PX[1]:
@@ -70,9 +73,9 @@ def _check_size(recipe: Recipe, base: PathLike | None) -> None:
             raise UsageError(f"the base makes images of {largest} px out of {size} px, which do not divide them; choose another base")
 
 
-def image_size(recipe: Recipe, base: PathLike | None) -> int:
+def image_size(recipe: Recipe, base: TrainedModel | None) -> int:
     """Side in pixels of the images that the main job will make: the recipe's, or of a packed base the size that it enlarges them to."""
-    return int(recipe.model.image_size if base is None else read_spec(weights_of(base))[0].image_size)
+    return int(recipe.model.image_size if base is None else base.spec.image_size)
 
 
 def known_findings(findings: Sequence[str], source: Path, *, allow: Sequence[str]) -> list[str]:

@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from synthorax.folders import claimed, claimed_inputs
 from synthorax.progress import Report, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.condition import Drawn, drawn, measured_lesions
 from synthorax.steps.planning.plan import Plan, PlanRow
 from synthorax.steps.planning.support import Support
@@ -41,20 +42,7 @@ FROM_TEXT = "findings_from_text"
 """column that says which findings of a row were stated by its text alone"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """The model that makes the images, by the names that go into every row."""
-
-    model: Model
-    name: str
-    digest: str
-    support: Support | None = None
-    """what the model was trained on, if that is known: rows that go beyond it are marked"""
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
-    """`data_digest` of the prepared images and `sources` that the model file names, so that a proof can tell whom it has seen"""
-
-
-def generate_images(source: Source, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
+def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
                    batch_size: int | None = None, report: Report = quiet) -> Dataset:
     """Make every image of the plan as `out`/images/synthetic-<row>.png, with metadata.csv and dataset.json at the end.
 
@@ -64,25 +52,26 @@ def generate_images(source: Source, plan: Plan, *, out: Path, settings: SampleSe
     """
     if not plan.rows:
         raise InputError("the plan has no rows, so there is nothing to generate")
-    check_settings(source.model, settings)
-    plan.check(source.model.spec)
+    network, support = model.on(engine.device), model.support
+    check_settings(network, settings)
+    plan.check(model.spec)
     begun = claimed_inputs(out).get("batch size")
     batch_size = batch_size or (begun if isinstance(begun, int) and begun > 0 else images_at_a_time(engine))
-    with claimed(out, kind="a generation", inputs=_inputs(source, plan, settings, batch_size)):
+    with claimed(out, kind="a generation", inputs=_inputs(model, plan, settings, batch_size)):
         folder = out / "images"
-        studies = [_study(source, plan, number, settings, out=out) for number in range(len(plan))]
+        studies = [_study(model, plan, number, settings, support=support, out=out) for number in range(len(plan))]
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
-                images = _sample(source.model, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
+                images = _sample(network, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
                 for number in missing:
                     write_png(out / studies[number].file_name, images[number - numbers[0]], provenance=_provenance(studies[number]))
             report((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=True,
-                    extra={"labels": source.model.spec.findings, "model": source.name, "model_digest": source.digest,
+                    extra={"labels": model.spec.findings, "model": model.name, "model_digest": model.digest,
                            "settings": asdict(settings),
-                           **({"trained_on": dict(source.trained_on)} if source.trained_on else {})})
+                           **({"trained_on": model.trained_on} if model.trained_on else {})})
     return read_dataset(out)
 
 
@@ -168,22 +157,22 @@ def _file_name(number: int) -> str:
     return f"synthetic-{number:06d}.png"
 
 
-def _study(source: Source, plan: Plan, number: int, settings: SampleSettings, *, out: Path) -> Study:
+def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, support: Support | None, out: Path) -> Study:
     """The image's row in the table; its masks are copied to `out` first."""
     row = plan.rows[number]
-    masks = drawn(row, size=source.model.spec.image_size, file=plan.file)
+    masks = drawn(row, size=model.spec.image_size, file=plan.file)
     own = _with_own_masks(row, masks, number, out)
-    extra = {"model": source.name, "model_digest": source.digest, "seed": str(row.seed), "plan_row": str(number),
+    extra = {"model": model.name, "model_digest": model.digest, "seed": str(row.seed), "plan_row": str(number),
              "sampler": settings.sampler, "steps": str(settings.steps), "guidance": f"{settings.guidance:g}",
              **_unusual(settings), "condition": json.dumps(own.requested(), sort_keys=True)}
-    if source.support is not None:
-        extra["extrapolation"] = "; ".join(source.support.beyond(replace(row, lesions=measured_lesions(row, masks))))
+    if support is not None:
+        extra["extrapolation"] = "; ".join(support.beyond(replace(row, lesions=measured_lesions(row, masks))))
     study = own.study(f"images/{_file_name(number)}")
-    if told := stated_by_text(row, findings=source.model.spec.findings):
+    if told := stated_by_text(row, findings=model.spec.findings):
         extra[FROM_TEXT] = format_findings(told)
     kinds = ["box" if mask is not None and mask.max() == IN_BOX else "" for mask in masks.lesions]
     lesion_kind = {"lesion_kind": "|".join(kinds)} if any(kinds) else {}
-    return replace(study, study_id=f"synthetic-{source.digest[:8]}-{number:06d}", labels={**study.labels, **told},
+    return replace(study, study_id=f"synthetic-{model.digest[:8]}-{number:06d}", labels={**study.labels, **told},
                    extra={**study.extra, **lesion_kind, **extra})
 
 
@@ -247,9 +236,9 @@ def _provenance(study: Study) -> dict[str, str]:
             **{name: cell for name, cell in study.extra.items() if cell}}
 
 
-def _inputs(source: Source, plan: Plan, settings: SampleSettings, batch_size: int) -> dict[str, Any]:
+def _inputs(model: TrainedModel, plan: Plan, settings: SampleSettings, batch_size: int) -> dict[str, Any]:
     """All that the images depend on, for the claim of their folder."""
     digests = functools.cache(lambda path: sha256(Path(path)))  # not the place of a mask counts, but what is in it
     content = json.dumps([row.with_paths(digests).cells() for row in plan.rows], sort_keys=True)
-    return {"plan": hashlib.sha256(content.encode()).hexdigest(), "model": source.digest, "settings": asdict(settings),
+    return {"plan": hashlib.sha256(content.encode()).hexdigest(), "model": model.digest, "settings": asdict(settings),
             "batch size": batch_size}

@@ -16,17 +16,18 @@ from synthorax.privacy.audit import Attack
 from synthorax.privacy.membership import denoising_losses, loss_auroc
 from synthorax.protocols import condition_of
 from synthorax.rng import derive
-from synthorax.steps.models.load import PathLike, load_base
+from synthorax.steps.models.trained_model import TrainedModel
 
 
-def loss_attack(prepared: Prepared, model: PathLike, reference: PathLike | None, *, seed: int) -> Attack | str:
+def loss_attack(prepared: Prepared, model: TrainedModel, reference: TrainedModel | None, *, seed: int) -> Attack | str:
     """What tells members by a model's denoising loss, less that of a `reference` that never saw them, or why this model has none."""
-    networks = [load_base(name) for name in (model, reference) if name is not None]
-    for name, network in zip((model, reference), networks, strict=False):
+    opened = [own for own in (model, reference) if own is not None]
+    networks = [own.stages[0].build() for own in opened]
+    for own, network in zip(opened, networks, strict=True):
         if not isinstance(network, DiffusionModel) or network.needs_image:
-            return f"{name} is no diffusion model that makes images of nothing"
+            return f"{own} is no diffusion model that makes images of nothing"
         if prepared.size % network.spec.image_size:
-            return f"images of {prepared.size} px cannot be reduced to the {network.spec.image_size} px of {name}"
+            return f"images of {prepared.size} px cannot be reduced to the {network.spec.image_size} px of {own}"
 
     def losses(network: Any, split: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         parts = [prepared.images(part, size=network.spec.image_size) for part in (("train",) if split == "train" else ("val", "test"))]

@@ -10,9 +10,9 @@ import torch
 
 from synthorax.data.vocabulary import CHESTXRAY14
 from synthorax.errors import UsageError
-from synthorax.steps.models.load import PathLike
 from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, follows_masks, load_recipe
 from synthorax.steps.models.recipe_table import RecipeFacts
+from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.training.comparison import first_stage
 from synthorax.steps.training.inversion_encoder import is_encoder, with_generator
 from synthorax.steps.training.student import is_student, with_teacher
@@ -23,7 +23,7 @@ ORGANS = ("lung", "heart")
 
 
 def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = None, masks: Sequence[str] = ORGANS,
-                     base: PathLike | None = None, compressor: PathLike | None = None) -> int:
+                     base: ModelLike | None = None, compressor: ModelLike | None = None) -> int:
     """Parameters that a recipe would train, all players together.
 
     Counted for the 14 findings of ChestX-ray14, one site, and masks of lungs and heart where the recipe takes masks. The compressor under
@@ -53,14 +53,14 @@ def facts_of(name: str) -> RecipeFacts:
                        parameters=count_parameters(name))
 
 
-def _shaped(recipe: Recipe, *, base: PathLike | None, compressor: PathLike | None) -> Recipe:
+def _shaped(recipe: Recipe, *, base: ModelLike | None, compressor: ModelLike | None) -> Recipe:
     """The recipe with the shapes filled in that come from trained models."""
     if is_student(recipe) or is_encoder(recipe):
         if base is None:
             model = "teacher" if is_student(recipe) else "generator"
             raise UsageError(f"the recipe '{recipe.name}' has the shape of its {model}: give the run of that, base=...")
-        return with_teacher(recipe, base) if is_student(recipe) else with_generator(recipe, base)
+        return with_teacher(recipe, open_model(base)) if is_student(recipe) else with_generator(recipe, open_model(base))
     if compressor is not None:
-        return with_compressor(recipe, compressor)
+        return with_compressor(recipe, open_model(compressor))
     first = first_stage(recipe, {})
     return recipe if first is None else replace(recipe, model=replace(recipe.model, compressor_config=asdict(first.model)))

@@ -25,15 +25,16 @@ from synthorax.folders import CLAIM_NAME, Folder, claimed, discard, file_stamp, 
 from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.progress import format_seconds
-from synthorax.run import Run, read_spec, weights_digest
-from synthorax.steps.augmentation_check import augment_recipe, check_images, image_size, known_findings
+from synthorax.run import Run
+from synthorax.steps.augmentation_check import augment_recipe, check_compressor, check_images, image_size, known_findings
 from synthorax.steps.models.card import sentence
-from synthorax.steps.models.load import stages_of, weights_of
 from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml
+from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
 from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolved, with_way
 from synthorax.steps.training.shortfall import TrainingSigns, training_signs
+from synthorax.steps.training.train_run import Beginning
 from synthorax.steps.training_set import join_training_set
 from synthorax.types import ImageSet
 from synthorax.verbs import data, evidence, synthesis, training
@@ -117,9 +118,9 @@ class _Job:
 
     out: Path
     findings: tuple[str, ...]
-    settings: Recipe
-    base: str | Path | None
-    compressor: str | Path | None
+    recipe: Recipe
+    """with the way in which the base is adapted"""
+    beginning: Beginning
     num: int | None
     seconds: float | None
     """of the whole budget; None where that is no time"""
@@ -131,14 +132,19 @@ class _Job:
     command: str
 
     @property
+    def base(self) -> TrainedModel | None:
+        """The model that the generator starts from."""
+        return self.beginning.base
+
+    @property
     def computing(self) -> dict[str, Any]:
         """Arguments that every verb takes."""
         return {"seed": self.seed, "device": self.device, "threads": self.threads}
 
 
 def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, budget: str | float | None = None,
-            budget_images: int | None = None, num: int | None = None, base: str | Path | None = None, adapt: str | None = None,
-            recipe: str | None = None, compressor: str | Path | None = None, label_table: str | Path | None = None,
+            budget_images: int | None = None, num: int | None = None, base: ModelLike | None = None, adapt: str | None = None,
+            recipe: str | None = None, compressor: ModelLike | None = None, label_table: str | Path | None = None,
             allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False, seed: int = 0, device: Device = "auto",
             threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
     """Learn from a folder of images, make more of the rare `findings`, screen them, and prove whether they help.
@@ -157,20 +163,21 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     cannot be used, and where more than a tenth of them was rejected, unless `allow_rejects`.
     """
     out = Path(out)
-    base = usual_base() if base is None and recipe is None else base
-    settings = _settings(recipe, base=base, adapt=adapt, compressor=compressor).with_train(seed=seed)
+    start = usual_base() if base is None and recipe is None else base
+    settings, beginning = _settings(recipe, base=start, adapt=adapt, compressor=compressor)
+    settings = settings.with_train(seed=seed)
     check_images(num, kinds=len(findings))
     names = known_findings(findings, Path(dataset), allow=allow)
-    size = image_size(settings, base)
+    size = image_size(settings, beginning.base)
     seconds = _seconds(budget, budget_images, work)
     stages = Stages(out, total=seconds)
     again = command or _command(dataset, out, findings=findings, budget=None if budget_images else budget or BUDGET,
-                                budget_images=budget_images, num=num, base=base, adapt=adapt, recipe=recipe, compressor=compressor,
-                                label_table=label_table, allow=allow, seed=seed or None)
+                                budget_images=budget_images, num=num, base=beginning.base, adapt=adapt, recipe=recipe,
+                                compressor=beginning.compressor, label_table=label_table, allow=allow, seed=seed or None)
 
     with _claimed(out, Path(dataset), label_table=label_table, findings=sorted(names), num=num, seed=seed, recipe=settings.to_toml(),
-                  base=base and weights_digest(weights_of(base)), compressor=compressor and weights_digest(weights_of(compressor)),
-                  adapt=adapt, work=work and asdict(work), budget_images=budget_images, allowed_findings=sorted(allow),
+                  base=beginning.digests()["base_digest"], compressor=beginning.digests()["compressor_digest"], adapt=adapt,
+                  work=work and asdict(work), budget_images=budget_images, allowed_findings=sorted(allow),
                   patient_per_image=patient_per_image) as folder:
         with _nothing_left_if_refused(out):
             stages.begin("read")
@@ -184,10 +191,12 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             print(f"  rejected: {part}", file=sys.stderr)
         with _nothing_left_if_refused(out):
             _check_findings(prepared, prepared.images("train"), names, num=num)
-            settings = _with_its_rate(settings, prepared, base, names, recipe=recipe)
+            settings, why = resolved(settings, prepared, beginning.base, findings=names)
+        if beginning.base is not None and recipe is None:  # a named recipe says its own learning rate
+            settings = settings.with_train(learning_rate=LEARNING_RATES[settings.train.adapt])
         if work is not None:
             settings = settings.with_train(steps=work.steps, learning_rate=work.learning_rate, augment=work.augment, precision="fp32")
-        job = _Job(out=out, findings=tuple(names), settings=settings, base=base, compressor=compressor, num=num, seconds=seconds,
+        job = _Job(out=out, findings=tuple(names), recipe=settings, beginning=replace(beginning, why=why), num=num, seconds=seconds,
                    budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
         return _augmented(job, source, prepared, rejected, stages, folder)
 
@@ -202,21 +211,24 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
         print(f"  note: {warning}", file=sys.stderr)
 
     stages.begin("train")
-    budget = budget_for(job.settings, prepared, stages, findings=findings, base=base, compressor=job.compressor, num=job.num,
-                        config=_benefit_config(job), device=job.device, threads=job.threads)
-    trained = training.train(job.settings, prepared, out=out / "run", budget=None if budget is None else budget.train,
-                             budget_images=job.budget_images, base=base, compressor=job.compressor, findings=findings, **job.computing)
-    run = _enlarging(trained, base, out=out / "model")
+    budget = budget_for(job.recipe, prepared, stages, beginning=job.beginning, findings=findings, num=job.num,
+                        config=config, device=job.device, threads=job.threads)
+    trained = open_model(training.train_from(job.beginning, job.recipe, prepared, out=out / "run", budget_images=job.budget_images,
+                                             budget=None if budget is None else budget.train, device=job.device, threads=job.threads))
+    run, model = Run(path=out / "run"), trained
+    if base is not None and base.parts:  # the trained model takes the place of the first stage of its base
+        run = training.pack([trained, base], out=out / "model", precision="fp32")
+        model = open_model(run)
 
     stages.begin("plan")
-    plan = planned(prepared, findings, run, out=out, num=job.num, **job.computing,
+    plan = planned(prepared, findings, model, out=out, num=job.num, **job.computing,
                    seconds=None if budget is None else stages.seconds_to_generate(budget))
     print(f"  {plan}", file=sys.stderr)
 
     stages.begin("generate")
-    made = synthesis.generate(run, plan, out=out / "generated", **job.computing)
-    signs = training_signs(trained, made, prepared, has_loss=has_loss(job.settings, findings=prepared.findings),
-                           cooldown=job.settings.train.cooldown)
+    made = synthesis.generate(model, plan, out=out / "generated", **job.computing)
+    log = out / "run" / "metrics.jsonl" if has_loss(job.recipe, findings=prepared.findings) else None
+    signs = training_signs(trained, made, prepared, log=log, cooldown=job.recipe.train.cooldown)
     if signs.fell_short:
         print(f"  {signs}", file=sys.stderr)
 
@@ -256,39 +268,28 @@ def usual_base() -> str | None:
     return BASE if BASE in shipped() else None
 
 
-def _settings(recipe: str | None, *, base: str | Path | None, adapt: str | None, compressor: str | Path | None = None) -> Recipe:
-    """The recipe that was named, or else that of the base, or else the usual one; what does not fit is refused."""
-    if base is None:
+def _settings(recipe: str | None, *, base: ModelLike | None, adapt: str | None,
+              compressor: ModelLike | None = None) -> tuple[Recipe, Beginning]:
+    """The recipe that was named, or else that of the base, or else the usual one, and what it begins with; what does not fit is refused."""
+    opened = None if base is None else open_model(base)
+    if opened is None:
         if adapt is not None:
             raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
         settings = load_recipe(recipe or RECIPE)
     else:
-        settings = load_recipe(recipe) if recipe is not None else recipe_of_base(base, train=load_recipe(RECIPE).train)
+        settings = load_recipe(recipe) if recipe is not None else recipe_of_base(opened, train=load_recipe(RECIPE).train)
         settings = with_way(settings, adapt or "auto")
-    return augment_recipe(settings, base=base, compressor=compressor)
+    if compressor is not None:
+        check_compressor(settings)
+    beginning = Beginning(base=opened, compressor=None if compressor is None else open_model(compressor))
+    return augment_recipe(settings, base=opened, compressor=beginning.compressor), beginning
 
 
-def _enlarging(trained: Run, base: str | Path | None, *, out: Path) -> Run:
-    """The trained model in the place of the first stage of its base, if that was packed of several; else the trained model itself."""
-    if base is None or len(stages_of(base)) == 1:
-        return trained
-    return training.pack([trained, base], out=out, precision="fp32")
-
-
-def _with_its_rate(settings: Recipe, prepared: Prepared, base: str | Path | None, findings: Sequence[str], *, recipe: str | None) -> Recipe:
-    """The settings with the learning rate of the way in which the base will be adapted, unless a named recipe says one."""
-    if base is None or recipe is not None:
-        return settings
-    way = resolved(settings, prepared, base, findings=findings)[0].train.adapt
-    return settings.with_train(learning_rate=LEARNING_RATES[way])
-
-
-def _known_to_base(base: str | Path, source: Dataset) -> str:
+def _known_to_base(base: TrainedModel, source: Dataset) -> str:
     """A warning where the base has learned from these very images: then no patient among them is sure to be unseen."""
-    known = {told.get("digest") for stage in stages_of(base) for told in stage.facts.get("sources", ())}
-    if known.isdisjoint({digest_of(source), *(origin.digest for origin in origins_of(source) if origin.digest)}):
+    if base.known_data.isdisjoint({digest_of(source), *(origin.digest for origin in origins_of(source) if origin.digest)}):
         return ""
-    return (f"the base {Path(base).name} has learned from images of '{source.name}', test patients perhaps among them, so the proof does "
+    return (f"the base {base.label} has learned from images of '{source.name}', test patients perhaps among them, so the proof does "
             f"not count; start from scratch with --recipe {RECIPE}")
 
 
@@ -361,19 +362,19 @@ def _rejected(source: Dataset, prepared: Prepared, out: Path) -> tuple[Rejected,
     return tuple(part for part in (*read, prepared.rejected) if part.images)
 
 
-def _with_base(report: Report, run: Run, *, seen: str = "") -> Report:
+def _with_base(report: Report, trained: TrainedModel, *, seen: str = "") -> Report:
     """The report with what the generator started from, if it did not start from scratch."""
-    started_from = read_spec(run.weights)[1].get("started_from")
+    started_from = trained.facts.get("started_from")
     if started_from is None:
         return report
     notes = (*report.notes, sentence(started_from), *([seen] if seen else []))
     return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
 
 
-def _told(report: Report, job: _Job, run: Run, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
+def _told(report: Report, job: _Job, trained: TrainedModel, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
           why_not: str) -> Report:
     """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
-    report = _with_base(report, run, seen=seen)
+    report = _with_base(report, trained, seen=seen)
     inputs: dict[str, Any] = {**report.inputs, "training": signs.to_dict()}
     notes = [*report.notes]
     for part in rejected:

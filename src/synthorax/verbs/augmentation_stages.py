@@ -12,11 +12,11 @@ from synthorax.engine import Device, started
 from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import write_json
 from synthorax.progress import format_seconds
+from synthorax.protocols import as_model
 from synthorax.run import Run
-from synthorax.steps.models.load import PathLike, source_of, stages_of
 from synthorax.steps.models.recipe import Recipe, build_objective
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits, read_plan
-from synthorax.steps.training.base_model import resolved
 from synthorax.steps.training.budget import Budget, divide, fewest_images, image_seconds, measure
 from synthorax.steps.training.train_run import Beginning, without_no_finding
 from synthorax.verbs import synthesis
@@ -55,8 +55,8 @@ class Stages:
         return max(0.0, budget.total - self.elapsed() - sum(budget.fixed.values()))
 
 
-def budget_for(settings: Recipe, prepared: Prepared, stages: Stages, *, findings: Sequence[str], base: PathLike | None,
-               compressor: PathLike | None, num: int | None, config: BenefitConfig, device: Device, threads: int | None) -> Budget | None:
+def budget_for(recipe: Recipe, prepared: Prepared, stages: Stages, *, beginning: Beginning, findings: Sequence[str], num: int | None,
+               config: BenefitConfig, device: Device, threads: int | None) -> Budget | None:
     """Measure this machine, divide the budget of time by it and say what it can do; None where there is no budget of time.
 
     A job that goes on keeps the division that it began with, unless the budget is another one and the training not over. Raises UsageError
@@ -67,11 +67,10 @@ def budget_for(settings: Recipe, prepared: Prepared, stages: Stages, *, findings
     path, trained = stages.out / "budget.json", Run(path=stages.out / "run").weights.exists()
     kept = Budget.read(path) if path.exists() else None
     if kept is None or (kept.total != stages.total and not trained):
-        recipe, why = resolved(settings, prepared, base, findings=findings)
+        base = beginning.base
+        ready = (as_model(base.build()), base.settings) if base is not None and base.parts else None
         with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
-            source, _, usual = source_of(base) if base is not None and len(stages_of(base)) > 1 else (None, None, recipe.sample)
-            speed = measure(recipe, prepared, Beginning(base=base, compressor=compressor, why=why), engine=engine,
-                            ready=None if source is None else (source.model, usual))
+            speed = measure(recipe, prepared, beginning, engine=engine, ready=ready)
         fewest = fewest_images(findings)
         wanted = 2 * num * len(findings) if num is not None else 2 * sum(deficits(prepared.images("train"), findings).values())
         kept = divide(stages.total, speed, spent=stages.elapsed(), wanted=max(wanted, fewest if num is None else 1), least=fewest,
@@ -87,23 +86,22 @@ def has_loss(settings: Recipe, *, findings: Sequence[str]) -> bool:
     return len(build_objective(settings, findings=findings).phases) == 1
 
 
-def planned(prepared: Prepared, findings: Sequence[str], run: Run, *, out: Path, num: int | None, seconds: float | None,
+def planned(prepared: Prepared, findings: Sequence[str], model: TrainedModel, *, out: Path, num: int | None, seconds: float | None,
             seed: int, device: Device, threads: int | None) -> Plan:
     """The plan at `out`/plan.csv: `num` images of each finding, or as many as balance asks, or if that is more, as `seconds` allow."""
     path = out / "plan.csv"
     if path.exists():
         return read_plan(path, allow=prepared.findings)
     if num is not None:
-        return synthesis.plan(prepared, count=dict.fromkeys(findings, num), model=run, seed=seed, out=path)
-    wanted = synthesis.plan(prepared, balance=findings, model=run, seed=seed)
+        return synthesis.plan(prepared, count=dict.fromkeys(findings, num), model=model, seed=seed, out=path)
+    wanted = synthesis.plan(prepared, balance=findings, model=model, seed=seed)
     if seconds is not None:
-        source, _, settings = source_of(run)
         with started(device=device, threads=threads) as engine:
-            took = image_seconds(source.model, without_no_finding(prepared.images("train")), settings=settings, engine=engine)
+            took = image_seconds(model.network, without_no_finding(prepared.images("train")), settings=model.settings, engine=engine)
         fits = int(seconds / took)
         if len(wanted) > fits:
             each = max(MIN_IMAGES_PER_FINDING, fits // (2 * len(findings)))  # every image with the finding has a companion without it
             print(f"  balance would take {len(wanted)} images, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
-            return synthesis.plan(prepared, count=dict.fromkeys(findings, each), model=run, seed=seed, out=path)
+            return synthesis.plan(prepared, count=dict.fromkeys(findings, each), model=model, seed=seed, out=path)
     wanted.write(path)
     return wanted

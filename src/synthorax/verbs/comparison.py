@@ -38,10 +38,10 @@ from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
-from synthorax.run import Run, read_spec
+from synthorax.run import Run
 from synthorax.steps.models.card import read_card
-from synthorax.steps.models.load import load_model, source_of
 from synthorax.steps.models.recipe import build_objective, load_recipe
+from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.training.comparison import FIRST_STAGE_PART, Arm, Design, Terms, claim, designed
 from synthorax.types import ImageSet
@@ -83,7 +83,7 @@ class Machine:
 
 def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | Path, budget: str | float | None = None,
             budget_images: int | None = None, clock: Literal["wall", "processor"] = "wall", seeds: Sequence[int] = (0, 1, 2),
-            num: int = 400, train_images: int | None = None, finding: str = "", base: str | Path | None = None,
+            num: int = 400, train_images: int | None = None, finding: str = "", base: ModelLike | None = None,
             ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
             judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, jobs: int = 1,
             also: Sequence[str | Path] = (), apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
@@ -104,7 +104,8 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
     terms = Terms(seconds=parse_duration(budget) if isinstance(budget, str) else budget, images=budget_images, clock=clock, num=num,
                   train_images=train_images, finding=canonical(finding, allow=prepared.findings) if finding else "", features=features,
                   augment=augment, judge_updates=judge_updates)
-    design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, base=base, ways=ways)
+    design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, ways=ways,
+                      base=None if base is None else open_model(base))
     machine = _machine(device=device, threads=threads, apart=apart, jobs=jobs, clock=clock)
     others = {Path(path): read_report(Path(path)) for path in also}
     if others:
@@ -157,20 +158,22 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
 def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
     """Make the images of one trained arm, and tell how long an image takes and how much memory."""
     run = _run(design, arm, seed)
-    source, spec, settings = source_of(run)
+    model = open_model(run)
+    settings, spec = model.settings, model.spec
     plan = design.requests(seed).restricted_to(spec)
-    synthesis.generate(run, plan, out=_made(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device, threads=machine.threads)
+    synthesis.generate(model, plan, out=_made(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device,
+                       threads=machine.threads)
     now = {"wall": time.monotonic, "processor": time.process_time}[design.terms.clock]
     taken: dict[int, float] = {}
     with started(device=machine.device, threads=machine.threads, seed=seed) as engine:
-        cast(nn.Module, source.model).to(engine.device)
+        network = model.on(engine.device)
         for size in (1, BATCH):
             rows, times = plan.rows[:size], []
             condition = replace(plan, rows=rows).condition(spec)
             for _ in range(1 + TIMED):  # the first one warms up
                 begin = now()
                 with engine.autocast():
-                    source.model.sample(condition, [row.seed for row in rows], settings).float().cpu()
+                    network.sample(condition, [row.seed for row in rows], settings).float().cpu()
                 times.append((now() - begin) * 1000 / size)
             taken[size] = statistics.median(times[1:])
     return {"ms alone": taken[1], "ms of 8": taken[BATCH], "sampling MB": _peak_mb() if machine.apart else None}
@@ -302,9 +305,10 @@ def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
 
 def _parameters(run: Run) -> Record:
     """Numbers in what makes images, and in all that was trained for it, discriminators included."""
-    spec = read_spec(run.weights)[0]
+    model = open_model(run)
+    spec = model.spec
     objective = build_objective(load_recipe(run.path / "config.toml"), findings=spec.findings, sites=spec.sites, masks=spec.masks)
-    return {"parameters": sum(weight.numel() for weight in cast(nn.Module, load_model(run.path)).parameters()),
+    return {"parameters": sum(weight.numel() for weight in cast(nn.Module, model.network).parameters()),
             "parameters trained": sum(weight.numel() for weight in objective.players.parameters())}
 
 

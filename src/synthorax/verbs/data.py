@@ -13,7 +13,7 @@ from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.progress import progress
 from synthorax.registry import lookup
 from synthorax.steps.cache import cache, cached, content_of
-from synthorax.steps.models.load import PathLike
+from synthorax.steps.models.trained_model import PathLike
 from synthorax.types import LabelPolicy
 
 

@@ -37,7 +37,7 @@ from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_images
 from synthorax.progress import progress
 from synthorax.steps.loss_attack import loss_attack
-from synthorax.steps.models.load import PathLike
+from synthorax.steps.models.trained_model import ModelLike, PathLike, TrainedModel, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.poisoning import CheckedSet, check_dataset
 from synthorax.steps.screening.screen import common_size
@@ -138,8 +138,8 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
         return folder.written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures))
 
 
-def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None, model: PathLike | None = None,
-          reference: PathLike | None = None, features: str = "efficientnet-lite0", config: AuditConfig | None = None, seed: int = 0,
+def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None, model: ModelLike | None = None,
+          reference: ModelLike | None = None, features: str = "efficientnet-lite0", config: AuditConfig | None = None, seed: int = 0,
           device: Device = "auto", threads: int | None = None) -> Report:
     """Look for copies, membership and re-identification; writes report.json, report.html and cards.jsonl if `out` is given.
 
@@ -152,17 +152,18 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
     if reference is not None and model is None:
         raise UsageError("a reference model corrects the loss of a model; give the model too")
     config = config or AuditConfig(seed=seed)
-    settings = {"model": told_of(model), "reference": told_of(reference), "features": told_of(features), "settings": asdict(config),
-                "seed": seed}
+    opened, other = (None if given is None else open_model(given) for given in (model, reference))
+    told_model, told_reference = (told_of(None if own is None else own.given) for own in (opened, other))
+    settings = {"model": told_model, "reference": told_reference, "features": told_of(features), "settings": asdict(config), "seed": seed}
     with report_folder(out, part="an audit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
         if folder.done:
             return folder.read()
-        return folder.written(_audited(prepared, made, sides, images, out=out, model=model, reference=reference, features=features,
+        return folder.written(_audited(prepared, made, sides, images, out=out, model=opened, reference=other, features=features,
                                        config=config, seed=seed, device=device, threads=threads))
 
 
-def _audited(prepared: Prepared, made: Dataset, sides: RealImages, images: ImageSet, *, out: PathLike | None, model: PathLike | None,
-             reference: PathLike | None, features: str, config: AuditConfig, seed: int, device: Device, threads: int | None) -> Report:
+def _audited(prepared: Prepared, made: Dataset, sides: RealImages, images: ImageSet, *, out: PathLike | None, model: TrainedModel | None,
+             reference: TrainedModel | None, features: str, config: AuditConfig, seed: int, device: Device, threads: int | None) -> Report:
     with started(device=device, threads=threads, seed=seed), progress("audit") as show:
         attack: Any = "no diffusion model was given (--model)" if model is None else loss_attack(prepared, model, reference, seed=seed)
         found = audit_images(sides.train, sides.held_out, images, features=load_features(features), facts=made.facts, report=show,

@@ -7,7 +7,7 @@ from pathlib import Path
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError
-from synthorax.steps.models.load import PathLike
+from synthorax.steps.models.trained_model import PathLike
 from synthorax.types import Study
 
 

@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
-
-from torch import nn
+from typing import Any, Literal
 
 from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared
@@ -20,13 +18,11 @@ from synthorax.families.denoising.model import DiffusionModel
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.options import Box, Request
 from synthorax.progress import progress
-from synthorax.protocols import Model
-from synthorax.run import Run
 from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
 from synthorax.steps.generate import MOST_AT_A_TIME, check_settings, generate_images
-from synthorax.steps.models.load import PathLike, source_of
+from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.planning.request import row_of
 from synthorax.steps.screening.screen import Screened, screen_images
@@ -34,7 +30,7 @@ from synthorax.verbs.inputs import dataset_of, prepared_of
 
 
 def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
-         companions: float = 1.0, model: Run | PathLike | None = None, seed: int = 0, out: PathLike | None = None) -> Plan:
+         companions: float = 1.0, model: ModelLike | None = None, seed: int = 0, out: PathLike | None = None) -> Plan:
     """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes.
 
     What `model` is not conditioned on is left out of the plan, such as the site where it knows none. Raises UsageError and InputError.
@@ -47,13 +43,13 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
     counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
     made = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed)
     if model is not None:
-        made = made.restricted_to(source_of(model)[1])
+        made = made.restricted_to(open_model(model).spec)
     if out is not None:
         made.write(Path(out))
     return made
 
 
-def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
+def generate(model: ModelLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
              finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
              age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
              box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
@@ -75,9 +71,10 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
         check_num(num)
     if batch_size is not None and not 1 <= batch_size <= MOST_AT_A_TIME:
         raise UsageError(f"batch_size {batch_size}: choose from 1 to {MOST_AT_A_TIME} images at a time")
-    source, spec, settings = source_of(model)
+    trained = open_model(model)
+    spec, settings = trained.spec, trained.settings
     if image_size not in (None, spec.image_size):
-        raise UsageError(f"{source.name} makes images of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
+        raise UsageError(f"{trained.name} makes images of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
                          "model")
     chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
               "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
@@ -92,11 +89,10 @@ def generate(model: Run | PathLike, plan: Plan | PathLike | None = None, *, out:
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
-    check_settings(source.model, settings)
+    check_settings(trained.network, settings)
     plan.check(spec)
     with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
-        _module(source.model).to(engine.device)
-        return generate_images(source, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
+        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
 
 
 def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
@@ -113,7 +109,7 @@ def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: 
                             report=report)
 
 
-def refine_loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
+def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
                 config: RefineLoopConfig | None = None,
          seed: int = 0, device: Device = "auto", threads: int | None = None) -> RefineLoop:
     """Make images, train a classifier with them, and let its errors on validation patients say what to make next; see
@@ -122,17 +118,16 @@ def refine_loop(model: Run | PathLike, *, real: Prepared | PathLike, findings: S
     >>> loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
     """
     check_num(2 * (config or RefineLoopConfig()).num)
-    source, spec, settings = source_of(model)
+    trained = open_model(model)
+    settings = trained.settings
     prepared = prepared_of(real)
     names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
     with started(device=device, threads=threads, seed=seed) as engine, progress("refine-loop") as report:
-        _module(source.model).to(engine.device)
-
         def make(plan: Plan, folder: Path) -> Dataset:
-            return generate_images(source, plan.restricted_to(spec), out=folder, settings=settings, engine=engine)
+            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine)
 
         return run_refine_loop(make, prepared, findings=names, out=Path(out), config=config or RefineLoopConfig(seed=seed),
-                               maker=source.digest,
+                               maker=trained.digest,
                         report=report)
 
 
@@ -142,20 +137,16 @@ def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out:
         return export_dataset(dataset_of(dataset), format=format, out=Path(out), report=report)
 
 
-def export_model(model: Run | PathLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
+def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
     """Write a diffusion model as a folder that diffusers loads, where its network fits; it then makes images of these findings alone.
 
     Raises UsageError that names every reason for which a network does not fit; see `steps.export_diffusers.export_diffusers`.
     """
-    source, spec, settings = source_of(model)
-    if not isinstance(source.model, DiffusionModel):
-        raise UsageError(f"{model} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
+    trained = open_model(model)
+    network, spec, settings = trained.network, trained.spec, trained.settings
+    if not isinstance(network, DiffusionModel):
+        raise UsageError(f"{trained} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(row_of(Request(finding=finding), spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
-    return export_diffusers(source.model, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
+    return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
                             noise_schedule="cosine" if settings.schedule == "cosine" else "linear")
-
-
-def _module(model: Model) -> nn.Module:
-    """The model seen as the network that it also is."""
-    return cast(nn.Module, model)

@@ -14,9 +14,9 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Device, started
 from synthorax.errors import UsageError
 from synthorax.run import Run
-from synthorax.steps.models.load import PathLike
 from synthorax.steps.models.pack import pack_cascade
 from synthorax.steps.models.recipe import Recipe, load_recipe
+from synthorax.steps.models.trained_model import ModelLike, PathLike, TrainedModel, open_model
 from synthorax.steps.training.base_model import check_base, resolved, with_compressor_of, with_way
 from synthorax.steps.training.checks import check_recipe
 from synthorax.steps.training.inversion_encoder import AS_IT_IS, is_encoder, with_generator
@@ -27,7 +27,7 @@ from synthorax.verbs.inputs import prepared_of
 
 def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
           budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
-          base: PathLike | None = None, adapt: str | None = None, compressor: PathLike | None = None, seed: int | None = None,
+          base: ModelLike | None = None, adapt: str | None = None, compressor: ModelLike | None = None, seed: int | None = None,
           device: Device = "auto", threads: int | None = None, findings: Sequence[str] = (),
           clock: Literal["wall", "processor"] = "wall", budget_images: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
@@ -49,18 +49,19 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         if base is None:
             raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
         recipe = with_way(recipe, adapt)
-    if is_student(recipe):
-        recipe, why = with_teacher(recipe, base, compressor=compressor), TEACHER_DECIDES
-    elif is_encoder(recipe):
-        recipe, why = with_generator(recipe, base, compressor=compressor), AS_IT_IS
-    else:
-        recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
-        check_base(recipe, base)
-        recipe, why = resolved(recipe, prepared, base, findings=findings)
-    check_recipe(recipe, findings=[name for name in prepared.findings if name != NO_FINDING], masks=prepared.mask_classes())
-    beginning = Beginning(base=base, compressor=compressor, why=why)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
+    recipe, beginning = _checked(recipe, prepared, base=None if base is None else open_model(base),
+                                 compressor=None if compressor is None else open_model(compressor), findings=findings)
+    return train_from(beginning, recipe, prepared, out=out, budget=budget, budget_images=budget_images, pause_after=pause_after,
+                      resume=resume, clock=clock, device=device, threads=threads)
+
+
+def train_from(beginning: Beginning, recipe: Recipe, prepared: Prepared, *, out: PathLike, budget: str | float | None = None,
+               budget_images: int | None = None, pause_after: str | float | None = None, resume: bool = False,
+               clock: Literal["wall", "processor"] = "wall", device: Device = "auto", threads: int | None = None) -> Run:
+    """`train` for a recipe that fits the models that it begins with, and says how much of them moves."""
+    check_recipe(recipe, findings=[name for name in prepared.findings if name != NO_FINDING], masks=prepared.mask_classes())
     run = Run(path=Path(out))
     seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
     now = {"wall": time.monotonic, "processor": time.process_time}[clock]
@@ -71,7 +72,21 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     return run
 
 
-def pack(runs: Sequence[Run | PathLike], *, out: PathLike, guide: Run | PathLike | None = None, sample: Mapping[str, Any] | None = None,
+def _checked(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | None, compressor: TrainedModel | None,
+             findings: Sequence[str]) -> tuple[Recipe, Beginning]:
+    """The recipe with the shapes of the models that it begins with and the way in which they are adapted; what does not fit is refused."""
+    if is_student(recipe):
+        recipe, why = with_teacher(recipe, base, compressor=compressor), TEACHER_DECIDES
+    elif is_encoder(recipe):
+        recipe, why = with_generator(recipe, base, compressor=compressor), AS_IT_IS
+    else:
+        recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
+        check_base(recipe, base)
+        recipe, why = resolved(recipe, prepared, base, findings=findings)
+    return recipe, Beginning(base=base, compressor=compressor, why=why)
+
+
+def pack(runs: Sequence[ModelLike], *, out: PathLike, guide: ModelLike | None = None, sample: Mapping[str, Any] | None = None,
          precision: Literal["bf16", "fp32"] = "bf16") -> Run:
     """Put trained models together: one that makes small images, and those that enlarge them step by step; see `steps.pack.pack_cascade`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ import tomli_w
 
 from synthorax.config import read_record
 from synthorax.errors import InputError
-from synthorax.files import sha256, write_atomic
-from synthorax.run import FORMAT
+from synthorax.files import write_atomic
+from synthorax.run import FORMAT, ModelFile
 
 FOLDER = Path(__file__).parent
 TABLE_NAME = "shipped.toml"
@@ -54,18 +55,20 @@ def shipped(folder: Path | None = None) -> dict[str, Shipped]:
         raise InputError(f"is no table of shipped models ({error})", file=path, remedy=REINSTALL) from error
 
 
-def checked_weights(name: str) -> Path:
-    """The weights of a shipped model, whole and unchanged. InputError where they are missing, altered, or too new to be read."""
+def read(name: str) -> ModelFile:
+    """The file of a shipped model, whole and unchanged. InputError where it is missing, altered, or too new to be read."""
     model = shipped()[name]
     if model.format > FORMAT:
         raise InputError(f"'{name}' has model format {model.format}, and this version of synthorax reads up to {FORMAT}",
                          file=model.weights, remedy="update synthorax")
     if not model.weights.is_file():
         raise InputError(f"the weights of '{name}' are missing from this installation of synthorax", file=model.weights, remedy=REINSTALL)
-    if sha256(model.weights) != model.sha256:
+    content = model.weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != model.sha256:
         raise InputError(f"the weights of '{name}' are cut off or altered: their SHA-256 is not that of the table", file=model.weights,
                          remedy=REINSTALL)
-    return model.weights
+    return ModelFile(model.weights, content, digest=digest)
 
 
 def enter(model: Shipped) -> None:

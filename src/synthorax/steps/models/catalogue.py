@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from synthorax import zoo
 from synthorax.errors import InputError, SynthoraxError
-from synthorax.run import WEIGHTS_NAME, read_spec
+from synthorax.run import WEIGHTS_NAME, ModelFile
 from synthorax.steps.models.card import licences_of
-from synthorax.zoo import checked_weights, shipped
 
 CONFIG_NAME = "config.toml"
 
@@ -45,9 +45,9 @@ def models(*folders: str | Path) -> list[dict[str, Any]]:
 
 def shipped_models() -> Iterator[Listing]:
     """The models of the zoo, damaged ones with the reason."""
-    for name, model in shipped().items():
+    for name, model in zoo.shipped().items():
         try:
-            yield _listing(name, checked_weights(name), state="shipped", card=model.folder / model.card)
+            yield _listing(name, zoo.read(name), state="shipped", card=model.folder / model.card)
         except SynthoraxError as error:
             yield Listing(model=name, state=str(error))
 
@@ -63,13 +63,13 @@ def runs_in(folder: Path) -> Iterator[Listing]:
             yield Listing(model=str(place), state="not finished")
             continue
         try:
-            yield _listing(str(place), weights, state="finished", card=place / "card.md")
+            yield _listing(str(place), ModelFile.read(weights), state="finished", card=place / "card.md")
         except SynthoraxError as error:
             yield Listing(model=str(place), state=str(error))
 
 
-def _listing(name: str, weights: Path, *, state: str, card: Path) -> Listing:
-    spec, facts = read_spec(weights)
+def _listing(name: str, file: ModelFile, *, state: str, card: Path) -> Listing:
+    spec, facts = file.spec, file.facts
     return Listing(model=name, state=state, family=spec.family, image_size=spec.image_size, findings=spec.findings, sites=spec.sites,
                    conditions=spec.conditions, licences=tuple(licences_of(facts.get("sources", ()))) or ("not noted",),
                    card=str(card) if card.exists() else "")

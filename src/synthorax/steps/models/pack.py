@@ -15,7 +15,7 @@ from synthorax.folders import CLAIM_NAME, claimed
 from synthorax.protocols import ModelSpec, SampleSettings
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
 from synthorax.steps.models.card import model_head, training_of, write_card
-from synthorax.steps.models.load import PathLike, Stage, guide_of, stages_of, weights_of
+from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
 
 Precision = Literal["bf16", "fp32"]
 
@@ -24,24 +24,25 @@ GUIDED = {"autoguidance": 2.0, "guidance": 1.0, "part_guidance": {}}
 """settings of a model that is packed with a guide, where none are given"""
 
 
-def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, guide: PathLike | Run | None = None, sample: Mapping[str, Any] | None = None,
+def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | None = None, sample: Mapping[str, Any] | None = None,
                  name: str = "", precision: Precision = "bf16") -> Run:
-    """Write the models of `runs`, the one that makes small images first, as one cascade in the folder `out`.
+    """Write `models`, the one that makes small images first, as one cascade in the folder `out`.
 
-    A packed model may be one of `runs`: in the first place it brings all its stages, in another one those that enlarge, so that a first
+    A packed model may be one of them: in the first place it brings all its stages, in another one those that enlarge, so that a first
     stage that was trained on can be put in the place of the old one. `guide` is a weaker model of what the first stage makes, smaller and
     less trained, away from which that is guided (Karras et al. 2024); a packed model in the first place brings its own. `sample` are
-    fields of `SampleSettings` that become usual; the others are those of the first of `runs`, or with a guide `GUIDED`. What a stage does
+    fields of `SampleSettings` that become usual; the others are those of the first model, or with a guide `GUIDED`. What a stage does
     not know by name is not stated to it. The file's metadata name each stage with the digest of its weights; what was seen in training is
     that of the first. `precision` bf16 halves the file, fp32 keeps every bit. The same call again leaves the same file. Raises UsageError
     where a stage cannot follow the one before or a setting is unknown, and InputError for an `out` that holds something else.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"unknown precision '{precision}'; {nearest(precision, get_args(Precision))}")
-    stages = _stages(runs)
+    opened = [open_model(model) for model in models]
+    stages = [stage for number, model in enumerate(opened) for stage in (model.parts[1:] if number and model.parts else model.stages)]
     specs, first = [stage.spec for stage in stages], stages[0].facts
-    weaker = guide_of(runs[0]) if guide is None else stages_of(guide)[0]
-    settings = read_spec(weights_of(runs[0]))[1].get("sample", {}) | (GUIDED if guide is not None else {}) | dict(sample or {})
+    weaker = opened[0].guide if guide is None else open_model(guide).stages[0]
+    settings = opened[0].facts.get("sample", {}) | (GUIDED if guide is not None else {}) | dict(sample or {})
     build(SampleSettings, settings, where="pack", prefix="sample.")
     spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=None if weaker is None else weaker.spec)
     model = CascadeModel(spec)
@@ -68,13 +69,7 @@ def pack_cascade(runs: Sequence[PathLike | Run], out: Path, *, guide: PathLike |
     return run
 
 
-def _stages(runs: Sequence[PathLike | Run]) -> list[Stage]:
-    """All stages in order."""
-    found = [stages_of(run) for run in runs]
-    return [stage for number, stages in enumerate(found) for stage in (stages[1:] if number and len(stages) > 1 else stages)]
-
-
-def _remembered(stage: Stage) -> dict[str, Any]:
+def _remembered(stage: TrainedModel) -> dict[str, Any]:
     return {**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size}
 
 

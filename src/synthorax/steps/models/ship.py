@@ -17,11 +17,11 @@ from synthorax.data.sources import NOT_STATED
 from synthorax.errors import InputError, UsageError
 from synthorax.files import sha256, write_atomic
 from synthorax.former_names import with_present_facts
-from synthorax.protocols import Condition, Model, ModelSpec, SampleSettings
+from synthorax.protocols import Condition, Model, SampleSettings
 from synthorax.rng import derive
-from synthorax.run import FORMAT, WEIGHTS_NAME, Run, halved, load_weights, read_spec, save_weights, weights_digest
+from synthorax.run import FORMAT, WEIGHTS_NAME, Run, halved, save_weights
 from synthorax.steps.models.card import metrics_of, model_head, read_card, write_card
-from synthorax.steps.models.load import load_model, usual_settings
+from synthorax.steps.models.trained_model import TrainedModel, open_model
 from synthorax.zoo import FOLDER, Shipped, enter
 
 Precision = Literal["float16", "bfloat16", "float32"]
@@ -57,19 +57,17 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     """
     if not name or not all(part.isascii() and part.isalnum() for part in name.split("-")):
         raise UsageError(f"'{name}' is no name for a model; use letters, digits and hyphens")
-    path = run.weights
-    spec, facts = read_spec(path)
-    head = _head(run, spec, facts, name=name, earlier=earlier, limits=limits)
+    path, trained = run.weights, open_model(run)
+    head = _head(run, trained, name=name, earlier=earlier, limits=limits)
     if report is not None:
-        head |= _measured(report, digest=weights_digest(path))
+        head |= _measured(report, digest=trained.digest)
     out = folder / f"{name}.safetensors"
     trial = folder / f".trial-{name}" / WEIGHTS_NAME
     try:
-        weights = halved(load_weights(path), PRECISIONS[precision], file=path)
-        save_weights(trial, weights, spec=spec, facts={**facts, "sources": head["data"]})
+        weights = halved(trained.weights, PRECISIONS[precision], file=path)
+        save_weights(trial, weights, spec=trained.spec, facts={**trained.facts, "sources": head["data"]})
         _check_size(trial, out)
-        distance = image_distance(load_model(run.path.resolve()), load_model(trial.resolve()), num=images,
-                                 settings=usual_settings(facts, run.weights))
+        distance = image_distance(trained.network, open_model(trial.resolve()).network, num=images, settings=trained.settings)
         if distance.mean_grey_levels > FARTHEST_MEAN:
             raise InputError(f"stored as {precision}, its images move by {distance.mean_grey_levels:.2f} grey levels on average, and "
                              f"{FARTHEST_MEAN:g} is allowed", file=path, remedy="use another precision")
@@ -81,7 +79,7 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
         if trial.parent.exists():
             trial.parent.rmdir()
     head["weights"] = {"file": out.name, "bytes": out.stat().st_size, "sha256": sha256(out), "stored_as": precision,
-                       "trained_sha256": weights_digest(path), "distance": distance.to_dict()}
+                       "trained_sha256": trained.digest, "distance": distance.to_dict()}
     write_atomic(folder / f"{name}.md", write_card(head))
     model = Shipped(name=name, file=out.name, sha256=sha256(out), format=FORMAT, card=f"{name}.md", folder=folder)
     enter(model)
@@ -105,14 +103,13 @@ def image_distance(first: Model, second: Model, *, settings: SampleSettings, num
     return Distance(images=num, mean_grey_levels=total / num, worst_grey_levels=worst)
 
 
-def _head(run: Run, spec: ModelSpec, facts: Mapping[str, Any], *, name: str, earlier: Sequence[Run],
-          limits: Sequence[str]) -> dict[str, Any]:
-    runs = [*earlier, *(() if "stages" in facts else (run,))]  # stages that were packed together were trained elsewhere
+def _head(run: Run, trained: TrainedModel, *, name: str, earlier: Sequence[Run], limits: Sequence[str]) -> dict[str, Any]:
+    runs = [*earlier, *(() if "stages" in trained.facts else (run,))]  # stages that were packed together were trained elsewhere
     if not runs:
         raise InputError("was packed from other runs", file=run.weights, remedy="name them as earlier ones: their cards tell the training")
-    sources = [source for place in (*earlier, run) for source in read_spec(place.weights)[1].get("sources", ())]
+    sources = [source for model in (*map(open_model, earlier), trained) for source in model.facts.get("sources", ())]
     different = [source for number, source in enumerate(sources) if source not in sources[:number]]
-    head = model_head(spec, facts, name=name) | {"data": different}
+    head = model_head(trained.spec, trained.facts, name=name) | {"data": different}
     if not head["data"]:
         raise InputError("does not say on which images it was trained", file=run.weights,
                          remedy="prepare them again with this version, and train again")

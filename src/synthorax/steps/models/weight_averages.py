@@ -9,8 +9,9 @@ import torch
 
 from synthorax.errors import InputError, UsageError
 from synthorax.files import write_atomic
-from synthorax.run import Run, load_weights, read_spec, save_weights, weights_digest
+from synthorax.run import Run, save_weights
 from synthorax.steps.models.card import model_head, read_card, write_card
+from synthorax.steps.models.trained_model import open_model
 from synthorax.training.power_ema import average_of
 
 SNAPSHOTS = "snapshots"
@@ -25,18 +26,18 @@ def retune(run: Run, *, length: float, out: str | Path, images: int | None = Non
     """
     if not run.finished:
         raise InputError("is not finished, so its snapshots do not reach its end", file=run.path, remedy="train on first")
-    spec, facts = read_spec(run.weights)
+    model = open_model(run)
     weights = average_of(run.path / SNAPSHOTS, length=length, images=images)
     out = Path(out)
     average = {"average_length": length} | ({} if images is None else {"average_images": images})
-    tuned, facts = Run(path=out), facts | average
+    tuned, facts = Run(path=out), {**model.facts, **average}
     out.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         shutil.copyfile(run.path / name, out / name)
     training = [entry | average for entry in read_card(run.path / "card.md")["training"]]
-    head = model_head(spec, facts, name=str(facts.get("recipe", spec.family)))
+    head = model_head(model.spec, facts, name=model.name)
     write_atomic(out / "card.md", write_card(head | {"training": training}))
-    save_weights(tuned.weights, weights, spec=spec, facts=facts)
+    save_weights(tuned.weights, weights, spec=model.spec, facts=facts)
     return tuned
 
 
@@ -50,19 +51,19 @@ def blend(base: Run, trained: Run, *, part: float, out: str | Path) -> Run:
     """
     if not 0 <= part <= 1:
         raise UsageError(f"part {part} of the way is outside 0 to 1")
-    spec, _ = read_spec(base.weights)
-    _, facts = read_spec(trained.weights)
-    first, second = load_weights(base.weights), load_weights(trained.weights)
+    start, end = open_model(base), open_model(trained)
+    first, second = start.weights, end.weights
     if {key: value.shape for key, value in first.items()} != {key: value.shape for key, value in second.items()}:
         raise InputError(f"has other weights than {base.path}, so nothing lies between them", file=trained.path)
     weights = {key: torch.lerp(value.float(), second[key].float(), part).to(value.dtype) if value.is_floating_point() else second[key]
                for key, value in first.items()}
-    run, told = Run(path=Path(out)), {"blended": {"part": part, "with": weights_digest(base.weights)}}
+    run, told = Run(path=Path(out)), {"blended": {"part": part, "with": start.digest}}
+    facts = {**end.facts, **told}
     run.path.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         shutil.copyfile(trained.path / name, run.path / name)
     training = [entry | told for entry in read_card(trained.path / "card.md")["training"]]
-    head = model_head(spec, facts | told, name=str(facts.get("recipe", spec.family)))
+    head = model_head(start.spec, facts, name=str(facts.get("recipe", start.spec.family)))
     write_atomic(run.path / "card.md", write_card(head | {"training": training}))
-    save_weights(run.weights, weights, spec=spec, facts=facts | told)
+    save_weights(run.weights, weights, spec=start.spec, facts=facts)
     return run

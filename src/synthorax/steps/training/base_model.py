@@ -14,12 +14,10 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES
 from synthorax.families.denoising.adaptation import ADAPTABLE, STARTABLE, WAYS, check_rank
-from synthorax.families.denoising.diffusers import is_diffusers_folder
 from synthorax.protocols import Family
 from synthorax.registry import lookup
-from synthorax.run import read_spec
-from synthorax.steps.models.load import PathLike, stages_of, weights_of
 from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.training.inversion_encoder import MOVES, is_encoder
 from synthorax.steps.training.student import described, is_student, ordinary
 from synthorax.training.loop import TrainConfig
@@ -84,12 +82,12 @@ def with_way(recipe: Recipe, way: str) -> Recipe:
     return recipe.with_train(adapt=way)
 
 
-def resolved(recipe: Recipe, prepared: Prepared, base: PathLike | None, *, findings: Sequence[str] = ()) -> tuple[Recipe, str]:
+def resolved(recipe: Recipe, prepared: Prepared, base: TrainedModel | None, *, findings: Sequence[str] = ()) -> tuple[Recipe, str]:
     """The recipe with the way that `auto` comes to, and why; the finding to learn is the rarest of `findings`, or of those new to the base.
     """
     if recipe.train.adapt != "auto" or base is None:
         return recipe, "asked for"
-    known = read_spec(weights_of(base))[0].findings
+    known = base.spec.findings
     train = [study for study in prepared.studies if study.split == "train"]
     counts = {name: sum(study.labels.get(name) is Stated.PRESENT for study in train)
               for name in findings or [name for name in prepared.findings if name not in known and name != NO_FINDING]}
@@ -97,10 +95,10 @@ def resolved(recipe: Recipe, prepared: Prepared, base: PathLike | None, *, findi
     return recipe.with_train(adapt=choice.way), choice.reason
 
 
-def check_base(recipe: Recipe, base: PathLike | None) -> None:
+def check_base(recipe: Recipe, base: TrainedModel | None) -> None:
     """Refuse, before anything is written, a base that does not fit the recipe, and a way to adapt that cannot be.
 
-    Raises UsageError, or InputError where the base is no model.
+    Raises UsageError, or InputError where the base is damaged.
     """
     train = recipe.train
     if is_student(recipe):
@@ -112,9 +110,8 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         if train.adapt != "full":
             raise UsageError(f"train.adapt = '{train.adapt}' needs a trained model to start from; give --base, or leave it out")
         return
-    if is_diffusers_folder(base):
-        raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
-    path, stage = weights_of(base), stages_of(base)[0]
+    _refuse_foreign(base)
+    stage = base.stages[0]
     spec = stage.spec
     if spec.family != recipe.family:
         raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
@@ -124,7 +121,7 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         raise UsageError(f"the base {base} makes images of {spec.image_size} px and the recipe '{recipe.name}' of "
                          f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
     family: Family = lookup(FAMILIES, spec.family, kind="family")
-    built = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
+    built = ordinary(build(family.model_config, spec.config, where=str(base.path), prefix="model"))
     theirs, own = _plain(built), _plain(recipe.model)
     free = (*MAY_DIFFER, "image_size") if crops else MAY_DIFFER
     differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own if key not in free and theirs[key] != own[key]]
@@ -139,24 +136,23 @@ def check_base(recipe: Recipe, base: PathLike | None) -> None:
         check_rank({name: weight.shape for name, weight in stage.weights.items()}, train.adapt_rank)
 
 
-def with_compressor_of(recipe: Recipe, base: PathLike | None) -> Recipe:
+def with_compressor_of(recipe: Recipe, base: TrainedModel | None) -> Recipe:
     """The recipe with the shape of the base's compressor, where the recipe names a trained one and not its shape."""
     missing = getattr(recipe.model, "compressor", "none") not in ("none", "wavelet") and not recipe.model.compressor_config
-    if base is None or not missing or is_diffusers_folder(base):
+    if base is None or not missing or base.is_foreign:
         return recipe
-    config = stages_of(base)[0].spec.config
+    config = base.stages[0].spec.config
     return replace(recipe, model=replace(recipe.model, compressor_config=config.get("compressor_config", {})))
 
 
-def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
+def recipe_of_base(base: TrainedModel, *, train: TrainConfig) -> Recipe:
     """The recipe of a base's own shape and objective, trained as `train` says: batches that fit this machine, not the base's.
 
     Raises InputError where the base does not say how it was trained.
     """
-    if is_diffusers_folder(base):
-        raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
-    path, stage = weights_of(base), stages_of(base)[0]
-    spec, facts = stage.spec, stage.facts
+    _refuse_foreign(base)
+    assert base.path is not None
+    path, spec, facts = base.path, base.stages[0].spec, base.stages[0].facts
     family: Family = lookup(FAMILIES, spec.family, kind="family")
     model = ordinary(build(family.model_config, spec.config, where=str(path), prefix="model"))
     name = str(facts.get("recipe", ""))
@@ -169,18 +165,22 @@ def recipe_of_base(base: PathLike, *, train: TrainConfig) -> Recipe:
     else:
         raise InputError("does not say how it was trained", file=path, remedy="give the recipe that it was trained with by --recipe")
     if is_student(settings) and model.distilled is None:
-        settings = replace(settings, name=f"{Path(base).stem}-adapted")  # what is trained on is no student any more
+        settings = replace(settings, name=f"{Path(base.given).stem}-adapted")  # what is trained on is no student any more
     return replace(settings, model=model, train=train)
 
 
-def told(base: PathLike, digest: str | None, recipe: Recipe, why: str) -> dict[str, Any]:
+def told(base: TrainedModel, recipe: Recipe, why: str) -> dict[str, Any]:
     """What a run, its card and a report say of the base that it started from."""
     train = recipe.train
     rank = {"rank": train.adapt_rank, "alpha": train.adapt_alpha} if train.adapt == "lora" else {}
     moves = MOVES if is_encoder(recipe) else WAYS[train.adapt]
     student = {"student": described(recipe)} if is_student(recipe) else {}
-    return {"base": Path(base).name, "base_digest": digest, "way": train.adapt, "moves": moves, "why": why, **rank, **student}
+    return {"base": base.label, "base_digest": base.digest, "way": train.adapt, "moves": moves, "why": why, **rank, **student}
 
+
+def _refuse_foreign(base: TrainedModel) -> None:
+    if base.is_foreign:
+        raise UsageError(f"{base} was saved by diffusers; such a model can be sampled from, but nothing here can start from it")
 
 
 def _plain(config: Any) -> dict[str, Any]:

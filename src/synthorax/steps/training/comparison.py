@@ -20,9 +20,8 @@ from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
-from synthorax.run import weights_digest
-from synthorax.steps.models.load import PathLike, stages_of, weights_of
 from synthorax.steps.models.recipe import Recipe, conditions_of, load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.base_model import LEARNING_RATES, check_base, recipe_of_base, with_way
 from synthorax.steps.training.student import is_student
@@ -49,7 +48,7 @@ class Arm:
     recipe: Recipe
     first: Recipe | None = None
     """of the compressor whose codes it diffuses"""
-    base: str | None = None
+    base: TrainedModel | None = None
     """model that it starts from"""
 
     @property
@@ -60,7 +59,7 @@ class Arm:
     @property
     def settings(self) -> list[str]:
         """All that belongs to it and is not common to the arms: its recipes as TOML, and the SHA-256 of its base."""
-        base = "" if self.base is None else weights_digest(weights_of(self.base))
+        base = "" if self.base is None else self.base.digest
         return [*(stage.to_toml() for stage in (self.first, self.recipe) if stage is not None), base]
 
 
@@ -153,7 +152,7 @@ class Design:
 
 
 def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int], overrides: Sequence[str] = (),
-             base: PathLike | None = None, ways: Sequence[str] = ()) -> Design:
+             base: TrainedModel | None = None, ways: Sequence[str] = ()) -> Design:
     """The comparison that is asked for, checked before any training begins.
 
     Raises UsageError or InputError for arms that cannot be compared, and for images that are too few.
@@ -211,7 +210,7 @@ def first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | No
     raise UsageError(f"the recipe '{recipe.name}' diffuses on '{family}' at {recipe.model.image_size} px, and that ships for {sizes} px")
 
 
-def _base_arms(base: PathLike | None, ways: Sequence[str], *, terms: Terms) -> list[Arm]:
+def _base_arms(base: TrainedModel | None, ways: Sequence[str], *, terms: Terms) -> list[Arm]:
     if base is None:
         if ways:
             raise UsageError("--adapt needs a trained model to start from; give its --base, or leave it out")
@@ -222,7 +221,7 @@ def _base_arms(base: PathLike | None, ways: Sequence[str], *, terms: Terms) -> l
             raise UsageError(f"unknown way to adapt '{way}'; {nearest(way, LEARNING_RATES)}")
         recipe = with_way(recipe_of_base(base, train=load_recipe(BASE_RECIPE).train), way).with_train(learning_rate=LEARNING_RATES[way])
         check_base(recipe, base)
-        arms.append(Arm(name=f"{recipe.name}+base:{way}", recipe=_on(terms, recipe), base=str(base)))
+        arms.append(Arm(name=f"{recipe.name}+base:{way}", recipe=_on(terms, recipe), base=base))
     return arms
 
 
@@ -271,14 +270,13 @@ def _check_trains(arm: Arm, design: Design) -> None:
             check_batch(objective, stage.train)
 
 
-def _notes(prepared: Prepared, base: PathLike | None) -> tuple[str, ...]:
+def _notes(prepared: Prepared, base: TrainedModel | None) -> tuple[str, ...]:
     """A warning where a base has learned from these very images: then no patient among them is sure to be unseen."""
     if base is None:
         return ()
-    known = {told.get("digest") for stage in stages_of(base) for told in stage.facts.get("sources", ())}
-    if known.isdisjoint({origin.digest for origin in prepared.sources if origin.digest}):
+    if base.known_data.isdisjoint({origin.digest for origin in prepared.sources if origin.digest}):
         return ()
-    return (f"The base {Path(base).name} has learned from images of this data set, held-out patients perhaps among them: its arms may look "
+    return (f"The base {base.label} has learned from images of this data set, held-out patients perhaps among them: its arms may look "
             "better than they are.",)
 
 

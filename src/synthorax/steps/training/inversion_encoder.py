@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from synthorax.errors import UsageError
 from synthorax.families.adversarial.inversion_encoder import GENERATORS
-from synthorax.steps.models.load import PathLike, stages_of
 from synthorax.steps.models.recipe import Recipe
+from synthorax.steps.models.trained_model import TrainedModel
 
 FAMILY = "inversion-encoder"
 AS_IT_IS = "codes mean something to the generator that they were read for alone"
@@ -20,8 +20,8 @@ def is_encoder(recipe: Recipe) -> bool:
     return recipe.family == FAMILY
 
 
-def with_generator(recipe: Recipe, generator: PathLike | None, *, compressor: PathLike | None = None) -> Recipe:
-    """The recipe with the shape of a trained generator, a run or model file, filled in.
+def with_generator(recipe: Recipe, generator: TrainedModel | None, *, compressor: TrainedModel | None = None) -> Recipe:
+    """The recipe with the shape of a trained generator filled in.
 
     Raises UsageError without a generator, for one whose images have no codes, and where something else is asked for than it is.
     """
@@ -32,7 +32,7 @@ def with_generator(recipe: Recipe, generator: PathLike | None, *, compressor: Pa
     if recipe.train.adapt != "full":
         raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; a generator stays as it is beside its "
                          "encoder, so leave it out")
-    spec = stages_of(generator)[0].spec
+    spec = generator.stages[0].spec
     if spec.family not in GENERATORS:
         raise UsageError(f"{generator} is a model of family '{spec.family}', whose images have no latents to read; those that have: "
                          f"{', '.join(GENERATORS)}")

@@ -12,7 +12,7 @@ import numpy as np
 from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.files import json_line
-from synthorax.run import Run, read_spec
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.screening.screen import common_size, realism_check
 
 MOST_UNREALISTIC, MANY_UNREALISTIC, FEW_UNREALISTIC = 0.5, 0.2, 0.05
@@ -80,14 +80,16 @@ class TrainingSigns:
                 "unrealistic": round(self.unrealistic, 4), "fell_short": self.fell_short}
 
 
-def training_signs(run: Run, made: Dataset, prepared: Prepared, *, has_loss: bool, cooldown: float) -> TrainingSigns:
-    """Look at a finished training and at what it made. `has_loss` says that its loss falls as it learns, as that of adversaries does not;
-    the learning rate falls over the last part `cooldown` of it.
+def training_signs(trained: TrainedModel, made: Dataset, prepared: Prepared, *, log: Path | None, cooldown: float) -> TrainingSigns:
+    """Look at a finished training and at what it made.
+
+    `log` is its metrics.jsonl, whose loss falls as it learns, or None where it does not, as that of adversaries; the learning rate falls
+    over the last part `cooldown` of the training.
     """
-    _, facts = read_spec(run.weights)
+    facts = trained.facts
     images = int(facts["images_seen"])
     return TrainingSigns(steps=int(facts["steps"]), images=images, passes=images / max(1, int(facts["data"]["images"])),
-                         fall=loss_fall(run.path / "metrics.jsonl", cooldown=cooldown) if has_loss else None,
+                         fall=None if log is None else loss_fall(log, cooldown=cooldown),
                          from_base="started_from" in facts, unrealistic=unrealistic_part(made, prepared), num_images=len(made))
 
 

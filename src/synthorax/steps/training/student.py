@@ -9,8 +9,8 @@ from synthorax.config import build
 from synthorax.errors import UsageError
 from synthorax.families.denoising.distillation import Distilled
 from synthorax.protocols import SampleSettings
-from synthorax.steps.models.load import PathLike, guide_of, stages_of, weights_of
 from synthorax.steps.models.recipe import Recipe
+from synthorax.steps.models.trained_model import TrainedModel
 
 TEACHER_DECIDES = "a student begins with its teacher's weights"
 """why every weight of a student moves"""
@@ -21,8 +21,8 @@ def is_student(recipe: Recipe) -> bool:
     return getattr(recipe.model, "distilled", None) is not None
 
 
-def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLike | None = None) -> Recipe:
-    """The recipe of a student with the shape of its teacher, a run or model file, and the student's own way of sampling filled in.
+def with_teacher(recipe: Recipe, teacher: TrainedModel | None, *, compressor: TrainedModel | None = None) -> Recipe:
+    """The recipe of a student with the shape of its teacher and the student's own way of sampling filled in.
 
     Raises UsageError without a teacher, for a shape that is not the teacher's, for a teacher that cannot teach this, and where only part of
     the weights would move.
@@ -33,14 +33,14 @@ def with_teacher(recipe: Recipe, teacher: PathLike | None, *, compressor: PathLi
         raise UsageError("a student works on the latents of its teacher; leave --compressor out")
     if recipe.train.adapt != "full":
         raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; of a student every weight moves, so leave it out")
-    path, spec = weights_of(teacher), stages_of(teacher)[0].spec
+    spec = teacher.stages[0].spec
     distilled: Distilled = recipe.model.distilled
-    if distilled.autoguidance != 1 and guide_of(teacher) is None:
+    if distilled.autoguidance != 1 and teacher.guide is None:
         raise UsageError(f"the recipe '{recipe.name}' builds in the guidance by a weaker model, and {teacher} has none beside it; pack one "
                          "with it (synthorax pack --guide)")
     if spec.family != recipe.family:
         raise UsageError(f"the recipe '{recipe.name}' learns from a model of family '{recipe.family}', and {teacher} is of '{spec.family}'")
-    theirs = build(type(recipe.model), spec.config, where=str(path), prefix="model")
+    theirs = build(type(recipe.model), spec.config, where=str(teacher.path), prefix="model")
     usual = type(recipe.model)()
     for field in fields(recipe.model):
         own = getattr(recipe.model, field.name)

@@ -26,11 +26,11 @@ from synthorax.folders import CLAIM_NAME, Folder, claimed
 from synthorax.progress import progress, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
-from synthorax.run import Run, load_weights, read_spec, save_model, weights_digest
+from synthorax.run import Run, read_spec, save_model
 from synthorax.steps.generate import preview
 from synthorax.steps.models.card import model_head, training_of, write_card
-from synthorax.steps.models.load import PathLike, load_base, load_guide, weights_of
 from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe, recipe_from_toml
+from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import plan_like, sites_of
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training import base_model
@@ -46,15 +46,15 @@ MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every
 class Beginning:
     """Trained models that a training starts from."""
 
-    base: PathLike | None
-    compressor: PathLike | None
+    base: TrainedModel | None
+    compressor: TrainedModel | None
     why: str = "asked for"
     """reason for the way in which the base is adapted"""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of their weights, for the record."""
-        return {f"{name}_digest": weights_digest(weights_of(path)) if path is not None else None
-                for name, path in (("base", self.base), ("compressor", self.compressor))}
+        return {f"{name}_digest": None if model is None else model.digest
+                for name, model in (("base", self.base), ("compressor", self.compressor))}
 
 
 def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
@@ -123,22 +123,22 @@ def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, Imag
 def begin(objective: Objective, images: ImageSet, recipe: Recipe, beginning: Beginning) -> None:
     """Make fresh weights ready for their first step: those of trained models taken over, and what must be measured on images."""
     if beginning.compressor is not None:
-        cast(Any, objective.model).compressor.load_matching(load_weights(weights_of(beginning.compressor)))
+        cast(Any, objective.model).compressor.load_matching(beginning.compressor.weights)
     objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
     objective.zero_unvaried_inputs(varied(images, spec=as_model(objective.model).spec))
     if beginning.base is not None:
-        objective.start_from(load_base(beginning.base), guide=load_guide(beginning.base))
+        guide = beginning.base.guide
+        objective.start_from(beginning.base.stages[0].build(), guide=None if guide is None else guide.build())
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
 
 
 def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
     """What the model file and the card say of the models that the training began with; nothing where there were none."""
-    digests = beginning.digests()
     told: dict[str, Any] = {}
     if beginning.base is not None:
-        told["started_from"] = base_model.told(beginning.base, digests["base_digest"], recipe, beginning.why)
+        told["started_from"] = base_model.told(beginning.base, recipe, beginning.why)
     if beginning.compressor is not None:
-        told["compressor_digest"] = digests["compressor_digest"]
+        told["compressor_digest"] = beginning.compressor.digest
     return told
 
 
@@ -225,9 +225,9 @@ def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
     return {"prepared": prepared.path.resolve().name, "digest": prepared.digest, **beginning.digests()}
 
 
-def with_compressor(recipe: Recipe, compressor: PathLike) -> Recipe:
+def with_compressor(recipe: Recipe, compressor: TrainedModel) -> Recipe:
     """The recipe with the shape of its compressor filled in from the run."""
-    spec, _ = read_spec(weights_of(compressor))
+    spec = compressor.spec
     wanted = getattr(recipe.model, "compressor", "none")
     if spec.family != wanted:
         raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
