@@ -17,7 +17,7 @@ from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.options import Box, Request
-from synthorax.progress import progress
+from synthorax.progress import Progress, portion, progress_line
 from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
@@ -41,12 +41,16 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
     prepared = prepared_of(data)
     names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
     counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
-    made = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed)
-    if model is not None:
-        made = made.restricted_to(open_model(model).spec)
-    if out is not None:
-        made.write(Path(out))
-    return made
+    with progress_line("plan") as progress:
+        progress(0.0, "reading the training images")
+        decided = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed,
+                                 progress=portion(progress, 0.1, 0.8))
+        if model is not None:
+            decided = decided.restricted_to(open_model(model).spec)
+        if out is not None:
+            decided.write(Path(out))
+        progress(1.0, f"{len(decided)} images")
+    return decided
 
 
 def generate(model: ModelLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
@@ -90,9 +94,8 @@ def generate(model: ModelLike, plan: Plan | PathLike | None = None, *, out: Path
     elif not isinstance(plan, Plan):
         plan = read_plan(Path(plan), allow=spec.findings)
     check_settings(trained.network, settings)
-    plan.check(spec)
-    with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
-        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
+    with started(device=device, threads=threads, seed=seed) as engine, progress_line("generate") as progress:
+        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, progress=progress)
 
 
 def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
@@ -104,9 +107,9 @@ def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: 
     """
     made, prepared = dataset_of(synthetic), prepared_of(against)
     names = [canonical(name, allow=prepared.findings) for name in findings]
-    with started(device=device, threads=threads, seed=seed), progress("screen") as report:
+    with started(device=device, threads=threads, seed=seed), progress_line("screen") as progress:
         return screen_images(made, prepared, out=Path(out), findings=names, filters=filters, classifier=classifier, seed=seed,
-                            report=report)
+                            progress=progress)
 
 
 def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
@@ -122,19 +125,19 @@ def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequen
     settings = trained.settings
     prepared = prepared_of(real)
     names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
-    with started(device=device, threads=threads, seed=seed) as engine, progress("refine-loop") as report:
-        def make(plan: Plan, folder: Path) -> Dataset:
-            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine)
+    with started(device=device, threads=threads, seed=seed) as engine, progress_line("refine-loop") as progress:
+        def make(plan: Plan, folder: Path, progress: Progress) -> Dataset:
+            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine,
+                                   progress=progress)
 
         return run_refine_loop(make, prepared, findings=names, out=Path(out), config=config or RefineLoopConfig(seed=seed),
-                               maker=trained.digest,
-                        report=report)
+                               maker=trained.digest, progress=progress)
 
 
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
     """Write a dataset folder's images as DICOM or PNG with their provenance."""
-    with progress("export") as report:
-        return export_dataset(dataset_of(dataset), format=format, out=Path(out), report=report)
+    with progress_line("export") as progress:
+        return export_dataset(dataset_of(dataset), format=format, out=Path(out), progress=progress)
 
 
 def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
@@ -148,5 +151,6 @@ def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()
         raise UsageError(f"{trained} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(row_of(Request(finding=finding), spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
-    return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
-                            noise_schedule="cosine" if settings.schedule == "cosine" else "linear")
+    with progress_line("export-model") as progress:
+        return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
+                                noise_schedule="cosine" if settings.schedule == "cosine" else "linear", progress=progress)
