@@ -80,7 +80,8 @@ synthetic = sx.generate(run, plan, out=OUT / "synthetic")
 
 # %%
 judge = ClassifierConfig(updates=CLASSIFIER_UPDATES, input_size=32, augment="classic", autocast=False)
-screened = sx.screen(synthetic, against=data, out=OUT / "kept", findings=["Pneumothorax"], classifier=judge)
+screened = sx.screen(synthetic, against=data, out=OUT / "kept",
+                     config=sx.ScreenConfig(findings=("Pneumothorax",), classifier=judge))
 print(screened)
 
 # %% [markdown]

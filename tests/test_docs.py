@@ -168,7 +168,7 @@ NOT_RUN_IN_PYTHON = {
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python") and where(page) not in NOT_RUN_IN_PYTHON]
 INSTEAD_IN_PYTHON = {
     "size=64": "size=16", '"edm-64"': '"small.toml"', 'budget="30m"': 'budget="2s"', "num=400, size=16": "num=4, size=32", "num=8": "num=2",
-    'out="kept/")': 'out="kept/", filters=["copy"])', 'text="nodule in': 'num=2, text="nodule in',
+    'out="kept/")': 'out="kept/", config=sx.ScreenConfig(filters=("copy",)))', 'text="nodule in': 'num=2, text="nodule in',
     "seeds=5": "seeds=3, classifier=BenefitConfig().brief().classifier",
 }
 """text in Python blocks that is replaced, to be quick"""

@@ -25,7 +25,7 @@ from typing import Any
 from stages import GUIDE_AT, GUIDE_LENGTH, PACKED_SAMPLE, STAGES, Stage, seconds_of
 
 import synthorax as sx
-from synthorax.cli.app import PAUSED
+from synthorax.cli.training import PAUSED
 from synthorax.data.prepared import Prepared
 from synthorax.data.sources import merge_datasets
 from synthorax.engine import started

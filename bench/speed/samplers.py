@@ -64,7 +64,8 @@ def table(options: argparse.Namespace) -> str:
     for name in options.samplers:
         sampler, _, steps = name.partition(":")
         folder = options.out / f"{sampler}-{steps}"
-        made = sx.generate(options.model, plan, out=folder / "images", sampler=sampler, steps=int(steps), threads=options.threads)
+        made = sx.generate(options.model, plan, out=folder / "images", settings={"sampler": sampler, "steps": int(steps)},
+                           threads=options.threads)
         images = load_images(read_dataset(made.path), size=spec.image_size, findings=prepared.findings, policy=STATED_ONLY)
         if not (folder / "measures.json").exists():
             write_json(folder / "measures.json", measured(reference, images))

@@ -34,7 +34,7 @@ from synthorax.evaluation.benefit.study import BenefitConfig, measure_benefit
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.progress import progress_line
+from synthorax.progress import progress
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, plan_like
@@ -109,9 +109,9 @@ def generated_images(train: ImageSet, task: Task, options: argparse.Namespace, *
         rows = [replace(row, site=task.site) for value in (1.0, 0.0)
                 for row in plan_like(train.take(np.flatnonzero(train.column(task.finding) == value)), num=half,
                                      seed=derive(0, "study", task.name, str(value))).rows]
-        guidance = None if options.label_guidance is None else {"labels": options.label_guidance}
-        sx.generate(options.model, Plan(rows=tuple(rows)), out=folder, threads=options.threads, part_guidance=guidance,
-                    steps=options.steps)
+        guidance = {} if options.label_guidance is None else {"part_guidance": {"labels": options.label_guidance}}
+        steps = {} if options.steps is None else {"steps": options.steps}
+        sx.generate(options.model, Plan(rows=tuple(rows)), out=folder, threads=options.threads, settings={**guidance, **steps})
     return load_images(read_dataset(folder, allow=train.findings), size=train.pixels.shape[1], findings=train.findings, policy=STATED_ONLY)
 
 
@@ -131,9 +131,9 @@ def piece(own: dict[str, ImageSet], made: ImageSet, task: Task, count: int, opti
     if not path.exists():
         real = few(own["train"], task, count, negatives=options.negatives)
         config = BenefitConfig(seeds=options.seeds, ratio=RATIO, sweep=SWEEP, classifier=ClassifierConfig(updates=options.updates))
-        with started(threads=options.threads), progress_line(f"{task.name} {count}") as progress:
+        with started(threads=options.threads), progress(f"{task.name} {count}") as show:
             result = measure_benefit(real, own["test"], made, findings=[task.finding], config=config, real_val=own["val"],
-                                     keep=folder / "trainings", progress=progress)
+                                     keep=folder / "trainings", progress=lambda done, total, text: show(done / total, text))
         told = result.to_dict()
         write_json(path, {"task": task.name, "positives": int((real.column(task.finding) == 1).sum()), "images": len(real), **told})
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -32,7 +32,11 @@ _PUBLIC = {
     "InputError": "synthorax.errors:InputError",
     "LabelPolicy": "synthorax.types:LabelPolicy",
     "Report": "synthorax.evaluation.report.record:Report",
-    "SampleSettings": "synthorax.protocols:SampleSettings",
+    "Request": "synthorax.options:Request",
+    "SampleSettings": "synthorax.options:SampleSettings",
+    "ScreenConfig": "synthorax.steps.screening.config:ScreenConfig",
+    "BenefitConfig": "synthorax.evaluation.benefit.protocol:BenefitConfig",
+    "AuditConfig": "synthorax.privacy.config:AuditConfig",
 }
 _FORMER = {"loop": "refine_loop", "vet": "check_poisoning"}
 __all__ = ["__version__", *_PUBLIC]

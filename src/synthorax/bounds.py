@@ -30,6 +30,15 @@ Multipliers = Annotated[tuple[Annotated[int, Ge(1), Le(256)], ...], MinLen(1), M
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """How a value of several parts is written in one word on the command line."""
+
+    text: str
+    """such as x,y"""
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class OneOf:
     """Bound of a name: it stands in the table `module:attribute`, which is imported when a name is checked, or among `more`."""
 

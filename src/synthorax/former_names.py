@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from synthorax.errors import UsageError
+
+P = ParamSpec("P")
 T = TypeVar("T")
 SETTINGS = {
     "critic": "discriminator", "critic_channels": "discriminator_channels", "critic_first": "discriminator_warmup",
@@ -56,6 +61,33 @@ def command_line(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if now is not None:
             notes.append(f"'{name}' is now '{now}'")
     return present, notes
+
+
+def refuse_former_keywords(*records: type, **now: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator: keywords that a function took before, and that are fields of `records` now, or have the name `now`.
+
+    >>> class Request: __slots__ = ("finding",)
+    >>> refuse_former_keywords(Request)(lambda what: what)(finding="Mass")
+    Traceback (most recent call last):
+    ...
+    synthorax.errors.UsageError: 'finding' is a field now: give Request(finding=...)
+    """
+    def around(function: Callable[P, T]) -> Callable[P, T]:
+        taken = inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def call(*arguments: P.args, **keywords: P.kwargs) -> T:
+            for name in keywords.keys() - taken.keys():
+                for record in records:
+                    if name in getattr(record, "__slots__", ()):
+                        raise UsageError(f"'{name}' is a field now: give {record.__name__}({name}=...)")
+                if name in now:
+                    raise UsageError(f"'{name}' is now '{now[name]}'")
+            return function(*arguments, **keywords)
+
+        return call
+
+    return around
 
 
 def recipe_name(name: str) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
-from synthorax.bounds import AtLeastOne, Finite, Fraction, NotNegative, one_of
+from synthorax.bounds import AtLeastOne, Finite, Form, Fraction, NotNegative, one_of
 
 Box = tuple[float, float, float, float]
 """left, top, width and height, in fractions of the image's sides"""
@@ -21,36 +21,45 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What every image of a generation is to show. What is empty or NaN is not asked for."""
+    """What the images of a generation are to show. What is empty or NaN is not asked for."""
 
+    num: AtLeastOne = 16
+    """number of images"""
     finding: Sequence[str] = ()
-    """findings to show"""
+    """finding to show"""
     without: Sequence[str] = ()
-    """findings to be absent"""
+    """finding to be absent"""
     uncertain: Sequence[str] = ()
-    """findings of which a reader would not be sure"""
+    """finding to state as uncertain"""
     view: str = ""
+    """view: PA, AP or LATERAL"""
     sex: str = ""
-    age: float = math.nan
-    """in years"""
+    """sex: M or F"""
+    age: Annotated[float, Ge(0), Le(120)] = math.nan
+    """age in years"""
     site: str = ""
+    """site whose images to imitate, if the model knows several"""
     text: str = ""
-    mask: Sequence[tuple[str, str | Path]] = ()
-    """class (organ or finding; empty for the one finding) and path of each mask"""
-    box: Sequence[tuple[str, Box]] = ()
-    """finding (empty for the one finding) and left, top, width, height of each box, in parts of the image"""
+    """description in English; AND and NOT in capitals combine descriptions and exclude them"""
+    mask: Annotated[Sequence[tuple[str, str | Path]], Form("[CLASS=]FILE", "lung=lung.png")] = ()
+    """mask of an organ or a finding: its class and a PNG; without a class, of the one finding asked for"""
+    box: Annotated[Sequence[tuple[str, Box]], Form("[FINDING=]x,y,w,h", "Mass=0.6,0.3,0.2,0.2")] = ()
+    """box that holds a finding: its name, then left, top, width and height in fractions of the image; without a name, of the one finding
+    asked for"""
     side: str = ""
-    """of the one finding: the patient's left or right"""
-    size: float = math.nan
-    """of the one finding, 0 to 1"""
-    severity: float = math.nan
-    """of the one finding, 0 to 1"""
-    at: tuple[float, float] | None = None
-    """centre of the one finding in parts of the image's width and height"""
+    """side of the patient on which the one finding is: left or right"""
+    size: Fraction = math.nan
+    """size of the one finding"""
+    severity: Fraction = math.nan
+    """conspicuity of the one finding, from subtle to obvious"""
+    at: Annotated[tuple[float, float] | None, Form("x,y", "0.7,0.4")] = None
+    """centre of the one finding, in fractions of the image's width and height"""
+    image_size: AtLeastOne | None = None
+    """side in pixels that the images must have; refused if the model makes others"""
 
     def stated(self) -> list[str]:
-        """Names of the fields that ask for anything."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """Names of the fields that ask for anything of an image, other than its size."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("num", "image_size")}
         return [name for name, value in values.items()
                 if value is not None and (not math.isnan(value) if isinstance(value, int | float) else len(value) > 0)]
 
@@ -60,30 +69,30 @@ class SampleSettings:
     """How images are drawn from a model; families that have no sampler refuse another `sampler` than the default."""
 
     sampler: Annotated[str, one_of("synthorax.diffusion.samplers:SAMPLERS")] = "dpmpp-2m"
-    """name in `diffusion.samplers.SAMPLERS`"""
+    """sampler: ddpm, ddim, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc"""
     steps: Annotated[AtLeastOne, Le(1000)] = 24
-    """noise levels visited"""
+    """number of noise levels visited"""
     schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
-    """how the noise levels fall: a name in `diffusion.noise.SCHEDULES`"""
+    """noise schedule: karras, karras-few, exponential-few, linear, cosine, flow or exponential"""
     eta: Fraction | None = None
-    """fresh noise of samplers that can do with or without (ddim, euler-a), in parts of what the ancestral sampler adds; None: as usual"""
+    """fresh noise of ddim and euler-a, as a fraction of what the ancestral sampler adds"""
     guidance: Finite = 1.5
-    """classifier-free guidance weight of every part that has none of its own; 1 is none"""
-    part_guidance: Mapping[Annotated[str, one_of("synthorax.protocols:PARTS")], Finite] = field(default_factory=dict)
-    """weights of single parts of the condition, by their names in `PARTS`"""
+    """classifier-free guidance weight; 1 is none"""
+    part_guidance: Annotated[Mapping[Annotated[str, one_of("synthorax.protocols:PARTS")], Finite], Form("PART=W", "labels=2")] = field(
+        default_factory=dict)
+    """guidance weight of one part of the condition: attributes, labels, lesions, mask, text or image"""
     guidance_from: NotNegative = 0.0
     """lowest noise level at which guidance acts"""
     guidance_to: NotNegative = 1e6
     """highest noise level at which guidance acts"""
     autoguidance: Finite = 1.0
-    """weight of guidance away from the weaker model that is packed beside a cascade's first stage; 1 is none"""
+    """cascade: weight of guidance away from its weaker model; 1 is none"""
     conditioning_noise: NotNegative | None = None
-    """noise added to the image that the part image shows, which the network is told; None: as the model was made"""
+    """cascade: noise added to the low-resolution image that super-resolution is conditioned on"""
     super_resolution_steps: Annotated[AtLeastOne, Le(1000)] | None = None
-    """noise levels visited by every stage of a cascade after the first; None: as the cascade was packed"""
+    """cascade: number of noise levels visited by each super-resolution stage"""
     clip: bool = False
-    """hold what is expected at every noise level within the greys of an image, [-1, 1] (as the code of Ho et al. 2020 does); for diffusion
-    in pixels, most of all where noise is predicted"""
+    """clip the denoised image to [-1, 1] at every step, as Ho et al. 2020 do; for diffusion in pixels"""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What does not go together, by key."""

@@ -225,7 +225,7 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (["--finding", "Mass", "--size", "2"], 2, "size"),
     (["--finding", "Mass", "--at", "0.5"], 2, "--at 0.5: write x,y"),
     (["--finding", "Mass", "--at", "0.5,1.5"], 2, "y 1.5 of Mass is outside 0 to 1"),
-    (["--finding", "Mass", "--box", "0.1,0.2,0.3"], 2, "--box 0.1,0.2,0.3: write x,y,w,h"),
+    (["--finding", "Mass", "--box", "0.1,0.2,0.3"], 2, "--box 0.1,0.2,0.3: write [FINDING=]x,y,w,h"),
     (["--finding", "Mass", "--box", "0.8,0.2,0.3,0.3"], 2, "the box 0.8,0.2,0.3,0.3 of Mass leaves the image"),
     (["--box", "Effusion=0.1,0.1,0.3,0.3"], 2, "is conditioned on no masks of 'Effusion'"),
     (["--mask", "lungs={folder}/mask.png"], 2, "is conditioned on no masks of 'lungs'; did you mean 'lung'?"),

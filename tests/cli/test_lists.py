@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import synthorax as sx
-from synthorax.cli.options import finish, without_nan
+from synthorax.cli.output import finish, without_nan
 from synthorax.errors import UsageError
 from synthorax.files import write_with_digest
 from synthorax.protocols import as_model

@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantom_dataset(folder / "images", num=40, size=32, seed=0, prevalence={"Pneumothorax": 0.4})
     sx.prepare(folder / "images", size=32, out=folder / "prepared")
     run = sx.train("edm-64", folder / "prepared", out=folder / "run", overrides=TINY, threads=1)
-    sx.generate(run, out=folder / "synthetic", num=4, threads=1)
+    sx.generate(run, sx.Request(num=4), out=folder / "synthetic", threads=1)
     return folder
 
 

@@ -210,12 +210,12 @@ def test_a_cascade_generates_like_any_other_model(runs: list[Path], tmp_path: Pa
     assert made.facts["model_digest"] == packed["model_digest"] == made.studies[0].extra["model_digest"]
     assert made.studies[0].extra["model"] == "joint"
     assert (made.studies[0].extra["conditioning_noise"], made.studies[0].extra["super_resolution_steps"]) == ("0.1", "1")
-    again = sx.generate(joint, out=tmp_path / "again", num=2, finding=["Mass"], mask=[("", tmp_path / "mass.png")], steps=2,
-                        super_resolution_steps=1, conditioning_noise=0.1, device="cpu", threads=1)
+    again = sx.generate(joint, sx.Request(num=2, finding=["Mass"], mask=[("", tmp_path / "mass.png")]), out=tmp_path / "again",
+                        settings={"steps": 2, "super_resolution_steps": 1, "conditioning_noise": 0.1}, device="cpu", threads=1)
     for one, other in zip(made.studies, again.studies, strict=True):
         assert (made.path / one.file_name).read_bytes() == (again.path / other.file_name).read_bytes()
     with pytest.raises(UsageError, match="synthorax pack"):
-        sx.generate(runs[1], out=tmp_path / "alone", num=1, device="cpu", threads=1)
+        sx.generate(runs[1], out=tmp_path / "alone", device="cpu", threads=1)
     assert not (tmp_path / "alone").exists()
 
 
@@ -259,4 +259,4 @@ def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Pat
     with pytest.raises(InputError, match="did you mean 'autoguidance'"):
         sx.pack(runs[:2], out=tmp_path / "wrong", guide=weak, sample={"autoguidence": 2})
     with pytest.raises(UsageError, match="weaker model"):
-        sx.generate(alone.path, num=1, out=tmp_path / "images", autoguidance=2.0)
+        sx.generate(alone.path, out=tmp_path / "images", settings={"autoguidance": 2.0})

@@ -32,6 +32,7 @@ from synthorax.diffusion.guidance import classifier_guided, guided
 from synthorax.diffusion.samplers import solve
 from synthorax.errors import InputError, UsageError
 from synthorax.families.denoising.diffusers import DiffusersModel, folder_digest, load_diffusers
+from synthorax.options import Request
 from synthorax.protocols import Condition, SampleSettings
 from synthorax.steps.models.trained_model import load_model
 from synthorax.steps.planning.plan import Plan, PlanRow
@@ -246,7 +247,7 @@ def test_other_text_encoders_of_transformers_are_read(text_to_image: Path, tmp_p
 
 
 def test_generate_makes_a_data_set_with_the_digest_of_the_folder(text_to_image: Path, tmp_path: Path) -> None:
-    made = generate(text_to_image, out=tmp_path / "made", num=2, text="small left effusion", steps=2, threads=1)
+    made = generate(text_to_image, Request(num=2, text="small left effusion"), out=tmp_path / "made", settings={"steps": 2}, threads=1)
     again = read_dataset(tmp_path / "made")
     assert len(made) == 2 and made.facts["model_digest"] == folder_digest(text_to_image)
     assert made.facts["settings"]["guidance"] == 7.5
@@ -258,7 +259,7 @@ def test_generate_makes_a_data_set_with_the_digest_of_the_folder(text_to_image: 
 
 def test_conditions_it_does_not_have_are_refused(text_to_image: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not conditioned on labels, which a finding asks for; it is conditioned on text"):
-        generate(text_to_image, out=tmp_path / "made", finding=["Pneumothorax"])
+        generate(text_to_image, Request(finding=["Pneumothorax"]), out=tmp_path / "made")
     row = PlanRow(seed=0, labels={"Pneumothorax": Stated.PRESENT})
     with pytest.raises(UsageError, match="it takes no conditions at all"):
         Plan(rows=(row,)).condition(load_diffusers(unconditional(tmp_path / "pixels")).spec)

@@ -292,10 +292,10 @@ def test_a_student_is_trained_from_a_run_and_ships_without_it(teacher: Run, prep
     assert facts["sample"]["steps"] == 2 and facts["sample"]["guidance"] == 1.0 and spec.image_size == 32
     model = sx.load_model(run.path)
     assert isinstance(model, DiffusionModel) and model.config.distilled == Distilled(steps=2)
-    made = sx.generate(run, out=tmp_path / "made", num=2, finding=["Effusion"], device="cpu", threads=1)
+    made = sx.generate(run, sx.Request(num=2, finding=["Effusion"]), out=tmp_path / "made", device="cpu", threads=1)
     assert {(study.extra["sampler"], study.extra["steps"], study.extra["guidance"]) for study in made.studies} == {("ddim", "2", "1")}
     with pytest.raises(UsageError, match="built in"):
-        sx.generate(run, out=tmp_path / "twice", num=1, guidance=2.0)
+        sx.generate(run, out=tmp_path / "twice", settings={"guidance": 2.0})
     assert not (tmp_path / "twice").exists()
     before = run.weights.read_bytes()
     study(teacher, prepared, run.path)

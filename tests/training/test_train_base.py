@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthorax import zoo
-from synthorax.cli.app import PAUSED
+from synthorax.cli.training import PAUSED
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.prepared import Prepared
 from synthorax.run import Run, read_spec

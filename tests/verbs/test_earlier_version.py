@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(folder, recipe)
     small, *settings = SMALL_ENLARGING
     sx.train(small, folder / "prepared", out=folder / "large", overrides=[*settings, *FEW, "model.image_size=32", "train.steps=1"], **HERE)
-    sx.generate(folder / "controlled-64", out=folder / "made", num=3, batch_size=1, finding=["Effusion"], **HERE)
+    sx.generate(folder / "controlled-64", sx.Request(num=3, finding=["Effusion"]), out=folder / "made", batch_size=1, **HERE)
     return folder
 
 
@@ -135,11 +135,11 @@ def test_generated_images_are_completed_and_found_again(place: Path, former: Pat
     make_former_generation(former / "made")
     for left in (former / "made" / "metadata.csv", former / "made" / "images" / "synthetic-000001.png"):
         left.unlink()
-    made = sx.generate(former / "controlled-64", out=former / "made", num=3, batch_size=1, finding=["Effusion"], **HERE)
+    made = sx.generate(former / "controlled-64", sx.Request(num=3, finding=["Effusion"]), out=former / "made", batch_size=1, **HERE)
     assert len(made) == 3
     assert contents(former / "made" / "images") == contents(place / "made" / "images")
     with pytest.raises(InputError, match="holds a generation of an earlier version of synthorax with other plan"):
-        sx.generate(former / "controlled-64", out=former / "made", num=4, batch_size=1, finding=["Effusion"], **HERE)
+        sx.generate(former / "controlled-64", sx.Request(num=4, finding=["Effusion"]), out=former / "made", batch_size=1, **HERE)
 
 
 def test_a_packed_model_is_found_again_with_its_settings(place: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -48,10 +49,12 @@ def test_masks_boxes_text_and_severity_reach_the_table_and_survive_screening(run
     outline = np.zeros((SIDE, SIDE), np.uint8)
     outline[18:26, 20:27] = 255
     Image.fromarray(outline).save(tmp_path / "effusion.png")
-    made = sx.generate(run, out=tmp_path / "made", num=2, finding=["Effusion"], mask=[("", tmp_path / "effusion.png")], severity=0.7,
-                       text="a left effusion NOT nodule", view="PA", steps=2, guidance=1.5, part_guidance={"mask": 3.0}, device="cpu",
-                       threads=1)
-    kept = sx.screen(made, against=prepared, out=tmp_path / "kept", filters=["copy"], device="cpu", threads=1).kept
+    request = sx.Request(num=2, finding=["Effusion"], mask=[("", tmp_path / "effusion.png")], severity=0.7,
+                         text="a left effusion NOT nodule", view="PA")
+    made = sx.generate(run, request, out=tmp_path / "made", settings={"steps": 2, "guidance": 1.5, "part_guidance": {"mask": 3.0}},
+                       device="cpu", threads=1)
+    config = sx.ScreenConfig(filters=("copy",))
+    kept = sx.screen(made, against=prepared, out=tmp_path / "kept", config=config, device="cpu", threads=1).kept
     for dataset in (made, kept):
         for study in read_dataset(dataset.path).studies:
             asked = json.loads(study.extra["condition"])
@@ -64,8 +67,9 @@ def test_masks_boxes_text_and_severity_reach_the_table_and_survive_screening(run
 
 
 def test_a_box_and_two_lesions_at_once(run: Run, tmp_path: Path) -> None:
-    made = sx.generate(run, out=tmp_path / "made", num=1, finding=["Nodule", "Pneumothorax"], steps=2, device="cpu", threads=1,
-                       box=[("Nodule", (0.2, 0.4, 0.2, 0.2)), ("Pneumothorax", (0.6, 0.1, 0.3, 0.4))])
+    request = sx.Request(num=1, finding=["Nodule", "Pneumothorax"],
+                         box=[("Nodule", (0.2, 0.4, 0.2, 0.2)), ("Pneumothorax", (0.6, 0.1, 0.3, 0.4))])
+    made = sx.generate(run, request, out=tmp_path / "made", settings={"steps": 2}, device="cpu", threads=1)
     (study,) = made.studies
     assert study.lesion_label == "Nodule|Pneumothorax" and len(study.masks["lesion_mask"]) == 2
     assert study.extra["lesion_kind"] == "box|box"
@@ -74,31 +78,48 @@ def test_a_box_and_two_lesions_at_once(run: Run, tmp_path: Path) -> None:
 def test_what_was_never_seen_is_marked_and_what_was_is_not(run: Run, tmp_path: Path) -> None:
     marks = {}
     for age in (2.0, 50.0):
-        made = sx.generate(run, out=tmp_path / str(age), num=1, finding=["Effusion"], view="PA", age=age, steps=1, device="cpu", threads=1)
+        request = sx.Request(num=1, finding=["Effusion"], view="PA", age=age)
+        made = sx.generate(run, request, out=tmp_path / str(age), settings={"steps": 1}, device="cpu", threads=1)
         marks[age] = made.studies[0].extra["extrapolation"]
     assert "2" in marks[2.0] and marks[50.0] == ""
 
 
-@pytest.mark.parametrize(("asked", "message"), [
-    ({"finding": ["Hernia"]}, "Hernia"),
-    ({"finding": ["Effusion"], "side": "middle"}, "left"),
-    ({"text": "ein kleiner Erguss auf der linken Seite"}, "words"),
-    ({"text": "effusion " * 10_000}, "words"),
-    ({"site": "elsewhere"}, "elsewhere"),
-    ({"guidance": float("nan")}, "finite"),
-    ({"part_guidance": {"masks": 2.0}}, "mask"),
-    ({"steps": 0}, "steps"),
-    ({"steps": 1001}, "steps"),
-    ({"sampler": "hoin"}, "heun"),
-    ({"schedule": "kerras"}, "karras"),
-    ({"sampler": "heun", "eta": 0.5}, "eta"),
-    ({"finding": ["Effusion"], "box": [("", (0.8, 0.5, 0.5, 0.2))]}, "box"),
+@pytest.mark.parametrize(("what", "settings", "message"), [
+    (sx.Request(finding=["Hernia"]), {}, "Hernia"),
+    (sx.Request(finding=["Effusion"], side="middle"), {}, "left"),
+    (sx.Request(text="ein kleiner Erguss auf der linken Seite"), {}, "words"),
+    (sx.Request(text="effusion " * 10_000), {}, "words"),
+    (sx.Request(site="elsewhere"), {}, "elsewhere"),
+    (None, {"guidance": float("nan")}, "finite"),
+    (None, {"part_guidance": {"masks": 2.0}}, "mask"),
+    (None, {"steps": 0}, "steps"),
+    (None, {"steps": 1001}, "steps"),
+    (None, {"sampler": "hoin"}, "heun"),
+    (None, {"schedule": "kerras"}, "karras"),
+    (None, {"sampler": "heun", "eta": 0.5}, "eta"),
+    (None, {"samplers": "heun"}, "unknown sampling setting 'samplers'; did you mean 'sampler'"),
+    (sx.Request(finding=["Effusion"], box=[("", (0.8, 0.5, 0.5, 0.2))]), {}, "box"),
 ])
-def test_requests_that_cannot_be_met_are_refused_before_anything_is_written(run: Run, tmp_path: Path, asked: dict[str, object],
-                                                                           message: str) -> None:
+def test_requests_that_cannot_be_met_are_refused_before_anything_is_written(run: Run, tmp_path: Path, what: sx.Request | None,
+                                                                           settings: dict[str, object], message: str) -> None:
     with pytest.raises((UsageError, InputError), match=message):
-        sx.generate(run, out=tmp_path / "made", num=1, device="cpu", threads=1, **asked)  # type: ignore[arg-type]
+        sx.generate(run, what, out=tmp_path / "made", settings=settings, device="cpu", threads=1)
     assert not (tmp_path / "made").exists()
+
+
+def test_keywords_of_before_name_the_record_that_has_them_now(run: Run, tmp_path: Path) -> None:
+    for former, message in (({"finding": ["Mass"]}, r"give Request\(finding=\.\.\.\)"), ({"num": 3}, r"give Request\(num=\.\.\.\)"),
+                            ({"steps": 3}, r"give SampleSettings\(steps=\.\.\.\)"), ({"plan": "plan.csv"}, "'plan' is now 'what'")):
+        with pytest.raises(UsageError, match=message):
+            sx.generate(run, out=tmp_path / "made", **former)
+    with pytest.raises(UsageError, match=r"give ScreenConfig\(filters=\.\.\.\)"):
+        sx.screen(tmp_path, against=tmp_path, out=tmp_path / "made", filters=["copy"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'fnding'"):
+        sx.generate(run, out=tmp_path / "made", fnding=["Mass"])
+
+
+def test_generate_takes_at_most_eight_things() -> None:
+    assert len(inspect.signature(sx.generate).parameters) <= 8
 
 
 def test_masks_of_another_size_or_class_are_refused(run: Run, tmp_path: Path) -> None:
@@ -107,5 +128,5 @@ def test_masks_of_another_size_or_class_are_refused(run: Run, tmp_path: Path) ->
     Image.fromarray(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE)).save(tmp_path / "film.png")
     for mask, message in ((("Effusion", "narrow.png"), "narrow"), (("liver", "square.png"), "liver"), (("lung", "film.png"), "film.png")):
         with pytest.raises((UsageError, InputError), match=message):
-            sx.generate(run, out=tmp_path / "made", num=1, mask=[(mask[0], tmp_path / mask[1])], device="cpu", threads=1)
+            sx.generate(run, sx.Request(mask=[(mask[0], tmp_path / mask[1])]), out=tmp_path / "made", device="cpu", threads=1)
     assert not (tmp_path / "made").exists()

@@ -41,7 +41,7 @@ def run(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def synthetic(run: Run, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     plan = sx.plan(prepared, count={"Pneumothorax": 25}, seed=1)
-    return sx.generate(run, plan, out=tmp_path_factory.mktemp("made") / "synthetic", steps=3)
+    return sx.generate(run, plan, out=tmp_path_factory.mktemp("made") / "synthetic", settings={"steps": 3})
 
 
 def test_a_run_leaves_what_it_promises(run: Run) -> None:
@@ -105,17 +105,17 @@ def test_synthetic_rows_say_where_they_come_from(synthetic: Dataset, run: Run) -
 
 def test_a_finding_that_the_model_does_not_know_is_refused_before_writing(run: Run, tmp_path: Path) -> None:
     with pytest.raises(sx.SynthoraxError, match="Hernia"):
-        sx.generate(run, out=tmp_path / "s", finding=["Hernia"], num=2)
+        sx.generate(run, sx.Request(finding=["Hernia"], num=2), out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
 def test_huge_requests_are_refused_at_once(run: Run, prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at most 1,000,000 images; split it into several calls"):
-        sx.generate(run, out=tmp_path / "s", num=10_000_000)
+        sx.generate(run, sx.Request(num=10_000_000), out=tmp_path / "s")
     with pytest.raises(UsageError, match="at most 1,000,000; split it into several plans"):
         sx.plan(tmp_path / "not even read", count={"Effusion": 99_999_999_999})
     with pytest.raises(UsageError, match="make at least one image"):
-        sx.generate(run, out=tmp_path / "s", num=0)
+        sx.generate(run, sx.Request(num=0), out=tmp_path / "s")
     assert not any(tmp_path.iterdir())
 
 
@@ -139,7 +139,8 @@ def test_screening_drops_planted_copies_and_says_which_image(synthetic: Dataset,
             write_png(copied / study.file_name, train.pixels[number])
     for name in ("metadata.csv", "dataset.json"):
         (copied / name).write_bytes((synthetic.path / name).read_bytes())
-    sx.screen(copied, against=prepared, out=tmp_path / "kept", findings=["Pneumothorax"], filters=["copy", "finding"])
+    sx.screen(copied, against=prepared, out=tmp_path / "kept",
+              config=sx.ScreenConfig(findings=("Pneumothorax",), filters=("copy", "finding")))
     dropped = (tmp_path / "kept/dropped.csv").read_text().splitlines()[1:]
     planted = [line for line in dropped if int(line.split(",")[1]) < 5]
     assert len(planted) == 5 and all("near-duplicate" in line for line in planted)
@@ -196,7 +197,7 @@ def test_prepare_twice_reuses_the_cache(prepared: Prepared) -> None:
 
 
 def test_too_few_images_skip_dimensions_with_the_reason(run: Run, prepared: Prepared, tmp_path: Path) -> None:
-    few = sx.generate(run, out=tmp_path / "few", num=2, steps=2)
+    few = sx.generate(run, sx.Request(num=2), out=tmp_path / "few", settings={"steps": 2})
     report = sx.evaluate(real=prepared, synthetic=few, quick=True)
     for name in ("fidelity", "diversity"):
         assert report.dimensions[name].status == "skipped"

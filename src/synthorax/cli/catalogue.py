@@ -7,35 +7,42 @@ from typing import Annotated
 
 import typer
 
-from synthorax.cli.options import Json, finish
+from synthorax.cli.options import Json
+from synthorax.cli.output import finish
+from synthorax.cli.panels import add
+
+PANEL = "Catalogue"
 
 
-def add_lists(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command(epilog="Example: synthorax recipes --json")(recipes)
-    app.command(epilog="Example: synthorax models runs/")(models)
-    app.command(epilog="Example: synthorax doctor")(doctor)
+    add(app, PANEL, recipes, example="recipes --json")
+    add(app, PANEL, models, example="models runs/")
+    add(app, PANEL, doctor, example="doctor")
 
 
 def recipes(json: Json = False) -> None:
-    """List the recipes that ship with the package: size, parameters that are trained, and what else each one needs."""
+    """List the shipped recipes.
+
+    With image size, number of trained parameters, and what else each recipe needs.
+    """
     from synthorax.steps.models.recipe_table import recipes as verb
 
     finish({"recipes": verb()}, json)
 
 
 def models(
-    folder: Annotated[list[Path] | None, typer.Argument(help="Folders in which to look for runs as well.")] = None,
+    folder: Annotated[list[Path] | None, typer.Argument(help="Folders in which to look for runs, too.")] = None,
     json: Json = False,
 ) -> None:
-    """List the models that ship with the package and the runs in a folder."""
+    """List the shipped models and the runs in a folder."""
     from synthorax.steps.models.catalogue import models as verb
 
     finish({"models": verb(*folder or ())}, json)
 
 
 def doctor(json: Json = False) -> None:
-    """Say what this machine can do."""
+    """Show what this machine can do."""
     import platform
 
     from synthorax import __version__

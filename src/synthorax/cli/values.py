@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from synthorax.bounds import Form
 from synthorax.errors import UsageError
 
 
@@ -36,15 +37,14 @@ def setting_of(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def numbers_of(option: str, text: str, *, count: int) -> Any:
-    """As many numbers as asked for, as a tuple."""
+def numbers_of(option: str, text: str, *, count: int, form: Form) -> tuple[float, ...]:
+    """As many numbers as the option takes; `form` says how they are written."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
     if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
-        form = {1: "PART=W, such as labels=2", 2: "x,y, such as 0.7,0.4", 4: "x,y,w,h, such as 0.6,0.3,0.2,0.2"}[count]
-        raise UsageError(f"--{option} {text}: write {form}")
+        raise UsageError(f"{option} {text}: write {form.text}, such as {form.example}")
     return numbers
 
 
@@ -66,6 +66,11 @@ def count_of(option: str, text: str) -> int:
     if not digits.isdecimal() or int(digits) == 0:
         raise UsageError(f"--{option} {text}: write a whole number above 0, such as 50k")
     return int(digits) * factor
+
+
+def images_of(budget: str | None) -> int | None:
+    """The number of images of `--budget-images`, where it is given."""
+    return None if budget is None else count_of("budget-images", budget)
 
 
 def split_seeds(words: Sequence[str], seeds: Sequence[str] | None) -> tuple[list[str], list[int]]:

@@ -15,7 +15,7 @@ class AuditConfig:
     false_alarm_rate: float = 0.01
     """part of real images of other patients that may be called copies, or matches of a training patient"""
     planted: AtLeastOne = 100
-    """copies planted in each way, at most as many as there are training images"""
+    """copies planted in each way, to see whether they are caught; at most as many as there are training images"""
     membership_margin: float = 0.05
     """how far above one half the lower end of a membership AUROC may lie"""
     judge: SamePatientConfig = field(default_factory=SamePatientConfig)

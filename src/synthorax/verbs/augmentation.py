@@ -24,13 +24,14 @@ from synthorax.files import write_json
 from synthorax.folders import CLAIM_NAME, Folder, claimed, discard, file_stamp, stamps
 from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.progress import format_seconds, progress_line
+from synthorax.progress import format_seconds
 from synthorax.run import Run
 from synthorax.steps.augmentation_check import augment_recipe, check_compressor, check_images, image_size, known_findings
 from synthorax.steps.models.card import sentence
 from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml
 from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
+from synthorax.steps.screening.config import ScreenConfig
 from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolved, with_way
 from synthorax.steps.training.shortfall import TrainingSigns, training_signs
@@ -235,11 +236,9 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     stages.begin("screen")
     synthetic, why_not = _screened(made, prepared, job, signs)
 
-    joined = None
-    if synthetic is not None:
-        with progress_line("join the training set") as progress:
-            joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
-                                       facts={"licence": source.facts.get("licence", "as its sources")}, progress=progress)
+    joined = None if synthetic is None else join_training_set(
+        prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+        facts={"licence": source.facts.get("licence", "as its sources")})
     if folder.has("the report", {}):
         report = Report.load(out)
     else:
@@ -392,8 +391,8 @@ def _screened(made: Dataset, prepared: Prepared, job: _Job, signs: TrainingSigns
     if signs.mostly_unrealistic:
         return None, "Most of the synthetic images do not look like radiographs"
     try:
-        screened = synthesis.screen(made, against=prepared, out=job.out / "synthetic", findings=job.findings, **job.computing,
-                                   classifier=None if job.work is None else job.work.judge)
+        screened = synthesis.screen(made, against=prepared, out=job.out / "synthetic", **job.computing,
+                                    config=ScreenConfig(findings=job.findings, classifier=None if job.work is None else job.work.judge))
     except NonePassedError as error:
         print(f"  {error}", file=sys.stderr)
         return None, f"No synthetic image passed screening ({error})"

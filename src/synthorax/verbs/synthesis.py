@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +13,17 @@ from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
-from synthorax.judges.classifier import ClassifierConfig
-from synthorax.options import Box, Request
-from synthorax.progress import Progress, portion, progress_line
+from synthorax.former_names import refuse_former_keywords
+from synthorax.options import Request, SampleSettings
+from synthorax.progress import progress
 from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
-from synthorax.steps.generate import MOST_AT_A_TIME, check_settings, generate_images
+from synthorax.steps.generate import MOST_AT_A_TIME, changed_settings, check_settings, generate_images
 from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.planning.request import row_of
+from synthorax.steps.screening.config import ScreenConfig
 from synthorax.steps.screening.screen import Screened, screen_images
 from synthorax.verbs.inputs import dataset_of, prepared_of
 
@@ -41,75 +40,58 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
     prepared = prepared_of(data)
     names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
     counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
-    with progress_line("plan") as progress:
-        progress(0.0, "reading the training images")
-        decided = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed,
-                                 progress=portion(progress, 0.1, 0.8))
-        if model is not None:
-            decided = decided.restricted_to(open_model(model).spec)
-        if out is not None:
-            decided.write(Path(out))
-        progress(1.0, f"{len(decided)} images")
-    return decided
+    made = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed)
+    if model is not None:
+        made = made.restricted_to(open_model(model).spec)
+    if out is not None:
+        made.write(Path(out))
+    return made
 
 
-def generate(model: ModelLike, plan: Plan | PathLike | None = None, *, out: PathLike, num: int = 16,
-             finding: Sequence[str] = (), without: Sequence[str] = (), uncertain: Sequence[str] = (), view: str = "", sex: str = "",
-             age: float = math.nan, site: str = "", text: str = "", mask: Sequence[tuple[str, PathLike]] = (),
-             box: Sequence[tuple[str, Box]] = (), side: str = "", size: float = math.nan, severity: float = math.nan,
-             at: tuple[float, float] | None = None, image_size: int | None = None, seed: int = 0,
-             sampler: str | None = None, steps: int | None = None,
-             schedule: str | None = None, eta: float | None = None, guidance: float | None = None,
-             part_guidance: Mapping[str, float] | None = None, guidance_from: float | None = None, guidance_to: float | None = None,
-             autoguidance: float | None = None, conditioning_noise: float | None = None, super_resolution_steps: int | None = None,
-             clip: bool | None = None, batch_size: int | None = None, device: Device = "auto", threads: int | None = None) -> Dataset:
-    """Make the images of a plan, or `num` images of one condition, as a dataset folder; a killed generation goes on.
+@refuse_former_keywords(Request, SampleSettings, plan="what")
+def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *, out: PathLike,
+             settings: SampleSettings | Mapping[str, Any] | None = None, seed: int = 0, batch_size: int | None = None,
+             device: Device = "auto", threads: int | None = None) -> Dataset:
+    """Make the images of a plan, or of a request, as a dataset folder; a killed generation goes on.
 
-    What can be asked for without a plan is described in `steps.ask.Ask`; settings that are None are those of the model's recipe. By default
-    a batch has one image a thread, 16 on a GPU; a larger `batch_size` takes more memory, and any other may change single grey levels.
-    Everything is checked before anything is written: UsageError, or InputError with file and row for a plan that is a table.
+    `what` is a plan, the path of one, or a `Request`; by default a request for nothing in particular. `settings` say how images are drawn:
+    all of them, or a mapping of those that differ from the model's recipe. By default a batch has one image a thread, 16 on a GPU; a larger
+    `batch_size` takes more memory, and any other may change single grey levels. Everything is checked before anything is written:
+    UsageError, or InputError with file and row for a plan that is a table.
 
-    >>> generate("runs/a", out="made", finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])  # doctest: +SKIP
+    >>> request = Request(finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])
+    >>> generate("runs/a", request, out="made", settings={"steps": 12})  # doctest: +SKIP
     """
-    if plan is None:
-        check_num(num)
+    what = Request() if what is None else what
+    if isinstance(what, Request):
+        check_num(what.num)
     if batch_size is not None and not 1 <= batch_size <= MOST_AT_A_TIME:
         raise UsageError(f"batch_size {batch_size}: choose from 1 to {MOST_AT_A_TIME} images at a time")
     trained = open_model(model)
-    spec, settings = trained.spec, trained.settings
-    if image_size not in (None, spec.image_size):
-        raise UsageError(f"{trained.name} makes images of {spec.image_size} px, not of {image_size}; leave out the size, or take another "
-                         "model")
-    chosen = {"sampler": sampler, "steps": steps, "schedule": schedule, "eta": eta, "guidance": guidance, "part_guidance": part_guidance,
-              "guidance_from": guidance_from, "guidance_to": guidance_to, "autoguidance": autoguidance,
-              "conditioning_noise": conditioning_noise, "super_resolution_steps": super_resolution_steps, "clip": clip}
-    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    settings = replace(settings, **given)
-    asked = Request(finding=finding, without=without, uncertain=uncertain, view=view, sex=sex, age=age, site=site, text=text, mask=mask,
-                    box=box, side=side, size=size, severity=severity, at=at)
-    if plan is None:
-        plan = repeated(row_of(asked, spec), num=num, seed=seed)
-    elif asked.stated():
-        raise UsageError(f"the plan says what to make, and so does {', '.join(asked.stated())}; leave out one of the two")
-    elif not isinstance(plan, Plan):
-        plan = read_plan(Path(plan), allow=spec.findings)
+    spec = trained.spec
+    settings = settings if isinstance(settings, SampleSettings) else changed_settings(trained.settings, settings or {})
+    if isinstance(what, Request):
+        if what.image_size not in (None, spec.image_size):
+            raise UsageError(f"{trained.name} makes images of {spec.image_size} px, not of {what.image_size}; leave out the size, or take "
+                             "another model")
+        plan = repeated(row_of(what, spec), num=what.num, seed=seed)
+    else:
+        plan = what if isinstance(what, Plan) else read_plan(Path(what), allow=spec.findings)
     check_settings(trained.network, settings)
-    with started(device=device, threads=threads, seed=seed) as engine, progress_line("generate") as progress:
-        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, progress=progress)
+    plan.check(spec)
+    with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
+        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
 
 
-def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, findings: Sequence[str] = (),
-           filters: Sequence[str] = (), classifier: ClassifierConfig | None = None, seed: int = 0, device: Device = "auto",
-           threads: int | None = None) -> Screened:
-    """Drop near-duplicates and images that do not show what was asked for; see `steps.screen.screen_films`.
-
-    `classifier` says how the judges are trained, by default as usual.
-    """
-    made, prepared = dataset_of(synthetic), prepared_of(against)
-    names = [canonical(name, allow=prepared.findings) for name in findings]
-    with started(device=device, threads=threads, seed=seed), progress_line("screen") as progress:
-        return screen_images(made, prepared, out=Path(out), findings=names, filters=filters, classifier=classifier, seed=seed,
-                            progress=progress)
+@refuse_former_keywords(ScreenConfig)
+def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, config: ScreenConfig | None = None, seed: int = 0,
+           device: Device = "auto", threads: int | None = None) -> Screened:
+    """Drop near-duplicates and images that do not show what was asked for; see `steps.screening.screen.screen_images`."""
+    made, prepared, config = dataset_of(synthetic), prepared_of(against), config or ScreenConfig()
+    names = [canonical(name, allow=prepared.findings) for name in config.findings]
+    with started(device=device, threads=threads, seed=seed), progress("screen") as report:
+        return screen_images(made, prepared, out=Path(out), findings=names, filters=config.filters, classifier=config.classifier, seed=seed,
+                             report=report)
 
 
 def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
@@ -125,19 +107,19 @@ def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequen
     settings = trained.settings
     prepared = prepared_of(real)
     names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
-    with started(device=device, threads=threads, seed=seed) as engine, progress_line("refine-loop") as progress:
-        def make(plan: Plan, folder: Path, progress: Progress) -> Dataset:
-            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine,
-                                   progress=progress)
+    with started(device=device, threads=threads, seed=seed) as engine, progress("refine-loop") as report:
+        def make(plan: Plan, folder: Path) -> Dataset:
+            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine)
 
         return run_refine_loop(make, prepared, findings=names, out=Path(out), config=config or RefineLoopConfig(seed=seed),
-                               maker=trained.digest, progress=progress)
+                               maker=trained.digest,
+                        report=report)
 
 
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
     """Write a dataset folder's images as DICOM or PNG with their provenance."""
-    with progress_line("export") as progress:
-        return export_dataset(dataset_of(dataset), format=format, out=Path(out), progress=progress)
+    with progress("export") as report:
+        return export_dataset(dataset_of(dataset), format=format, out=Path(out), report=report)
 
 
 def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
@@ -151,6 +133,5 @@ def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()
         raise UsageError(f"{trained} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(row_of(Request(finding=finding), spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
-    with progress_line("export-model") as progress:
-        return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
-                                noise_schedule="cosine" if settings.schedule == "cosine" else "linear", progress=progress)
+    return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
+                            noise_schedule="cosine" if settings.schedule == "cosine" else "linear")

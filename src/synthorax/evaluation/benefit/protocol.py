@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from synthorax.bounds import AtLeastOne, WholeNotNegative
 from synthorax.errors import UsageError
 from synthorax.judges.config import SCREENS, ClassifierConfig
 
@@ -32,7 +33,7 @@ class Arm:
 class BenefitConfig:
     """The protocol; `docs/explanation/benefit.md` gives the reasons."""
 
-    seeds: int = 5
+    seeds: AtLeastOne = 5
     """trainings of each arm; with cross-validation, of each arm in each fold"""
     ratio: float | None = None
     """synthetic images for each real training image in the arm that is tested, at most; None: all"""
@@ -46,16 +47,16 @@ class BenefitConfig:
     """also train on the synthetic images alone"""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     """its `augment` is set by the arm"""
-    folds: int = 0
-    """parts of a cross-validation over held-out patients, at least 3; 0: test on the test split"""
-    repeats: int = 1
-    """cross-validations with other parts"""
+    folds: WholeNotNegative = 0
+    """folds of a cross-validation over held-out patients, at least 3, for rare findings; 0: test on the test split"""
+    repeats: AtLeastOne = 1
+    """number of cross-validations, each with other folds"""
     positives: tuple[int, ...] = ()
     """numbers of real positive images of the learning curve; empty: no curve"""
     leave_site_out: bool = False
     """also train without each site in turn, and test on the held-out images of that site"""
     gallery: bool = False
-    """also show the images that were called most wrongly; they are images of patients, and reports travel"""
+    """also show the worst misclassifications; they are images of patients, and reports travel"""
     resamples: int = 2000
     """draws of the patient bootstrap"""
     min_patients: int = 5

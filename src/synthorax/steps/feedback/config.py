@@ -14,9 +14,9 @@ class RefineLoopConfig:
     """How often the loop goes round, and with what."""
 
     rounds: AtLeastOne = 2
-    """rounds; the first draws training images evenly, each later one by the errors of the classifier before it"""
+    """number of rounds; the first draws training images evenly, each later one by the errors of the classifier before it"""
     num: AtLeastOne = 100
-    """images with a finding that a round asks for, all findings together; as many again are asked for without"""
+    """images with a finding that a round asks for, all findings together; as many again are asked for without it"""
     trainings: AtLeastOne = 3
     """trainings of the classifier whose answers are averaged"""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -24,9 +24,9 @@ class RefineLoopConfig:
     judge: ClassifierConfig = field(default_factory=lambda: ClassifierConfig(augment="classic"))
     """how the screening judge is trained"""
     filters: tuple[str, ...] = ()
-    """of screening, by default the usual ones"""
+    """check of screening, see `synthorax screen`; by default the usual ones"""
     subtypes: tuple[str, ...] = ()
-    """columns of the table that name kinds of a finding"""
+    """column of the table that names subtypes of a finding"""
     seed: int = 0
     """every random number follows from it"""
 
