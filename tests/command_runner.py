@@ -126,7 +126,7 @@ def _run(words: Sequence[str], folder: Path, outputs: Sequence[str], *, stop_at:
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
-    sys.argv = ["synthorax", *words]
+    sys.argv = list(words) if words[0].endswith(".py") else ["synthorax", *words]
     if stop_at:
         sys.addaudithook(_stopping(stop_at))
     try:
@@ -134,6 +134,7 @@ def _run(words: Sequence[str], folder: Path, outputs: Sequence[str], *, stop_at:
             names = vars(importlib.import_module(name.partition(":")[0]))
             names[name.partition(":")[2]].__init__.__kwdefaults__.update({field: eval(text, names) for field, text in fields.items()})
         if words[0].endswith(".py"):
+            sys.path.insert(0, str(Path(words[0]).resolve().parent))
             runpy.run_path(words[0], run_name="__main__")
         else:
             importlib.import_module("synthorax.cli.app").main()

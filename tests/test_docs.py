@@ -1,4 +1,8 @@
-"""What the documents tell a user to type: every command is read to its end by the command line, each kind is run, and so is the Python."""
+"""What the documents tell a user to type: every command is read to its end by the command line, each kind is run, and so is the Python.
+
+A block that is not run says why in a comment before it: `<!-- not run: REASON -->`. Where the reason names beginnings of commands in
+backticks, the block's other commands are run.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +38,40 @@ def where(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```(?:{language})\n(.*?)^```", page.read_text(encoding="utf-8"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A block of code of a page, and why it is not run, if it is not."""
+
+    language: str
+    code: str
+    reason: str
+
+    def runs(self, words: list[str]) -> bool:
+        """Whether this command of the block is run here."""
+        starts = re.findall(r"`([^`]+)`", self.reason)
+        return not self.reason or (bool(starts) and not any(" ".join(words).startswith(start) for start in starts))
+
+    def lines(self) -> list[list[str]]:
+        """The words of each line."""
+        return [words for line in self.code.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
+
+    def commands(self) -> list[list[str]]:
+        """The words after `synthorax` of each of its commands."""
+        return [words[1:] for words in self.lines() if Path(words[0]).name == "synthorax" and words[1:2] != ["--version"]]
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = re.findall(rf"(?ms)^(?:<!-- not run: ([^\n]*?) -->\n)?^```({language})\n(.*?)^```", page.read_text(encoding="utf-8"))
+    return [Block(language=kind, code=code, reason=reason) for reason, kind, code in found]
+
+
+SHELL = "sh|bash|console"
 
 
 def commands_in(page: Path) -> Iterator[list[str]]:
     """The words after `synthorax` in the page's shell blocks."""
-    for block in blocks(page, "sh|bash|console"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words and Path(words[0]).name == "synthorax" and words[1:2] != ["--version"]:
-                yield words[1:]
+    for block in blocks(page, SHELL):
+        yield from block.commands()
 
 
 def kind_of(words: list[str]) -> tuple[str, frozenset[str]]:
@@ -51,7 +79,8 @@ def kind_of(words: list[str]) -> tuple[str, frozenset[str]]:
     return words[0], frozenset(word.partition("=")[0] for word in words if word.startswith("--"))
 
 
-ALL = [(where(page), words) for page in PAGES for words in commands_in(page)]
+ALL = [(where(page), words) for page in PAGES for block in blocks(page, SHELL) for words in block.commands() if block.runs(words)]
+"""those that are run, or of whose kind another is run"""
 EXAMPLES = [kind_of(shlex.split(command.epilog.removeprefix("Example: synthorax "))) for command in COMMANDS.values()]
 
 
@@ -96,15 +125,6 @@ def test_every_command_in_a_document_reaches_its_verb(page: Path) -> None:
             app(words, standalone_mode=False)
 
 
-NOT_RUN = {
-    "augment": "the main job has its own line in test_every_verb.py; from a base it is run in test_adaptation.py",
-    "compare": "minutes for each; test_compare.py has several families, jobs, few images, a base and trainings made elsewhere",
-    "train student": "its teacher has to fit; test_student.py",
-    "export runs/a --format diffusers": "needs a network that diffusers has; test_export_diffusers.py",
-    "audit": "the shipped model on 256 px takes minutes; test_audit.py",
-    "evaluate --real base/prepared/": "learns a feature space for minutes; test_feature_spaces.py",
-}
-"""beginning of a command -> why it is read to its end, but not run here"""
 SMALLER = {
     "benefit": ("--updates", "2", "--seeds", "3", "--repeats", "1"),
     "evaluate": ("--quick", "--features", "radiomics"),
@@ -121,7 +141,7 @@ INSTEAD = {
 """words that are replaced: findings that the drawings have, fewer of them, and the recipe of the base"""
 SHIPPED = ("--steps", "1", "--super-resolution-steps", "1", "--num", "1", "--batch-size", "1")
 """what makes the shipped model quick"""
-RUN = [(page, words) for page, words in kinds() if not any(" ".join(words).startswith(start) for start in NOT_RUN)]
+RUN = list(kinds())
 
 
 def small(words: list[str]) -> list[str]:
@@ -157,15 +177,46 @@ def test_a_command_of_each_kind_does_what_the_document_says(page: str, words: li
     assert "--out" not in words or (folder / words[words.index("--out") + 1]).exists()
 
 
-def test_what_is_not_run_is_in_a_document() -> None:
-    assert [start for start in NOT_RUN if not any(" ".join(words).startswith(start) for _, words in kinds())] == []
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_every_reason_stands_before_a_block_that_it_is_for(page: Path) -> None:
+    marked = [block for block in blocks(page, r"\w+") if block.reason]
+    assert page.read_text(encoding="utf-8").count("<!-- not run:") == len(marked)
+    for block in marked:
+        assert block.language in [*SHELL.split("|"), "python"] and len(block.reason.split()) > 2
+        for start in re.findall(r"`([^`]+)`", block.reason):
+            assert any(" ".join(words).startswith(start) for words in block.commands()), start
 
 
-NOT_RUN_IN_PYTHON = {
-    "docs/how-to/use-diffusers-models.md": "needs a folder that diffusers saved; test_diffusers_models.py",
-    "docs/how-to/ship-a-model.md": "needs a run with snapshots; test_power_ema.py",
-}
-PYTHON_PAGES = [page for page in PAGES if blocks(page, "python") and where(page) not in NOT_RUN_IN_PYTHON]
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_every_other_command_in_a_document_is_one_of_dev_py_or_says_why_it_is_not_run(page: Path) -> None:
+    for block in blocks(page, SHELL):
+        for words in block.lines():
+            known = Path(words[0]).name == "synthorax" or words[:2] == ["python3", "dev.py"]  # test_house.py knows what dev.py can do
+            assert known or block.reason, words
+
+
+def scripts() -> dict[str, set[str]]:
+    """Script of bench/ -> every option that a document gives it."""
+    found: dict[str, set[str]] = {}
+    for block in (block for page in PAGES for block in blocks(page, SHELL)):
+        for words in block.lines():
+            at = next((number for number, word in enumerate(words) if word.startswith("bench/") and word.endswith(".py")), None)
+            if at is not None and "python" in words[:at]:
+                found.setdefault(words[at], set()).update(word for word in words[at + 1:] if word.startswith("--"))
+    return found
+
+
+@pytest.mark.parametrize(("script", "options"), sorted(scripts().items()), ids=sorted(scripts()))
+def test_a_script_of_the_documents_has_the_options_that_they_give_it(script: str, options: set[str], runner: CommandRunner,
+                                                                     tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    done = runner.call(str(ROOT / script), "--help", folder=folder)
+    check_result(done, code=(0,))
+    assert options <= set(re.findall(r"--[\w-]+", done.out)), done.out
+
+
+PYTHON_PAGES = [page for page in PAGES if any(not block.reason for block in blocks(page, "python"))]
 INSTEAD_IN_PYTHON = {
     "size=64": "size=16", '"edm-64"': '"small.toml"', 'budget="30m"': 'budget="2s"', "num=400, size=16": "num=4, size=32", "num=8": "num=2",
     'out="kept/")': 'out="kept/", config=sx.ScreenConfig(filters=("copy",)))', 'text="nodule in': 'num=2, text="nodule in',
@@ -177,7 +228,7 @@ INSTEAD_IN_PYTHON = {
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=where)
 def test_python_in_a_document_runs(page: Path, runner: CommandRunner, things: Path, tmp_path: Path) -> None:
     """Block after block, as a reader would who types all of a page."""
-    code = "\n".join(blocks(page, "python"))
+    code = "\n".join(block.code for block in blocks(page, "python") if not block.reason)
     for text, new in INSTEAD_IN_PYTHON.items():
         code = code.replace(text, new)
     folder = tmp_path / "here"
@@ -187,3 +238,27 @@ def test_python_in_a_document_runs(page: Path, runner: CommandRunner, things: Pa
     Report(inputs={"real": {"digest": "none"}, "synthetic": {"digest": "none"}}).write(folder / "out")
     (folder / "page.py").write_text(code, encoding="utf-8")
     check_result(runner.call("page.py", folder=folder, defaults=FEW_UPDATES), code=(0,))
+
+
+TUTORIALS = sorted((ROOT / "examples").glob("*.py"))
+REDUCED = {
+    "TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES": "160, 30, 60", "TRAINING_STEPS": "2", "SYNTHETIC_IMAGES": "6",
+    "CLASSIFIER_UPDATES": "2", "NUM": "1", "STEPS, SUPER_RESOLUTION_STEPS": "1, 1", "MASK_MODEL_STEPS": "2",
+}
+"""variable of a tutorial's first cell -> the value that makes it quick"""
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=where)
+def test_a_tutorial_runs_to_its_end(page: Path, runner: CommandRunner, tmp_path: Path) -> None:
+    code = page.read_text(encoding="utf-8")
+    for name, value in REDUCED.items():
+        code = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", code)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / page.name).write_text(code, encoding="utf-8")
+    check_result(runner.call(page.name, folder=folder, defaults=FEW_UPDATES), code=(0,))
+
+
+def test_every_setting_that_is_reduced_is_one_of_a_tutorial() -> None:
+    code = "".join(page.read_text(encoding="utf-8") for page in TUTORIALS)
+    assert [name for name in REDUCED if not re.search(rf"(?m)^{name} = ", code)] == []

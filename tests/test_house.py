@@ -211,6 +211,22 @@ def test_every_page_is_in_the_index():
             and page.resolve() not in listed] == []
 
 
+def test_the_index_begins_with_four_links():
+    start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert len(re.findall(r"(?m)^- \[", start)) == 4
+
+
+def test_every_page_is_on_a_shelf():
+    shelves = {"getting-started", "how-to", "reference", "explanation", "studies", "decisions"}
+    assert {page.parent.name for page in (ROOT / "docs").rglob("*.md") if page.name != "index.md"} == shelves
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_no_line_of_prose_is_above_160_characters(page):
+    prose = re.sub(r"(?ms)^```.*?^```|^<!--.*?-->$|^---\n.*?^---$", "", page.read_text(encoding="utf-8"))
+    assert [line for line in prose.splitlines() if len(line) > 160 and not line.startswith("|")] == []
+
+
 def test_version_is_the_same_everywhere():
     version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text())[1]
     assert synthorax.__version__ == version

@@ -69,7 +69,7 @@ def test_a_copy_keeps_no_link_to_a_file_that_it_lacks(site: ModuleType, tmp_path
 
 
 def test_a_page_that_loads_something_from_outside_is_found(site: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text('<script src="https://unpkg.com/iframe-worker/shim"></script><a href="https://doi.org/1">paper</a>')
+    (tmp_path / "page.html").write_text('<script src="https://unpkg.com/iframe-worker/shim" type="text/javascript"></script><a href="https://doi.org/1">paper</a>')
     assert site.loads_from_outside(tmp_path) == []
     (tmp_path / "page.html").write_text('<img src="https://example.org/a.png"><link href="https://example.org/a.css" rel="stylesheet">')
     assert len(site.loads_from_outside(tmp_path)) == 2

@@ -34,7 +34,7 @@ FILLED: dict[str, Callable[[], str]] = {"api": api, "command-line": command_line
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"""(?:src|href)=["']https?://[^"']+\.(?:js|css|woff2?)["']|src=["']https?://[^"']+["']|@import\s+url\(["']?https?:""")
 """what a page would load from another machine"""
-WORKER = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>')
+WORKER = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim"[^>]*></script>')
 """Zensical's help for searching pages that were opened as files; it would be loaded from outside"""
 
 
