@@ -34,7 +34,7 @@ from synthorax.evaluation.benefit.study import BenefitConfig, measure_benefit
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.progress import progress
+from synthorax.progress import progress_line
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, plan_like
@@ -131,9 +131,9 @@ def piece(own: dict[str, ImageSet], made: ImageSet, task: Task, count: int, opti
     if not path.exists():
         real = few(own["train"], task, count, negatives=options.negatives)
         config = BenefitConfig(seeds=options.seeds, ratio=RATIO, sweep=SWEEP, classifier=ClassifierConfig(updates=options.updates))
-        with started(threads=options.threads), progress(f"{task.name} {count}") as show:
+        with started(threads=options.threads), progress_line(f"{task.name} {count}") as progress:
             result = measure_benefit(real, own["test"], made, findings=[task.finding], config=config, real_val=own["val"],
-                                     keep=folder / "trainings", progress=lambda done, total, text: show(done / total, text))
+                                     keep=folder / "trainings", progress=progress)
         told = result.to_dict()
         write_json(path, {"task": task.name, "positives": int((real.column(task.finding) == 1).sum()), "images": len(real), **told})
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

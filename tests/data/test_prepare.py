@@ -44,8 +44,9 @@ def rejects_of(prepared):
 def test_images_are_the_letterboxed_files_with_their_rows(tmp_path):
     dataset = make_dataset(tmp_path / "images")
     seen = []
-    prepared = prepare_dataset(dataset, tmp_path / "out", size=16, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 20) for done in range(1, 21)]
+    prepared = prepare_dataset(dataset, tmp_path / "out", size=16, progress=lambda fraction, text: seen.append((fraction, text)))
+    assert [text for _, text in seen[:-1]] == [f"{done} of 20 images" for done in range(1, 21)]
+    assert seen[-1] == (1.0, f"{len(prepared)} images prepared")
     assert sorted(path.name for path in prepared.path.iterdir()) == [
         "fingerprint.json", "images.npy", "metadata.csv", "prepared.json", "rejects.csv", "synthorax.json"]
     images = prepared.images()
@@ -121,7 +122,7 @@ def test_same_inputs_are_used_again_and_others_refused(tmp_path):
     dataset = make_dataset(tmp_path / "images", 8)
     first = prepare_dataset(dataset, tmp_path / "out", size=8)
     before = (first.path / "images.npy").stat().st_mtime_ns
-    again = prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda done, total: pytest.fail("decoded again"))
+    again = prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda fraction, text: pytest.fail("decoded again"))
     assert again == first and (again.path / "images.npy").stat().st_mtime_ns == before
     for name, change in (("size", {"size": 16}), ("seed", {"size": 8, "seed": 1}),
                          ("policy", {"size": 8, "policy": LabelPolicy(unlisted="not stated")})):
@@ -147,7 +148,7 @@ def test_folders_from_before_claims_are_used_again(tmp_path):
     dataset = make_dataset(tmp_path / "images", 8)
     first = prepare_dataset(dataset, tmp_path / "out", size=8)
     (tmp_path / "out" / "synthorax.json").unlink()
-    assert prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda done, total: pytest.fail("decoded again")) == first
+    assert prepare_dataset(dataset, tmp_path / "out", size=8, progress=lambda fraction, text: pytest.fail("decoded again")) == first
     (tmp_path / "out" / "synthorax.json").unlink()
     with pytest.raises(InputError, match="is not empty"):
         prepare_dataset(dataset, tmp_path / "out", size=8, seed=1)
@@ -171,8 +172,8 @@ def test_a_foreign_folder_is_never_overwritten(tmp_path):
 def test_stopping_leaves_nothing_half_written(tmp_path):
     dataset = make_dataset(tmp_path / "images", 8)
 
-    def stop(done, total):
-        if done == 4:
+    def stop(fraction, text):
+        if text.startswith("4 of"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -210,7 +211,7 @@ def test_wrong_splits_stop_before_anything_is_decoded(tmp_path):
     for wrong in (studies, [replace(studies[1], origin="synthetic")]):
         with pytest.raises(InputError, match=r"metadata.csv row \d"):
             prepare_dataset(replace(dataset, studies=tuple(wrong)), tmp_path / "out", size=8,
-                            progress=lambda done, total: pytest.fail("decoded"))
+                            progress=lambda fraction, text: pytest.fail("decoded"))
     assert not (tmp_path / "out").exists()
 
 

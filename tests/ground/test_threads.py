@@ -17,7 +17,7 @@ from synthorax import threads
 from synthorax.engine import _bf16, started
 from synthorax.errors import UsageError
 from synthorax.threads import AGAIN_SECONDS, MOST_THREADS, WAITING, Pace, let_idle_threads_sleep
-from synthorax.training.checkpoint import Progress, load_checkpoint
+from synthorax.training.checkpoint import Position, load_checkpoint
 from synthorax.training.loop import train
 from trainings import fresh_objective, smallest, toy_images
 
@@ -87,11 +87,11 @@ def test_a_training_keeps_its_choice_with_the_checkpoint(tmp_path: Path, monkeyp
             train(fresh_objective(recipe), toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         chosen = [line["threads"] for line in lines if "threads" in line]
-        progress, _ = load_checkpoint(tmp_path / "checkpoints", modules={}, optimizers={})
-        assert chosen and progress.threads == chosen[-1] == torch.get_num_threads()
+        position, _ = load_checkpoint(tmp_path / "checkpoints", modules={}, optimizers={})
+        assert chosen and position.threads == chosen[-1] == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-    assert Progress().threads == 0
+    assert Position().threads == 0
 
 
 @pytest.mark.parametrize(("asked", "variable", "counts"), [(3, None, 3), (None, "2", 2), (1, "2", 1), (None, "2,1", 2)])

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from synthorax.errors import InputError, UsageError
 from synthorax.judges.efficientnet_lite import WEIGHTS_DIGEST, EfficientNetLite0Features
-from synthorax.judges.features import FEATURES, load_features
+from synthorax.judges.features import FEATURES, IMAGES_AT_A_TIME, features_of, load_features
 
 NIH = Path(__file__).parents[3] / "shared" / "data" / "open" / "nih"
 
@@ -75,8 +75,16 @@ def test_another_input_size_is_another_space():
 
 def test_progress_ends_at_the_number_of_images(images):
     calls = []
-    EfficientNetLite0Features(input_px=32, batch_size=5)(images, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(5, 12), (10, 12), (12, 12)]
+    EfficientNetLite0Features(input_px=32, batch_size=5)(images, progress=lambda fraction, text: calls.append(fraction))
+    assert calls == [5 / 12, 10 / 12, 1.0]
+
+
+def test_features_taken_in_blocks_are_those_of_one_call(space, images):
+    many, calls = np.tile(images, (60, 1, 1)), []
+    assert len(many) > IMAGES_AT_A_TIME
+    np.testing.assert_array_equal(features_of(space, many, progress=lambda fraction, text: calls.append(fraction)), space(many))
+    assert calls == [IMAGES_AT_A_TIME / len(many), 1.0]
+    assert features_of(space, many[:0]).shape == (0, space.num_features)
 
 
 def test_wrong_input_is_refused(space, images, monkeypatch, tmp_path):

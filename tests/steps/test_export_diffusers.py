@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMPipeline, UNet2DModel
 from typer.testing import CliRunner
 
+from progress_checks import check_progress
 from synthorax.cli.app import app
 from synthorax.diffusion.noise import ddpm_sigmas, sigma_to_alpha_bar
 from synthorax.diffusion.samplers import solve
@@ -133,7 +134,8 @@ def test_what_is_asked_for_is_in_the_weights_and_on_the_card(tmp_path: Path) -> 
     run = CliRunner().invoke(app, ["export", str(tmp_path / "model.safetensors"), "--format", "diffusers", "--finding", "mass", "--out",
                                    str(tmp_path / "mass")])
     assert run.exit_code == 0, run.output
-    export_model(tmp_path / "model.safetensors", out=tmp_path / "any")
+    _, titles = check_progress(lambda: export_model(tmp_path / "model.safetensors", out=tmp_path / "any"))
+    assert titles == ["export-model"]
     for folder in ("mass", "any"):
         weights = unet_weights(model, mass() if folder == "mass" else None)
         unet = UNet2DModel.from_pretrained(tmp_path / folder / "unet")

@@ -24,7 +24,7 @@ from synthorax.families import FAMILIES
 from synthorax.protocols import ATTRIBUTES, UNCERTAIN, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
 from synthorax.steps.models.recipe import Recipe
-from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from synthorax.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed, augmented, image_weights, uncertain_kept, unit_images
 from synthorax.training.loop import _Loop, train
@@ -82,12 +82,12 @@ def test_the_learning_rate_rises_stays_and_falls(engine: Engine, tmp_path: Path)
     recipe = smallest("diffusion", "train.steps=100", "train.warmup_steps=10", "train.cooldown=0.2", "train.learning_rate=1.0")
     refine_loop = _Loop(fresh_objective(recipe), toy_images(8), recipe.train, engine=engine, folder=tmp_path)
     rates = []
-    for refine_loop.progress.step in range(100):
+    for refine_loop.position.step in range(100):
         rates.append(refine_loop._learning_rate(refine_loop.done(None)))
     assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert rates[10:80] == pytest.approx([1.0] * 70)
     assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
-    refine_loop.progress.step, refine_loop.progress.elapsed_seconds = 50, 95.0
+    refine_loop.position.step, refine_loop.position.elapsed_seconds = 50, 95.0
     assert refine_loop._learning_rate(refine_loop.done(100.0)) == pytest.approx(0.25), "a budget cools down by time"
 
 
@@ -326,16 +326,16 @@ def test_integer_images_cover_the_whole_range() -> None:
 # ---- when it goes wrong
 
 
-def load_folder(recipe: Recipe, folder: Path) -> Progress:
+def load_folder(recipe: Recipe, folder: Path) -> Position:
     """What a continued run would start from; fails if nothing can be loaded."""
     objective = fresh_objective(recipe)
     ema = Ema(objective.model, halflife_images=0, rampup=0)
     optimizers = {phase.name: torch.optim.Adam([w for name in phase.updates for w in objective.players[name].parameters()], fused=True)
                   for phase in objective.phases}
-    progress, _ = load_checkpoint(folder, modules={"players": objective.players, "ema": ema.model}, optimizers=optimizers)
+    position, _ = load_checkpoint(folder, modules={"players": objective.players, "ema": ema.model}, optimizers=optimizers)
     assert all(bool(tensor.isfinite().all()) for tensor in objective.state_dict().values())
     assert all(bool(tensor.isfinite().all()) for tensor in ema.model.state_dict().values())
-    return progress
+    return position
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -404,15 +404,15 @@ def test_the_first_ctrl_c_waits_for_a_safe_moment_and_the_run_goes_on(tmp_path: 
 def checkpoint_in(folder: Path, *, step: int, value: float) -> None:
     module = nn.Linear(1, 1)
     nn.init.constant_(module.weight, value)
-    progress = Progress(step=step, batches=2 * step, images=7, elapsed_seconds=1.5)
-    save_checkpoint(folder, progress=progress, modules={"m": module}, optimizers={})
+    position = Position(step=step, batches=2 * step, images=7, elapsed_seconds=1.5)
+    save_checkpoint(folder, position=position, modules={"m": module}, optimizers={})
 
 
-def loaded(folder: Path) -> tuple[Progress, float, list[str]]:
+def loaded(folder: Path) -> tuple[Position, float, list[str]]:
     module = nn.Linear(1, 1)
     nn.init.constant_(module.weight, -1.0)
-    progress, damaged = load_checkpoint(folder, modules={"m": module}, optimizers={})
-    return progress, module.weight.item(), damaged
+    position, damaged = load_checkpoint(folder, modules={"m": module}, optimizers={})
+    return position, module.weight.item(), damaged
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     checkpoint_in(tmp_path, step=20, value=20)
     names = [f"checkpoint-{step:08d}.safetensors{end}" for step in (15, 20) for end in ("", ".sha256")]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert loaded(tmp_path) == (Progress(step=20, batches=40, images=7, elapsed_seconds=1.5), 20.0, [])
+    assert loaded(tmp_path) == (Position(step=20, batches=40, images=7, elapsed_seconds=1.5), 20.0, [])
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "digest", "no digest"])
@@ -434,8 +434,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, damage: s
     content = newest.read_bytes()
     {"flip": lambda: newest.write_bytes(content[:-1] + bytes([content[-1] ^ 1])), "cut": lambda: newest.write_bytes(content[:-8]),
      "empty": lambda: newest.write_bytes(b""), "digest": lambda: digest.write_bytes(b"\xff\xfe"), "no digest": digest.unlink}[damage]()
-    progress, value, damaged = loaded(tmp_path)
-    assert progress.step == 5 and value == 5.0
+    position, value, damaged = loaded(tmp_path)
+    assert position.step == 5 and value == 5.0
     assert len(damaged) == 1 and newest.name in damaged[0]
 
 

@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import synthorax as sx
+from progress_checks import check_progress
 from synthorax.data.phantom import PhantomSplit, write_phantom_dataset
 from synthorax.data.prepared import load_images
 from synthorax.errors import InputError
@@ -50,7 +51,10 @@ def measured(folder: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
-    return demo(out=tmp_path_factory.mktemp("demo") / "d", threads=1, config=TINY)
+    done, titles = check_progress(lambda: demo(out=tmp_path_factory.mktemp("demo") / "d", threads=1, config=TINY))
+    assert titles == ["draw", "prepare", "train phantom-64", "plan", "generate", "screen",
+                      "join the training set", "evaluate", "benefit", "generate"]
+    return done
 
 
 def test_it_leaves_a_report_with_pictures_and_says_where(finished: Demonstration) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 import typer
 
 import synthorax as sx
+from progress_checks import check_progress
 from synthorax.cli.app import app
 from synthorax.data.dataset import read_dataset
 from synthorax.data.phantom import write_phantom_dataset
@@ -28,6 +30,7 @@ from synthorax.folders import CLAIM_NAME, WORK_NAME, only_user
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.same_patient import SamePatientConfig
 from synthorax.privacy.audit import AuditConfig
+from synthorax.progress import progress_line
 from synthorax.run import Run
 from synthorax.steps.feedback.rounds import RefineLoopConfig
 from synthorax.steps.poisoning import check_dataset
@@ -73,7 +76,9 @@ def _ingest(given: Given, out: Path, variant: int) -> None:
 
 
 def _check(given: Given, out: Path, variant: int) -> None:
-    check_dataset(read_dataset(given.made), Prepared.load(given.prepared), out=out, config=PoisonConfig(classifier=JUDGE, seed=variant))
+    with progress_line("check-poisoning") as progress:  # as the verb, which trains a larger judge
+        check_dataset(read_dataset(given.made), Prepared.load(given.prepared), out=out, config=PoisonConfig(classifier=JUDGE, seed=variant),
+                      progress=progress)
 
 
 def _loop(given: Given, out: Path, variant: int) -> None:
@@ -116,6 +121,14 @@ WHOLE: dict[str, Callable[[Given, Path, int], object]] = {
 VERBS = WHOLE | {"augment": _augment, "demo": lambda given, out, variant: sx.demo(out=out, seed=variant)}
 FILES = {"plan"}
 """verbs that write a file"""
+AT_ONCE = {"count_parameters", "load_model", "models", "recipes"}
+"""public functions that end within two seconds and show no progress"""
+TESTED_ELSEWHERE = {"export-model"}
+"""long verbs whose progress `test_export_diffusers.py` looks at, because they need models of another kind"""
+WITHOUT_FOLDER: dict[str, Callable[[Given, Path, int], object]] = {
+    "plan": lambda given, out, variant: sx.plan(given.prepared, count={FINDING: 4}, out=out),
+}
+"""long verbs that the tests of folders do not call"""
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +166,18 @@ def test_every_verb_with_an_out_has_its_row() -> None:
     writing = {name for name, verb in command.commands.items()  # type: ignore[attr-defined]
                if any("--out" in option.opts for option in verb.params)}
     assert writing == VERBS.keys() | FILES, "say of a new verb here how it is called at tiny size"
+
+
+def test_the_progress_of_every_long_verb_is_tested() -> None:
+    verbs = {name.replace("_", "-") for name in sx.__all__ if inspect.isfunction(getattr(sx, name)) and name not in AT_ONCE}
+    assert verbs == {*VERBS, *WITHOUT_FOLDER, *TESTED_ELSEWHERE}, "say here how a new verb is called at tiny size, or that it ends at once"
+
+
+@pytest.mark.parametrize("name", WHOLE | WITHOUT_FOLDER)
+def test_progress_moves_forward_and_ends_at_1(name: str, given: Given, tmp_path: Path) -> None:
+    _, titles = check_progress(lambda: (WHOLE | WITHOUT_FOLDER)[name](given, tmp_path / "out", 0))
+    shown = {"train": ["train edm-64"], "compare": ["train vae-64", "generate", "measure vae-64-seed0"]}
+    assert titles == shown.get(name, [name])
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -23,6 +23,7 @@ from synthorax.data.pixels import write_png
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import UsageError, nearest
 from synthorax.folders import claimed
+from synthorax.progress import Progress, quiet
 from synthorax.types import Stated, Study
 
 FINDINGS = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
@@ -256,7 +257,7 @@ class PhantomSplit:
 
 def write_phantom_dataset(
     out: str | Path, *, num: int = 400, size: int = 64, seed: int = 0, prevalence: Mapping[str, float] | None = None, places: bool = False,
-    splits: Sequence[PhantomSplit] = ()
+    splits: Sequence[PhantomSplit] = (), progress: Progress = quiet
 ) -> Dataset:
     """Write a dataset folder of `num` drawn images; one patient in four has two or three, with the findings a little changed.
 
@@ -284,7 +285,10 @@ def write_phantom_dataset(
         if not claim.done:
             for folder in ("images", "masks/lung", "masks/heart", "masks/lesion"):
                 (claim.work / folder).mkdir(parents=True)
-            studies = [replace(_write_image(claim.work, patient, spec, size=size), split=split) for patient, spec, split in specs]
+            studies = []
+            for number, (patient, spec, split) in enumerate(specs, start=1):
+                studies.append(replace(_write_image(claim.work, patient, spec, size=size), split=split))
+                progress(number / len(specs), f"{number} of {len(specs)} drawings")
             write_table(claim.work, studies)
             write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
                         extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",

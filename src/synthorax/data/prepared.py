@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.files import check_kind, read_json_object, reserve, write_json
 from synthorax.folders import CLAIM_NAME, claimed, file_stamp
 from synthorax.former_names import with_present_claims
+from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
@@ -139,7 +140,7 @@ class Prepared:
 def prepare_dataset(
     dataset: Dataset, out: str | Path, *, size: int = 256, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0,
     images_per_patient: int = 5, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = quiet,
 ) -> Prepared:
     """Decode, check, split by patient and cache `dataset` in the folder `out`, whole or not at all.
 
@@ -147,7 +148,6 @@ def prepare_dataset(
     copies of an image (a copy under another patient would leak over the split), and training images beyond `images_per_patient`.
     A folder that was made from the same table, files (by size and time of change, masks too) and arguments is used again; any other
     one that is not empty is refused with `InputError`.
-    `progress` is called with the number of images done and in all.
 
     >>> prepared = prepare_dataset(read_dataset("images"), "prepared", size=64)  # doctest: +SKIP
     """
@@ -171,7 +171,7 @@ def prepare_dataset(
 
 def load_images(
     dataset: Dataset, *, size: int, findings: Sequence[str] | None = None, policy: LabelPolicy | None = None, max_pixels: int = MAX_PIXELS,
-    masks: bool = False, classes: Sequence[str] | None = None,
+    masks: bool = False, classes: Sequence[str] | None = None, progress: Progress = quiet,
 ) -> ImageSet:
     """Decode a whole dataset folder into memory, whatever its splits; `findings` default to those of the dataset.
 
@@ -187,6 +187,7 @@ def load_images(
             raise InputError(f"'{dataset.studies[row].file_name}' {image.reason}", file=dataset.path / TABLE_NAME, row=row + 2,
                              remedy=image.remedy)
         images[row], bits = image.pixels, max(bits, image.bits)
+        progress((row + 1) / len(dataset), f"reading {row + 1} of {len(dataset)} images")
     image_set = _images(_narrow(images, bits), dataset.studies, tuple(findings or dataset.findings), policy or LabelPolicy())
     if not masks:
         return image_set
@@ -211,10 +212,10 @@ class _Settings:
 
 
 def _build(
-    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
+    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Progress
 ) -> None:
     """Fill the folder `partial`."""
-    decoded, scratch = _decode(dataset, partial, settings, progress=progress)
+    decoded, scratch = _decode(dataset, partial, settings, progress=portion(progress, 0, 0.95))
     rejects = _rejects(dataset, decoded)
     rows = [row for row in range(len(dataset)) if row not in rejects]
     if not rows:
@@ -241,6 +242,7 @@ def _build(
         FACT: _counted(rejects, num_accepted=len(rows)).to_facts(),
         "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset),
         "sources": [origin.to_dict() for origin in origins_of(dataset)]})
+    progress(1.0, f"{len(rows)} images prepared")
 
 
 _Reject = tuple[str, str, bool]
@@ -274,7 +276,7 @@ def _paths(dataset: Dataset) -> list[Path]:
 
 
 def _decode(
-    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Callable[[int, int], None] | None
+    dataset: Dataset, partial: Path, settings: _Settings, *, progress: Progress
 ) -> tuple[list[Decoded], NDArray[np.uint16]]:
     """All images into one scratch array of 16 bits on disk, because only the last image tells whether 8 are enough."""
     scratch = _on_disk(partial / "scratch.npy", np.uint16, (len(dataset), settings.size, settings.size))
@@ -283,8 +285,7 @@ def _decode(
         if image.pixels is not None:
             scratch[row] = image.pixels
         decoded.append(replace(image, pixels=None))
-        if progress is not None:
-            progress(row + 1, len(dataset))
+        progress((row + 1) / len(dataset), f"{row + 1} of {len(dataset)} images")
     return decoded, scratch
 
 

@@ -25,8 +25,7 @@ from synthorax.evaluation.report.record import BalanceRow, Dimension, Report
 from synthorax.evaluation.statistics.roc import wilson
 from synthorax.judges.features import FeatureSpace
 from synthorax.privacy.copies import half_calibrated
-from synthorax.progress import Report as Progress
-from synthorax.progress import quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet, Score
 
 SHEET_IMAGES = 24
@@ -36,7 +35,7 @@ LEFT_OUT = "left out of a quick evaluation; run `synthorax evaluate` without --q
 
 
 def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureSpace | Sequence[FeatureSpace], facts: Mapping[str, Any],
-                   seed: int = 0, quick: bool = False, readings: Readings | None = None, report: Progress = quiet) -> Report:
+                   seed: int = 0, quick: bool = False, readings: Readings | None = None, progress: Progress = quiet) -> Report:
     """Everything that can be said of `synthetic` without training on it; `facts` is the synthetic set's dataset.json.
 
     Fidelity and diversity compare with held-out images; floors compare held-out with training images. Groups, requests and robustness are
@@ -48,36 +47,44 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
         _refuse_reused_judge(space, facts)
     seen = []
     for number, space in enumerate(spaces):
-        seen.append(Seen.through(space, real, synthetic))
-        report(0.4 * (number + 1) / len(spaces), "features")
+        share = 0.4 / len(spaces)
+        seen.append(Seen.through(space, real, synthetic, progress=portion(progress, number * share, (number + 1) * share)))
     control, judges = controllability(real, synthetic, seen[0])
     fitted_segmenter = FittedSegmenter(segmenter=None, reasons=dict.fromkeys((*ORGANS, *requested_classes(synthetic)), LEFT_OUT))
     if not quick:
-        fitted_segmenter = fit_segmenter(real, _classes(real, synthetic), seed=seed)
-    report(0.6, "outlines")
+        fitted_segmenter = fit_segmenter(real, _classes(real, synthetic), seed=seed, progress=portion(progress, 0.4, 0.6))
     groups = list(shared_groups(real, synthetic))
-    dimensions = {
-        "fidelity": _or_skipped(lambda: fidelity(real, synthetic, seen, groups, fitted_segmenter, seed=seed)),
-        "diversity": _or_skipped(lambda: diversity(real, synthetic, seen, groups, seed=seed)),
-        "lesion_preservation": _or_skipped(lambda: lesion_preservation(real, synthetic, fitted_segmenter, space=spaces[0], seed=seed)),
-        "controllability": control,
-        "balance": _balance(real.train, synthetic),
-        "robustness": _or_skipped(lambda: robustness(real, synthetic, seen[0], seed=seed, corruptions=not quick)),
-        "privacy": _or_skipped(lambda: _privacy(real, synthetic)),
-        "clinical_acceptability": (Dimension("skipped", reason=NO_READINGS) if readings is None else
+    measures: Mapping[str, tuple[float, Callable[[Progress], Dimension]]] = {  # from which fraction of the whole work on each is measured
+        "fidelity": (0.6, lambda own: _or_skipped(
+            lambda: fidelity(real, synthetic, seen, groups, fitted_segmenter, seed=seed, progress=own))),
+        "diversity": (0.75, lambda own: _or_skipped(lambda: diversity(real, synthetic, seen, groups, seed=seed, progress=own))),
+        "lesion_preservation": (0.85, lambda own: _or_skipped(
+            lambda: lesion_preservation(real, synthetic, fitted_segmenter, space=spaces[0], seed=seed))),
+        "controllability": (0.87, lambda own: control),
+        "balance": (0.87, lambda own: _balance(real.train, synthetic)),
+        "robustness": (0.87, lambda own: _or_skipped(
+            lambda: robustness(real, synthetic, seen[0], seed=seed, corruptions=not quick, progress=own))),
+        "privacy": (0.94, lambda own: _or_skipped(lambda: _privacy(real, synthetic))),
+        "clinical_acceptability": (0.97, lambda own: Dimension("skipped", reason=NO_READINGS) if readings is None else
                                    reader_study(readings, real, synthetic, seed=seed)),
     }
-    report(0.9, "report")
+    dimensions, starts = {}, [start for start, _ in measures.values()]
+    for (name, (start, measure)), end in zip(measures.items(), [*starts[1:], 0.98], strict=True):
+        progress(start, name.replace("_", " "))
+        dimensions[name] = measure(portion(progress, start, end))
+    progress(0.98, "sheets and maps")
     made_by = {name: facts[name] for name in ("model", "model_digest") if name in facts}
     named = [{"name": space.name, "digest": space.digest} for space in spaces]
     if fitted_segmenter.segmenter is not None:
         named.append({"name": fitted_segmenter.segmenter.judge.name, "digest": fitted_segmenter.segmenter.judge.digest})
     sides = {"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by}
     study = {} if readings is None else {"readings": {"digest": readings.digest}}
+    figures: dict[str, bytes | str] = {**sheets(real.train, synthetic), **maps(seen)}
+    progress(1.0, "measured")
     return Report(inputs=sides | study,
                   judges=(*named, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures={**sheets(real.train, synthetic), **maps(seen)}, notes=_notes(real.train, facts))
+                  figures=figures, notes=_notes(real.train, facts))
 
 
 def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:

@@ -30,6 +30,7 @@ from synthorax.judges.fitting import (
     vary,
 )
 from synthorax.judges.residual import ResidualBlock, convolution, initialise
+from synthorax.progress import Progress, quiet
 from synthorax.registry import lookup
 
 CLASSIC = Variation(degrees=10, scale=0.1, shift=0.1, contrast=0.2, brightness=0.2, noise=0.05)
@@ -143,13 +144,13 @@ def train_classifier(
     image_weights: NDArray[np.floating] | None = None,
     class_weights: NDArray[np.floating] | None = None,
     start: Classifier | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = quiet,
 ) -> Classifier:
     """Train on images [N, S, S] with labels [N, K] in {0, 1, NaN}; a NaN label takes no part in the loss.
 
     `image_weights` [N] are relative frequencies with which images are drawn (oversampling); None draws all equally often.
     `class_weights` [2, K] are factors on the loss of absent and of present findings. `start` is a classifier to go on from.
-    `progress(done, total)` is called after every update. On the CPU the same arguments give the same weights, and one thread is
+    `progress` is called after every update. On the CPU the same arguments give the same weights, and one thread is
     used: to train several at a time, call this from several threads.
     Raises UsageError for shapes that do not fit and TrainingError when the loss is not a number.
 
@@ -167,7 +168,7 @@ def train_classifier(
 
 def _train(images: ImageArray, labels: NDArray[np.floating], *, findings: tuple[str, ...], config: ClassifierConfig, seed: int,
            image_weights: NDArray[np.floating] | None, class_weights: NDArray[np.floating] | None, start: Classifier | None,
-           progress: Callable[[int, int], None] | None) -> Classifier:
+           progress: Progress) -> Classifier:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = cast(nn.Module, lookup(NETWORKS, config.network, kind="classifier")(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from synthorax.errors import UsageError, nearest
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.config import SCREENS as SCREENS
 from synthorax.judges.fitting import ImageArray
+from synthorax.progress import Progress, quiet
 from synthorax.registry import lookup
 
 CLASSIFIERS = {
@@ -59,7 +60,7 @@ class Train(Protocol):
     def __call__(
         self, images: ImageArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
         image_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
-        start: TrainedClassifier | None = None, progress: Callable[[int, int], None] | None = None,
+        start: TrainedClassifier | None = None, progress: Progress = quiet,
     ) -> TrainedClassifier:
         """Train on images [N, S, S] with labels [N, K] in {0, 1, NaN}."""
 

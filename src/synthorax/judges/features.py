@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from synthorax.errors import UsageError, nearest
 from synthorax.judges.chest import fit_chest_features
 from synthorax.judges.foreign_features import from_file, torchxrayvision
+from synthorax.progress import Progress, quiet
 from synthorax.registry import lookup
 from synthorax.types import ImageSet
 
@@ -46,6 +47,8 @@ FEATURES = {
 CHEST = "chest"
 """name of the space that is trained on the real training images before it is used; see `judges.chest`"""
 XRAYVISION = "torchxrayvision"
+IMAGES_AT_A_TIME = 512
+"""images given to a feature space at once: a multiple of the batches of every one, so the numbers are those of one call"""
 FILE_ENDINGS = (".pt", ".ts", ".torchscript", ".onnx")
 
 
@@ -71,6 +74,16 @@ def load_features(name: str, *, train: ImageSet | None = None, seed: int = 0) ->
         raise UsageError(f"unknown feature space '{name}'; {choices}, or give the path of a .pt or .onnx file")
     space = cast(FeatureSpace, lookup(FEATURES, name, kind="feature space")())
     return Standardised(space, train) if name == "radiomics" and train is not None else space
+
+
+def features_of(space: FeatureSpace, images: NDArray[np.uint8] | NDArray[np.uint16], *, progress: Progress = quiet) -> NDArray[np.float32]:
+    """Features [N, F] of images [N, S, S], taken a few hundred at a time; `progress` is called after each of these."""
+    parts = []
+    for start in range(0, max(1, len(images)), IMAGES_AT_A_TIME):
+        parts.append(space(images[start : start + IMAGES_AT_A_TIME]))
+        done = min(start + IMAGES_AT_A_TIME, len(images))
+        progress(done / max(1, len(images)), f"features of {done} of {len(images)} images, {space.name}")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class Standardised:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from synthorax.engine import describe_machine
 from synthorax.errors import TrainingError, UsageError
 from synthorax.judges.config import FittingConfig as FittingConfig
+from synthorax.progress import Progress, quiet
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -119,10 +120,10 @@ def logits_of(network: nn.Module, images: Tensor, *, config: FittingConfig) -> T
 
 
 def fit(network: nn.Module, loss_of: Callable[[NDArray[np.intp]], Tensor], *, batches: Iterable[NDArray[np.intp]], config: FittingConfig,
-        judge: str, progress: Callable[[int, int], None] | None = None) -> tuple[float, ...]:
+        judge: str, progress: Progress = quiet) -> tuple[float, ...]:
     """Train a network in place, by AdamW on a one-cycle schedule; returns the loss of every update.
 
-    `loss_of(rows)` is the loss of the images in these rows, and `progress(done, total)` is called after every update. Raises
+    `loss_of(rows)` is the loss of the images in these rows, and `progress` is called after every update. Raises
     TrainingError, which calls the network `judge`, when the loss is not a number.
     """
     network.to(device=config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -141,8 +142,7 @@ def fit(network: nn.Module, loss_of: Callable[[NDArray[np.intp]], Tensor], *, ba
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        if progress is not None:
-            progress(len(losses), config.updates)
+        progress(len(losses) / config.updates, f"{judge}, update {len(losses)} of {config.updates}")
     network.eval()
     return tuple(losses)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from synthorax.errors import UsageError
 from synthorax.judges.classifier import CLASSIC, Classifier, ClassifierConfig
 from synthorax.judges.features import FeatureSpace, load_features
 from synthorax.judges.fitting import ImageArray, check_image_size, check_images, one_thread, standardise, vary
+from synthorax.progress import Progress, quiet
 
 FEATURES = "efficientnet-lite0"
 STRENGTH = 1e-3
@@ -74,7 +75,7 @@ class LinearProbeTraining:
     def __call__(
         self, images: ImageArray, labels: NDArray[np.floating], *, findings: Sequence[str], config: ClassifierConfig, seed: int,
         image_weights: NDArray[np.floating] | None = None, class_weights: NDArray[np.floating] | None = None,
-        start: Classifier | None = None, progress: Callable[[int, int], None] | None = None,
+        start: Classifier | None = None, progress: Progress = quiet,
     ) -> LinearProbe:
         """As `train_classifier`. The fit is convex: nothing but `augment`, which adds a varied copy of every image, depends on the seed.
 
@@ -101,9 +102,8 @@ class LinearProbeTraining:
             with one_thread():
                 fitted = LogisticRegression(C=STRENGTH, max_iter=2000).fit(((x - mean) / scale)[stated], truth, sample_weight=amount)
             weights[:-1, column], weights[-1, column] = fitted.coef_[0], fitted.intercept_[0]
-        if progress is not None:
-            for update in range(config.updates):
-                progress(update + 1, config.updates)
+        for update in range(1, config.updates + 1):  # whoever counts updates finds as many as of the other classifiers
+            progress(update / config.updates, "linear probe")
         parts = (mean, scale, weights)
         digest = hashlib.sha256(self.features.space.digest.encode() + b"".join(part.tobytes() for part in parts)).hexdigest()
         return LinearProbe(name=f"linear-probe-{FEATURES}", digest=digest, findings=tuple(findings), image_size=images.shape[1], mean=mean,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,7 @@ from synthorax.judges.fitting import (
     vary,
 )
 from synthorax.judges.residual import initialise
+from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 
 MIN_PATIENTS_PER_GROUP = 20
@@ -69,7 +70,7 @@ class SamePatientJudge:
 
 
 def train_same_patient(images: ImageArray, patients: Sequence[str] | NDArray[np.str_], *, config: SamePatientConfig, seed: int,
-                       progress: Callable[[int, int], None] | None = None) -> SamePatientJudge:
+                       progress: Progress = quiet) -> SamePatientJudge:
     """Train on images [N, S, S] and their patients [N] with the contrastive loss of Chen et al. 2020 (NT-Xent, Eq. 1).
 
     A batch is pairs: two different images of a patient, or one image twice; both images of a pair are varied in position, exposure and
@@ -91,7 +92,7 @@ def train_same_patient(images: ImageArray, patients: Sequence[str] | NDArray[np.
 
 
 def _train(images: ImageArray, images_of: dict[str, NDArray[np.intp]], followed: list[str], *, config: SamePatientConfig, seed: int,
-           progress: Callable[[int, int], None] | None) -> SamePatientJudge:
+           progress: Progress) -> SamePatientJudge:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = ResidualNetwork(num_findings=config.num_features, width=config.width, input_size=size)

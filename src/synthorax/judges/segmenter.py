@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from synthorax.judges.fitting import (
     vary,
 )
 from synthorax.judges.residual import ResidualBlock, convolution, initialise
+from synthorax.progress import Progress, quiet
 
 MaskArray = NDArray[np.bool_] | NDArray[np.uint8]
 
@@ -145,7 +146,7 @@ def train_segmenter(
     seed: int,
     stated: NDArray[np.bool_] | None = None,
     patients: Sequence[str] | NDArray[np.str_] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = quiet,
 ) -> Segmenter:
     """Train on images [N, S, S] with outlines [N, M, S, S] (anything above 0 is inside).
 
@@ -221,7 +222,7 @@ def _judge(network: SegmentationNetwork, *, classes: tuple[str, ...], thresholds
 
 
 def _train(images: ImageArray, masks: MaskArray, stated: NDArray[np.bool_], rows: NDArray[np.intp], *, config: SegmenterConfig, seed: int,
-           progress: Callable[[int, int], None] | None) -> tuple[SegmentationNetwork, tuple[float, ...]]:
+           progress: Progress) -> tuple[SegmentationNetwork, tuple[float, ...]]:
     generator = torch.Generator().manual_seed(seed)
     size = min(images.shape[1], config.input_size)
     network = SegmentationNetwork(num_classes=masks.shape[1], width=config.width, input_size=size)

@@ -22,8 +22,7 @@ from synthorax.privacy.membership import distance_auroc, one_image_each
 from synthorax.privacy.planted import WAYS, plant
 from synthorax.privacy.registration import Gallery
 from synthorax.privacy.reidentification import Reidentification, reidentify
-from synthorax.progress import Report as Progress
-from synthorax.progress import quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.types import ImageSet, Score
 
@@ -52,24 +51,24 @@ Attack = Callable[[NDArray[np.intp], NDArray[np.intp]], tuple[AurocInterval, str
 
 def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, features: FeatureSpace, config: AuditConfig,
                 loss_attack: Attack | str = "no diffusion model was given (--model)", facts: Mapping[str, Any] | None = None,
-                report: Progress = quiet) -> Audit:
+                progress: Progress = quiet) -> Audit:
     """Copies in three spaces, planted copies, membership and re-identification; `loss_attack` is a reason where there is none.
 
     Held-out images are divided by patient: one half sets thresholds, the other tests them. `facts` is the synthetic set's
     dataset.json, for the cards. Raises `InputError` where there are too few held-out images to set any threshold.
     """
     half = patient_folds(held_out.patients(), folds=2, seed=config.seed)
-    report(0.0, "looking for copies")
+    progress(0.0, "looking for copies")
     detector = CopyDetector.fit(train.pixels, held_out.pixels[half == 0], features=features, false_alarm_rate=config.false_alarm_rate)
     alarms = detector.false_alarms(held_out.pixels[half == 1])
-    report(0.15, "looking for copies")
+    progress(0.15, "looking for copies")
     check = detector.check(synthetic.pixels)
-    report(0.25, "planting copies")
+    progress(0.25, "planting copies")
     scores = [*_copy_scores(check, alarms, train=train, synthetic=synthetic), *_planted_scores(detector, alarms, train, config=config)]
-    report(0.5, "same-patient images")
+    progress(0.5, "same-patient images")
     band, band_score = _same_patient_band(train, held_out, check, seed=config.seed)
     scores += band_score
-    report(0.55, "membership")
+    progress(0.55, "membership")
     rows, rows_held = one_image_each(train.patients(), seed=config.seed), np.flatnonzero(half == 1)
     rows_held = rows_held[one_image_each(held_out.patients()[rows_held], seed=config.seed)]
     members, skipped = _membership(train, held_out, synthetic, rows, rows_held, np.flatnonzero(half == 0), features, loss_attack)
@@ -78,19 +77,21 @@ def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, fe
     judges = [{"name": features.name, "digest": features.digest}]
     try:
         matched = reidentify(train, held_out, synthetic, config=config.judge, seed=config.seed, false_alarm_rate=config.false_alarm_rate,
-                             report=lambda part, text: report(0.65 + 0.33 * part, text))
+                             progress=portion(progress, 0.65, 0.98))
         scores += _match_scores(matched, train, held_out, synthetic)
         judges.append({"name": matched.judge.name, "digest": matched.judge.digest})
     except InputError as error:
         skipped["re-identification"] = str(error)
+    progress(0.98, "cards")
     plain = check.similarity > (1 + max(detector.highest_real, detector.threshold)) / 2
     refusals = _refusals(check, alarms, members, matched, plain, config=config)
     extra = {"copy_threshold": detector.threshold, "copy_thresholds": detector.thresholds, "held_out_to_calibrate": int((half == 0).sum()),
              "same_patient_band": band, "plain_copies": [synthetic.studies[i].file_name for i in np.flatnonzero(plain)],
              "gate": {"passed": not refusals, "reasons": refusals}, "not_measured": skipped}
+    cards = tuple(_cards(train, synthetic, check, detector, matched, facts or {}))
+    progress(1.0, "audited")
     return Audit(dimension=Dimension("measured", scores=tuple(scores), extra=extra), refusals=tuple(refusals), judges=tuple(judges),
-                 cards=tuple(_cards(train, synthetic, check, detector, matched, facts or {})),
-                 figures={"closest pairs": _sheet(train, synthetic, check)})
+                 cards=cards, figures={"closest pairs": _sheet(train, synthetic, check)})
 
 
 def _copy_scores(check: CopyCheck, alarms: FalseAlarms, *, train: ImageSet, synthetic: ImageSet) -> list[Score]:

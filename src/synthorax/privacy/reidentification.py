@@ -13,7 +13,7 @@ from synthorax.evaluation.statistics.roc import Bootstrap
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.same_patient import SamePatientConfig, SamePatientJudge, train_same_patient
 from synthorax.privacy.copies import FalseAlarms, alarm_rate, conformal_threshold
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet
 
 FEWEST_VALIDATED = 10
@@ -44,7 +44,7 @@ class Reidentification:
 
 
 def reidentify(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, config: SamePatientConfig | None = None, seed: int = 0,
-               false_alarm_rate: float = 0.01, report: Report = quiet) -> Reidentification:
+               false_alarm_rate: float = 0.01, progress: Progress = quiet) -> Reidentification:
     """Train the judge on follow-ups of training patients, test it on held-out patients, then ask it about synthetic images.
 
     The threshold lets `false_alarm_rate` of one half of the held-out patients' images match any training patient. Raises `InputError`
@@ -55,7 +55,7 @@ def reidentify(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, conf
         raise InputError(f"only {int(pairs.own.sum())} held-out patients have two images, and {FEWEST_VALIDATED} are needed to test a "
                          "same-patient judge")
     judge = train_same_patient(train.pixels, train.patients(), config=config or SamePatientConfig(), seed=seed,
-                               progress=lambda done, total: report(done / total, f"same-patient judge {done} of {total}"))
+                               progress=progress)
     known, unknown, made = judge(train.pixels), judge(held_out.pixels), judge(synthetic.pixels)
     likeness = np.einsum("nf,nf->n", unknown[pairs.first], unknown[pairs.second]).astype(np.float64)
     validation = counted_bootstrap(pairs.own, likeness, held_out.patients()[pairs.first], counted_auroc, seed=seed)

@@ -28,7 +28,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import PARTS, Model, SampleSettings
 from synthorax.steps.models.trained_model import TrainedModel
@@ -43,7 +43,7 @@ FROM_TEXT = "findings_from_text"
 
 
 def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
-                   batch_size: int | None = None, report: Report = quiet) -> Dataset:
+                   batch_size: int | None = None, progress: Progress = quiet) -> Dataset:
     """Make every image of the plan as `out`/images/synthetic-<row>.png, with metadata.csv and dataset.json at the end.
 
     An image depends on its seed and condition. Within one batch size it is the same to the bit whatever was made before and is made with
@@ -54,19 +54,23 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
         raise InputError("the plan has no rows, so there is nothing to generate")
     network, support = model.on(engine.device), model.support
     check_settings(network, settings)
-    plan.check(model.spec)
+    plan.check(model.spec, progress=portion(progress, 0, 0.03))
     begun = claimed_inputs(out).get("batch size")
     batch_size = batch_size or (begun if isinstance(begun, int) and begun > 0 else images_at_a_time(engine))
     with claimed(out, kind="a generation", inputs=_inputs(model, plan, settings, batch_size)):
         folder = out / "images"
-        studies = [_study(model, plan, number, settings, support=support, out=out) for number in range(len(plan))]
+        studies, own = [], portion(progress, 0.03, 0.05)
+        for number in range(len(plan)):
+            studies.append(_study(model, plan, number, settings, support=support, out=out))
+            own((number + 1) / len(plan), f"masks and rows of {number + 1} of {len(plan)} images")
+        own = portion(progress, 0.05, 1)
         for numbers in _chunks(len(plan), batch_size):
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
                 images = _sample(network, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
                 for number in missing:
                     write_png(out / studies[number].file_name, images[number - numbers[0]], provenance=_provenance(studies[number]))
-            report((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
+            own((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
         write_table(out, studies)
         write_facts(out, name=out.name, studies=studies, synthetic=True,
                     extra={"labels": model.spec.findings, "model": model.name, "model_digest": model.digest,

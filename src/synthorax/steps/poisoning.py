@@ -17,7 +17,7 @@ from synthorax.evaluation.monitoring.poison import FALSE_ALARM_RATE, REASONS, Po
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import claimed
 from synthorax.former_names import present_place
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.screening.screen import common_size
 
@@ -54,7 +54,7 @@ class CheckedSet:
 
 
 def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool = False, config: PoisonConfig | None = None,
-                report: Report = quiet) -> CheckedSet:
+                progress: Progress = quiet) -> CheckedSet:
     """Hold a dataset folder of synthetic or new real images against training images that are trusted to be clean; see `vet_films`.
 
     Leaves flagged.csv and poisoning.json in `out`, and with `drop` a dataset folder `out`/clean without the flagged images. A finished
@@ -64,7 +64,7 @@ def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: boo
     inputs = {"images": digest_of(suspects), "prepared images": prepared.digest, "drop": drop, "settings": asdict(config)}
     with claimed(out, kind="a vetting", inputs=inputs) as folder:
         if not folder.done:
-            _check(suspects, prepared, out=folder.work, drop=drop, config=config, report=report)
+            _check(suspects, prepared, out=folder.work, drop=drop, config=config, progress=progress)
             folder.deliver(last=("poisoning.json",))
     told = read_json_object(present_place(out, "poisoning.json"), {"images": int, "flagged": int, "reasons": dict, "thresholds": dict,
                                                      "false_alarms": dict,
@@ -74,14 +74,13 @@ def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: boo
                      clean=out / "clean" if drop else None)
 
 
-def _check(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, config: PoisonConfig, report: Report) -> None:
+def _check(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, config: PoisonConfig, progress: Progress) -> None:
     """Vet into the empty folder `out`."""
     size = common_size(suspects, prepared)
     trusted = prepared.images("train", size=size)
     policy = STATED_ONLY if suspects.facts.get("synthetic") else prepared.policy
-    images = load_images(suspects, size=size, findings=trusted.findings, policy=policy)
-    report(0.1, "judging")
-    checked = find_poisoned(images, trusted, config=config)
+    images = load_images(suspects, size=size, findings=trusted.findings, policy=policy, progress=portion(progress, 0, 0.1))
+    checked = find_poisoned(images, trusted, config=config, progress=portion(progress, 0.1, 0.9))
     flagged = checked.flagged
     rows = [_row(images.studies[row].file_name, checked, row) for row in range(len(images)) if flagged[row]]
     columns = ("file_name", "reasons", *(f"{name}{what}" for name in REASONS for what in ("_score", "_threshold")))
@@ -102,6 +101,7 @@ def _check(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, conf
     counts = Counter(name for row in range(len(images)) for name in checked.reasons(row))
     write_json(out / "poisoning.json", {"images": len(images), "flagged": int(flagged.sum()), "reasons": dict(counts),
                                   "thresholds": checked.thresholds, "false_alarms": checked.false_alarms, "judges": list(checked.judges)})
+    progress(1.0, f"{int(flagged.sum())} of {len(images)} images flagged")
 
 
 def _row(file_name: str, checked: PoisonCheck, row: int) -> dict[str, str]:

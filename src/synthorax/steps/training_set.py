@@ -14,10 +14,12 @@ from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.files import safe_name
 from synthorax.folders import claimed
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 
-def join_training_set(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts: dict[str, str]) -> Dataset:
+def join_training_set(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts: dict[str, str],
+                      progress: Progress = quiet) -> Dataset:
     """Write the training images of `prepared`, and those of `synthetic`, to the folder `out`; one that is whole is returned as it is.
 
     Real rows keep their masks, lesions and own columns, on the grid of the images as they were prepared: square, all of one size. `facts`
@@ -26,23 +28,26 @@ def join_training_set(prepared: Prepared, synthetic: Dataset, *, out: Path, name
     inputs = {"prepared images": prepared.digest, "synthetic images": digest_of(synthetic), "name": name, **facts}
     with claimed(out, kind="a joined training set", inputs=inputs) as folder:
         if not folder.done:
-            _join(prepared, synthetic, out=folder.work, name=name, facts=facts)
+            _join(prepared, synthetic, out=folder.work, name=name, facts=facts, progress=progress)
             folder.deliver(last=(TABLE_NAME, FACTS_NAME))
     return read_dataset(out)
 
 
-def _join(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts: dict[str, str]) -> None:
+def _join(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts: dict[str, str], progress: Progress) -> None:
     """Write the training set into the empty folder `out`."""
     (out / "images").mkdir()
     train, rows = prepared.images("train"), [row for row, study in enumerate(prepared.studies, start=2) if study.split == "train"]
-    studies = []
+    studies: list[Study] = []
+    total = len(train) + len(synthetic)
     for number, (study, row, image) in enumerate(zip(train.studies, rows, train.pixels, strict=True)):
         stem = f"real-{number:06d}"
         write_png(out / f"images/{stem}.png", image)
         placed = _with_masks(study, prepared, stem=stem, size=len(image), row=row, out=out)
         studies.append(replace(placed, file_name=f"images/{stem}.png", split="train"))
+        progress(len(studies) / total, f"{len(studies)} of {total} images")
     for study in synthetic.studies:
         studies.append(replace(copy_files(study, source=synthetic.path, out=out), split="train"))
+        progress(len(studies) / total, f"{len(studies)} of {total} images")
     write_table(out, studies)
     write_facts(out, name=name, studies=studies, synthetic=False, extra={"labels": list(prepared.findings), "mixed": True, **facts})
 

@@ -23,7 +23,7 @@ KEEP = 2
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class Position:
     """How far a run is."""
 
     step: int = 0
@@ -34,7 +34,7 @@ class Progress:
     """of the processor, where the training chose them; 0 where it did not"""
 
 
-def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, nn.Module],
+def save_checkpoint(folder: Path, *, position: Position, modules: Mapping[str, nn.Module],
                     optimizers: Mapping[str, torch.optim.Optimizer]) -> Path:
     """Write `checkpoint-<step>.safetensors` atomically with its SHA-256 beside it; all but the newest two are removed."""
     tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
@@ -43,8 +43,8 @@ def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, n
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": value for key, value in state.items()}
-    path = folder / f"checkpoint-{progress.step:08d}.safetensors"
-    content = save({key: value.contiguous() for key, value in tensors.items()}, {"progress": json.dumps(asdict(progress))})
+    path = folder / f"checkpoint-{position.step:08d}.safetensors"
+    content = save({key: value.contiguous() for key, value in tensors.items()}, {"progress": json.dumps(asdict(position))})
     write_with_digest(path, content)
     for old in _newest_first(folder)[KEEP:]:
         old.unlink()
@@ -54,8 +54,8 @@ def save_checkpoint(folder: Path, *, progress: Progress, modules: Mapping[str, n
 
 
 def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
-                    optimizers: Mapping[str, torch.optim.Optimizer]) -> tuple[Progress, list[str]]:
-    """Restore the newest checkpoint that is whole, and say which were passed over; a fresh `Progress` where there is none at all.
+                    optimizers: Mapping[str, torch.optim.Optimizer]) -> tuple[Position, list[str]]:
+    """Restore the newest checkpoint that is whole, and say which were passed over; a fresh `Position` where there is none at all.
 
     InputError where all of them are damaged: to begin anew would throw the training's record away.
     """
@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
     for path in _newest_first(folder):
         try:
             content = read_with_digest(path)
-            progress = read_record(Progress, with_present_facts(json.loads(_metadata(content)["progress"])), what="progress", where=path,
+            position = read_record(Position, with_present_facts(json.loads(_metadata(content)["progress"])), what="progress", where=path,
                                    remedy="")
             _restore(with_present_weights(load(content)), modules=modules, optimizers=optimizers)
         except InputError as error:
@@ -71,11 +71,11 @@ def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
         except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError, struct.error) as error:
             damaged.append(f"{path}: is not a checkpoint of this training ({' '.join(str(error).split())[:100]})")
         else:
-            return progress, damaged
+            return position, damaged
     if damaged:
         raise InputError(f"no checkpoint is whole ({damaged[0]})", file=folder,
                          remedy="restore one of them with its .sha256, or delete this folder to begin anew")
-    return Progress(), damaged
+    return Position(), damaged
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -19,10 +19,10 @@ from synthorax.config import AtLeastOne, Fraction, NotNegative, Seed, WholeNotNe
 from synthorax.engine import Engine, deferred_interrupt
 from synthorax.errors import TrainingError, UsageError
 from synthorax.files import json_line, write_atomic
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.protocols import Objective, Phase, as_model
 from synthorax.threads import Pace
-from synthorax.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from synthorax.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
 from synthorax.training.power_ema import PowerAverages
@@ -93,7 +93,7 @@ class Outcome:
 
 def train(objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, budget_images: int | None = None, pause_seconds: float | None = None,
-          report: Report = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
+          progress: Progress = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on images, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
@@ -107,56 +107,58 @@ def train(objective: Objective, images: ImageSet, config: TrainConfig, *, engine
     bits also need equal choices afterwards (metrics.jsonl names them): whoever wants them gives the number.
     """
     loop = _Loop(objective.to(engine.device), images, config, engine=engine, folder=folder)
-    log = _Log(folder, step=loop.progress.step) if engine.is_main else None
+    log = _Log(folder, step=loop.position.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
-    pace = engine.pace(loop.progress.threads)
-    begin, first = time.monotonic(), loop.progress.step
-    start = clock() - loop.progress.elapsed_seconds
+    pace = engine.pace(loop.position.threads)
+    begin, first = time.monotonic(), loop.position.step
+    start = clock() - loop.position.elapsed_seconds
+    progress(min(1.0, loop.done(budget_seconds, budget_images)), f"step {first}")
     with deferred_interrupt() as interrupted:
         while True:
-            pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.progress.step > first
-            loop.progress.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
+            pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.position.step > first
+            loop.position.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
             done = loop.done(budget_seconds, budget_images)
             if done >= 1 or pause or stop:
                 break
             before = time.monotonic()
             losses = loop.step(done)
             if pace is not None:
-                _keep_pace(pace, loop.progress, log, seconds=time.monotonic() - before)
+                _keep_pace(pace, loop.position, log, seconds=time.monotonic() - before)
             if engine.is_main:
-                _write_down(loop, losses, log, done=done, report=report, sample=sample)
+                _write_down(loop, losses, log, done=done, progress=progress, sample=sample)
         if engine.is_main:
             loop.save()
     if log is not None:
         log.close()
     if stop:
         raise KeyboardInterrupt
-    return Outcome(model=loop.ema.model, steps=loop.progress.step, images=loop.progress.images,
-                   elapsed_seconds=loop.progress.elapsed_seconds, finished=done >= 1)
+    progress(min(1.0, done), f"step {loop.position.step}")
+    return Outcome(model=loop.ema.model, steps=loop.position.step, images=loop.position.images,
+                   elapsed_seconds=loop.position.elapsed_seconds, finished=done >= 1)
 
 
-def _keep_pace(pace: Pace, progress: Progress, log: _Log | None, *, seconds: float) -> None:
+def _keep_pace(pace: Pace, position: Position, log: _Log | None, *, seconds: float) -> None:
     """Choose the threads of the next step, and note a choice that has been made."""
     pace.step_took(seconds)
-    if not pace.trying and pace.threads != progress.threads:
-        progress.threads = pace.threads
+    if not pace.trying and pace.threads != position.threads:
+        position.threads = pace.threads
         if log is not None:
-            log.note(progress, {"threads": pace.threads})
+            log.note(position, {"threads": pace.threads})
 
 
-def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, report: Report,
+def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, progress: Progress,
                 sample: Look | None) -> None:
     """What the main process leaves on disk after a step, each thing at its own interval."""
-    config, step = loop.config, loop.progress.step
+    config, step = loop.config, loop.position.step
     if log is not None and step % config.log_every == 0:
-        log.write(loop.progress, losses, report=report, done=done)
+        log.write(loop.position, losses, progress=progress, done=done)
     if step % config.checkpoint_every == 0:
         loop.save()
     if sample is not None and config.sample_every and step % config.sample_every == 0:
         seen = sample(loop.ema.model, step)
         if log is not None and seen:
-            log.note(loop.progress, seen)
+            log.note(loop.position, seen)
 
 
 class _Loop:
@@ -175,44 +177,44 @@ class _Loop:
         self.snapshots = folder / "snapshots"
         self.averages = PowerAverages(objective.model) if config.ema_snapshots else None
         self.modules = {"players": objective.players, "ema": self.ema.model, **(self.averages.models if self.averages else {})}
-        self.progress, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
-        self.saved_step = self.progress.step if self.progress.step else None  # a step that is on disk is not written again
+        self.position, self.damaged = load_checkpoint(self.checkpoints, modules=self.modules, optimizers=self.optimizers)
+        self.saved_step = self.position.step if self.position.step else None  # a step that is on disk is not written again
         self.wrapped = engine.wrap(objective, uses_all=objective.uses_all)
 
     def done(self, budget_seconds: float | None, budget_images: int | None = None) -> float:
         """Part of the run that is behind us, by steps, time or images, whichever is furthest."""
-        part = self.progress.step / self.config.steps
-        part = max(part, self.progress.images / budget_images) if budget_images else part
-        return max(part, self.progress.elapsed_seconds / budget_seconds) if budget_seconds else part
+        part = self.position.step / self.config.steps
+        part = max(part, self.position.images / budget_images) if budget_images else part
+        return max(part, self.position.elapsed_seconds / budget_seconds) if budget_seconds else part
 
     def step(self, done: float) -> dict[str, Tensor]:
         """All phases once; returns the mean of every loss term."""
         terms: dict[str, Tensor] = {}
-        images_before = self.progress.images
+        images_before = self.position.images
         for phase in self.objective.phases:
-            if self.progress.step % phase.every == 0:
+            if self.position.step % phase.every == 0:
                 for _ in range(self.engine.from_main(self.objective.repeats(phase))):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
-        self.progress.step += 1
-        seen = {"images_seen": self.progress.images, "images_in_step": self.progress.images - images_before}
+        self.position.step += 1
+        seen = {"images_seen": self.position.images, "images_in_step": self.position.images - images_before}
         self.ema.update(self.objective.model, **seen)
         if self.averages is not None:
             self.averages.update(self.objective.model, **seen)
         return terms
 
     def save(self) -> None:
-        if self.saved_step == self.progress.step:
+        if self.saved_step == self.position.step:
             return
-        self.saved_step = self.progress.step
-        if self.averages is not None and self.progress.step:  # before the checkpoint, so that going on from it finds them all
-            self.averages.save(self.snapshots, images=self.progress.images, step=self.progress.step, every=self.config.checkpoint_every,
+        self.saved_step = self.position.step
+        if self.averages is not None and self.position.step:  # before the checkpoint, so that going on from it finds them all
+            self.averages.save(self.snapshots, images=self.position.images, step=self.position.step, every=self.config.checkpoint_every,
                                most=self.config.ema_snapshots)
-        save_checkpoint(self.checkpoints, progress=self.progress, modules=self.modules, optimizers=self.optimizers)
+        save_checkpoint(self.checkpoints, position=self.position, modules=self.modules, optimizers=self.optimizers)
 
     def _update(self, phase: Phase, *, learning_rate: float) -> dict[str, Tensor]:
-        batch = self.feed.batch(self.progress.batches)
-        self.progress.batches += 1
-        self.progress.images += len(batch) * self.engine.world_size
+        batch = self.feed.batch(self.position.batches)
+        self.position.batches += 1
+        self.position.images += len(batch) * self.engine.world_size
         for name, player in self.objective.players.items():
             for weight in player.parameters():
                 weight.requires_grad_(name in phase.updates and id(weight) not in self.frozen)
@@ -238,7 +240,7 @@ class _Loop:
             self.save()
         kept = f"the last good weights are in {self.checkpoints}" if good or self.checkpoints.exists() else "no weights were kept yet"
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-        raise TrainingError(f"step {self.progress.step}, phase '{phase.name}': the loss or its gradient is not finite ({values}, "
+        raise TrainingError(f"step {self.position.step}, phase '{phase.name}': the loss or its gradient is not finite ({values}, "
                             f"gradient norm {norm.item():.4g}); {kept}. Continue with a "
                             f"lower train.learning_rate or train.precision=fp32")
 
@@ -248,7 +250,7 @@ class _Loop:
     def _learning_rate(self, done: float) -> float:
         """Linear warm-up, constant, linear cool-down to zero."""
         config = self.config
-        warmup = min(1.0, (self.progress.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        warmup = min(1.0, (self.position.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         cooldown = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
         return config.learning_rate * warmup * cooldown
 
@@ -270,11 +272,11 @@ def measure_steps(objective: Objective, images: ImageSet, config: TrainConfig, *
     """
     loop = _Loop(objective.to(engine.device), images, config, engine=engine, folder=folder)
     loop.step(0.0)
-    start, before, taken = time.monotonic(), loop.progress.images, 0
+    start, before, taken = time.monotonic(), loop.position.images, 0
     while taken < 1 or (taken < most and time.monotonic() - start < seconds):
         loop.step(0.0)  # it looks at its loss, and so waits for the device
         taken += 1
-    return StepSpeed(seconds=(time.monotonic() - start) / taken, images=(loop.progress.images - before) / taken)
+    return StepSpeed(seconds=(time.monotonic() - start) / taken, images=(loop.position.images - before) / taken)
 
 
 def check_batch(objective: Objective, config: TrainConfig) -> None:
@@ -294,24 +296,24 @@ class _Log:
         self.board = _board(folder / "tensorboard", step=step)
         self.since, self.images = time.monotonic(), -1
 
-    def write(self, progress: Progress, losses: dict[str, Tensor], *, report: Report, done: float) -> None:
+    def write(self, position: Position, losses: dict[str, Tensor], *, progress: Progress, done: float) -> None:
         """One line on the losses, the speed and the time; `done` is the finished part of the run."""
         now = time.monotonic()
-        speed = (progress.images - self.images) / (now - self.since) if self.images >= 0 else None
-        self.since, self.images = now, progress.images
+        speed = (position.images - self.images) / (now - self.since) if self.images >= 0 else None
+        self.since, self.images = now, position.images
         values = {name: round(value.item(), 6) for name, value in losses.items()}
-        line = {"step": progress.step, "images": progress.images, "elapsed_seconds": round(progress.elapsed_seconds, 1),
+        line = {"step": position.step, "images": position.images, "elapsed_seconds": round(position.elapsed_seconds, 1),
                 "images_per_second": speed and round(speed, 1), **values}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         for name, value in values.items() if self.board is not None else ():
-            self.board.add_scalar(f"loss/{name}", value, progress.step)
+            self.board.add_scalar(f"loss/{name}", value, position.step)
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        report(done, f"step {progress.step} {text} {speed or 0:.0f} images/s")
+        progress(done, f"step {position.step} {text} {speed or 0:.0f} images/s")
 
-    def note(self, progress: Progress, seen: Mapping[str, float | str]) -> None:
+    def note(self, position: Position, seen: Mapping[str, float | str]) -> None:
         """One line on something else than losses."""
-        line = {"step": progress.step, "images": progress.images, "elapsed_seconds": round(progress.elapsed_seconds, 1), **seen}
+        line = {"step": position.step, "images": position.images, "elapsed_seconds": round(position.elapsed_seconds, 1), **seen}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 

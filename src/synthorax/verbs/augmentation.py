@@ -24,7 +24,7 @@ from synthorax.files import write_json
 from synthorax.folders import CLAIM_NAME, Folder, claimed, discard, file_stamp, stamps
 from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.progress import format_seconds
+from synthorax.progress import format_seconds, progress_line
 from synthorax.run import Run
 from synthorax.steps.augmentation_check import augment_recipe, check_compressor, check_images, image_size, known_findings
 from synthorax.steps.models.card import sentence
@@ -236,9 +236,11 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     stages.begin("screen")
     synthetic, why_not = _screened(made, prepared, job, signs)
 
-    joined = None if synthetic is None else join_training_set(
-        prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
-        facts={"licence": source.facts.get("licence", "as its sources")})
+    joined = None
+    if synthetic is not None:
+        with progress_line("join the training set") as progress:
+            joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+                                       facts={"licence": source.facts.get("licence", "as its sources")}, progress=progress)
     if folder.has("the report", {}):
         report = Report.load(out)
     else:

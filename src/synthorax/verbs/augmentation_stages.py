@@ -11,7 +11,7 @@ from synthorax.data.prepared import Prepared
 from synthorax.engine import Device, started
 from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import write_json
-from synthorax.progress import format_seconds
+from synthorax.progress import format_seconds, progress_line
 from synthorax.protocols import as_model
 from synthorax.run import Run
 from synthorax.steps.models.recipe import Recipe, build_objective
@@ -69,8 +69,9 @@ def budget_for(recipe: Recipe, prepared: Prepared, stages: Stages, *, beginning:
     if kept is None or (kept.total != stages.total and not trained):
         base = beginning.base
         ready = (as_model(base.build()), base.settings) if base is not None and base.parts else None
-        with started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine:
-            speed = measure(recipe, prepared, beginning, engine=engine, ready=ready)
+        with (started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine,
+              progress_line("measure this machine") as progress):
+            speed = measure(recipe, prepared, beginning, engine=engine, ready=ready, progress=progress)
         fewest = fewest_images(findings)
         wanted = 2 * num * len(findings) if num is not None else 2 * sum(deficits(prepared.images("train"), findings).values())
         kept = divide(stages.total, speed, spent=stages.elapsed(), wanted=max(wanted, fewest if num is None else 1), least=fewest,

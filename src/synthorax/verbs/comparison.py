@@ -38,6 +38,7 @@ from synthorax.former_names import present_place
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
+from synthorax.progress import progress_line
 from synthorax.run import Run
 from synthorax.steps.models.card import read_card
 from synthorax.steps.models.recipe import build_objective, load_recipe
@@ -219,13 +220,19 @@ def _measured(design: Design, arm: Arm, seed: int, made: Record) -> Record:
 
 
 def _measures(design: Design, arm: Arm, seed: int) -> Record:
-    images, finding = _images(design, arm, seed), design.terms.finding
-    record = measured(_real_reference(design), images) | {"copies": near_copies(*_detector(design, seed), images.pixels)}
-    if finding:
-        heard = None if np.isnan(images.column(finding)).all() else images
-        learned = design.training_images(seed).images("train", size=design.size)
-        record[DOWNSTREAM] = downstream(learned, heard, design.held_out(), finding=finding, seed=seed,
-                                        config=ClassifierConfig(updates=design.terms.judge_updates))
+    images, finding, reference = _images(design, arm, seed), design.terms.finding, _real_reference(design)
+    with progress_line(f"measure {_name(arm, seed)}") as progress:
+        progress(0.0, "distances and neighbours")
+        record = measured(reference, images)
+        progress(0.4, "near-duplicates")
+        record["copies"] = near_copies(*_detector(design, seed), images.pixels)
+        if finding:
+            progress(0.6, "downstream")
+            labelled = None if np.isnan(images.column(finding)).all() else images
+            learned = design.training_images(seed).images("train", size=design.size)
+            record[DOWNSTREAM] = downstream(learned, labelled, design.held_out(), finding=finding, seed=seed,
+                                            config=ClassifierConfig(updates=design.terms.judge_updates))
+        progress(1.0, "measured")
     return record
 
 

@@ -10,7 +10,7 @@ from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.prepared import Prepared, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
-from synthorax.progress import progress
+from synthorax.progress import progress_line
 from synthorax.registry import lookup
 from synthorax.steps.cache import cache, cached, content_of
 from synthorax.steps.models.trained_model import PathLike
@@ -33,8 +33,8 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
         return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
     table = Path(label_table) if label_table is not None else None
-    with progress("ingest") as report:
-        dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_image=patient_per_image, progress=report)
+    with progress_line("ingest") as progress:
+        dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_image=patient_per_image, progress=progress)
     return _without_many_rejects(dataset, allow_rejects)
 
 
@@ -58,8 +58,8 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
     if out is None:
         labels = hashlib.sha256(repr(dataset.studies).encode()).hexdigest()  # a label table may lie elsewhere
         out = cached("prepared", dataset.path, str(size), repr(split), str(images_per_patient), str(seed), repr(policy), labels)
-    with progress("prepare") as report:
+    with progress_line("prepare") as progress:
         made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, images_per_patient=images_per_patient,
-                               policy=policy, progress=lambda done, total: report(done / total, f"{done} of {total} images"))
+                               policy=policy, progress=progress)
     stop_if_too_many(made.rejected, at=made.path, allowed=allow_rejects)
     return made

@@ -17,6 +17,7 @@ from synthorax.evaluation.report.page import show
 from synthorax.evaluation.report.record import Report
 from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
+from synthorax.progress import progress_line
 from synthorax.steps.planning.plan import Plan
 from synthorax.steps.planning.row import PlanRow
 from synthorax.types import Stated
@@ -86,7 +87,8 @@ def demo(*, out: str | Path, seed: int = 0, device: Device = "auto", threads: in
     """
     out, config = Path(out), config or DemoConfig()
     with claimed(out, kind="a demonstration", inputs={"seed": seed, "config": repr(config)}):
-        drawn = write_phantom_dataset(out / "phantom", size=SIZE_PX, seed=seed, splits=config.population)
+        with progress_line("draw") as progress:
+            drawn = write_phantom_dataset(out / "phantom", size=SIZE_PX, seed=seed, splits=config.population, progress=progress)
         augmented = augment(drawn.path, findings=[FINDING], out=out / "augmented", num=config.num, base=BASE, seed=seed, device=device,
                             threads=threads, command=f"synthorax demo --out {out}", work=config.work)
         radiographs = _radiographs(out / "radiographs", config, seed=seed, device=device, threads=threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit.design import known_to_generator
-from synthorax.evaluation.benefit.study import BenefitConfig, BenefitResult, measure_benefit
+from synthorax.evaluation.benefit.study import BenefitConfig, measure_benefit
 from synthorax.evaluation.benefit.worst_cases import NOTE as GALLERY_NOTE
 from synthorax.evaluation.dimensions.radiomics_quality import radiomics_quality
 from synthorax.evaluation.dimensions.readings import read_readings
@@ -35,7 +35,7 @@ from synthorax.files import write_atomic, write_json
 from synthorax.folders import claimed, told_of
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_images
-from synthorax.progress import progress
+from synthorax.progress import Progress, portion, progress_line, quiet
 from synthorax.steps.loss_attack import loss_attack
 from synthorax.steps.models.trained_model import ModelLike, PathLike, TrainedModel, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
@@ -48,9 +48,9 @@ from synthorax.verbs.inputs import dataset_of, prepared_of
 def check_poisoning(suspects: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, drop: bool = False, seed: int = 0,
         device: Device = "auto", threads: int | None = None) -> CheckedSet:
     """Flag images that would poison a training: triggers, adversarial noise, wrong labels; see `steps.vet.vet_dataset`."""
-    with started(device=device, threads=threads, seed=seed), progress("check-poisoning") as report:
+    with started(device=device, threads=threads, seed=seed), progress_line("check-poisoning") as progress:
         return check_dataset(dataset_of(suspects), prepared_of(against), out=Path(out), drop=drop, config=PoisonConfig(seed=seed),
-                             report=report)
+                             progress=progress)
 
 
 def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features: str = "efficientnet-lite0", size: int = 128,
@@ -59,16 +59,19 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
     folders = [Path(folder) for folder in (old, new)]
     prepared = [Prepared.load(folder) if (folder / "prepared.json").exists() else None for folder in folders]
     size = min([size, *(part.size for part in prepared if part is not None)])
-    earlier = prepared[0].images(size=size) if prepared[0] is not None else load_images(read_dataset(folders[0]), size=size)
-    later = (prepared[1].images(size=size) if prepared[1] is not None else
-             load_images(read_dataset(folders[1]), size=size, findings=earlier.findings))
-    inputs = {"old images": earlier.digest, "new images": later.digest, "features": told_of(features), "seed": seed}
-    with contextlib.nullcontext() if out is None else claimed(out, kind="a drift report", inputs=inputs):
-        with started(device=device, threads=threads, seed=seed), progress("drift"):
-            found = drift_between(earlier, later, features=load_features(features, train=earlier, seed=seed), seed=seed)
-        if out is not None:
-            write_json(Path(out) / "report.json", found.to_dict())
-            write_atomic(Path(out) / "report.html", drift_page(found))
+    with progress_line("drift") as progress:
+        earlier = (prepared[0].images(size=size) if prepared[0] is not None else
+                   load_images(read_dataset(folders[0]), size=size, progress=portion(progress, 0, 0.1)))
+        later = (prepared[1].images(size=size) if prepared[1] is not None else
+                 load_images(read_dataset(folders[1]), size=size, findings=earlier.findings, progress=portion(progress, 0.1, 0.2)))
+        inputs = {"old images": earlier.digest, "new images": later.digest, "features": told_of(features), "seed": seed}
+        with contextlib.nullcontext() if out is None else claimed(out, kind="a drift report", inputs=inputs):
+            with started(device=device, threads=threads, seed=seed):
+                space = load_features(features, train=earlier, seed=seed)
+                found = drift_between(earlier, later, features=space, seed=seed, progress=portion(progress, 0.2, 1))
+            if out is not None:
+                write_json(Path(out) / "report.json", found.to_dict())
+                write_atomic(Path(out) / "report.html", drift_page(found))
     return found
 
 
@@ -87,16 +90,18 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
         raise UsageError("evaluate needs at least one feature space")
     read = None if readings is None else read_readings(readings, real=prepared.studies, synthetic=made.studies, findings=prepared.findings)
     quality = {} if rqs is None else {"radiomics_quality": radiomics_quality(rqs)}
-    sides, images = _sides(prepared, made, masks=True)
     settings = {"features": [told_of(name) for name in names], "quick": quick, "readings": told_of(readings), "rqs": told_of(rqs),
                 "seed": seed}
-    with report_folder(out, part="an evaluation", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
-        if folder.done:
-            return folder.read()
-        with started(device=device, threads=threads, seed=seed), progress("evaluate") as show:
-            spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
-            report = evaluate_images(sides, images, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read, report=show)
-        return folder.written(replace(report, inputs={**report.inputs, **quality}))
+    with progress_line("evaluate") as progress:
+        sides, images = _sides(prepared, made, masks=True, progress=portion(progress, 0, 0.1))
+        with report_folder(out, part="an evaluation", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
+            if folder.done:
+                return folder.read()
+            with started(device=device, threads=threads, seed=seed):
+                spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
+                report = evaluate_images(sides, images, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read,
+                                         progress=portion(progress, 0.1, 1))
+            return folder.written(replace(report, inputs={**report.inputs, **quality}))
 
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
@@ -123,11 +128,13 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     with report_folder(out, part="a benefit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
         if folder.done:
             return folder.read()
-        with started(device=device, threads=threads, seed=seed) as engine, progress("benefit") as show:
+        with started(device=device, threads=threads, seed=seed) as engine, progress_line("benefit") as progress:
             if config.classifier.network not in ("small", "linear-probe"):  # these are as fast on a processor, and the same everywhere
                 config = replace(config, classifier=replace(config.classifier, device=str(engine.device)))
-            found = measured_benefit(prepared, sides, images, names, config=config, unseen=unseen, keep=keep, report=show,
-                                     external=None if other is None else other.images(size=images.pixels.shape[1]))
+            size = images.pixels.shape[1]
+            found = measure_benefit(sides.train, prepared.images("test", size=size), images, findings=names, config=config,
+                                    real_val=prepared.images("val", size=size), train_unseen=unseen, keep=keep, progress=progress,
+                                    external=None if other is None else other.images(size=size))
         if into is None:
             real_facts = {"digest": prepared.digest, "images": len(sides.train) + len(sides.held_out)}
             into = Report(inputs={"real": real_facts, "synthetic": {"digest": images.digest, "images": len(images)}})
@@ -164,9 +171,9 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
 
 def _audited(prepared: Prepared, made: Dataset, sides: RealImages, images: ImageSet, *, out: PathLike | None, model: TrainedModel | None,
              reference: TrainedModel | None, features: str, config: AuditConfig, seed: int, device: Device, threads: int | None) -> Report:
-    with started(device=device, threads=threads, seed=seed), progress("audit") as show:
+    with started(device=device, threads=threads, seed=seed), progress_line("audit") as progress:
         attack: Any = "no diffusion model was given (--model)" if model is None else loss_attack(prepared, model, reference, seed=seed)
-        found = audit_images(sides.train, sides.held_out, images, features=load_features(features), facts=made.facts, report=show,
+        found = audit_images(sides.train, sides.held_out, images, features=load_features(features), facts=made.facts, progress=progress,
                             config=config, loss_attack=attack)
     inputs = {"real": {"digest": prepared.digest, "train": len(sides.train), "held_out": len(sides.held_out)},
               "synthetic": {"digest": images.digest, "images": len(images)}}
@@ -183,8 +190,10 @@ def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile
 
     `size` is the image size that will be trained; `out` gets lesion_noise.json, .md and .svg. Raises InputError without lesion masks.
     """
-    images = prepared_of(data).images("train", size=size, masks=True)
-    report = report_lesion_noise(images, quantile=quantile, part=part)
+    with progress_line("lesion-noise") as progress:
+        progress(0.0, "reading the training images and their masks")
+        images = prepared_of(data).images("train", size=size, masks=True)
+        report = report_lesion_noise(images, quantile=quantile, part=part, progress=portion(progress, 0.3, 1))
     if out is not None:
         lesions = hashlib.sha256(json.dumps(report.to_dict(), default=str).encode()).hexdigest()
         inputs = {"images": images.digest, "lesions": lesions, "size": size, "quantile": quantile, "part": part}
@@ -195,25 +204,11 @@ def lesion_noise(data: Prepared | PathLike, *, size: int | None = None, quantile
     return report
 
 
-def measured_benefit(prepared: Prepared, sides: RealImages, synthetic: ImageSet, findings: Sequence[str], *, config: BenefitConfig,
-                     report: Callable[[float, str], None], unseen: bool = False, keep: Path | None = None,
-                     external: ImageSet | None = None) -> BenefitResult:
-    """The benefit: measured on patients that the generator has not seen, or skipped with the reason.
-
-    `unseen` says that it has not seen those of the training split either.
-    """
-    size = synthetic.pixels.shape[1]
-    test = prepared.images("test", size=size)
-    val = prepared.images("val", size=size)
-    return measure_benefit(sides.train, test, synthetic, findings=findings, config=config, real_val=val, external=external,
-                           train_unseen=unseen, keep=keep, progress=lambda done, total, text: report(done / total, text))
-
-
-def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False) -> tuple[RealImages, ImageSet]:
+def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False, progress: Progress = quiet) -> tuple[RealImages, ImageSet]:
     """Both sides at one size; held-out images are those of the validation and the test split. With `masks`, those that the tables name."""
     size = common_size(synthetic, prepared)
     asked = masks and bool(mask_classes(synthetic.studies, prepared.findings))
-    images = load_images(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY, masks=asked)
+    images = load_images(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY, masks=asked, progress=progress)
     known = masks and bool(prepared.mask_classes())
     held_out = tuple(prepared.images(split, size=size, masks=known) for split in ("val", "test"))
     joined = ImageSet(pixels=np.concatenate([part.pixels for part in held_out]), findings=prepared.findings,

@@ -15,7 +15,7 @@ from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.former_names import refuse_former_keywords
 from synthorax.options import Request, SampleSettings
-from synthorax.progress import progress
+from synthorax.progress import Progress, portion, progress_line
 from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
@@ -40,12 +40,16 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
     prepared = prepared_of(data)
     names = list(balance) if list(balance) == ["all"] else [canonical(name, allow=prepared.findings) for name in balance]
     counts = {canonical(name, allow=prepared.findings): number for name, number in (count or {}).items()}
-    made = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed)
-    if model is not None:
-        made = made.restricted_to(open_model(model).spec)
-    if out is not None:
-        made.write(Path(out))
-    return made
+    with progress_line("plan") as progress:
+        progress(0.0, "reading the training images")
+        decided = balancing_plan(prepared.images("train"), balance=names, count=counts, companions=companions, seed=seed,
+                                 progress=portion(progress, 0.1, 0.8))
+        if model is not None:
+            decided = decided.restricted_to(open_model(model).spec)
+        if out is not None:
+            decided.write(Path(out))
+        progress(1.0, f"{len(decided)} images")
+    return decided
 
 
 @refuse_former_keywords(Request, SampleSettings, plan="what")
@@ -78,9 +82,8 @@ def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *,
     else:
         plan = what if isinstance(what, Plan) else read_plan(Path(what), allow=spec.findings)
     check_settings(trained.network, settings)
-    plan.check(spec)
-    with started(device=device, threads=threads, seed=seed) as engine, progress("generate") as report:
-        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, report=report)
+    with started(device=device, threads=threads, seed=seed) as engine, progress_line("generate") as progress:
+        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, progress=progress)
 
 
 @refuse_former_keywords(ScreenConfig)
@@ -89,9 +92,9 @@ def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: 
     """Drop near-duplicates and images that do not show what was asked for; see `steps.screening.screen.screen_images`."""
     made, prepared, config = dataset_of(synthetic), prepared_of(against), config or ScreenConfig()
     names = [canonical(name, allow=prepared.findings) for name in config.findings]
-    with started(device=device, threads=threads, seed=seed), progress("screen") as report:
+    with started(device=device, threads=threads, seed=seed), progress_line("screen") as progress:
         return screen_images(made, prepared, out=Path(out), findings=names, filters=config.filters, classifier=config.classifier, seed=seed,
-                             report=report)
+                             progress=progress)
 
 
 def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
@@ -107,19 +110,19 @@ def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequen
     settings = trained.settings
     prepared = prepared_of(real)
     names = list(dict.fromkeys(canonical(name, allow=prepared.findings) for name in findings))
-    with started(device=device, threads=threads, seed=seed) as engine, progress("refine-loop") as report:
-        def make(plan: Plan, folder: Path) -> Dataset:
-            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine)
+    with started(device=device, threads=threads, seed=seed) as engine, progress_line("refine-loop") as progress:
+        def make(plan: Plan, folder: Path, progress: Progress) -> Dataset:
+            return generate_images(trained, plan.restricted_to(trained.spec), out=folder, settings=settings, engine=engine,
+                                   progress=progress)
 
         return run_refine_loop(make, prepared, findings=names, out=Path(out), config=config or RefineLoopConfig(seed=seed),
-                               maker=trained.digest,
-                        report=report)
+                               maker=trained.digest, progress=progress)
 
 
 def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
     """Write a dataset folder's images as DICOM or PNG with their provenance."""
-    with progress("export") as report:
-        return export_dataset(dataset_of(dataset), format=format, out=Path(out), report=report)
+    with progress_line("export") as progress:
+        return export_dataset(dataset_of(dataset), format=format, out=Path(out), progress=progress)
 
 
 def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
@@ -133,5 +136,6 @@ def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()
         raise UsageError(f"{trained} of family '{spec.family}' is no diffusion model of ours, and only these go to diffusers")
     chosen = repeated(row_of(Request(finding=finding), spec), num=1, seed=0)
     asked = json.dumps(chosen.rows[0].requested(), sort_keys=True) if finding else ""
-    return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
-                            noise_schedule="cosine" if settings.schedule == "cosine" else "linear")
+    with progress_line("export-model") as progress:
+        return export_diffusers(network, Path(out), condition=chosen.condition(spec), asked=asked, clip=settings.clip,
+                                noise_schedule="cosine" if settings.schedule == "cosine" else "linear", progress=progress)

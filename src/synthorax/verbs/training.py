@@ -13,6 +13,7 @@ from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Device, started
 from synthorax.errors import UsageError
+from synthorax.progress import progress_line
 from synthorax.run import Run
 from synthorax.steps.models.pack import pack_cascade
 from synthorax.steps.models.recipe import Recipe, load_recipe
@@ -92,4 +93,5 @@ def pack(runs: Sequence[ModelLike], *, out: PathLike, guide: ModelLike | None = 
 
     >>> pack(["runs/base-64", "runs/super-256"], out="models/cxr-256")  # doctest: +SKIP
     """
-    return pack_cascade(runs, Path(out), guide=guide, sample=sample, precision=precision)
+    with progress_line("pack") as progress:
+        return pack_cascade(runs, Path(out), guide=guide, sample=sample, precision=precision, progress=progress)

@@ -17,7 +17,7 @@ from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
 from synthorax.files import readable_name, safe_name, write_atomic
 from synthorax.folders import CLAIM_NAME, claimed, file_stamp, stamps
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -57,7 +57,7 @@ def assemble(
     afterwards: Callable[[], Iterable[Note]] = tuple,
     facts: Mapping[str, Any] | None = None,
     patient_per_image: bool = False,
-    progress: Report = quiet,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Write the dataset folder `out`, whole or not at all, with `rejects.csv` and `notes.csv` (row, file_name, reason).
 

@@ -18,7 +18,7 @@ from synthorax.data.tables import Row, read_table
 from synthorax.data.vocabulary import canonical
 from synthorax.errors import InputError
 from synthorax.files import safe_name
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 TABLE_PATTERN = "Data_Entry_2017*.csv"
@@ -41,7 +41,7 @@ def ingest(
     label_table: str | Path | None = None,
     allow: Sequence[str] = (),
     patient_per_image: bool = False,
-    progress: Report = quiet,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Make a dataset folder of `Data_Entry_2017*.csv` (or `label_table`), `BBox_List_2017*.csv` and the images below.
 

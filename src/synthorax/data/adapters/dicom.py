@@ -27,7 +27,7 @@ from synthorax.data.dataset import Dataset, Note, parse_study
 from synthorax.data.pixels import Pixels, write_png
 from synthorax.data.tables import Table, read_table
 from synthorax.errors import InputError
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 RADIOGRAPHS = frozenset({"CR", "DX", "DR", "RG", "RF", "OT", ""})
@@ -50,7 +50,7 @@ def ingest(
     allow: Sequence[str] = (),
     patient_per_image: bool = False,
     pseudonym_key: bytes | None = None,
-    progress: Report = quiet,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Make a dataset folder of the DICOM images anywhere below `source`, as 8- or 16-bit grey PNG.
 

@@ -25,7 +25,7 @@ from synthorax.data.dataset import Dataset, Note, parse_study, read_facts, relat
 from synthorax.data.tables import read_table
 from synthorax.data.vocabulary import parse_findings
 from synthorax.errors import InputError
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 MASK_FOLDERS = frozenset({"mask", "masks"})
@@ -39,7 +39,7 @@ def ingest(
     label_table: str | Path | None = None,
     allow: Sequence[str] = (),
     patient_per_image: bool = False,
-    progress: Report = quiet,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Make a dataset folder of the images anywhere below `source`.
 

@@ -38,15 +38,19 @@ from synthorax.evaluation.benefit.other_sites import external_test, fitted_exter
 from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN, Arm, BenefitConfig
 from synthorax.evaluation.benefit.shortcuts import shortcuts
 from synthorax.evaluation.benefit.subgroups import ARMS, subgroup_benefit
-from synthorax.evaluation.benefit.training import Answers, Job, Progress, first, shuffled, train_jobs
+from synthorax.evaluation.benefit.training import Answers, Job, first, shuffled, train_jobs
 from synthorax.evaluation.benefit.worst_cases import failure_sheets
 from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.roc import delong_interval
 from synthorax.judges.classifiers import training_of, usual_classifier
+from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
 __all__ = ["BenefitConfig", "BenefitResult", "asked_config", "gate_reasons", "measure_benefit", "origin_probe"]
+
+TRAININGS = 0.9
+"""fraction of a study's time that its trainings take, roughly; the rest compares the arms"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +86,13 @@ class BenefitResult:
 
 def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageSet, *, findings: Sequence[str],
                     config: BenefitConfig | None = None, real_val: ImageSet | None = None, external: ImageSet | None = None,
-                    train_unseen: bool = False, keep: Path | None = None, progress: Progress | None = None) -> BenefitResult:
+                    train_unseen: bool = False, keep: Path | None = None, progress: Progress = quiet) -> BenefitResult:
     """Train every arm with every seed and compare them on real images that no training saw, for each of `findings`.
 
     With one split, `real_val` only sets the thresholds and `real_test` is tested. With `config.folds`, the patients of both are
     cross-validated; those of `real_train` are too if `train_unseen` says that the generator has not seen them, and else always
     train. `external` are images of another hospital, about which `real` and `real+synthetic` are asked too. `keep` is a folder in which
-    finished trainings wait for a study that was stopped to go on. `progress(done, total, text)` counts updates. A finding with too few
+    finished trainings wait for a study that was stopped to go on. A finding with too few
     patients to be tested is skipped with the reason. Raises InputError when a synthetic image stands among the real ones, a patient is
     on two sides, an image has no patient, a synthetic image is a held-out image, an external one is not new or `keep` holds another study;
     UsageError when sizes or columns do not fit.
@@ -120,13 +124,13 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
     jobs = _jobs(arms, design, tested, config, num_external=len(external or ()))
     jobs += curve_jobs(design, tested, config) if config.positives else []
     elsewhere = site_jobs(design, made, tested, config) if config.leave_site_out else []
-    tell, updates, answers = progress or _say_nothing, config.classifier.updates, dict[str, Answers]()
-    for part, folder, before in ((jobs, keep, 0), (elsewhere, keep and keep / "sites", len(jobs))):  # apart: sites may be left out later
-        def told(done: int, of: int, text: str, before: int = before * updates) -> None:
-            tell(before + done, (len(jobs) + len(elsewhere)) * updates, text)
-
+    answers, done, total = dict[str, Answers](), 0, len(jobs) + len(elsewhere)
+    for part, folder in ((jobs, keep), (elsewhere, keep and keep / "sites")):  # apart: sites may be left out later
         if part:
-            answers |= train_jobs(part, design.real, made, config=config, keep=folder, progress=told)
+            own = portion(progress, TRAININGS * done / total, TRAININGS * (done + len(part)) / total)
+            answers |= train_jobs(part, design.real, made, config=config, keep=folder, progress=own)
+            done += len(part)
+    progress(TRAININGS, "comparing the arms")
     by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities[: len(part.val) + len(part.test)]
                       for run in range(config.seeds)] for fold, part in enumerate(parts)]
                     for repeat, parts in enumerate(design.parts)] for arm in arms}
@@ -152,11 +156,13 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
             entry["external"] = external_test(external, at_home, finding, config)
         entries.append(entry | {"gate": gate_of(entry, config)})
     curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
+    progress((1 + TRAININGS) / 2, "reliance on the origin of images")
     probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
     if probe is not None and not config.is_screen:
         probe["origin_reliance"] = origin_reliance(real_train, real_test, synthetic, findings=tested, config=config.classifier,
                                                    seed=config.seed)
     figures = {name: sheet for finding in (tested if config.gallery else ()) for name, sheet in failure_sheets(found, finding).items()}
+    progress(1.0, "measured")
     return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve, figures=figures)
 
 
@@ -249,6 +255,3 @@ def _sizes(finding: str, design: Design, synthetic: ImageSet) -> dict[str, Any]:
             "n_synthetic_positive": int((synthetic.column(finding) == 1).sum()), "n_test": len(labels),
             "n_test_positive": int(labels.sum()), "n_test_patients": len(np.unique(design.test.patients()[known]))}
 
-
-def _say_nothing(done: int, total: int, text: str) -> None:
-    pass

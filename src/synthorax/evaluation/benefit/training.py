@@ -7,7 +7,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ from synthorax.files import read_json_object, read_with_digest, remove_temporari
 from synthorax.folders import only_user
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.fitting import ready
+from synthorax.progress import Progress
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
 Scores = NDArray[np.float64]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +126,14 @@ class _Trainer:
         if arm.first_synthetic:
             before = config.updates // 2
             start = self._train(added.pixels, added.labels, findings=own.findings, config=replace(config, updates=before),
-                                seed=derive(job.seed, "synthetic first"), progress=lambda done, of: self._count(job))
+                                seed=derive(job.seed, "synthetic first"), progress=lambda fraction, text: self._count(job))
             config = replace(config, updates=config.updates - before)
         # The same function, seed and config for all arms: they differ in images, in how often these are drawn, or in the loss.
         classifier = self._train(
             np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]), findings=own.findings,
             config=config, seed=job.seed, image_weights=oversampling(own, declared, job.targets) if arm.oversample else None,
             class_weights=class_weights(own, job.targets) if arm.class_weighted else None, start=start,
-            progress=lambda done, of: self._count(job))
+            progress=lambda fraction, text: self._count(job))
         return Answers(probabilities=classifier.predict(self._real.pixels[job.asked]),
                        classifier=f"{classifier.name}, {classifier.num_parameters:,} parameters")
 
@@ -142,7 +142,11 @@ class _Trainer:
             if self._stopped:
                 raise CancelledError
             self._done += 1
-            self._progress(self._done, self._total, job.name)
+            try:
+                self._progress(self._done / self._total, job.name)
+            except BaseException:  # Ctrl-C in another thread's words: no training does another update
+                self._stopped = True
+                raise
 
 
 def oversampling(real: ImageSet, added: ImageSet, targets: Sequence[str]) -> NDArray[np.float64]:

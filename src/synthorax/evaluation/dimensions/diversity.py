@@ -9,13 +9,19 @@ from synthorax.evaluation.metrics.feature_sets import Group, RealImages, Seen
 from synthorax.evaluation.metrics.neighbours import ms_ssim_scores, neighbour_scores
 from synthorax.evaluation.metrics.vendi import vendi_score
 from synthorax.evaluation.report.record import Dimension
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
 
-def diversity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups: Sequence[Group], *, seed: int) -> Dimension:
+def diversity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups: Sequence[Group], *, seed: int,
+              progress: Progress = quiet) -> Dimension:
     """Precision, recall, density, coverage and Vendi score by group in the first feature space, of all images in the others."""
-    scores = [score for number, space in enumerate(seen) for group in groups if number == 0 or group.name == "all"
-              for score in neighbourhood(real, space, group, seed=seed)]
+    scores: list[Score] = []
+    compared = [(space, group) for number, space in enumerate(seen) for group in groups if number == 0 or group.name == "all"]
+    for done, (space, group) in enumerate(compared):
+        progress(0.8 * done / len(compared), f"diversity, {group.name}")
+        scores += neighbourhood(real, space, group, seed=seed)
+    progress(0.8, "diversity, MS-SSIM of pairs")
     missing = {}
     try:
         scores += ms_ssim_scores(real.held_out.pixels, synthetic.pixels, seed=seed, floor_sets=(real.held_out.pixels, real.train.pixels))

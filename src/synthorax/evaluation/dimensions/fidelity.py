@@ -17,6 +17,7 @@ from synthorax.evaluation.metrics.same_patient_bands import feature_band, neares
 from synthorax.evaluation.metrics.segmentation import LEAST_DICE, FittedSegmenter, SegmentationModel, describe_segmenter
 from synthorax.evaluation.report.record import Dimension
 from synthorax.judges.radiomics import RadiomicsFeatures
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
 MOST_IMAGES = 400
@@ -25,14 +26,16 @@ ORGANS = ("lung", "heart")
 
 
 def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups: Sequence[Group], fitted_segmenter: FittedSegmenter, *,
-             seed: int) -> Dimension:
+             seed: int, progress: Progress = quiet) -> Dimension:
     """Every distance between the synthetic and the real held-out images; groups in the first feature space only."""
     scores: list[Score] = []
     extra: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    for number, space in enumerate(seen):
-        scores += [score for group in groups if number == 0 or group.name == "all"
-                   for score in distances(real, space, group, seed=seed)]
+    compared = [(space, group) for number, space in enumerate(seen) for group in groups if number == 0 or group.name == "all"]
+    for done, (space, group) in enumerate(compared):
+        progress(0.7 * done / len(compared), f"fidelity, {group.name}")
+        scores += distances(real, space, group, seed=seed)
+    progress(0.7, "fidelity, radiomics and anatomy")
     few = [_some(images, seed=seed) for images in (real.held_out, real.train, synthetic)]
     scores.append(radiomics_distance(few[0], few[1], few[2], seed=seed))
     found, reason = anatomy(few[0], few[1], few[2], fitted_segmenter, seed=seed)
@@ -42,6 +45,7 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups
     for name in ORGANS:
         if name in fitted_segmenter.reasons and not (name == "lung" and reason):
             missing[name] = fitted_segmenter.reasons[name]
+    progress(0.9, "fidelity, images of one patient")
     every = _joined(real)
     pairs = same_patient_pairs(every, seed=seed)
     bands = pixel_bands(every, pairs)

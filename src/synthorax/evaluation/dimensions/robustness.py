@@ -9,19 +9,21 @@ from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupted
 from synthorax.evaluation.metrics.distances import kid, kid_difference, kid_score
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, MIN_PATIENTS_PER_GROUP, RealImages, Seen
 from synthorax.evaluation.report.record import Dimension
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
 MOST_CORRUPTED = 64
 
 
-def robustness(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int, corruptions: bool = True) -> Dimension:
+def robustness(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int, corruptions: bool = True,
+               progress: Progress = quiet) -> Dimension:
     """Scores by site and, unless left out, by corruption; skipped with the reason where neither can be had."""
     sites = site_distances(real, synthetic, seen, seed=seed)
     reasons = {} if sites else {"other sites": "the real images name fewer than two sites with enough held-out images"}
     try:
         if not corruptions:
             raise InputError("left out of a quick evaluation; run `synthorax evaluate` without --quick for it")
-        moved = corruption_shifts(real, synthetic, seen, seed=seed)
+        moved = corruption_shifts(real, synthetic, seen, seed=seed, progress=progress)
     except InputError as error:
         moved, reasons = (), reasons | {"corruptions": str(error)}
     if not (sites or moved):
@@ -53,7 +55,8 @@ def site_distances(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: i
     return tuple(scores)
 
 
-def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int) -> tuple[Score, ...]:
+def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int,
+                      progress: Progress = quiet) -> tuple[Score, ...]:
     """How much farther from real images each corruption carries the synthetic ones: KID afterwards less KID before, on the same images.
 
     The floor is the same corruption of as many real training images. A shift of nought means that this feature space does not see the
@@ -65,7 +68,8 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed
     num = min(MOST_CORRUPTED, len(synthetic), len(real.train))
     made, known = (rng.permutation(len(images))[:num] for images in (synthetic, real.train))
     scores = []
-    for name in CORRUPTIONS:
+    for number, name in enumerate(CORRUPTIONS):
+        progress(number / len(CORRUPTIONS), f"robustness, {name}")
         after = seen.space(corrupted(synthetic.pixels[made], name, seed=seed))
         value, low, high = kid_difference(seen.held_out, seen.synthetic[made], after, real_patients=real.held_out.patients())
         of_real = seen.space(corrupted(real.train.pixels[known], name, seed=seed))

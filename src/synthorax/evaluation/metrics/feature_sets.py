@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.judges.features import FeatureSpace
+from synthorax.judges.features import FeatureSpace, features_of
+from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet
 
 MIN_IMAGES_PER_GROUP = 20
@@ -39,9 +40,14 @@ class Seen:
     synthetic: Vectors
 
     @classmethod
-    def through(cls, space: FeatureSpace, real: RealImages, synthetic: ImageSet) -> Seen:
+    def through(cls, space: FeatureSpace, real: RealImages, synthetic: ImageSet, *, progress: Progress = quiet) -> Seen:
         """Features of the three sets."""
-        return cls(space=space, train=space(real.train.pixels), held_out=space(real.held_out.pixels), synthetic=space(synthetic.pixels))
+        sets, done, vectors = (real.train, real.held_out, synthetic), 0, []
+        total = max(1, sum(map(len, sets)))
+        for images in sets:
+            vectors.append(features_of(space, images.pixels, progress=portion(progress, done / total, (done + len(images)) / total)))
+            done += len(images)
+        return cls(space=space, train=vectors[0], held_out=vectors[1], synthetic=vectors[2])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

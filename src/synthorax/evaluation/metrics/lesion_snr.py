@@ -22,6 +22,7 @@ from synthorax.data.masks import IN_BOX, is_organ
 from synthorax.diffusion.noise import ddpm_sigmas, flow_sigmas, sampling_sigmas
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.report import plots
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet
 
 FloatArray = NDArray[np.float64]
@@ -128,7 +129,8 @@ class LesionNoiseReport:
 
 def report_lesion_noise(images: ImageSet, *, threshold: float = 1.0, quantile: float = 0.25, part: float = 0.5,
                         edges_px: Sequence[float] = (),
-                        sigma_mean: float = -0.8, sigma_std: float = 1.4, sigma_min: float = 0.005) -> LesionNoiseReport:
+                        sigma_mean: float = -0.8, sigma_std: float = 1.4, sigma_min: float = 0.005,
+                        progress: Progress = quiet) -> LesionNoiseReport:
     """Measure every lesion of `images`, which come with masks, and recommend noise levels.
 
     The lesion to care for is the one at `quantile` of all when sorted by the noise level at which they are lost; it shall have a
@@ -142,7 +144,7 @@ def report_lesion_noise(images: ImageSet, *, threshold: float = 1.0, quantile: f
             raise UsageError(f"{name} is {value}; it is a part between 0 and 1")
     if not 0 < threshold < math.inf or not 0 < sigma_std < math.inf:
         raise UsageError(f"threshold {threshold} and sigma_std {sigma_std} must be above 0 and finite")
-    lesions, filling = measure_lesions(images, threshold=threshold)
+    lesions, filling = measure_lesions(images, threshold=threshold, progress=progress)
     lost = float(np.quantile([lesion.sigma_lost for lesion in lesions], quantile))
     if lost <= sigma_min:
         raise InputError(f"lesions that are lost at noise level {lost:.4f} do not differ from what is around them",
@@ -157,10 +159,11 @@ def report_lesion_noise(images: ImageSet, *, threshold: float = 1.0, quantile: f
         advice=_advise(lost, part, mean=sigma_mean, std=sigma_std, sigma_min=sigma_min, sigma_max=_greatest_distance(images)))
 
 
-def measure_lesions(images: ImageSet, *, threshold: float = 1.0) -> tuple[list[LesionNoise], int]:
+def measure_lesions(images: ImageSet, *, threshold: float = 1.0, progress: Progress = quiet) -> tuple[list[LesionNoise], int]:
     """Every lesion that has something around it, and how many have not. Raises `InputError` where there is no lesion at all."""
     found, filling = [], 0
     for row, finding, values, others, lung in _lesion_masks(images):
+        progress(row / len(images), f"lesions of image {row + 1} of {len(images)}")
         image = images.pixels[row] / np.iinfo(images.pixels.dtype).max * 2.0 - 1.0
         parts, num = ndimage.label(values, structure=np.ones((3, 3)))
         coverage = np.where(values == IN_BOX, 1.0, values / 255.0)
@@ -175,6 +178,7 @@ def measure_lesions(images: ImageSet, *, threshold: float = 1.0) -> tuple[list[L
             found.append(LesionNoise(image=row, finding=finding, area_px=float(area), contrast=contrast,
                                      sigma_lost=abs(contrast) * math.sqrt(area) / threshold,
                                      in_box=bool((values[parts == label] == IN_BOX).all())))
+    progress(1.0, f"{len(found)} lesions")
     if not found:
         raise InputError("no image has a lesion mask with something around it",
                          remedy="name masks in the column lesion_mask, or boxes, and load the images with masks=True")

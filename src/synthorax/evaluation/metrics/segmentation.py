@@ -15,6 +15,7 @@ from synthorax.data.masks import INSIDE
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, MIN_PATIENTS_PER_GROUP, RealImages
 from synthorax.judges.fitting import ImageArray
 from synthorax.judges.segmenter import Segmenter, SegmenterConfig, dice, train_segmenter
+from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Masks
 
 SIDE_PX = 64
@@ -78,7 +79,8 @@ def drawn_masks(images: ImageSet, name: str) -> tuple[NDArray[np.bool_], NDArray
     return drawn, has, nothing
 
 
-def fit_segmenter(real: RealImages, classes: Sequence[str], *, seed: int, config: SegmenterConfig = QUICK) -> FittedSegmenter:
+def fit_segmenter(real: RealImages, classes: Sequence[str], *, seed: int, config: SegmenterConfig = QUICK,
+                  progress: Progress = quiet) -> FittedSegmenter:
     """Learn the classes of which the training images have at least 20 outlines of 10 patients; the others get a reason."""
     reasons: dict[str, str] = {}
     drawn, stated, learned_from = [], [], {}
@@ -99,7 +101,7 @@ def fit_segmenter(real: RealImages, classes: Sequence[str], *, seed: int, config
         return FittedSegmenter(segmenter=None, reasons=reasons)
     rows = np.flatnonzero(np.any(stated, axis=0))
     judge = train_segmenter(smaller(real.train.pixels[rows]), np.stack(drawn, axis=1)[rows], classes=list(learned_from), config=config,
-                            seed=seed, stated=np.stack(stated, axis=1)[rows], patients=patients[rows])
+                            seed=seed, stated=np.stack(stated, axis=1)[rows], patients=patients[rows], progress=progress)
     agreement = {}
     for column, name in enumerate(judge.classes):
         outlines, has, _ = drawn_masks(real.held_out, name)

@@ -13,8 +13,9 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.metrics.kernels import median_distance
 from synthorax.evaluation.statistics.roc import auroc
 from synthorax.judges.appearance import NAMES, appearance_statistics
-from synthorax.judges.features import FeatureSpace
+from synthorax.judges.features import FeatureSpace, features_of
 from synthorax.privacy.copies import conformal_threshold
+from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -76,7 +77,7 @@ class Drift:
 
 
 def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed: int = 0, draws: int = DRAWS,
-                  level: float = LEVEL) -> Drift:
+                  level: float = LEVEL, progress: Progress = quiet) -> Drift:
     """Compare embeddings, labels, people and looks of two sets of images.
 
     Ways: the maximum mean discrepancy of the features; the AUROC of a linear classifier that tells old from new images of patients whom it
@@ -94,12 +95,16 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
     rng = np.random.default_rng(derive(seed, "drift"))
     old, new = (images.take(np.sort(_drawn(images, MOST_IMAGES, rng))) for images in (old, new))
     size = min(len(new), len(old) // 2)
-    compare, patients = _Compare.of(old, new, features), old.patients()
+    compare, patients = _Compare.of(old, new, features, progress=portion(progress, 0, 0.5)), old.patients()
     parts = []
     for _ in range(draws + 1):  # the last one is the reference for the newer images
         chosen = _drawn(old, size, rng)
         parts.append((np.flatnonzero(~np.isin(patients, patients[chosen])), chosen))
-    null = np.array([compare(reference, sample) for reference, sample in parts[:-1]])
+    chance = []
+    for number, (reference, sample) in enumerate(parts[:-1], start=1):
+        chance.append(compare(reference, sample))
+        progress(0.5 + 0.5 * number / len(parts), f"chance, split {number} of {draws}")
+    null = np.array(chance)
     sample = len(old) + _drawn(new, size, rng)
     value = compare(parts[-1][0], sample)
     usable = ~np.isnan(value) & ~np.isnan(null).any(axis=0)
@@ -113,6 +118,7 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
     shifts = [Shift(name=name, value=float(value[usable][i]), usual=float(usual[i]), alarm=bool(far[i] > alarm_above),
                     p=float((1 + (null[:, usable][:, i] >= value[usable][i]).sum()) / (1 + draws)), **compare.told(name, *everything))
               for i, name in enumerate(names)]
+    progress(1.0, f"{len(names)} ways compared")
     left = tuple(f"{name}: stated in fewer than {FEWEST_STATED} images of a part" for name in compare.names if name not in names)
     return Drift(shifts=tuple(shifts), num_old=len(old), num_new=len(new), level=level, not_compared=left,
                  features={"name": features.name, "digest": features.digest})
@@ -129,8 +135,10 @@ class _Compare:
     """[n] or one column a level [n, L]; NaN where not stated"""
 
     @classmethod
-    def of(cls, old: ImageSet, new: ImageSet, features: FeatureSpace) -> _Compare:
-        seen = np.concatenate([features(images.pixels) for images in (old, new)]).astype(np.float64)
+    def of(cls, old: ImageSet, new: ImageSet, features: FeatureSpace, *, progress: Progress) -> _Compare:
+        parts = [features_of(features, images.pixels, progress=portion(progress, number / 2, (number + 1) / 2))
+                 for number, images in enumerate((old, new))]
+        seen = np.concatenate(parts).astype(np.float64)
         mean, scale = seen[: len(old)].mean(axis=0), seen[: len(old)].std(axis=0) + 1e-6
         seen = (seen - mean) / scale
         squared = (seen**2).sum(axis=1)

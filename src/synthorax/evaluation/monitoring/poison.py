@@ -20,6 +20,7 @@ from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.judges.fitting import ImageArray
 from synthorax.privacy.copies import conformal_threshold
+from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet
 
 FALSE_ALARM_RATE = 0.01
@@ -71,7 +72,7 @@ class PoisonConfig:
 
 
 def find_poisoned(suspects: ImageSet, trusted: ImageSet, *, config: PoisonConfig | None = None,
-                  judge: CrossFit | None = None) -> PoisonCheck:
+                  judge: CrossFit | None = None, progress: Progress = quiet) -> PoisonCheck:
     """Flag images of `suspects`; thresholds are conformal quantiles over real images that are trusted to be clean.
 
     Every trusted image is held out for one classifier of the judge, and calibrates that classifier's word on it. Each of the three
@@ -85,20 +86,24 @@ def find_poisoned(suspects: ImageSet, trusted: ImageSet, *, config: PoisonConfig
         raise UsageError("suspect and trusted images must have the same size and the same findings")
     if not any({0.0, 1.0} <= set(column[~np.isnan(column)].tolist()) for column in trusted.labels.T):
         raise InputError("trusted images state one class only, so no judge can learn from them", remedy="add images without the finding")
-    judge = judge or cross_fit(trusted, config=config.classifier, seed=config.seed)
+    judge = judge or cross_fit(trusted, config=config.classifier, seed=config.seed, progress=portion(progress, 0, 0.6))
     folds = range(len(judge.classifiers))
     known = np.empty((len(trusted), 3))
     for fold in folds:
+        progress(0.6 + 0.2 * fold / len(folds), "adversarial noise")
         known[judge.part == fold] = adversarial_parts(trusted.take(np.flatnonzero(judge.part == fold)), judge, fold)
     made = np.mean([adversarial_parts(suspects, judge, fold) for fold in folds], axis=0)
+    progress(0.8, "triggers")
     sizes = _group_sizes(suspects, trusted)
     clean = {"trigger": trigger_scores(trusted, sizes), "adversarial": adversarial_scores(known, known),
              "label": label_scores(trusted, judge.out_of_fold, trusted.labels, judge.out_of_fold)}
+    progress(0.9, "triggers")
     scores = {"trigger": trigger_scores(suspects, sizes), "adversarial": adversarial_scores(made, known),
               "label": label_scores(trusted, judge.out_of_fold, suspects.labels, judge.predict(suspects.pixels))}
     thresholds = {name: conformal_threshold(values, config.rate / len(clean)) for name, values in clean.items()}
     checked = PoisonCheck(scores=clean, thresholds=thresholds, false_alarms={}, judges=({"name": judge.name, "digest": judge.digest},))
     called = int(checked.flagged.sum())
+    progress(1.0, f"{len(suspects)} images checked")
     low, high = wilson(called, len(trusted))
     return replace(checked, scores=scores, false_alarms={"value": called / len(trusted), "low": low, "high": high, "images": len(trusted)})
 

@@ -19,6 +19,7 @@ from synthorax.files import write_atomic, write_json
 from synthorax.folders import claimed
 from synthorax.nets.attention import SelfAttention
 from synthorax.nets.unet import Block, Downsample, UNet, Upsample
+from synthorax.progress import Progress, quiet
 from synthorax.protocols import Condition
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -30,7 +31,7 @@ _FOLDED = ("attributes", "labels", "lesions")
 
 
 def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition | None = None, asked: str = "",
-                     noise_schedule: NoiseSchedule = "linear", clip: bool = False) -> Path:
+                     noise_schedule: NoiseSchedule = "linear", clip: bool = False, progress: Progress = quiet) -> Path:
     """Write `model` as a DDIMPipeline of diffusers with a UNet2DModel, and return `out`; the network is the same function.
 
     Such a pipeline is conditioned on nothing but timesteps, so what a model of ours can be asked for is fixed here: by `condition`, one row
@@ -42,6 +43,7 @@ def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition |
     """
     if problems := misfits(model, condition):
         raise UsageError(f"this model does not fit a UNet2DModel of diffusers: {'; '.join(problems)}")
+    progress(0.0, "converting the weights")
     config, tensors = unet_config(model), unet_weights(model, condition, noise_schedule=noise_schedule)
     scheduler = {"_class_name": "DDIMScheduler", "num_train_timesteps": TRAINED_STEPS, "beta_start": 1e-4, "beta_end": 0.02,
                  "beta_schedule": _SCHEDULES[noise_schedule], "prediction_type": _prediction(model), "clip_sample": clip,
@@ -50,6 +52,7 @@ def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition |
     weights = save(tensors, {"format": "pt"})
     inputs = {"weights": hashlib.sha256(weights).hexdigest(), "network": config, "scheduler": scheduler, "condition": asked}
     with claimed(out, kind="a model for diffusers", inputs=inputs) as folder:
+        progress(0.5, "writing")
         if not folder.done:
             write_atomic(folder.work / "unet" / "diffusion_pytorch_model.safetensors", weights)
             write_json(folder.work / "unet" / "config.json", config)
@@ -57,6 +60,7 @@ def export_diffusers(model: DiffusionModel, out: Path, *, condition: Condition |
             write_atomic(folder.work / "README.md", _card(model, asked))
             write_json(folder.work / "model_index.json", index)
             folder.deliver(last=("model_index.json",))
+    progress(1.0, "written")
     return out
 
 

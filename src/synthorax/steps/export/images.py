@@ -17,13 +17,13 @@ from synthorax.data.vocabulary import format_findings
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.files import write_atomic
 from synthorax.folders import claimed
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 Format = Literal["dicom", "png"]
 
 
-def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Report = quiet) -> Path:
+def export_dataset(dataset: Dataset, *, format: Format, out: Path, progress: Progress = quiet) -> Path:
     """Write every image of `dataset` below `out`, and return `out`.
 
     `png` makes a dataset folder again (8- or 16-bit grey, masks, metadata.csv, dataset.json); `dicom` makes one Secondary Capture
@@ -43,7 +43,7 @@ def export_dataset(dataset: Dataset, *, format: Format, out: Path, report: Repor
         for number, (study, name) in enumerate(zip(dataset.studies, names, strict=True), start=1):
             if not (out / name).exists():
                 _write_image(dataset, study, out / name, key=digest)
-            report(number / len(names), f"{number} of {len(names)} images")
+            progress(number / len(names), f"{number} of {len(names)} images")
         if format == "png":
             _write_dataset(dataset, names, out)
         else:

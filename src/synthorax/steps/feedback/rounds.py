@@ -22,7 +22,7 @@ from synthorax.files import read_with_digest, write_json, write_with_digest
 from synthorax.folders import claimed
 from synthorax.judges.classifiers import training_of
 from synthorax.judges.cross_fit import CrossFit
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.steps.feedback.config import RefineLoopConfig as RefineLoopConfig
 from synthorax.steps.feedback.weak_groups import Errors, kinds_of, missed_and_alarms
@@ -32,7 +32,7 @@ from synthorax.steps.screening.filters import asks_a_judge_of_findings
 from synthorax.steps.screening.screen import common_size, screen_images, screening_judge
 from synthorax.types import ImageSet, Lesion, Stated
 
-Make = Callable[[Plan, Path], Dataset]
+Make = Callable[[Plan, Path, Progress], Dataset]
 """Makes the images of a plan as a dataset folder, and goes on where it stopped"""
 
 
@@ -57,7 +57,7 @@ class RefineLoop:
 
 
 def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Path, config: RefineLoopConfig | None = None,
-             maker: str = "", report: Report = quiet) -> RefineLoop:
+             maker: str = "", progress: Progress = quiet) -> RefineLoop:
     """Plan, make, screen and retrain, round after round; errors are counted on validation patients, and the test split is not opened.
 
     Each round's plan.csv, images, dropped.csv and round.json stay in `out`/round-N, all kept images together in `out`/synthetic, and the
@@ -69,18 +69,22 @@ def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], 
     _refuse_few(prepared, train, val, findings)
     with claimed(out, kind="a loop", inputs={"data": prepared.digest, "findings": list(findings), "model": maker, **asdict(config)}):
         needed = asks_a_judge_of_findings(config.filters)
-        judge = screening_judge(train, config=config.judge, seed=derive(config.seed, "judge")) if needed else None
+        judge = screening_judge(train, config=config.judge, seed=derive(config.seed, "judge"),
+                                progress=portion(progress, 0, 0.1)) if needed else None
         added, told, found = list[ImageSet](), list[dict[str, Any]](), dict[str, tuple[Errors, Errors]]()
         for number in range(config.rounds + 1):
-            report(number / (config.rounds + 1), f"round {number} of {config.rounds}")
+            share = 0.9 / (config.rounds + 1)
+            own = portion(progress, 0.1 + number * share, 0.1 + (number + 1) * share)
+            own(0, f"round {number} of {config.rounds}")
             folder, plan, reasons = out / f"round-{number}", Plan(rows=()), dict[str, int]()
             if number:
                 plan = _plan(folder, train, findings, found if number > 1 else None, number=number, config=config)
-                kept, reasons = _images(make, plan, prepared, findings, judge, folder=folder, config=config)
+                kept, reasons = _images(make, plan, prepared, findings, judge, folder=folder, config=config,
+                                        progress=portion(own, 0, 0.6))
                 added.append(load_images(kept, size=common_size(kept, prepared), findings=train.findings, policy=STATED_ONLY))
             size = added[0].pixels.shape[1] if added else prepared.size
             real, asked = (prepared.images(split, size=size) for split in ("train", "val"))
-            answers = _answers(folder, real, added, asked, config=config)
+            answers = _answers(folder, real, added, asked, config=config, progress=portion(own, 0.6, 1))
             found = {name: missed_and_alarms(val, answers, name, config.subtypes) for name in findings}
             told.append({"round": str(number), "asked": len(plan), "kept": len(added[-1]) if added else 0,
                          "dropped": reasons, "findings": {name: _told(*found[name], plan, config) for name in findings}})
@@ -88,6 +92,7 @@ def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], 
         synthetic = _joined([out / f"round-{number + 1}" / "kept" for number in range(config.rounds)], out=out / "synthetic")
         refine_loop = RefineLoop(synthetic=synthetic, rounds=tuple(told))
         write_json(out / "loop.json", refine_loop.to_dict())
+        progress(1.0, f"{config.rounds} rounds")
     return refine_loop
 
 
@@ -131,22 +136,25 @@ def _plan(folder: Path, train: ImageSet, findings: Sequence[str], found: Mapping
 
 
 def _images(make: Make, plan: Plan, prepared: Prepared, findings: Sequence[str], judge: CrossFit | None, *, folder: Path,
-           config: RefineLoopConfig) -> tuple[Dataset, dict[str, int]]:
+            config: RefineLoopConfig, progress: Progress) -> tuple[Dataset, dict[str, int]]:
     """The images of a round that pass screening, and why the others do not."""
-    made = make(plan, folder / "made")
+    made = make(plan, folder / "made", portion(progress, 0, 0.7))
     screened = screen_images(made, prepared, out=folder / "kept", findings=findings, filters=config.filters, seed=config.seed,
-                            judge=judge if common_size(made, prepared) == prepared.size else None)
+                            judge=judge if common_size(made, prepared) == prepared.size else None, progress=portion(progress, 0.7, 1))
     return screened.kept, screened.reasons
 
 
-def _answers(folder: Path, real: ImageSet, added: Sequence[ImageSet], val: ImageSet, *, config: RefineLoopConfig) -> NDArray[np.float64]:
+def _answers(folder: Path, real: ImageSet, added: Sequence[ImageSet], val: ImageSet, *, config: RefineLoopConfig,
+             progress: Progress) -> NDArray[np.float64]:
     """What classifiers trained on real and all synthetic images so far say of the validation images, [V, K], averaged."""
     path = folder / "validation.npy"
     if path.exists():
         return np.asarray(np.load(io.BytesIO(read_with_digest(path)), allow_pickle=False))
     images, train = joined([real, *added]), training_of(config.classifier)
     answers = np.mean([train(images.pixels, images.labels, findings=images.findings, config=config.classifier,
-                             seed=derive(config.seed, "training", run)).predict(val.pixels) for run in range(config.trainings)], axis=0)
+                             seed=derive(config.seed, "training", run),
+                             progress=portion(progress, run / config.trainings, (run + 1) / config.trainings)).predict(val.pixels)
+                       for run in range(config.trainings)], axis=0)
     buffer = io.BytesIO()
     np.save(buffer, answers)
     write_with_digest(path, buffer.getvalue())

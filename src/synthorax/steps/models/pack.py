@@ -12,6 +12,7 @@ from synthorax.errors import UsageError, nearest
 from synthorax.families.denoising.cascade import CascadeModel, cascade_spec, unknown_to
 from synthorax.files import write_atomic
 from synthorax.folders import CLAIM_NAME, claimed
+from synthorax.progress import Progress, quiet
 from synthorax.protocols import ModelSpec, SampleSettings
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
 from synthorax.steps.models.card import model_head, training_of, write_card
@@ -25,7 +26,7 @@ GUIDED = {"autoguidance": 2.0, "guidance": 1.0, "part_guidance": {}}
 
 
 def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | None = None, sample: Mapping[str, Any] | None = None,
-                 name: str = "", precision: Precision = "bf16") -> Run:
+                 name: str = "", precision: Precision = "bf16", progress: Progress = quiet) -> Run:
     """Write `models`, the one that makes small images first, as one cascade in the folder `out`.
 
     A packed model may be one of them: in the first place it brings all its stages, in another one those that enlarge, so that a first
@@ -46,8 +47,9 @@ def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | N
     build(SampleSettings, settings, where="pack", prefix="sample.")
     spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=None if weaker is None else weaker.spec)
     model = CascadeModel(spec)
-    for network, stage in zip(model.stages, stages, strict=True):
+    for number, (network, stage) in enumerate(zip(model.stages, stages, strict=True), start=1):
         network.load_state_dict(stage.weights)
+        progress(0.6 * number / len(stages), f"read {number} of {len(stages)} stages")
     told: dict[str, Any] = {"stages": [_remembered(stage) for stage in stages], "precision": precision, "sample": settings}
     if model.guide is not None and weaker is not None:
         model.guide.load_state_dict(weaker.weights)
@@ -63,9 +65,11 @@ def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | N
         if duplicate:
             folder.finish()
         elif not folder.done:
+            progress(0.7, "writing")
             write_atomic(folder.work / "card.md", _card(name, spec, told, specs))
             save_model(folder.work / WEIGHTS_NAME, model.eval(), spec=spec, facts=told, precision=precision)
             folder.deliver(last=(WEIGHTS_NAME,))
+            progress(1.0, f"{len(stages)} stages packed")
     return run
 
 

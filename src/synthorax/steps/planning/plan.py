@@ -13,6 +13,7 @@ import numpy as np
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
+from synthorax.progress import Progress, quiet
 from synthorax.protocols import Condition, ModelSpec
 from synthorax.rng import derive
 from synthorax.steps.planning.condition import STATED_ONLY, check_row, condition_of_rows, drawn, restricted_to
@@ -62,14 +63,15 @@ class Plan:
         """Write plan.csv, whole or not at all."""
         write_rows(path, self.rows)
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, spec: ModelSpec, *, progress: Progress = quiet) -> None:
         """Refuse what cannot be or what the model is not conditioned on; reads every mask, one row at a time.
 
         Raises UsageError, or InputError with file and row for a plan that was read from a table.
         """
-        for row in self.rows:
+        for number, row in enumerate(self.rows, start=1):
             check_row(row, spec, file=self.file)
             drawn(row, size=spec.image_size, file=self.file)
+            progress(number / len(self.rows), f"checked {number} of {len(self.rows)} rows")
 
     def condition(self, spec: ModelSpec) -> Condition:
         """The rows as the condition of a model; what a row does not state is NaN or empty, and parts that no row states are None.
@@ -93,7 +95,7 @@ def read_plan(path: Path, *, allow: Sequence[str] = ()) -> Plan:
 
 
 def balancing_plan(train: ImageSet, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
-                   companions: float = 1.0, seed: int = 0) -> Plan:
+                   companions: float = 1.0, seed: int = 0, progress: Progress = quiet) -> Plan:
     """Ask for as many images of each finding in `balance` as the most frequent finding has, and for `count` more of others.
 
     The labels of a row are those of a real training image that shows the finding, so that findings keep occurring together as
@@ -114,6 +116,7 @@ def balancing_plan(train: ImageSet, *, balance: Sequence[str] = (), count: Mappi
     rng = np.random.default_rng(derive(seed, "plan"))
     rows: list[PlanRow] = []
     totals: Counter[str] = Counter()
+    every = max(1.0, (1 + companions) * sum(wanted_of.values()))
     for finding, wanted in sorted(wanted_of.items(), key=lambda item: item[1]):
         shows = np.flatnonzero(train.column(finding) == 1)
         lacks = np.flatnonzero(train.column(finding) == 0)
@@ -124,6 +127,8 @@ def balancing_plan(train: ImageSet, *, balance: Sequence[str] = (), count: Mappi
             whole, part = divmod(companions, 1)
             for _ in range(int(whole) + int(rng.random() < part) if len(lacks) else 0):
                 rows.append(_row(train, lacks, seed=derive(seed, "image", len(rows)), rng=rng))
+            progress(min(1.0, len(rows) / every), f"{len(rows)} rows")
+    progress(1.0, f"{len(rows)} rows")
     return _plan_of(rows, train)
 
 

@@ -24,7 +24,7 @@ from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.judges.realism import RealismCheck
 from synthorax.privacy.copies import CopyDetector
-from synthorax.progress import Report, quiet
+from synthorax.progress import Progress, portion, quiet
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.screening import rejections
 from synthorax.steps.screening.filters import ASK_THE_JUDGE, chosen_filters, likeness_of, other_views, unusual_images
@@ -108,7 +108,7 @@ class Screened:
 
 def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
                  filters: Sequence[str] = (), seed: int = 0, classifier: ClassifierConfig | None = None, judge: CrossFit | None = None,
-                 report: Report = quiet) -> Screened:
+                 progress: Progress = quiet) -> Screened:
     """Write the images that pass to `out`, a dataset folder with dropped.csv beside its table.
 
     Copies: nearest training image, threshold calibrated on real held-out ones (`privacy.copies`). Realism: distance to the real images of
@@ -125,24 +125,27 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
     with claimed(out, kind="a screening", inputs=inputs) as folder:
         if not folder.done:
             screened = _screened(synthetic, prepared, out=folder.work, name=out.name, findings=findings, chosen=chosen, seed=seed,
-                                 classifier=classifier, judge=judge, report=report)
+                                 classifier=classifier, judge=judge, progress=progress)
             write_json(folder.work / RESULT_NAME, screened.to_dict())
             folder.deliver(last=("metadata.csv", "dataset.json"))
+            progress(1.0, f"{len(screened.kept)} of {screened.num_seen} images kept")
         return Screened.read(out)
 
 
 def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, findings: Sequence[str], chosen: Sequence[str], seed: int,
-              classifier: ClassifierConfig | None, judge: CrossFit | None, report: Report) -> Screened:
+              classifier: ClassifierConfig | None, judge: CrossFit | None, progress: Progress) -> Screened:
     """Screen into the empty folder `out`."""
     size = common_size(synthetic, prepared)
     real = prepared.images("train", size=size)
-    images = load_images(synthetic, size=size, findings=real.findings, policy=STATED_ONLY)
+    images = load_images(synthetic, size=size, findings=real.findings, policy=STATED_ONLY, progress=portion(progress, 0, 0.1))
+    progress(0.1, "copies and realism")
     rejected, copies = _at_first_sight(real, images, prepared, filters=chosen)
     _refuse_if_none_is_left(rejected, images, synthetic)
 
     asked = list(findings or _requested(images)) if "finding" in chosen else []
     needed = any(_checkable(real, name) for name in asked) or not ASK_THE_JUDGE.isdisjoint(chosen)
-    judge = (judge or screening_judge(real, config=classifier, seed=seed, report=report)) if needed else None
+    judge = (judge or screening_judge(real, config=classifier, seed=seed, progress=portion(progress, 0.3, 0.8))) if needed else None
+    progress(0.8, "filters")
     checks = finding_checks(real, judge, asked)
     judges, rare = ([], []) if judge is None else ([judge], unusual_images(real, judge, images, filters=chosen))
     if "view" in chosen:
@@ -153,7 +156,7 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
     if "duplicate" in chosen:
         rejected |= rejections.repeats(likeness_of(images.pixels, real), images, dropped=rejected)
     _refuse_if_none_is_left(rejected, images, synthetic)
-    report(0.9, "writing")
+    progress(0.9, "writing")
 
     reasons = counted(rejected)
     kept = [replace(study, split="train") for number, study in enumerate(images.studies) if number not in rejected]
@@ -197,10 +200,9 @@ def _refuse_if_none_is_left(rejected: Rejections, images: ImageSet, synthetic: D
                               remedy=remedy(reasons))
 
 
-def screening_judge(real: ImageSet, *, config: ClassifierConfig | None = None, seed: int = 0, report: Report = quiet) -> CrossFit:
+def screening_judge(real: ImageSet, *, config: ClassifierConfig | None = None, seed: int = 0, progress: Progress = quiet) -> CrossFit:
     """The judge of the findings, cross-fitted on real training images."""
-    return cross_fit(real, config=config or USUAL_JUDGE, seed=seed,
-                     progress=lambda done, total: report(0.7 * done / total, f"judge {done} of {total}"))
+    return cross_fit(real, config=config or USUAL_JUDGE, seed=seed, progress=progress)
 
 
 def finding_checks(real: ImageSet, judge: CrossFit | None, findings: Sequence[str]) -> list[FindingCheck]:

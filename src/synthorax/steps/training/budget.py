@@ -22,7 +22,7 @@ from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import read_json_object
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 from synthorax.judges.features import load_features
-from synthorax.progress import format_seconds
+from synthorax.progress import Progress, format_seconds, quiet
 from synthorax.protocols import Model, SampleSettings, as_model
 from synthorax.steps.generate import images_at_a_time
 from synthorax.steps.models.recipe import Recipe
@@ -155,22 +155,28 @@ def rounded_up(seconds: float) -> str:
 
 
 def measure(recipe: Recipe, prepared: Prepared, beginning: Beginning, *, engine: Engine,
-            ready: tuple[Model, SampleSettings] | None = None) -> Speed:
+            ready: tuple[Model, SampleSettings] | None = None, progress: Progress = quiet) -> Speed:
     """Take some real training steps, make some images, and train judges for a moment, on the training images.
 
     `ready` is a trained model that makes images as the one to be trained will, and how; by default that itself makes them.
     """
+    progress(0.0, "training steps")
     objective, images = fresh_objective(recipe, prepared)
     objective.check_data(num_images=len(images))
     begin(objective, images, recipe, beginning)
     with tempfile.TemporaryDirectory() as nowhere:
         step = measure_steps(objective, images, recipe.train, engine=engine, folder=Path(nowhere))
     model, settings = (as_model(objective.model.eval()), recipe.sample) if ready is None else ready
+    progress(0.3, "images")
     made = image_seconds(model, images, settings=settings, engine=engine)
     images = prepared.images("train")  # as judges see them, which may be larger
+    progress(0.6, "judges")
     alone, together = (_updates_per_second(images, side_by_side=number) for number in (1, torch.get_num_threads()))
+    progress(0.9, "features")
+    feature_seconds = _feature_seconds(images)
+    progress(1.0, "measured")
     return Speed(step=step, image_seconds=made, update_seconds=1 / alone, updates_per_second=max(alone, together),
-                 feature_seconds=_feature_seconds(images))
+                 feature_seconds=feature_seconds)
 
 
 def image_seconds(model: Model, images: ImageSet, *, settings: SampleSettings, engine: Engine) -> float:

@@ -23,7 +23,7 @@ from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.families.denoising import adaptation
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import CLAIM_NAME, Folder, claimed
-from synthorax.progress import progress, quiet
+from synthorax.progress import progress_line, quiet
 from synthorax.protocols import Objective, as_model, condition_of
 from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model
@@ -80,9 +80,9 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         write_json(run.path / "data.json", _claimed(prepared, beginning))
         write_atomic(run.path / "config.toml", recipe.to_toml())
     begin(objective, images, recipe, beginning)
-    with progress(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as report:
+    with progress_line(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as progress:
         outcome = loop.train(objective, images, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
-                             budget_images=num_images, pause_seconds=pause_seconds, report=report, clock=clock,
+                             budget_images=num_images, pause_seconds=pause_seconds, progress=progress, clock=clock,
                              sample=_sheet_writer(run, images, recipe, engine))
     if engine.is_main:
         adaptation.merge(outcome.model)
