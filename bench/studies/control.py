@@ -48,10 +48,20 @@ from synthorax.evaluation.metrics.lesion_control import (
 from synthorax.evaluation.statistics.roc import delong_interval
 from synthorax.files import sha256, write_atomic, write_json
 from synthorax.judges.segmenter import Segmenter, SegmenterConfig, iou, load_segmenter, save_segmenter, train_segmenter
+from synthorax.metric_table import METRICS, Metric
 from synthorax.protocols import ATTRIBUTES, COARSE, EXACT, LESION_PROPERTIES, Condition, Model, SampleSettings
 from synthorax.rng import derive
 from synthorax.run import WEIGHTS_NAME
 from synthorax.types import ImageSet
+
+METRICS |= {
+    "centroid_changes_side": Metric(name="Centroid changes side", better="higher", source="share, Wilson 1927",
+                                    sees="lesions that stay where they were when the other side is requested"),
+    "centroid_follows_words": Metric(name="Centroid follows swapped words", better="higher", source="share, Wilson 1927",
+                                     sees="lesions that stay where they were when left and right are swapped in the text"),
+    "lesion_iou": Metric(name="IoU of each lesion", better="higher", source="Jaccard 1901",
+                         sees="single lesions that are missing or elsewhere"),
+}
 
 JUDGE_PREVALENCE = {"Effusion": 0.30, "Cardiomegaly": 0.25, "Nodule": 0.35, "Pneumothorax": 0.30}
 SIDED = ("Effusion", "Nodule", "Pneumothorax")
@@ -347,7 +357,7 @@ def swap_sides(bench: Bench, finding: str) -> dict[str, Any]:
     seen = Look(bench, images).see(finding)
     right = (seen.left == left).reshape(2, -1).all(axis=0)
     return {"finding": finding, "held": held, "agreement": side_agreement(left, seen, group=finding, judge=bench.judge.name).to_dict(),
-            "both": share_score(right, metric="centroid moves to the other side", group=finding).to_dict()}
+            "both": share_score(right, metric="centroid_changes_side", group=finding).to_dict()}
 
 
 def _targets(bench: Bench, finding: str, count: int, *, side: str = "") -> NDArray[np.intp]:
@@ -404,7 +414,7 @@ def from_boxes(bench: Bench) -> dict[str, Any]:
                         parts=("labels", "attributes", "mask"))
         images = bench.sample(condition, bench.seeds(len(rows), "boxes", finding))
         sheet(bench.out, f"boxes-{finding}", outlined(images, boxes[:, k]), columns=8, title=f"{finding}: plain, then with the box")
-        scores.append(mean_score(share_inside(boxes[:, k], Look(bench, images).outline(finding)), metric="found lesion inside the box",
+        scores.append(mean_score(share_inside(boxes[:, k], Look(bench, images).outline(finding)), metric="lesion_inside_box",
                                  group=finding, judge=bench.judge.name).to_dict())
     return {"scores": scores}
 
@@ -430,7 +440,7 @@ def two_lesions(bench: Bench) -> dict[str, Any]:
             each = lesion_agreement(wanted[:, k], look.outline(name))
             patients = np.repeat(np.arange(len(each)).astype(str), [len(image) for image in each])
             best = np.concatenate(lesion_agreement(wanted[:, k], ceiling.outline(name)))
-            score = mean_score(np.concatenate(each), metric="IoU of each lesion", group=f"{group}: {name}", patients=patients.tolist(),
+            score = mean_score(np.concatenate(each), metric="lesion_iou", group=f"{group}: {name}", patients=patients.tolist(),
                                judge=bench.judge.name)
             scores.append(score.to_dict()
                           | {"ceiling": float(best.mean()), "found": float((np.concatenate(each) > 0.3).mean())})
@@ -487,7 +497,7 @@ def texts(bench: Bench) -> dict[str, Any]:
     aurocs = [_auroc(np.concatenate([seen["Effusion."].score, seen[text].score]), np.repeat([True, False], len(seeds)))
               | {"group": f"Effusion. / {text}"} for text in ("No effusion.", "Without pleural effusion.")]
     swaps = [share_score((seen[f"Left {name.lower()}."].left == 1) & (seen[f"Right {name.lower()}."].left == 0),
-                         metric="swapped words move the centroid", group=name).to_dict() for name in SIDED]
+                         metric="centroid_follows_words", group=name).to_dict() for name in SIDED]
     return {"texts": records, "aurocs": aurocs, "swaps": swaps}
 
 

@@ -35,7 +35,7 @@ from synthorax.data.dataset import Dataset, read_dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.vocabulary import canonical
 from synthorax.evaluation.metrics.distances import kid_score
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
 from synthorax.evaluation.statistics.over_seeds import number
 from synthorax.evaluation.statistics.roc import delong_interval
 from synthorax.files import write_atomic, write_json

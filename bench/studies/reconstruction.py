@@ -27,7 +27,8 @@ import synthorax as sx
 from synthorax.data.masks import lesion_union
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared, load_images
-from synthorax.evaluation.metrics.ssim import ms_ssim, psnr, to_intensity
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim
+from synthorax.evaluation.metrics.ssim import psnr, to_intensity
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.families.autoencoders.vq_gan import VqGanModel
 from synthorax.files import write_atomic, write_json

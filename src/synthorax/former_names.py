@@ -45,6 +45,33 @@ COMMANDS = {"loop": "refine-loop", "vet": "check-poisoning"}
 OPTIONS = {"--budget-films": "--budget-images", "--enlarging-steps": "--super-resolution-steps", "--films-per-patient":
            "--images-per-patient", "--image-noise": "--conditioning-noise", "--patient-per-film": "--patient-per-image",
            "--train-films": "--train-images"}
+METRICS = {
+    "absent finding seen": "absent_finding_seen", "acceptable films": "acceptable_images", "acceptable images": "acceptable_images",
+    "acceptable readings": "acceptable_readings", "agreement on acceptability": "agreement_on_acceptability",
+    "agreement on real or synthetic": "agreement_on_origin", "balanced Turing accuracy": "balanced_turing_accuracy",
+    "codes_mmd": "latent_mmd", "false alarms": "false_alarm_rate", "lesion contrast": "lesion_contrast",
+    "lesion inside box": "lesion_inside_box", "lesion perceptual distance": "lesion_perceptual_distance",
+    "lesion SSIM": "lesion_ssim", "mask IoU": "mask_iou", "membership auroc": "membership_auroc",
+    "near-copy rate": "near_duplicate_rate", "nearer than a follow-up": "nearer_than_follow_up",
+    "patient match rate": "patient_match_rate", "planted copies caught": "planted_copies_caught",
+    "prevalence after": "prevalence_after", "requested finding auroc": "requested_finding_auroc",
+    "requested finding seen": "requested_finding_seen", "requested mask IoU": "requested_mask_iou",
+    "same-patient auroc": "same_patient_auroc", "sensitivity assisted": "sensitivity_assisted",
+    "sensitivity gain": "sensitivity_gain", "sensitivity unassisted": "sensitivity_unassisted", "side agreement": "side_agreement",
+    "specificity assisted": "specificity_assisted", "specificity gain": "specificity_gain",
+    "specificity unassisted": "specificity_unassisted", "synthetic films called synthetic": "turing_sensitivity",
+    "synthetic images called synthetic": "turing_sensitivity", "Turing accuracy": "turing_accuracy", "Turing auroc": "turing_auroc",
+    "view agreement": "view_agreement"}
+"""of scores, in reports of the first revision and in cards"""
+REPORT_KEYS = {"leaning": "origin_reliance", "leans": "relies_on_origin", "relies on origin": "relies_on_origin",
+               "real or synthetic": "real_or_synthetic"}
+"""keys of `report.json` of the first revision, at any depth"""
+FIGURES = ((r"Map of real and synthetic (?:films|images), (.+)", r"feature_map: \1"), (r"closest pairs", "closest_pairs"),
+           (r"(.+), test (?:films|images) of patients, most wrong in arm real: .*", r"most_wrong_without: \1"),
+           (r"(.+), test (?:films|images) of patients, most wrong in arm real\+synthetic: .*", r"most_wrong_with: \1"),
+           (r"(.+), test (?:films|images) of patients, mended by .*", r"corrected_by_synthetic: \1"),
+           (r"(.+), test (?:films|images) of patients, broken by .*", r"spoiled_by_synthetic: \1"))
+"""names of figures in reports of the first revision, as patterns, and what they are called now"""
 
 
 def command_line(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -124,6 +151,28 @@ def present_place(folder: Path, name: str) -> Path:
 def with_present_weights(weights: Mapping[str, T]) -> dict[str, T]:
     """Weights by their present names, also those of a packed model's stages and of a checkpoint's players."""
     return {"".join(WEIGHTS.get(part, part) for part in re.split(r"([./])", name)): value for name, value in weights.items()}
+
+
+def with_present_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A `report.json` of the first revision with the present identifiers of metrics, keys and figures."""
+    present: dict[str, Any] = _with_present(report, REPORT_KEYS)
+    for part in present.get("dimensions", {}).values():
+        for score in part.get("scores", ()):
+            score["metric"] = METRICS.get(score["metric"], score["metric"])
+    present["figures"] = {figure_name(name): file for name, file in present.get("figures", {}).items()}
+    return present
+
+
+def figure_name(name: str) -> str:
+    """The present name of a figure.
+
+    >>> figure_name("Map of real and synthetic films, chest")
+    'feature_map: chest'
+    """
+    for pattern, now in FIGURES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(now)
+    return name
 
 
 def _with_present(facts: Any, former: Mapping[str, str]) -> Any:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.metric_table import Direction, metric_of
+
 Split = Literal["train", "val", "test", ""]
 Status = Literal["measured", "not_applicable", "skipped", "failed"]
 
@@ -135,13 +137,16 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One measured number with its 95 % interval, direction, sizes and, where it has one, its real-against-real floor."""
+    """One measured number with its 95 % interval, sizes and, where it has one, its real-against-real floor.
+
+    Name, direction and unit are those of its metric. Raises UsageError for a metric that is not in `metric_table.METRICS`.
+    """
 
     metric: str
+    """an identifier of `metric_table.METRICS`"""
     value: float
     low: float
     high: float
-    better: Literal["higher", "lower"]
     n_real: int
     n_synthetic: int
     group: str = "all"
@@ -151,7 +156,20 @@ class Score:
     """the same metric between two sets of real images of the same sizes"""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a metric of which no table says what it is."""
+        metric_of(self.metric)
+
+    @property
+    def better(self) -> Direction:
+        """Which way is better."""
+        return metric_of(self.metric).better
+
     def to_dict(self) -> dict[str, Any]:
         """As a JSON-ready dict; absent parts are left out."""
-        record = {name: getattr(self, name) for name in self.__slots__}
+        record = {name: getattr(self, name) for name in SCORE_KEYS}
         return {key: value for key, value in record.items() if value not in ("", None)}
+
+
+SCORE_KEYS = ("metric", "value", "low", "high", "better", "n_real", "n_synthetic", "group", "features", "floor", "note")
+"""of a score in `report.json`, in this order"""

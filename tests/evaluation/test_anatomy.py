@@ -40,7 +40,7 @@ def test_the_distance_is_that_of_scipy(seed):
 def test_a_shift_is_its_own_distance_and_the_interval_fits_new_draws():
     def drawn(seed):
         rng = np.random.default_rng(seed)
-        return distribution_score("x", rng.normal(size=150), 0.8 + rng.normal(size=120), floor_sets=None, judge="", seed=0)
+        return distribution_score("lung_area", rng.normal(size=150), 0.8 + rng.normal(size=120), floor_sets=None, judge="", seed=0)
     scores = [drawn(seed) for seed in range(80)]
     assert np.mean([score.value for score in scores]) == pytest.approx(0.8, abs=0.05)
     assert np.mean([score.low <= 0.8 <= score.high for score in scores]) > 0.85

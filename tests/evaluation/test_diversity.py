@@ -8,7 +8,8 @@ import pytest
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores, neighbour_scores, neighbours
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
+from synthorax.evaluation.metrics.neighbours import neighbour_scores, neighbours
 
 
 def gaussian(seed, num, *, dims=8, mean=0.0, scale=1.0):

@@ -101,5 +101,6 @@ def test_copies_have_balls_without_extent_in_single_precision(monkeypatch):
 
 def test_energy_distance_of_two_points_is_twice_their_distance():
     x, y = np.zeros((5, 2)), np.full((6, 2), [3.0, 4.0])
-    assert energy_score(x, y, floor_sets=None, features_name="", seed=0).value == pytest.approx(10.0)
+    score = energy_score(x, y, floor_sets=None, features_name="", seed=0)
+    assert (score.metric, score.value) == ("energy_distance", pytest.approx(10.0))
     assert torch.get_default_dtype() == torch.float32

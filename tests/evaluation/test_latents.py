@@ -65,7 +65,7 @@ def test_distance_from_the_prior_grows_with_what_is_wrong() -> None:
     assert right.low <= 0 <= right.high
     assert shifted.low > max(right.value, 0) and narrow.low > max(right.value, 0)
     assert prior_distance(normal(0, shift=1.0), normal(9)).value > shifted.value
-    assert (right.n_real, right.n_synthetic, right.better) == (N, N, "lower")
+    assert (right.metric, right.n_real, right.n_synthetic, right.better) == ("latent_mmd", N, N, "lower")
 
 
 def test_the_interval_of_the_distance_covers_it() -> None:

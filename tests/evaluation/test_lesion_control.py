@@ -177,8 +177,8 @@ def test_mask_agreement_averages_images_and_counts_those_without_any_mask():
 
 def test_images_of_one_patient_widen_the_interval():
     values = np.repeat(np.random.default_rng(0).uniform(0.4, 0.9, 10), 4)
-    alone = mean_score(values, metric="IoU")
-    together = mean_score(values, metric="IoU", patients=[str(number // 4) for number in range(40)])
+    alone = mean_score(values, metric="mask_iou")
+    together = mean_score(values, metric="mask_iou", patients=[str(number // 4) for number in range(40)])
     assert alone.value == together.value and together.high - together.low > 1.5 * (alone.high - alone.low)
 
 
@@ -218,4 +218,4 @@ def test_wrong_use_is_refused():
     with pytest.raises(UsageError, match="at least 3 values"):
         sweep_response([0, 1], np.zeros((2, 4)))
     with pytest.raises(InputError, match="an interval needs two"):
-        mean_score([math.nan, 0.5], metric="IoU")
+        mean_score([math.nan, 0.5], metric="mask_iou")

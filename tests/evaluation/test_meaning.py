@@ -1,12 +1,14 @@
 """What every metric means: a failure built on purpose must move it the right way. Drawn images, and feature spaces that cost nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
+from synthorax.evaluation.dimensions.balance import balance
 from synthorax.evaluation.dimensions.controllability import controllability
 from synthorax.evaluation.dimensions.diversity import neighbourhood
 from synthorax.evaluation.dimensions.fidelity import distances, radiomics_distance
@@ -17,16 +19,18 @@ from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupted
 from synthorax.evaluation.metrics.distances import fid, kid, mmd
 from synthorax.evaluation.metrics.feature_sets import RealImages, Seen, shared_groups
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
 from synthorax.evaluation.metrics.paired import paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.metrics.segmentation import FittedSegmenter, fit_segmenter
 from synthorax.evaluation.metrics.vendi import vendi_score
 from synthorax.judges.radiomics import RadiomicsFeatures
 from synthorax.judges.segmenter import SegmenterConfig
+from synthorax.metric_table import METRICS
 from synthorax.types import ImageSet, Masks, Study
 
 SIZE = 48
+TESTS = Path(__file__).parents[1]
 FINDINGS = ("Effusion", "Nodule", "No Finding")
 
 
@@ -114,26 +118,41 @@ def measured(real, faithful):
     return {"faithful": fidelity_and_diversity(real, faithful), "copies": fidelity_and_diversity(real, real.held_out), **table}
 
 
-# metric -> direction that is better, and the failures that must make it worse than the faithful images
+# metric -> the failures that must make it worse than the faithful images
 SEES = {
-    "fid": (-1, ["collapse to 1", "collapse to 10", "noise", "inverted grey", "wrong side", "dropped subtype", "cropped"]),
-    "kid": (-1, ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"]),
-    "mmd": (-1, ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"]),
-    "radiomics_distance": (-1, ["collapse to 1", "blur", "noise", "inverted grey", "cropped"]),
-    "precision": (1, ["inverted grey", "cropped"]),
-    "recall": (1, ["collapse to 1", "collapse to 10", "inverted grey"]),
-    "density": (1, ["inverted grey", "cropped", "wrong side"]),
-    "coverage": (1, ["collapse to 1", "collapse to 10", "inverted grey", "dropped subtype"]),
-    "vendi": (1, ["collapse to 1", "collapse to 10", "dropped subtype"]),
-    "ms_ssim_gap": (-1, ["collapse to 1", "collapse to 10", "noise", "blur"]),
-    "ms_ssim_within_synthetic": (-1, ["collapse to 1", "collapse to 10", "blur"]),
-    "ms_ssim_across": (1, ["noise", "inverted grey"]),
+    "fid": ["collapse to 1", "collapse to 10", "noise", "inverted grey", "wrong side", "dropped subtype", "cropped"],
+    "kid": ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"],
+    "mmd": ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"],
+    "radiomics_distance": ["collapse to 1", "blur", "noise", "inverted grey", "cropped"],
+    "precision": ["inverted grey", "cropped"],
+    "recall": ["collapse to 1", "collapse to 10", "inverted grey"],
+    "density": ["inverted grey", "cropped", "wrong side"],
+    "coverage": ["collapse to 1", "collapse to 10", "inverted grey", "dropped subtype"],
+    "vendi": ["collapse to 1", "collapse to 10", "dropped subtype"],
+    "ms_ssim_gap": ["collapse to 1", "collapse to 10", "noise", "blur"],
+    "ms_ssim_within_synthetic": ["collapse to 1", "collapse to 10", "blur"],
+    "ms_ssim_across": ["noise", "inverted grey"],
 }
+SIGN = {"higher": 1, "lower": -1}
+# metric -> the test that makes it fail or succeed on purpose, where the table above does not
+ELSEWHERE = {
+    **dict.fromkeys(("lung_area", "heart_width", "cardiothoracic_ratio", "right_lung_share"),
+                    "test_anatomy_tells_wide_hearts_and_swapped_lungs"),
+    **dict.fromkeys(("lung_width", "lung_height"), "test_boxes_have_the_sizes_of_boxes"),
+    **dict.fromkeys(("lesion_contrast", "lesion_ssim", "lesion_perceptual_distance"),
+                    "test_lesions_that_are_shifted_or_missing_look_less_like_real_ones"),
+    **dict.fromkeys(("requested_mask_iou", "side_agreement"), "test_masks_that_are_shifted_or_on_the_wrong_side_agree_less"),
+    **dict.fromkeys(("paired_ssim", "paired_psnr"), "test_pairs_are_scored_and_placed_in_the_band"),
+    "as_near_as_one_patient": "test_copies_are_nearer_to_one_patient_than_other_people_are",
+    "ms_ssim_within_real": "test_every_set_metric_is_in_the_table",
+    "requested_finding_auroc": "test_swapped_labels_turn_the_auroc_round",
+    "kid_to_site": "test_a_site_that_was_never_made_is_the_farther_one",
+    "kid_shift": "test_every_corruption_changes_images_and_is_measured"}
 
 
-@pytest.mark.parametrize(("metric", "failure"), [(metric, failure) for metric, (_, failures) in SEES.items() for failure in failures])
+@pytest.mark.parametrize(("metric", "failure"), [(metric, failure) for metric, failures in SEES.items() for failure in failures])
 def test_a_failure_makes_the_metric_worse(measured, metric, failure):
-    better, _ = SEES[metric]
+    better = SIGN[METRICS[metric].better]
     assert better * measured[failure][metric] < better * measured["faithful"][metric], (measured[failure], measured["faithful"])
 
 
@@ -141,10 +160,19 @@ def test_every_set_metric_is_in_the_table(measured):
     assert set(measured["faithful"]) - {"ms_ssim_within_real"} == set(SEES)
 
 
+def test_every_metric_is_shown_by_some_test_to_mean_what_it_says():
+    tests = {name: path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py") for name in [path.name]}
+    assert not set(SEES) & set(ELSEWHERE) and set(SEES) | set(ELSEWHERE) <= set(METRICS)
+    for name in ELSEWHERE.values():
+        assert any(f"def {name}(" in text for text in tests.values()), name
+    for metric in set(METRICS) - set(SEES) - set(ELSEWHERE):
+        assert any(f'"{metric}"' in text for text in tests.values()), f"no test asks what {metric} means"
+
+
 def test_one_image_for_all_is_worse_than_ten(measured):
     """Recall is nought for both: an image that is made many times has a ball without extent."""
     for metric in ("fid", "coverage", "vendi", "ms_ssim_gap"):
-        better = SEES[metric][0]
+        better = SIGN[METRICS[metric].better]
         assert better * measured["collapse to 1"][metric] < better * measured["collapse to 10"][metric], metric
 
 
@@ -200,9 +228,27 @@ def test_swapped_labels_turn_the_auroc_round(real, faithful):
     for name, images in (("right", faithful), ("swapped", swapped)):
         dimension, judges = controllability(real, images, Seen.through(SPACE, real, images))
         assert judges
-        score[name] = {s.group: s.value for s in dimension.scores if s.metric == "requested finding auroc"}["Effusion"]
+        score[name] = {s.group: s.value for s in dimension.scores if s.metric == "requested_finding_auroc"}["Effusion"]
     assert score["right"] > 0.75
     assert score["swapped"] == pytest.approx(1 - score["right"], abs=1e-6)
+
+
+def test_images_of_the_other_view_lower_the_view_agreement(real, faithful):
+    turned = replace(faithful, studies=tuple(replace(study, view={"PA": "AP", "AP": "PA"}[study.view]) for study in faithful.studies))
+    right, wrong = (next(score.value for score in controllability(real, images, Seen.through(SPACE, real, images))[0].scores
+                         if score.metric == "view_agreement") for images in (faithful, turned))
+    assert right > 0.75 and wrong == pytest.approx(1 - right)
+
+
+# Balance
+
+
+def test_more_images_with_a_finding_raise_its_prevalence(real, faithful):
+    alike = balance(real.train, faithful).scores[0]
+    ill = balance(real.train, faithful.take(np.flatnonzero(faithful.column("Effusion") == 1))).scores[0]
+    assert (alike.metric, alike.group, alike.value, alike.floor) == ("prevalence_after", "Effusion", 0.5, 0.5)
+    assert ill.value == pytest.approx(80 / 120) and ill.floor == 0.5
+    assert balance(real.train, replace(faithful, labels=np.full_like(faithful.labels, np.nan))).status == "not_applicable"
 
 
 # Anatomy
@@ -237,11 +283,11 @@ def test_lesions_that_are_shifted_or_missing_look_less_like_real_ones(real, fait
     missing[~healthy] = faithful.pixels[healthy]
     good, gone = (values(lesion_looks(real, with_images(faithful, images), "Effusion", space=SPACE, seed=0))
                   for images in (faithful.pixels, missing))
-    assert gone["lesion contrast"] > good["lesion contrast"]
-    assert gone["lesion SSIM"] < good["lesion SSIM"]
+    assert gone["lesion_contrast"] > good["lesion_contrast"]
+    assert gone["lesion_ssim"] < good["lesion_ssim"]
     shifted = with_images(faithful, np.roll(faithful.pixels, 12, axis=1))
     moved = values(lesion_looks(real, shifted, "Effusion", space=SPACE, seed=0))
-    assert moved["lesion SSIM"] < good["lesion SSIM"] and moved["lesion perceptual distance"] > good["lesion perceptual distance"]
+    assert moved["lesion_ssim"] < good["lesion_ssim"] and moved["lesion_perceptual_distance"] > good["lesion_perceptual_distance"]
 
 
 # Calibration
@@ -345,12 +391,25 @@ def test_masks_that_are_shifted_or_on_the_wrong_side_agree_less(real, faithful, 
         images = replace(faithful, masks=replace(faithful.masks, pixels=change(faithful.masks.pixels)))
         dimension = lesion_preservation(real, images, fitted_segmenter, space=SPACE, seed=0)
         found[name] = {(score.metric, score.group): score for score in dimension.scores}
-    iou, side = ("requested mask IoU", "Effusion"), ("side agreement", "Effusion")
+    iou, side = ("requested_mask_iou", "Effusion"), ("side_agreement", "Effusion")
     for wrong in ("shifted", "wrong side"):
         assert found[wrong][iou].value < found["right"][iou].value - 0.1
     assert found["wrong side"][side].value < 0.5 < found["right"][side].value
     assert found["right"][iou].floor == pytest.approx(found["right"][iou].value, abs=0.15)  # the judge errs on real images as much
-    assert found["right"]["requested mask IoU", "lung"].value > 0.6
+    assert found["right"]["requested_mask_iou", "lung"].value > 0.6
+
+
+def test_a_lesion_outside_its_box_is_seen(real, faithful, fitted_segmenter):
+    boxes = np.zeros_like(faithful.masks.pixels)
+    for box, outline in zip(boxes, faithful.masks.pixels, strict=True):
+        rows, columns = np.nonzero(outline)
+        box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 128
+    inside = {}
+    for name, drawn in (("right", boxes), ("wrong side", boxes[:, :, ::-1])):
+        masks = Masks(names=("Effusion",), pixels=drawn, index=faithful.masks.index[:, 2:])
+        dimension = lesion_preservation(real, replace(faithful, masks=masks), fitted_segmenter, space=SPACE, seed=0)
+        inside[name] = next(score.value for score in dimension.scores if score.metric == "lesion_inside_box")
+    assert inside["right"] > inside["wrong side"] + 0.3
 
 
 def test_what_no_judge_learned_is_skipped_with_the_reason(real, faithful, fitted_segmenter):
@@ -359,7 +418,7 @@ def test_what_no_judge_learned_is_skipped_with_the_reason(real, faithful, fitted
     images = replace(faithful, masks=Masks(names=("Effusion",), pixels=faithful.masks.pixels, index=faithful.masks.index[:, 2:]))
     dimension = lesion_preservation(real, images, without, space=SPACE, seed=0)
     assert dimension.status == "measured" and dimension.extra["not_measured"]["Effusion: agreement"] == "no judge for a reason"
-    assert {score.metric for score in dimension.scores} == {"lesion contrast", "lesion SSIM", "lesion perceptual distance"}
+    assert {score.metric for score in dimension.scores} == {"lesion_contrast", "lesion_ssim", "lesion_perceptual_distance"}
     bare = RealImages(train=replace(real.train, masks=None), held_out=replace(real.held_out, masks=None))
     skipped = lesion_preservation(bare, images, without, space=SPACE, seed=0)
     assert skipped.status == "skipped" and "no judge for a reason" in skipped.reason
@@ -381,7 +440,7 @@ def test_the_report_holds_every_part(real, faithful, tmp_path):
     assert {"anatomy", "ssim and psnr"} <= set(fidelity.extra["not_measured"])
     assert "quick" in report.dimensions["robustness"].reason
     page = report.write(tmp_path).read_text()
-    assert "Map of real and synthetic images, thumbnails" in page and page.count("Forest plot:") == 2
+    assert "Map of real and synthetic images in thumbnails" in page and page.count("Forest plot:") == 2
     assert "http" not in page.replace("http-equiv", "")
 
 

@@ -33,13 +33,13 @@ def test_a_classifier_relies_on_a_mark_that_means_the_finding():
     labels[:, 1] = 1
     probe, told = leaning(replace(made, labels=labels))
     assert probe["auroc"] > 0.95
-    assert told["relies on origin"] and told["shift"]["low"] > 0.2
+    assert told["relies_on_origin"] and told["shift"]["low"] > 0.2
     assert abs(told["shift_without"]["value"]) < told["shift"]["value"] / 2
 
 
 def test_a_classifier_does_not_rely_on_the_origin_of_images_like_real_ones():
     probe, told = leaning(synthetic(present=80, absent=80))
-    assert probe["low"] < 0.6 and not told["relies on origin"]
+    assert probe["low"] < 0.6 and not told["relies_on_origin"]
     assert told["auroc"] > 0.8 and told["auroc_drop_by_chance"] > 0
 
 

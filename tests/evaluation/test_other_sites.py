@@ -216,7 +216,7 @@ def test_the_command_shows_groups_sites_the_other_hospital_and_the_gallery(folde
     assert told["inputs"]["external"]["images"] == entry["external"]["n_test"] == 60 and entry["subgroups"]["groups"]
     page = (tmp_path / "report.html").read_text()
     for words in ("AUROC on the test images of each group", "classifiers that did not train on it", "Another hospital",
-                  "images of real patients (the gallery of failures)", "mended by the synthetic images", "as a shortcut"):
+                  "images of real patients (the gallery of failures)", "on which synthetic images helped most", "as a shortcut"):
         assert words in page, words
     assert len(list((tmp_path / "figures").glob("*.png"))) == len(told["figures"]) >= 2
     patients = {study.patient_id for study in Prepared.load(real).studies}

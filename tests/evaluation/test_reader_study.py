@@ -174,24 +174,24 @@ def test_mcnemar_is_a_binomial_of_the_pairs_that_differ():
 def test_readers_who_see_through_every_image(tmp_path):
     dimension = study(tmp_path, panel(truth, truth, truth))
     found = scores(dimension)
-    assert found["Turing accuracy"].value == found["synthetic images called synthetic"].value == 1
-    assert found["agreement on real or synthetic"].value == 1
-    assert found["Turing accuracy"].low == pytest.approx(wilson(40, 40)[0])
-    alone = scores(dimension, "reader R1")["Turing accuracy"]
+    assert found["turing_accuracy"].value == found["turing_sensitivity"].value == 1
+    assert found["agreement_on_origin"].value == 1
+    assert found["turing_accuracy"].low == pytest.approx(wilson(40, 40)[0])
+    alone = scores(dimension, "reader R1")["turing_accuracy"]
     assert "p < 0.001" in alone.note
     assert alone.low == pytest.approx(0.025 ** (1 / 40))  # Clopper and Pearson (1934) at 40 of 40
-    assert dimension.extra["verdict"]["real or synthetic"].startswith("told apart")
+    assert dimension.extra["verdict"]["real_or_synthetic"].startswith("told apart")
     assert "acceptability" in dimension.extra["not_measured"]
 
 
 def test_calling_everything_synthetic_is_no_skill(tmp_path):
     dimension = study(tmp_path, panel(suspicious, suspicious, suspicious))
     found = scores(dimension)
-    assert found["Turing accuracy"].value == found["balanced Turing accuracy"].value == 0.5
-    assert found["synthetic images called synthetic"].value == found["synthetic images called synthetic"].floor == 1
-    assert "p = 1.000" in scores(dimension, "reader R0")["Turing accuracy"].note
-    assert dimension.extra["verdict"]["real or synthetic"].startswith("no evidence")
-    assert "the same" in dimension.extra["not_measured"]["agreement on real or synthetic"]
+    assert found["turing_accuracy"].value == found["balanced_turing_accuracy"].value == 0.5
+    assert found["turing_sensitivity"].value == found["turing_sensitivity"].floor == 1
+    assert "p = 1.000" in scores(dimension, "reader R0")["turing_accuracy"].note
+    assert dimension.extra["verdict"]["real_or_synthetic"].startswith("no evidence")
+    assert "the same" in dimension.extra["not_measured"]["agreement_on_origin"]
 
 
 def test_readers_who_toss_coins(tmp_path):
@@ -201,9 +201,9 @@ def test_readers_who_toss_coins(tmp_path):
         return ("real", "synthetic")[rng.integers(2)]
 
     found = scores(study(tmp_path, panel(coin, coin, coin, coin)))
-    assert abs(found["Turing accuracy"].value - 0.5) < 0.1
-    assert found["Turing accuracy"].low < 0.5 < found["Turing accuracy"].high
-    kappa = found["agreement on real or synthetic"]
+    assert abs(found["turing_accuracy"].value - 0.5) < 0.1
+    assert found["turing_accuracy"].low < 0.5 < found["turing_accuracy"].high
+    kappa = found["agreement_on_origin"]
     assert kappa.low < 0 < kappa.high < 0.3
 
 
@@ -214,8 +214,8 @@ def test_confidence_tells_more_than_the_answer(tmp_path):
 
     dimension = study(tmp_path, panel(half, half, half, confidence=lambda image: 5 if half(image) == truth(image) else 1))
     alone = scores(dimension, "reader R0")
-    assert alone["Turing accuracy"].value == 0.5
-    assert alone["Turing auroc"].value == 0.75
+    assert alone["turing_accuracy"].value == 0.5
+    assert alone["turing_auroc"].value == 0.75
 
 
 def test_acceptable_by_majority_and_by_finding(tmp_path):
@@ -226,13 +226,13 @@ def test_acceptable_by_majority_and_by_finding(tmp_path):
         yes = 3 if truth(row["image"]) == "real" else 2 if number < 10 else 1
         row["acceptable"] = 4 if int(row["reader"][1]) < yes else 3
     dimension = study(tmp_path, rows)
-    whole, effusion = scores(dimension)["acceptable images"], scores(dimension, "Effusion")["acceptable images"]
+    whole, effusion = scores(dimension)["acceptable_images"], scores(dimension, "Effusion")["acceptable_images"]
     assert (whole.value, whole.low, whole.high, whole.floor, whole.n_synthetic) == (0.5, *wilson(10, 20), 1.0, 20)
     assert (effusion.value, effusion.n_synthetic, effusion.n_real, effusion.floor) == (1.0, 10, 10, 1.0)
-    assert scores(dimension)["acceptable readings"].value == 0.5
+    assert scores(dimension)["acceptable_readings"].value == 0.5
     verdict = dimension.extra["verdict"]
-    assert verdict["acceptable, all"].startswith("not acceptable")
-    assert verdict["acceptable, Effusion"].startswith("undecided")  # ten of ten allow for 72 %
+    assert verdict["acceptable_images, all"].startswith("not acceptable")
+    assert verdict["acceptable_images, Effusion"].startswith("undecided")  # ten of ten allow for 72 %
 
 
 def test_half_is_no_majority_and_two_readers_are_none(tmp_path):
@@ -241,7 +241,7 @@ def test_half_is_no_majority_and_two_readers_are_none(tmp_path):
         row["acceptable"] = 5 if row["reader"] in ("R0", "R1") else 1
         if row["image"] == "synthetic-0.png" and row["reader"] in ("R2", "R3"):
             row["acceptable"] = ""  # two readers, both pleased
-    found = scores(study(tmp_path, rows))["acceptable images"]
+    found = scores(study(tmp_path, rows))["acceptable_images"]
     assert (found.value, found.n_synthetic) == (0, 19)
 
 
@@ -251,8 +251,8 @@ def test_a_verdict_takes_three_readers(tmp_path):
     assert dimension.status == "skipped"
     assert "at least 3" in dimension.reason
     assert dimension.extra["verdict"].startswith("skipped")
-    assert scores(dimension)["Turing accuracy"].value == scores(dimension)["acceptable readings"].value == 1
-    assert "acceptable images" not in scores(dimension)
+    assert scores(dimension)["turing_accuracy"].value == scores(dimension)["acceptable_readings"].value == 1
+    assert "acceptable_images" not in scores(dimension)
     assert study(tmp_path, panel(truth, truth, truth, acceptable=lambda image: 5)).status == "measured"
 
 
@@ -263,16 +263,16 @@ def test_the_finding_asked_for_is_seen_or_not(tmp_path):
 
     dimension = study(tmp_path, panel(truth, truth, truth, finding=lambda image: "pleural effusion", finding_seen=sees))
     found = scores(dimension, "Effusion")
-    assert (found["requested finding seen"].value, found["requested finding seen"].floor) == (1, 1)
-    assert (found["absent finding seen"].value, found["absent finding seen"].floor) == (1, 0)
+    assert (found["requested_finding_seen"].value, found["requested_finding_seen"].floor) == (1, 1)
+    assert (found["absent_finding_seen"].value, found["absent_finding_seen"].floor) == (1, 0)
 
 
 def test_agreement_on_acceptability_follows_the_readers(tmp_path):
     alike = study(tmp_path, panel(truth, truth, truth, acceptable=lambda image: 1 + int(image[:-4].partition("-")[2]) % 5))
-    assert scores(alike)["agreement on acceptability"].value == 1
+    assert scores(alike)["agreement_on_acceptability"].value == 1
     rng = np.random.default_rng(0)
     apart = study(tmp_path, panel(truth, truth, truth, acceptable=lambda image: rng.integers(1, 6)))
-    found = scores(apart)["agreement on acceptability"]
+    found = scores(apart)["agreement_on_acceptability"]
     assert found.low < 0 < found.high < 0.5
 
 
@@ -284,14 +284,14 @@ def test_assisted_against_unassisted(tmp_path):
     rows = diagnoses(*with_it, *without, ("B", "real-12.png", 0, 0))
     dimension = study(tmp_path, [{"said": "", **row} for row in rows])
     found = scores(dimension, "Effusion")
-    assert found["sensitivity unassisted"].value == pytest.approx(3 / 6)
-    assert found["sensitivity assisted"].value == pytest.approx(5 / 6)
-    gain = found["sensitivity gain"]
+    assert found["sensitivity_unassisted"].value == pytest.approx(3 / 6)
+    assert found["sensitivity_assisted"].value == pytest.approx(5 / 6)
+    gain = found["sensitivity_gain"]
     assert gain.value == pytest.approx(2 / 6)
     assert "2 of 6 pairs became right, 0 wrong; p = 0.500" in gain.note
     assert gain.n_real == 3
-    assert (found["specificity assisted"].value, found["specificity gain"].value) == (0.5, 0)
-    assert "1 readings" in dimension.extra["not_measured"]["assisted reading"]
+    assert found["specificity_unassisted"].value == found["specificity_assisted"].value == 0.5 and found["specificity_gain"].value == 0
+    assert "1 readings" in dimension.extra["not_measured"]["assisted_reading"]
     assert dimension.status == "skipped"  # whether images are accepted was not asked
 
 
@@ -309,8 +309,8 @@ def test_the_page_shows_a_reader_study(tmp_path):
 def test_an_unbalanced_pack_is_said_to_be_one(tmp_path):
     rows = [row for row in panel(suspicious, suspicious, suspicious) if truth(row["image"]) == "synthetic" or row["image"] < "real-11"]
     dimension = study(tmp_path, rows)
-    assert scores(dimension)["Turing accuracy"].value > 0.8
-    assert scores(dimension)["balanced Turing accuracy"].value == 0.5
+    assert scores(dimension)["turing_accuracy"].value > 0.8
+    assert scores(dimension)["balanced_turing_accuracy"].value == 0.5
     assert "balanced accuracy" in dimension.extra["mix"]
 
 

@@ -17,7 +17,7 @@ SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 def part(name: str, value: float, **extra: object) -> Report:
     """A report that measured one dimension, with a figure."""
-    score = Score(metric=f"{name} score", value=value, low=value, high=value, better="higher", group="all", n_real=1, n_synthetic=1)
+    score = Score(metric="recall", value=value, low=value, high=value, n_real=1, n_synthetic=1)
     return Report(inputs={"real": {"digest": "a1"}, "synthetic": {"digest": "b2"}}, judges=({"name": name, "digest": "c3"},),
                   dimensions={name: Dimension("measured", scores=(score,), extra=extra)}, figures={f"figure of {name}": SVG})
 

@@ -8,7 +8,8 @@ import torch
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluation.metrics.ssim import SCALE_WEIGHTS, ms_ssim, psnr, scale_weights, ssim, to_intensity
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim
+from synthorax.evaluation.metrics.ssim import SCALE_WEIGHTS, psnr, scale_weights, ssim, to_intensity
 
 
 def pictures(seed, size, num=3):

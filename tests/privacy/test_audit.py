@@ -251,14 +251,14 @@ def score(found, metric, **which):
 
 def test_independent_images_pass(innocent):
     assert innocent.refusals == () and innocent.dimension.extra["gate"]["passed"]
-    assert score(innocent, "membership auroc", features="whitened pixels").low <= 0.5
-    match = score(innocent, "patient match rate")
-    assert match.low <= match.floor + 0.05
+    assert score(innocent, "membership_auroc", features="whitened pixels").low <= 0.5
+    match = score(innocent, "patient_match_rate")
+    assert match.low <= match.floor + 0.05 and score(innocent, "same_patient_auroc").value > 0.7
     assert innocent.dimension.extra["same_patient_band"]["status"] == "calibrated"
     assert "membership, loss" in innocent.dimension.extra["not_measured"]
-    assert all(score(innocent, "planted copies caught", group=how).value >= 0.9 for how in WAYS)
-    assert score(innocent, "false alarms").low <= 3 / 31  # what three ways and 30 images to calibrate them promise
-    assert innocent.figures["closest pairs"].startswith(b"\x89PNG")
+    assert all(score(innocent, "planted_copies_caught", group=how).value >= 0.9 for how in WAYS)
+    assert score(innocent, "false_alarm_rate").low <= 3 / 31  # what three ways and 30 images to calibrate them promise
+    assert innocent.figures["closest_pairs"].startswith(b"\x89PNG")
 
 
 def test_one_planted_copy_stops_the_release(followed, held_out):
@@ -272,14 +272,15 @@ def test_one_planted_copy_stops_the_release(followed, held_out):
     assert set(card["nearest"]) >= {"registration", "whitened pixels", "sixteenths"}
 
 
-def test_a_generator_that_remembers_patients_is_found_in_every_way(followed, held_out):
+def test_a_generator_that_remembers_patients_is_found_in_every_way(followed, held_out, innocent):
     noise = np.random.default_rng(0).normal(0, 6, followed[0].pixels.shape)
     leaked = ImageSet(pixels=np.clip(followed[0].pixels + noise, 0, 255).astype(np.uint8), studies=followed[0].studies, findings=(),
                    labels=followed[0].labels, digest="leak")
     found = audit(followed[0], held_out, leaked)
-    assert score(found, "near-copy rate", features="").value > 0.95
-    assert score(found, "membership auroc", features="whitened pixels").low > 0.75
-    match = score(found, "patient match rate")
+    assert score(found, "near_duplicate_rate", features="").value > 0.95
+    assert score(found, "nearer_than_follow_up").value > score(innocent, "nearer_than_follow_up").value + 0.5
+    assert score(found, "membership_auroc", features="whitened pixels").low > 0.75
+    match = score(found, "patient_match_rate")
     assert match.low > match.floor
     assert len(found.refusals) >= 4
 

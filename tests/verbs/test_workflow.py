@@ -217,7 +217,7 @@ def test_a_reader_study_joins_the_report(synthetic: Dataset, prepared: Prepared,
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     part = told["dimensions"]["clinical_acceptability"]
     values = {score["metric"]: score["value"] for score in part["scores"] if score["group"] == "all"}
-    assert (part["status"], values["Turing accuracy"], values["acceptable images"]) == ("measured", 0.5, 1.0)
+    assert (part["status"], values["turing_accuracy"], values["acceptable_images"]) == ("measured", 0.5, 1.0)
     assert len(told["inputs"]["readings"]["digest"]) == 64
     assert told["inputs"]["radiomics_quality"]["score"] == -8
     table.write_text(table.read_text().replace(made[3], "of-another-set.png"))

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
+from synthorax.evaluation.dimensions.balance import balance, balance_rows
 from synthorax.evaluation.dimensions.clinical_acceptability import reader_study
 from synthorax.evaluation.dimensions.controllability import controllability
 from synthorax.evaluation.dimensions.diversity import diversity
 from synthorax.evaluation.dimensions.fidelity import ORGANS, fidelity
 from synthorax.evaluation.dimensions.lesion_preservation import lesion_preservation, requested_classes
+from synthorax.evaluation.dimensions.privacy import privacy
 from synthorax.evaluation.dimensions.readings import Readings
 from synthorax.evaluation.dimensions.robustness import robustness
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, Seen, shared_groups
 from synthorax.evaluation.metrics.segmentation import FittedSegmenter, fit_segmenter
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 from synthorax.evaluation.report.group_plots import embedding_map
-from synthorax.evaluation.report.record import BalanceRow, Dimension, Report
-from synthorax.evaluation.statistics.roc import wilson
+from synthorax.evaluation.report.record import Dimension, Report
 from synthorax.judges.features import FeatureSpace
-from synthorax.privacy.copies import half_calibrated
 from synthorax.progress import Progress, portion, quiet
-from synthorax.types import ImageSet, Score
+from synthorax.types import ImageSet
 
 SHEET_IMAGES = 24
 SHEET_FINDINGS = 3
@@ -61,10 +61,10 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
         "lesion_preservation": (0.85, lambda own: _or_skipped(
             lambda: lesion_preservation(real, synthetic, fitted_segmenter, space=spaces[0], seed=seed))),
         "controllability": (0.87, lambda own: control),
-        "balance": (0.87, lambda own: _balance(real.train, synthetic)),
+        "balance": (0.87, lambda own: balance(real.train, synthetic)),
         "robustness": (0.87, lambda own: _or_skipped(
             lambda: robustness(real, synthetic, seen[0], seed=seed, corruptions=not quick, progress=own))),
-        "privacy": (0.94, lambda own: _or_skipped(lambda: _privacy(real, synthetic))),
+        "privacy": (0.94, lambda own: _or_skipped(lambda: privacy(real, synthetic))),
         "clinical_acceptability": (0.97, lambda own: Dimension("skipped", reason=NO_READINGS) if readings is None else
                                    reader_study(readings, real, synthetic, seed=seed)),
     }
@@ -93,7 +93,7 @@ def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:
     for space in seen:
         enough = len(space.held_out) >= MIN_IMAGES_PER_GROUP and len(space.synthetic) >= 2
         if enough and np.isfinite(space.held_out).all() and np.isfinite(space.synthetic).all():
-            name = f"Map of real and synthetic images, {space.space.name}"
+            name = f"feature_map: {space.space.name}"
             drawn[name] = embedding_map(space.held_out[:most], space.synthetic[:most], space=space.space.name)
     return drawn
 
@@ -103,18 +103,6 @@ def _classes(real: RealImages, synthetic: ImageSet) -> list[str]:
     known = () if real.train.masks is None else real.train.masks.names
     organs = [name for name in ORGANS if name in known or name == "lung"]
     return [*organs, *(name for name in requested_classes(synthetic) if name not in organs)]
-
-
-def balance_rows(before: ImageSet, added: ImageSet) -> tuple[BalanceRow, ...]:
-    """How many training images show each finding, before and after the synthetic ones are added."""
-    rows = []
-    for finding in before.findings:
-        old, new = before.column(finding), added.column(finding)
-        stated_old, stated_new = int((~np.isnan(old)).sum()), int((~np.isnan(new)).sum())
-        present_old, present_new = int((old == 1).sum()), int((new == 1).sum())
-        rows.append(BalanceRow(finding=finding, before=present_old, after=present_old + present_new,
-                               total_before=stated_old, total_after=stated_old + stated_new))
-    return tuple(rows)
 
 
 def sheets(real: ImageSet, synthetic: ImageSet) -> dict[str, bytes]:
@@ -147,33 +135,6 @@ def _or_skipped(measure: Callable[[], Dimension]) -> Dimension:
         return measure()
     except InputError as error:
         return Dimension("skipped", reason=str(error))
-
-
-def _balance(before: ImageSet, added: ImageSet) -> Dimension:
-    """Share of training images that show each finding which was asked for, after and (as floor) before."""
-    scores = []
-    for row in balance_rows(before, added):
-        if row.after > row.before and row.finding != NO_FINDING and row.total_before:
-            low, high = wilson(row.after, row.total_after)
-            scores.append(Score(metric="prevalence after", value=row.after / row.total_after, low=low, high=high, better="higher",
-                                n_real=row.total_before, n_synthetic=row.total_after - row.total_before, group=row.finding,
-                                floor=row.before / row.total_before, note=f"{row.before} images before, {row.after} after"))
-    if not scores:
-        return Dimension("not_applicable", reason="the synthetic images state no finding")
-    return Dimension("measured", scores=tuple(scores))
-
-
-def _privacy(real: RealImages, synthetic: ImageSet) -> Dimension:
-    """Rate of near-duplicates of training images, beside the rate of false alarms on real images of other patients."""
-    detector, alarms = half_calibrated(real.train.pixels, real.held_out.pixels, real.held_out.patients())
-    copies = int(detector.check(synthetic.pixels).is_copy.sum())
-    low, high = wilson(copies, len(synthetic))
-    score = Score(metric="near-copy rate", value=copies / len(synthetic), low=low, high=high, better="lower",
-                  n_real=len(real.train), n_synthetic=len(synthetic), floor=alarms.rate,
-                  note=f"floor: {alarms.num_images} real images of other patients by the same threshold "
-                       f"[{alarms.low:.3f}, {alarms.high:.3f}]")
-    extra = {"copy_threshold": detector.threshold, "not_measured": "membership, re-identification; see `synthorax audit`"}
-    return Dimension("measured", scores=(score,), extra=extra)
 
 
 def _describe(images: ImageSet, *more: ImageSet) -> dict[str, Any]:

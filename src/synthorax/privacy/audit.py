@@ -91,13 +91,13 @@ def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, fe
     cards = tuple(_cards(train, synthetic, check, detector, matched, facts or {}))
     progress(1.0, "audited")
     return Audit(dimension=Dimension("measured", scores=tuple(scores), extra=extra), refusals=tuple(refusals), judges=tuple(judges),
-                 cards=cards, figures={"closest pairs": _sheet(train, synthetic, check)})
+                 cards=cards, figures={"closest_pairs": _sheet(train, synthetic, check)})
 
 
 def _copy_scores(check: CopyCheck, alarms: FalseAlarms, *, train: ImageSet, synthetic: ImageSet) -> list[Score]:
     note = f"floor: {alarms.num_images} real images of other patients by the same thresholds [{alarms.low:.3f}, {alarms.high:.3f}]"
-    scores = [_rate("near-copy rate", check.is_copy, better="lower", n_real=len(train), floor=alarms.rate, note=note)]
-    return scores + [_rate("near-copy rate", way.is_copy, better="lower", n_real=len(train), features=name)
+    scores = [_rate("near_duplicate_rate", check.is_copy, n_real=len(train), floor=alarms.rate, note=note)]
+    return scores + [_rate("near_duplicate_rate", way.is_copy, n_real=len(train), features=name)
                      for name, way in check.ways.items()]
 
 
@@ -105,11 +105,11 @@ def _planted_scores(detector: CopyDetector, alarms: FalseAlarms, train: ImageSet
     """Share of planted copies caught in each way of planting, at thresholds that call so many real images copies."""
     num = min(config.planted, len(train))
     rows = np.random.default_rng(derive(config.seed, "planted rows")).permutation(len(train))[:num]
-    scores = [Score(metric="false alarms", value=alarms.rate, low=alarms.low, high=alarms.high, better="lower", n_real=alarms.num_images,
+    scores = [Score(metric="false_alarm_rate", value=alarms.rate, low=alarms.low, high=alarms.high, n_real=alarms.num_images,
                     n_synthetic=0, note="real images of other patients that were called copies")]
     for how in WAYS:
         caught = detector.check(plant(train.pixels[rows], how=how, seed=config.seed)).is_copy
-        scores.append(_rate("planted copies caught", caught, better="higher", n_real=len(train), group=how))
+        scores.append(_rate("planted_copies_caught", caught, n_real=len(train), group=how))
     return scores
 
 
@@ -124,7 +124,7 @@ def _same_patient_band(train: ImageSet, held_out: ImageSet, check: CopyCheck, *,
     likeness = Gallery.of(images[pairs[:, 1]]).fit(images[pairs[:, 0]], np.arange(len(pairs)))
     low, middle, high = (float(value) for value in np.quantile(likeness, [0.05, 0.5, 0.95]))
     band = {"status": "calibrated", "pairs": len(pairs), "low": low, "median": middle, "high": high}
-    return band, [_rate("nearer than a follow-up", check.similarity > middle, better="lower", n_real=len(pairs),
+    return band, [_rate("nearer_than_follow_up", check.similarity > middle, n_real=len(pairs),
                         features="registration", note=f"than the median of {len(pairs)} pairs of images of one patient, {middle:.2f}")]
 
 
@@ -140,7 +140,7 @@ def _membership(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, rows: 
         except InputError as error:
             skipped[f"membership, {name}"] = str(error)
             return
-        scores.append(Score(metric="membership auroc", value=value.auc, low=value.low, high=value.high, better="lower", n_real=len(rows),
+        scores.append(Score(metric="membership_auroc", value=value.auc, low=value.low, high=value.high, n_real=len(rows),
                             n_synthetic=len(synthetic), features=name, floor=0.5, note=f"{how}; against {len(rows_held)} held-out images"))
 
     gallery = Gallery.of(synthetic.pixels)
@@ -159,10 +159,10 @@ def _membership(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, rows: 
 def _match_scores(found: Reidentification, train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> list[Score]:
     name = found.judge.name
     return [
-        Score(metric="same-patient auroc", value=found.validation.value, low=found.validation.low, high=found.validation.high,
-              better="higher", n_real=found.num_validated, n_synthetic=0, features=name,
+        Score(metric="same_patient_auroc", value=found.validation.value, low=found.validation.low, high=found.validation.high,
+              n_real=found.num_validated, n_synthetic=0, features=name,
               note=f"how good the judge is: pairs of {found.num_validated} held-out patients, learned from {found.judge.num_patients}"),
-        Score(metric="patient match rate", value=found.synthetic.rate, low=found.synthetic.low, high=found.synthetic.high, better="lower",
+        Score(metric="patient_match_rate", value=found.synthetic.rate, low=found.synthetic.low, high=found.synthetic.high,
               n_real=len(train), n_synthetic=len(synthetic), features=name, floor=found.real.rate,
               note=f"floor: {found.real.num_images} real images of other patients [{found.real.low:.3f}, {found.real.high:.3f}]; "
                    f"of follow-ups the judge matches {found.followed.rate:.2f} [{found.followed.low:.2f}, {found.followed.high:.2f}]"),
@@ -235,7 +235,7 @@ def _eight_bit(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint
     return (image // (257 if image.dtype == np.uint16 else 1)).astype(np.uint8)
 
 
-def _rate(metric: str, called: NDArray[np.bool_], *, better: Any, n_real: int, **more: Any) -> Score:
+def _rate(metric: str, called: NDArray[np.bool_], *, n_real: int, **more: Any) -> Score:
     low, high = wilson(int(called.sum()), len(called))
-    return Score(metric=metric, value=float(called.mean()), low=low, high=high, better=better, n_real=n_real, n_synthetic=len(called),
+    return Score(metric=metric, value=float(called.mean()), low=low, high=high, n_real=n_real, n_synthetic=len(called),
                  **more)

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from synthorax.evaluation.statistics.intervals import Z_95
 from synthorax.evaluation.statistics.roc import auroc, delong, delong_interval
 from synthorax.judges.classifier import Classifier, ClassifierConfig, ClassifierNetwork, train_classifier
-from synthorax.judges.probe import fit_probe
+from synthorax.judges.linear_probe import fit_probe
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -66,7 +66,7 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
         by_chance = _drops_by_chance(classifier, column, features, labels[:, column], made, learns, rng)
         loses = "auroc_drop" in one and one["auroc_drop"]["low"] > 0 and one["auroc_drop"]["value"] > by_chance
         shifted = abs(one["shift"]["value"]) > LEAST_GAP and one["shift"]["low"] * one["shift"]["high"] > 0
-        told.append(one | {"auroc_drop_by_chance": by_chance, "relies on origin": bool(seen.low > 0.5 and (shifted or loses))})
+        told.append(one | {"auroc_drop_by_chance": by_chance, "relies_on_origin": bool(seen.low > 0.5 and (shifted or loses))})
     return {"probe": {"auroc": seen.auc, "low": seen.low, "high": seen.high}, "findings": told}
 
 

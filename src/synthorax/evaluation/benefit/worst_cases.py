@@ -1,4 +1,4 @@
-"""The tested images that were called most wrongly by each arm, and those that the synthetic images mended or broke, as sheets."""
+"""Contact sheets of the tested images that each arm got most wrong, and of those that training with synthetic images changed most."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def failure_sheets(found: Compared, finding: str) -> dict[str, bytes]:
     wrong = {arm: wrongness(labels, scores) for arm, scores in zip(ARMS, pair_of(found, finding).mean(axis=-1).T, strict=True)}
     words = np.where(labels == 1, "present", "absent")
     change = wrong[DECLARED] - wrong[PLAIN]
-    pages = {f"most wrong in arm {arm}": (wrong[arm], [f"{word} {p:.2f}" for word, p in zip(words, said[arm], strict=True)])
-             for arm in ARMS}
+    pages = {name: (wrong[arm], [f"{word} {p:.2f}" for word, p in zip(words, said[arm], strict=True)])
+             for name, arm in (("most_wrong_without", PLAIN), ("most_wrong_with", DECLARED))}
     both = [f"{word} {one:.2f} to {other:.2f}" for word, one, other in zip(words, said[PLAIN], said[DECLARED], strict=True)]
-    pages |= {"mended by the synthetic images": (-change, both), "broken by the synthetic images": (change, both)}
+    pages |= {"corrected_by_synthetic": (-change, both), "spoiled_by_synthetic": (change, both)}
     sheets = {}
     for name, (size, captions) in pages.items():
         chosen = [place for place in np.argsort(-size, kind="stable")[: COLUMNS * ROWS].tolist() if size[place] > 0]
         if chosen:
             sheet = contact_sheet(found.test.pixels[rows[chosen]], columns=COLUMNS, tile_px=TILE_PX,
                                   captions=[captions[place] for place in chosen])
-            sheets[f"{finding}, test images of patients, {name}: label and probability"] = png_bytes(sheet)
+            sheets[f"{name}: {finding}"] = png_bytes(sheet)
     return sheets
 
 

@@ -13,7 +13,8 @@ from synthorax.errors import InputError
 from synthorax.evaluation.dimensions.controllability import controllability
 from synthorax.evaluation.metrics.distances import fid_score, kid_score
 from synthorax.evaluation.metrics.feature_sets import RealImages, Seen, Vectors
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores, neighbour_scores
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
+from synthorax.evaluation.metrics.neighbours import neighbour_scores
 from synthorax.evaluation.report.contact_sheets import eight_bit
 from synthorax.evaluation.statistics.bootstrap import counted_bootstrap, counted_gain
 from synthorax.evaluation.statistics.intervals import Z_95
@@ -70,9 +71,9 @@ def condition_adherence(reference: RealReference, made: ImageSet, vectors: Vecto
         return {name: {"skipped": "cannot be asked"} for name in (REQUEST, VIEW)}
     seen = Seen(space=reference.space, train=reference.train, held_out=reference.held_out, synthetic=vectors)
     dimension, _ = controllability(reference.real, made, seen)
-    asked = [score for score in dimension.scores if score.metric == "requested finding auroc"]
+    asked = [score for score in dimension.scores if score.metric == "requested_finding_auroc"]
     believed = [score for score in asked if (score.floor or 0) >= TELLS_FROM]
-    views = [score for score in dimension.scores if score.metric == "view agreement"]
+    views = [score for score in dimension.scores if score.metric == "view_agreement"]
     record: Record = {REQUEST: {"skipped": dimension.reason or f"no judge reaches {TELLS_FROM} on real images"},
                       VIEW: {"skipped": "too few images of each view asked for"}}
     if believed:

@@ -11,7 +11,7 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, Seen
 from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.roc import delong_interval, wilson
-from synthorax.judges.probe import fit_probe
+from synthorax.judges.linear_probe import fit_probe
 from synthorax.types import ImageSet, Score
 
 
@@ -28,8 +28,8 @@ def controllability(real: RealImages, synthetic: ImageSet, seen: Seen) -> tuple[
         judges.append({"name": probe.name, "digest": probe.digest})
         value = _auroc(asked, probe.scores(seen.synthetic))
         ceiling = _auroc(shown, probe.scores(seen.held_out))
-        scores.append(Score(metric="requested finding auroc", value=value.auc, low=value.low, high=value.high, better="higher",
-                            n_real=len(real.held_out), n_synthetic=len(synthetic), group=finding, features=probe.name,
+        scores.append(Score(metric="requested_finding_auroc", value=value.auc, low=value.low, high=value.high, n_real=len(real.held_out),
+                            n_synthetic=len(synthetic), group=finding, features=probe.name,
                             floor=ceiling.auc, note=f"on real held-out images {ceiling.auc:.2f} [{ceiling.low:.2f}, {ceiling.high:.2f}]"))
     views = _views(real, synthetic, seen)
     if views is not None:
@@ -53,7 +53,7 @@ def _views(real: RealImages, synthetic: ImageSet, seen: Seen) -> Score | None:
     agreed, total = agreement(made, seen.synthetic)
     low, high = wilson(agreed, total)
     real_agreed, real_total = agreement(held_out, seen.held_out)
-    return Score(metric="view agreement", value=agreed / total, low=low, high=high, better="higher", n_real=real_total,
+    return Score(metric="view_agreement", value=agreed / total, low=low, high=high, n_real=real_total,
                  n_synthetic=total, features=probe.name, floor=real_agreed / real_total)
 
 

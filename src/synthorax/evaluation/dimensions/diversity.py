@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from synthorax.errors import InputError
 from synthorax.evaluation.metrics.feature_sets import Group, RealImages, Seen
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores, neighbour_scores
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
+from synthorax.evaluation.metrics.neighbours import neighbour_scores
 from synthorax.evaluation.metrics.vendi import vendi_score
 from synthorax.evaluation.report.record import Dimension
 from synthorax.progress import Progress, quiet

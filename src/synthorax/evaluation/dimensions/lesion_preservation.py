@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,10 @@ def _agreement(real: RealImages, synthetic: ImageSet, found: NDArray[np.bool_], 
         floor = None
         if known.sum() >= 2:
             floor = mask_agreement(truth[known], segmenter(real.held_out.pixels[known])[name]).value
-        score = mask_agreement(asked[has], found[has], group=name, judge=judge, metric="requested mask IoU")
-        scores.append(_with(score, floor=floor, note="the judge missed nothing on purpose: its own errors lower this number"
-                            if floor is None else f"the same judge on {int(known.sum())} real held-out images: {floor:.2f}"))
+        score = mask_agreement(asked[has], found[has], group=name, judge=judge, metric="requested_mask_iou")
+        note = ("the judge's own errors lower this number" if floor is None else
+                f"the same judge on {int(known.sum())} real held-out images: {floor:.2f}")
+        scores.append(replace(score, floor=floor, note="; ".join(filter(None, (score.note, note)))))
         if not is_organ(name):
             images = smaller(synthetic.pixels[has])
             seen = see(images, found[has].astype(np.float64), found[has], finding=name)
@@ -83,14 +85,9 @@ def _agreement(real: RealImages, synthetic: ImageSet, found: NDArray[np.bool_], 
     if boxed.sum() >= FEWEST_REQUESTS:
         inside = share_inside(boxes[boxed], found[boxed])
         low, high = normal_interval(float(inside.mean()), standard_error(inside - inside.mean()), lowest=0.0, highest=1.0)
-        scores.append(Score(metric="lesion inside box", value=float(inside.mean()), low=low, high=high, better="higher", n_real=0,
+        scores.append(Score(metric="lesion_inside_box", value=float(inside.mean()), low=low, high=high, n_real=0,
                             n_synthetic=int(boxed.sum()), group=name, features=judge))
     return scores
-
-
-def _with(score: Score, *, floor: float | None, note: str) -> Score:
-    record = score.to_dict() | {"floor": floor, "note": "; ".join(filter(None, (score.note, note)))}
-    return Score(**record)
 
 
 def _boxes(images: ImageSet, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -115,18 +112,18 @@ def lesion_looks(real: RealImages, synthetic: ImageSet, name: str, *, space: Fea
         raise InputError(f"{len(known[0])} real training images and {len(made[0])} synthetic ones have an outline of '{name}'; at least "
                          f"{FEWEST_REAL_LESIONS} are needed")
     has_floor = len(other[0]) >= FEWEST_REAL_LESIONS
-    scores = [distribution_score("lesion contrast", known[1], made[1], floor_sets=(known[1], other[1]) if has_floor else None, judge="",
+    scores = [distribution_score("lesion_contrast", known[1], made[1], floor_sets=(known[1], other[1]) if has_floor else None, judge="",
                                  seed=seed, group=name)]
-    nearest = {"lesion SSIM": (_best_ssim(made[0], known[0]), _best_ssim(other[0], known[0]) if has_floor else None)}
+    nearest = {"lesion_ssim": (_best_ssim(made[0], known[0]), _best_ssim(other[0], known[0]) if has_floor else None)}
     crops = [_as_images(part, synthetic.pixels.dtype) for part in (made[0], known[0], other[0])]
     vectors = [space(part) if len(part) else np.zeros((0, space.num_features), np.float32) for part in crops]
-    nearest["lesion perceptual distance"] = (nearest_distances(vectors[0], vectors[1]),
+    nearest["lesion_perceptual_distance"] = (nearest_distances(vectors[0], vectors[1]),
                                              nearest_distances(vectors[2], vectors[1]) if has_floor else None)
     for metric, (values, floor) in nearest.items():
-        mean, likeness = float(values.mean()), metric == "lesion SSIM"
+        mean, likeness = float(values.mean()), metric == "lesion_ssim"
         ends = (-1.0, 1.0) if likeness else (0.0, np.inf)
         low, high = normal_interval(mean, standard_error(values - mean), lowest=ends[0], highest=ends[1])
-        scores.append(Score(metric=metric, value=mean, low=low, high=high, better="higher" if likeness else "lower",
+        scores.append(Score(metric=metric, value=mean, low=low, high=high,
                             n_real=len(known[0]), n_synthetic=len(values), group=name, features="" if likeness else space.name,
                             floor=None if floor is None else float(floor.mean()),
                             note="to the most similar real lesion" + ("" if has_floor else "; no floor: too few held-out lesions")))

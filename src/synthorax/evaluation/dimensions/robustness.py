@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from synthorax.errors import InputError
@@ -12,7 +14,7 @@ from synthorax.evaluation.report.record import Dimension
 from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
-MOST_CORRUPTED = 64
+MAX_CORRUPTED_IMAGES = 64
 
 
 def robustness(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int, corruptions: bool = True,
@@ -49,9 +51,8 @@ def site_distances(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: i
         floor = (seen.held_out[rows], seen.train[elsewhere]) if len(elsewhere) >= MIN_IMAGES_PER_GROUP else None
         score = kid_score(seen.held_out[rows], seen.synthetic, floor_sets=floor, features_name=seen.space.name, seed=seed,
                           group=f"site {name}", real_patients=patients[rows])
-        record = score.to_dict() | {"metric": "kid_to_site", "note": "; ".join(filter(None, (
-            "all synthetic images against this site; floor: real images of other sites against it", score.note)))}
-        scores.append(Score(**record))
+        note = "all synthetic images against this site; floor: real images of other sites against it"
+        scores.append(replace(score, metric="kid_to_site", note="; ".join(filter(None, (note, score.note)))))
     return tuple(scores)
 
 
@@ -65,7 +66,7 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed
     if min(len(synthetic), len(real.train), len(real.held_out)) < MIN_IMAGES_PER_GROUP:
         raise InputError(f"corruptions need {MIN_IMAGES_PER_GROUP} images a side")
     rng = np.random.default_rng(seed)
-    num = min(MOST_CORRUPTED, len(synthetic), len(real.train))
+    num = min(MAX_CORRUPTED_IMAGES, len(synthetic), len(real.train))
     made, known = (rng.permutation(len(images))[:num] for images in (synthetic, real.train))
     scores = []
     for number, name in enumerate(CORRUPTIONS):
@@ -74,7 +75,7 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed
         value, low, high = kid_difference(seen.held_out, seen.synthetic[made], after, real_patients=real.held_out.patients())
         of_real = seen.space(corrupted(real.train.pixels[known], name, seed=seed))
         floor = kid(seen.held_out, of_real) - kid(seen.held_out, seen.train[known])
-        scores.append(Score(metric="kid_shift", value=value, low=low, high=high, better="lower", n_real=len(real.held_out),
+        scores.append(Score(metric="kid_shift", value=value, low=low, high=high, n_real=len(real.held_out),
                             n_synthetic=num, group=name, features=seen.space.name, floor=floor,
                             note="of these images after corruption less before; floor: the same of real training images"))
     return tuple(scores)

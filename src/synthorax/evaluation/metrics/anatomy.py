@@ -88,7 +88,7 @@ def distribution_score(metric: str, real: Matrix, synthetic: Matrix, *, floor_se
     middle = f"median {np.median(real[known]):.3g} on real and {np.median(synthetic[made]):.3g} on synthetic images"
     absent = int((~known).sum()), int((~made).sum())
     missing = f"not found on {absent[0]} real and {absent[1]} synthetic images" if any(absent) else ""
-    return Score(metric=metric, value=value, low=low, high=high, better="lower", n_real=int(known.sum()), n_synthetic=int(made.sum()),
+    return Score(metric=metric, value=value, low=low, high=high, n_real=int(known.sum()), n_synthetic=int(made.sum()),
                  group=group, features=judge, floor=None if floor is None else float(np.asarray(floor)[0]),
                  note="; ".join(filter(None, (middle, missing, note))))
 

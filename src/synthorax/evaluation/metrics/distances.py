@@ -138,7 +138,7 @@ def kid_difference(real: NDArray[np.floating], first: NDArray[np.floating], seco
 def _score(metric: str, value: float, error: float, n_real: int, n_synthetic: int, features_name: str, group: str, *,
            floor: tuple[Matrix | None, str], lowest: float = -np.inf) -> Score:
     low, high = normal_interval(value, error, lowest=lowest)
-    return Score(metric=metric, value=value, low=low, high=high, better="lower", n_real=n_real, n_synthetic=n_synthetic,
+    return Score(metric=metric, value=value, low=low, high=high, n_real=n_real, n_synthetic=n_synthetic,
                  group=group, features=features_name, floor=None if floor[0] is None else float(floor[0][0]),
                  note=floor[1])
 

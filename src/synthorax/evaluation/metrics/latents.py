@@ -109,7 +109,7 @@ def prior_distance(latents: Latents, prior: Latents) -> Score:
     low, high = normal_interval(value, error)
     half = len(second) // 2
     floor = _mmd(second[:half], second[half:], width=width)[0] if half >= 2 else None
-    return Score(metric="latent_mmd", value=value, low=low, high=high, better="lower", n_real=len(first), n_synthetic=len(second),
+    return Score(metric="latent_mmd", value=value, low=low, high=high, n_real=len(first), n_synthetic=len(second),
                  floor=floor)
 
 

@@ -215,7 +215,7 @@ def leakage(measured: Mapping[str, ArrayLike], spreads: Mapping[str, float], *, 
 
 
 def mask_agreement(requested: Outlines, found: Outlines, *, patients: Sequence[str] | None = None, group: str = "all",
-                   judge: str = "", metric: str = "mask IoU") -> Score:
+                   judge: str = "", metric: str = "mask_iou") -> Score:
     """Mean intersection over union of outlines asked for and found, [N, S, S] each, with an interval over patients, or else images.
 
     Pairs of which both are empty are left out and counted in the note.
@@ -251,14 +251,14 @@ def side_agreement(left: ArrayLike, seen: Seen, *, group: str = "all", judge: st
     """Share of images whose lesion's centroid is on the side asked for, `left` [N] in {0, 1}; not found counts as wrong."""
     right = seen.found & (seen.left == np.asarray(left, dtype=np.float64))
     missing = int((~seen.found).sum())
-    return share_score(right, metric="side agreement", group=group, judge=judge,
+    return share_score(right, metric="side_agreement", group=group, judge=judge,
                        note=f"{missing} images without the finding count as wrong" if missing else "")
 
 
 def share_score(right: NDArray[np.bool_], *, metric: str, group: str = "all", judge: str = "", note: str = "") -> Score:
     """Share of images [N] that are right, with Wilson's interval, which is no point where all are."""
     low, high = wilson(int(right.sum()), len(right))
-    return Score(metric=metric, value=float(right.mean()), low=low, high=high, better="higher", n_real=0, n_synthetic=len(right),
+    return Score(metric=metric, value=float(right.mean()), low=low, high=high, n_real=0, n_synthetic=len(right),
                  group=group, features=judge, note=note)
 
 
@@ -273,7 +273,7 @@ def mean_score(values: ArrayLike, *, metric: str, patients: Sequence[str] | None
     owners = None if patients is None else np.asarray(patients)[known]
     low, high = normal_interval(mean, standard_error(numbers[known] - mean, owners), lowest=0.0, highest=1.0)
     skipped = int((~known).sum())
-    return Score(metric=metric, value=mean, low=low, high=high, better="higher", n_real=0, n_synthetic=int(known.sum()), group=group,
+    return Score(metric=metric, value=mean, low=low, high=high, n_real=0, n_synthetic=int(known.sum()), group=group,
                  features=judge, note=f"{skipped} images skipped: {unit}" if skipped else "")
 
 

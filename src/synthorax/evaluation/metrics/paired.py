@@ -42,6 +42,6 @@ def paired_scores(real: Pixels, synthetic: Pixels, *, bands: tuple[Band, Band]) 
         mean = float(values.mean())
         low, high = normal_interval(mean, standard_error(values - mean), lowest=-1.0 if name == "ssim" else 0.0, highest=limit)
         where = f" {measured.low:.3g} to {measured.high:.3g} of images of one patient" if measured.calibrated else ""
-        scores.append(Score(metric=f"paired_{name}", value=mean, low=low, high=high, better="higher", n_real=len(real),
+        scores.append(Score(metric=f"paired_{name}", value=mean, low=low, high=high, n_real=len(real),
                             n_synthetic=len(synthetic), note=f"{measured.verdict(mean)}{where}"))
     return tuple(scores)

@@ -104,7 +104,7 @@ def nearness_score(measured: Band, synthetic: Matrix, held_out: Matrix, *, space
     def share(distances: Matrix) -> int:
         return int((distances <= measured.high).sum())
     low, high = wilson(share(synthetic), len(synthetic))
-    return Score(metric="as_near_as_one_patient", value=share(synthetic) / len(synthetic), low=low, high=high, better="higher",
-                 n_real=num_train, n_synthetic=len(synthetic), features=space, floor=share(held_out) / len(held_out),
+    return Score(metric="as_near_as_one_patient", value=share(synthetic) / len(synthetic), low=low, high=high, n_real=num_train,
+                 n_synthetic=len(synthetic), features=space, floor=share(held_out) / len(held_out),
                  note=f"band from {measured.num_pairs} pairs of {measured.num_patients} patients; the aim is the floor: above it images "
                       "follow single patients")

@@ -1,4 +1,4 @@
-"""How alike two images are, pixel for pixel: PSNR, SSIM and multi-scale SSIM, in float64 on batches."""
+"""How alike two images are, pixel for pixel: PSNR and SSIM, in float64 on batches; for multi-scale SSIM see `ms_ssim`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from synthorax.errors import InputError
 
@@ -28,7 +27,7 @@ def to_intensity(images: Pixels) -> Tensor:
 
 def psnr(first: Tensor, second: Tensor, *, data_range: float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio of each pair, [B], in dB; higher is more alike, infinite for equal images."""
-    first, second = _checked(first, second)
+    first, second = check_pair(first, second)
     return 10 * torch.log10(data_range**2 / (first - second).square().mean(dim=(1, 2, 3)))
 
 
@@ -40,28 +39,9 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0) -> Tensor:
     >>> ssim(torch.ones(1, 1, 16, 16), torch.ones(1, 1, 16, 16)).item()
     1.0
     """
-    first, second = _checked(first, second)
+    first, second = check_pair(first, second)
     scale_weights(min(first.shape[-2:]))  # refuses images smaller than the window
-    return _luminance_and_structure(first, second, data_range)[0]
-
-
-def ms_ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0) -> Tensor:
-    """Multi-scale SSIM of each pair, [B] in [0, 1] (Wang, Simoncelli and Bovik 2003, Eq. 7).
-
-    Each scale halves the image by 2 x 2 means and must still hold the 11 px window, so the five scales need 176 px. A
-    smaller image has fewer (64 px: 3) and the weights of those are scaled to their full sum. Values of images that differ
-    in the number of scales do not compare. Negative structure at a scale counts as 0.
-    """
-    first, second = _checked(first, second)
-    weights = scale_weights(min(first.shape[-2:]))
-    product = torch.ones(len(first), dtype=torch.float64, device=first.device)
-    for scale, weight in enumerate(weights):
-        if scale > 0:
-            first, second = functional.avg_pool2d(first, 2), functional.avg_pool2d(second, 2)
-        whole, structure = _luminance_and_structure(first, second, data_range)
-        part = whole if scale == len(weights) - 1 else structure
-        product = product * part.clamp_min(0) ** weight
-    return product
+    return luminance_and_structure(first, second, data_range)[0]
 
 
 def scale_weights(size_px: int) -> tuple[float, ...]:
@@ -77,7 +57,7 @@ def scale_weights(size_px: int) -> tuple[float, ...]:
     return tuple(weight * full / sum(kept) for weight in kept)
 
 
-def _luminance_and_structure(first: Tensor, second: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+def luminance_and_structure(first: Tensor, second: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
     """SSIM and its contrast-structure part without brightness, each averaged over the image: [B], [B]."""
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     maps = torch.cat([first, second, first * first, second * second, first * second], dim=1)  # [B, 5, H, W]
@@ -107,7 +87,8 @@ def _window_matrix(size_px: int, device: torch.device) -> Tensor:
                            (window / window.sum()).expand(len(starts), -1))
 
 
-def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def check_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both batches in float64. Raises InputError unless they are [B, 1, H, W] of one shape."""
     if first.shape != second.shape or first.ndim != 4 or first.shape[1] != 1:
         raise InputError(f"images must be two batches [B, 1, H, W] of one shape, got {tuple(first.shape)} and "
                          f"{tuple(second.shape)}")

@@ -37,7 +37,7 @@ def vendi_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, 
     real, synthetic = (((images[rng.permutation(len(images))[:num]] - mean) / scale) for images in (real, synthetic))
     value, influences = _vendi_and_influences(synthetic)
     low, high = normal_interval(value, standard_error(influences), lowest=1.0, highest=float(num))
-    return Score(metric="vendi", value=value, low=low, high=high, better="higher", n_real=num, n_synthetic=num, group=group,
+    return Score(metric="vendi", value=value, low=low, high=high, n_real=num, n_synthetic=num, group=group,
                  features=features_name, floor=_vendi_and_influences(real)[0],
                  note="the aim is the floor, real images as many: below it images repeat one another, above it they may be noise")
 

@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthorax.evaluation.report import group_plots, plots
+from synthorax.metric_table import metric_of
 
 if TYPE_CHECKING:
     from synthorax.evaluation.report.record import Report
 
 Figure = bytes | str
 """PNG bytes or SVG text"""
-FORESTS = (("fidelity", "kid", "KID, lower is better"), ("diversity", "coverage", "coverage, higher is better"),
-           ("clinical_acceptability", "Turing accuracy", "Turing accuracy, lower is better"))
-"""dimension, metric and words of the plots by group"""
+FORESTS = {"fidelity": "kid", "diversity": "coverage", "clinical_acceptability": "turing_accuracy"}
+"""dimension -> metric of its plot by group"""
+FIGURE_TITLES = {
+    "feature_map": "Map of real and synthetic images in {}",
+    "closest_pairs": "Synthetic images beside the training images that they resemble most",
+    "most_wrong_without": "{}: test images of patients that were classified worst without synthetic images; label and probability",
+    "most_wrong_with": "{}: test images of patients that were classified worst with synthetic images; label and probability",
+    "corrected_by_synthetic": "{}: test images of patients on which synthetic images helped most; label and probabilities",
+    "spoiled_by_synthetic": "{}: test images of patients on which synthetic images hurt most; label and probabilities"}
+"""name of a figure -> its title; what stands after a colon in the name, such as a finding, goes between the braces"""
 
 _AREA = (("value", "auroc"), ("low", "low"), ("high", "high"))
 
@@ -39,9 +47,9 @@ def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
              (entry.get("updates"), "updates in every arm")]
     caution = {"helps": "", "hurts": "Do not train on these images for this finding.",
                "no evidence": "That is not proof that they make no difference: the test may be too small to show one."}
-    told = ", ".join(f"{number:,} {what}" for number, what in sizes if number is not None)
+    counts = ", ".join(f"{number:,} {what}" for number, what in sizes if number is not None)
     return {"headline": f"{entry['finding']}: {headline}.", "detail": detail, "caution": caution[entry["verdict"]],
-            "sizes": f"{told}." if told else ""}
+            "sizes": f"{counts}." if counts else ""}
 
 
 def numbers(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -51,21 +59,22 @@ def numbers(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     without, with_them = areas.get(delta["against"]), areas.get(delta["arm"])
     interval = f"difference in AUROC, 95\u00a0% interval {show(delta['low'], signed=True)} to {show(delta['high'], signed=True)}"
-    told = [(show(delta["value"], signed=True), interval)]
+    figures = [(show(delta["value"], signed=True), interval)]
     if without is not None and with_them is not None:
-        told.insert(0, (f"{without:.2f} → {with_them:.2f}", "AUROC on held-out patients, without and with synthetic images"))
+        figures.insert(0, (f"{without:.2f} → {with_them:.2f}", "AUROC on held-out patients, without and with synthetic images"))
     if entry.get("n_test_patients") is not None:
         shown = entry.get("n_test_positive")
-        told.append((f"{entry['n_test_patients']:,}", "test patients" + ("" if shown is None else f", {shown:,} images with the finding")))
-    return told
+        figures.append((f"{entry['n_test_patients']:,}",
+                        "test patients" + ("" if shown is None else f", {shown:,} images with the finding")))
+    return figures
 
 
 def probability(delta: Mapping[str, Any]) -> str:
     """`p = 0.012 (DeLong)`, with the value after Holm's correction where the entry has it."""
-    def told(p: float) -> str:
+    def in_words(p: float) -> str:
         return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-    corrected = f", after Holm's correction p {told(delta['p_holm'])}" if delta.get("p_holm") is not None else ""
-    return f"p {told(delta['p'])} ({delta.get('test', 'test not named')}){corrected}"
+    corrected = f", after Holm's correction p {in_words(delta['p_holm'])}" if delta.get("p_holm") is not None else ""
+    return f"p {in_words(delta['p'])} ({delta.get('test', 'test not named')}){corrected}"
 
 
 def show(value: float, *, signed: bool = False) -> str:
@@ -92,7 +101,8 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     source = importlib.resources.files("synthorax.evaluation.report").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(show=show, embedded=embedded, words=_words)
+    environment.filters.update(show=show, embedded=embedded, words=_words, title=figure_title,
+                               metric_name=lambda identifier: metric_of(identifier).name)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
     drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _drawn(report).items()}
     pictures: dict[tuple[bool, str], dict[str, Figure]] = {}  # in the report's order; a pair stands where its first sheet does
@@ -104,8 +114,18 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
                                                   numbers=numbers, probability=probability)
 
 
+def figure_title(name: str) -> str:
+    """The title of a figure; a name without one is its own.
+
+    >>> figure_title("feature_map: chest")
+    'Map of real and synthetic images in chest'
+    """
+    kind, _, subject = name.partition(": ")
+    return FIGURE_TITLES[kind].format(subject) if kind in FIGURE_TITLES else name
+
+
 def _words(name: str) -> str:
-    """A metric's or a key's name for reading: `fid` becomes `FID`, `near_copies` becomes `near-duplicates`."""
+    """A key for reading: `ssim` becomes `SSIM`, `not_measured` becomes `not measured`."""
     short = {"fid", "kid", "auroc", "auprc", "ssim", "auc", "ms", "mmd", "psnr"}
     words = [word.upper() if word in short else word for word in name.replace("_", " ").split(" ")]
     return " ".join(words).replace("MS SSIM", "MS-SSIM")
@@ -117,26 +137,28 @@ def _drawn(report: Report) -> dict[str, str]:
     if rows := report.balance:
         drawn["balance"] = plots.balance_bars([row.finding for row in rows], before=[row.before for row in rows],
                                               after=[row.after for row in rows])
-    for name, metric, label in FORESTS:
+    for name, metric in FORESTS.items():
+        known = metric_of(metric)
         part = [score for score in report.dimensions[name].scores if score.metric == metric]
         part = [score for score in part if part and score.features == part[0].features]
         if len(part) > 1:
             legend = ("right answers", "chance") if name == "clinical_acceptability" else ("synthetic images", "floor: real images")
+            label = f"{known.name}, {known.better} is better"
             axis = f"{label} ({part[0].features})" if part[0].features else label
             drawn[f"forest {name}"] = drawn.get(f"forest {name}", "") + group_plots.group_forest(
                 [score.group for score in part], value=[score.value for score in part], low=[score.low for score in part],
                 high=[score.high for score in part], floor=[score.floor for score in part], axis_label=axis, legend=legend)
     entries = report.dimensions["benefit"].findings
-    compared: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
+    rows_of_forest: list[tuple[Mapping[str, Any], str, str]] = []  # difference, label, verdict
     for entry in entries:
         if delta := entry.get("delta"):
-            compared.append((delta, entry["finding"], entry["verdict"]))
+            rows_of_forest.append((delta, entry["finding"], entry["verdict"]))
         if best := entry.get("delta_best_conventional"):
-            compared.append((best, f"… against {best['against']}", ""))
-    if compared:
-        value, low, high = ([delta[key] for delta, _, _ in compared] for key in ("value", "low", "high"))
-        drawn["forest"] = plots.forest_plot([label for _, label, _ in compared], value=value, low=low, high=high,
-                                            verdicts=[said for _, _, said in compared])
+            rows_of_forest.append((best, f"… against {best['against']}", ""))
+    if rows_of_forest:
+        value, low, high = ([delta[key] for delta, _, _ in rows_of_forest] for key in ("value", "low", "high"))
+        drawn["forest"] = plots.forest_plot([label for _, label, _ in rows_of_forest], value=value, low=low, high=high,
+                                            verdicts=[verdict_shown for _, _, verdict_shown in rows_of_forest])
     for entry in entries:
         if entry.get("roc"):
             areas = {arm["arm"]: arm["auroc"] for arm in entry.get("arms", ()) if "auroc" in arm}
@@ -144,7 +166,7 @@ def _drawn(report: Report) -> dict[str, str]:
     for entry in entries:
         by_group = [(row["group"], row["arms"]) for row in entry.get("subgroups", {}).get("groups", ())]
         by_site = [(f"without {row['site']}", row["arms"]) for row in entry.get("left_out_sites", {}).get("sites", ())]
-        by_site += [("another hospital", told["arms"])] if "arms" in (told := entry.get("external", {})) else []
+        by_site += [("another hospital", external["arms"])] if "arms" in (external := entry.get("external", {})) else []
         for place, listed in (("groups", by_group), ("sites", by_site)):
             if listed:
                 lines = {arm["arm"]: {key: [areas[number][own] for _, areas in listed] for key, own in _AREA}

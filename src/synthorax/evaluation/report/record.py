@@ -1,4 +1,4 @@
-"""The report: nine dimensions, measured or with the reason, as `report.json` (the truth) and `report.html` (a page)."""
+"""The report: every dimension, measured or with the reason why not, as `report.json` (the truth) and `report.html` (a page)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ import numpy as np
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.report.page import Figure, render, show, verdict
 from synthorax.files import write_atomic
-from synthorax.former_names import with_present_facts
+from synthorax.former_names import with_present_facts, with_present_metrics
+from synthorax.metric_table import metric_of
 from synthorax.types import Score, Status
 
 SCHEMA = "synthorax.report/1"
+"""the form of `report.json`, which tools of others may ask for"""
+REVISION = 2
+"""of the names in it: since 2, metrics go by the identifiers of `metric_table`; a report without a revision is of the first"""
 DIMENSIONS: Mapping[str, str] = {
     "fidelity": "Do the synthetic images, as a set, look like real ones?",
     "lesion_preservation": "Is the requested finding really there, and where it belongs?",
@@ -33,14 +37,16 @@ DIMENSIONS: Mapping[str, str] = {
     "robustness": "Does the result hold across views, sites, sexes and ages?",
     "privacy": "Do they give training patients away?",
 }
-"""name -> the question that it answers, in the order of the page; every report has all nine"""
+"""name -> the question that it answers, in the order of the page; every report has them all"""
 NOT_ASKED_FOR = "not asked for in this run"
 VERDICTS = ("helps", "no evidence", "hurts")
+TABLE_COLUMNS = ("metric", "name", "dimension", "group", "value", "low", "high", "better", "unit", "floor", "n_real", "n_synthetic",
+                 "features", "note", "arm")
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One of the nine: what was measured, or why nothing was. Silence is never a pass: else a reason is needed."""
+    """One dimension: what was measured, or why nothing was. Silence is never a pass: what is not measured has a reason."""
 
     status: Status
     scores: tuple[Score, ...] = ()
@@ -115,7 +121,7 @@ class Report:
     version: str = field(default_factory=lambda: importlib.metadata.version("synthorax"))
 
     def __post_init__(self) -> None:
-        """Complete the nine dimensions and refuse what is missing or unsound."""
+        """Fill in the dimensions that were not given, and refuse what is missing or unsound."""
         for name in self.dimensions:
             if name not in DIMENSIONS:
                 raise UsageError(f"unknown dimension '{name}'; {nearest(name, DIMENSIONS)}")
@@ -146,26 +152,28 @@ class Report:
                        figures={**self.figures, **(figures or {})})
 
     def to_dict(self) -> dict[str, Any]:
-        """As `report.json` holds it (schema synthorax.report/1); figures are given by the file that holds them."""
+        """As `report.json` holds it; figures are given by the file that holds them."""
         rows = [{name: getattr(row, name) for name in BalanceRow.__slots__} for row in self.balance]
-        return {"schema": SCHEMA, "created": self.created, "version": self.version, "command": self.command,
+        return {"schema": SCHEMA, "revision": REVISION, "created": self.created, "version": self.version, "command": self.command,
                 "inputs": self.inputs, "judges": list(self.judges),
                 "dimensions": {name: part.to_dict() for name, part in self.dimensions.items()},
                 "plan": {"balance": _plain(rows, "balance")}, "notes": list(self.notes), "warnings": list(self.warnings),
                 "figures": {name: _figure_file(name, figure) for name, figure in self.figures.items()}}
 
     def to_pandas(self) -> Any:
-        """One row a score, the arms of `benefit` included, as a pandas DataFrame; UsageError without pandas."""
+        """One row a score, the arms of `benefit` included, as a pandas DataFrame with `TABLE_COLUMNS`; UsageError without pandas."""
         try:
             import pandas
         except ImportError as error:
             raise UsageError("tables need pandas; pip install 'synthorax[tables]'") from error
-        rows = [{"dimension": name, **score.to_dict()} for name, part in self.dimensions.items()
-                for score in part.scores]
-        rows += [{"dimension": "benefit", "metric": "auroc", "group": entry["finding"], "better": "higher",
+        rows = [{"dimension": name, **score.to_dict()} for name, part in self.dimensions.items() for score in part.scores]
+        rows += [{"dimension": "benefit", "metric": "auroc", "group": entry["finding"],
                   "arm": arm["arm"], "value": arm["auroc"], "low": arm.get("low"), "high": arm.get("high")}
                  for entry in self.dimensions["benefit"].findings for arm in entry.get("arms", ()) if "auroc" in arm]
-        return pandas.DataFrame(rows, columns=["dimension", *Score.__slots__, "arm"])
+        for row in rows:
+            known = metric_of(row["metric"])
+            row |= {"name": known.name, "better": known.better, "unit": known.unit}
+        return pandas.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     def __str__(self) -> str:
         """The warnings, the verdict and one line a dimension, for a terminal."""
@@ -173,12 +181,12 @@ class Report:
         for entry in self.dimensions["benefit"].findings:
             lines += [*filter(None, verdict(entry).values()), ""]
         for name, part in self.dimensions.items():
-            told = [f"{score.metric} {show(score.value)} [{show(score.low)}, {show(score.high)}]"
-                    for score in part.scores]
-            told = [*told[:3], f"{len(told) - 3} more"] if len(told) > 3 else told
-            told += [f"{entry.get('finding')}: {entry.get('verdict', 'see the page')}" for entry in part.findings]
+            items = [f"{metric_of(score.metric).name} {show(score.value)} [{show(score.low)}, {show(score.high)}]"
+                     for score in part.scores]
+            items = [*items[:3], f"{len(items) - 3} more"] if len(items) > 3 else items
+            items += [f"{entry.get('finding')}: {entry.get('verdict', 'see the page')}" for entry in part.findings]
             status = part.status.replace("_", " ")
-            lines.append(f"{name.replace('_', ' '):<24}{status:<16}{'; '.join(told) or part.reason}")
+            lines.append(f"{name.replace('_', ' '):<24}{status:<16}{'; '.join(items) or part.reason}")
         return "\n".join(lines)
 
     def write(self, out_dir: str | Path) -> Path:
@@ -194,26 +202,35 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read a `report.json`, or the folder that holds it. Raises InputError for anything that is no such report."""
+        """Read a `report.json`, or the folder that holds it, also of an earlier revision.
+
+        Raises InputError for anything that is no such report, and for one of a revision that this version does not know.
+        """
         path = Path(path)
         path = path / "report.json" if path.is_dir() else path
         try:
-            told = with_present_facts(json.loads(path.read_text(encoding="utf-8")))
-            if told.get("schema") != SCHEMA:
-                raise InputError(f"schema is {told.get('schema')!r}", file=path, remedy=f"this version reads {SCHEMA}")
-            figures = {name: path.parent / file for name, file in told.get("figures", {}).items()}
+            record = json.loads(path.read_text(encoding="utf-8"))
+            revision = record.get("revision", 1)
+            if record.get("schema") != SCHEMA or revision not in range(1, REVISION + 1):
+                raise InputError(f"its schema is {record.get('schema')!r}, revision {revision!r}; this version of Synthorax reads "
+                                 f"{SCHEMA!r} "
+                                 f"up to revision {REVISION}", file=path, remedy="read it with the version that wrote it, or a later one")
+            record = with_present_facts(record if revision == REVISION else with_present_metrics(record))
+            figures = {name: path.parent / file for name, file in record.get("figures", {}).items()}
             inside = {name: file for name, file in figures.items()
                       if file.resolve().is_relative_to(path.parent.resolve()) and file.is_file()}
             lost = [f"Figure '{name}' was not beside report.json when it was read." for name in figures
                     if name not in inside]
             return cls(
-                inputs=told["inputs"], judges=tuple(told["judges"]), created=told["created"],
-                dimensions={name: _dimension(part) for name, part in told["dimensions"].items()},
-                version=told.get("version", ""), command=told.get("command", ""),
-                balance=tuple(BalanceRow(**row) for row in told.get("plan", {}).get("balance", ())),
+                inputs=record["inputs"], judges=tuple(record["judges"]), created=record["created"],
+                dimensions={name: _dimension(part) for name, part in record["dimensions"].items()},
+                version=record.get("version", ""), command=record.get("command", ""),
+                balance=tuple(BalanceRow(**row) for row in record.get("plan", {}).get("balance", ())),
                 figures={name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
                          for name, file in inside.items()},
-                notes=(*told.get("notes", ()), *lost), warnings=tuple(told.get("warnings", ())))
+                notes=(*record.get("notes", ()), *lost), warnings=tuple(record.get("warnings", ())))
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise InputError(f"not a readable report ({error})", file=path,
                              remedy="make it again with `synthorax evaluate`") from error
@@ -225,13 +242,19 @@ def _figure_file(name: str, figure: Figure) -> str:
     return f"figures/{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}.{ending}"
 
 
-def _dimension(told: Mapping[str, Any]) -> Dimension:
+def _dimension(record: Mapping[str, Any]) -> Dimension:
     known = {"status", "scores", "reason", "findings"}
+    return Dimension(record["status"], scores=tuple(_score(score) for score in record.get("scores", ())), reason=record.get("reason", ""),
+                     findings=tuple(record.get("findings", ())),
+                     extra={key: value for key, value in record.items() if key not in known})
+
+
+def _score(record: Mapping[str, Any]) -> Score:
     names = {part.name for part in fields(Score)}
-    scores = [Score(**{key: value for key, value in score.items() if key in names}) for score in told.get("scores", ())]
-    return Dimension(told["status"], scores=tuple(scores), reason=told.get("reason", ""),
-                     findings=tuple(told.get("findings", ())),
-                     extra={key: value for key, value in told.items() if key not in known})
+    score = Score(**{key: value for key, value in record.items() if key in names})
+    if record.get("better", score.better) != score.better:
+        raise UsageError(f"{score.metric}: {record['better']} is better there, and {score.better} in this version")
+    return score
 
 
 def _refuse_unsound(score: Score) -> None:
@@ -240,8 +263,6 @@ def _refuse_unsound(score: Score) -> None:
         raise UsageError(f"{score.metric} ({score.group}) has a number that is not finite: {numbers}")
     if not score.low <= score.value <= score.high:
         raise UsageError(f"{score.metric} ({score.group}): {score.value} lies outside [{score.low}, {score.high}]")
-    if score.better not in ("higher", "lower"):
-        raise UsageError(f"{score.metric} ({score.group}): direction '{score.better}' is neither higher nor lower")
 
 
 def _plain(value: Any, where: str) -> Any:

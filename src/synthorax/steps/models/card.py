@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from synthorax.errors import InputError
-from synthorax.former_names import with_present_facts
+from synthorax.former_names import METRICS, with_present_facts
+from synthorax.metric_table import metric_of
 from synthorax.protocols import ModelSpec
-from synthorax.types import Score
+from synthorax.types import SCORE_KEYS
 
 SCHEMA = "synthorax.card/1"
 FENCE = "---\n"
@@ -55,7 +56,7 @@ def metrics_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for dimension, part in report["dimensions"].items():
         for score in part.get("scores", ()):
             if score.get("group", "all") == "all" or dimension in ("controllability", "lesion_preservation"):
-                rows.append({"dimension": dimension, **{key: score[key] for key in Score.__slots__ if key in score}})
+                rows.append({"dimension": dimension, **{key: score[key] for key in SCORE_KEYS if key in score}})
         rows += [{"dimension": dimension, "metric": "verdict", "group": entry["finding"], "value": entry["verdict"]}
                  for entry in part.get("findings", ())]
     return rows
@@ -151,8 +152,9 @@ def _metrics(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) ->
         return "Nothing yet: fidelity, diversity, privacy and benefit are unknown. Run `synthorax evaluate` before you use its images."
     rows = []
     for row in metrics:
-        group = row.get("group", "all")
-        what = row["metric"] if group == "all" else f"{row['metric']}, {group}"
+        group, metric = row.get("group", "all"), METRICS.get(row["metric"], row["metric"])
+        name = metric if metric == "verdict" else metric_of(metric).name
+        what = name if group == "all" else f"{name}, {group}"
         if isinstance(row["value"], str):
             rows.append((row["dimension"], what, row["value"], "", ""))
             continue

@@ -10,7 +10,8 @@ import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from synthorax.evaluation.metrics.neighbours import ms_ssim_scores, neighbours
+from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
+from synthorax.evaluation.metrics.neighbours import neighbours
 from synthorax.evaluation.metrics.ssim import WINDOW_PX, Pixels, to_intensity
 from synthorax.files import json_line
 from synthorax.rng import derive
