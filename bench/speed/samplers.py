@@ -17,7 +17,7 @@ import synthorax as sx
 from synthorax.data.dataset import read_dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.evaluation.benefit.design import joined
-from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW, WITHIN, RealReference, measured, reference_record
+from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW, WITHIN, RealReference, quality_record, reference_record
 from synthorax.evaluation.comparison.pages import REAL, sheets
 from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.report.contact_sheets import png_bytes
@@ -68,7 +68,7 @@ def table(options: argparse.Namespace) -> str:
                            threads=options.threads)
         images = load_images(read_dataset(made.path), size=spec.image_size, findings=prepared.findings, policy=STATED_ONLY)
         if not (folder / "measures.json").exists():
-            write_json(folder / "measures.json", measured(reference, images))
+            write_json(folder / "measures.json", quality_record(reference, images))
         rows.append(cells(name, json.loads((folder / "measures.json").read_text(encoding="utf-8"))))
         shown[name] = images.pixels
     write_atomic(options.out / "samplers.png", png_bytes(sheets(shown)))

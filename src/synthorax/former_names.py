@@ -22,7 +22,14 @@ SETTINGS = {
     "guesser": "label_classifier", "image_noise": "conditioning_noise", "lessons": "distillation",
     "reading_weight": "text_statements_weight", "rise_films": "ada_images", "sight": "augmentation"}
 """keys of recipes, of `--set` and of sampling settings"""
-FACTS = {"enlarging_steps": "super_resolution_steps", "films": "images", "films/s": "images/s", "films_per_second": "images_per_second",
+COMPARISON = {
+    "FID": "fid", "KID": "kid", "MS-SSIM within": "ms_ssim_within_synthetic", "MS-SSIM within real": "ms_ssim_within_real",
+    "request AUROC": "requested_finding_auroc", "view obeyed": "view_agreement", "AUROC gained downstream": "downstream_auroc_gain",
+    "real alone": "auroc_without", "with made images": "auroc_with", "with made films": "auroc_with", "films/s": "images_per_second",
+    "images/s": "images_per_second", "ms alone": "ms_per_image", "ms of 8": "ms_per_image_of_8", "training MB": "training_mb",
+    "sampling MB": "sampling_mb", "parameters trained": "parameters_trained"}
+"""keys of comparison.json of the schema synthorax.comparison/1, and of the records that it is made of"""
+FACTS = {**COMPARISON, "enlarging_steps": "super_resolution_steps", "films": "images", "films_per_second": "images_per_second",
          "films_seen": "images_seen", "held_out_films": "held_out_images", "image_noise": "conditioning_noise", "n_films": "n_images",
          "num_films": "num_images", "train_films": "train_images"}
 """keys of what a file that a verb leaves says of itself, at any depth"""

@@ -9,6 +9,9 @@ from test_report import report, score
 
 from synthorax import former_names
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.comparison.join import SCHEMA, read_report
+from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW, WITHIN
+from synthorax.evaluation.comparison.pages import COSTS, DOWNSTREAM, RANKED, table
 from synthorax.evaluation.report.folder import report_folder
 from synthorax.evaluation.report.record import REVISION, TABLE_COLUMNS, Dimension, Report
 from synthorax.metric_table import METRICS, Metric
@@ -105,6 +108,23 @@ def test_a_report_of_a_later_version_is_refused_in_words(changes, tmp_path):
     path.write_text(json.dumps(report(figures={}).to_dict() | changes), encoding="utf-8")
     with pytest.raises(InputError, match=f"this version of Synthorax reads 'synthorax.report/1' up to revision {REVISION}"):
         Report.load(path)
+
+
+def test_a_comparison_of_the_first_schema_is_read_under_present_names():
+    """One that an earlier version made, among the studies."""
+    path = HERE.parents[1] / "docs" / "studies" / "families-kermany.json"
+    earlier, present = json.loads(path.read_text(encoding="utf-8")), read_report(path)
+    assert earlier["schema"] == "synthorax.comparison/1" and present["schema"] == SCHEMA == "synthorax.comparison/2"
+    done = [number for number, arm in enumerate(earlier["arms"]) if arm["seeds"]]
+    assert [present["arms"][number]["fid"]["value"] for number in done] == [earlier["arms"][number]["FID"]["value"] for number in done]
+    columns, rows = table(present)
+    assert "AUROC of the requested finding" in columns and len(rows) == 1 + len(earlier["arms"])
+    assert {key for arm in present["arms"] for key in arm if key in METRICS} >= {"fid", "kid", "recall", "ms_ssim_within_synthetic"}
+
+
+def test_the_metrics_of_a_comparison_are_in_the_table_and_their_keys_snake_case():
+    assert {*DISTRIBUTION, WITHIN, REQUEST, VIEW, DOWNSTREAM, *RANKED} <= set(METRICS)
+    assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in (*COSTS, *former_names.COMPARISON.values()))
 
 
 def test_a_direction_that_contradicts_the_table_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from synthorax.evaluation.comparison.measures import (
     WITHIN,
     RealReference,
     downstream,
-    measured,
+    quality_record,
     reference_record,
 )
 from synthorax.evaluation.comparison.pages import DOWNSTREAM, REAL, markdown, sentences, summary, table
@@ -32,6 +32,7 @@ from synthorax.evaluation.statistics.over_seeds import over_seeds
 from synthorax.files import write_json
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
+from synthorax.metric_table import metric_of
 from synthorax.run import WEIGHTS_NAME, read_spec
 from synthorax.steps.training.comparison import Terms, designed
 from synthorax.steps.training.subset import drawn_images
@@ -82,7 +83,7 @@ def test_the_table_holds_every_family_and_real_images_first(compared: Compared) 
     assert "Only 1 of 3 seeds" in text and "Only 1 of 3 seeds" in html
     assert all(name in html for name in FAMILIES)
     cells = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
-    assert "cannot be asked" in cells["vae-64"]["request AUROC"]
+    assert "cannot be asked" in cells["vae-64"]["AUROC of the requested finding"]
     assert cells["latent-64"]["peak MB in training"] == "not measured"
 
 
@@ -92,11 +93,11 @@ def test_both_stages_share_one_budget_and_are_counted(compared: Compared) -> Non
     assert (first["recipe"], second["recipe"]) == ("kl-autoencoder-64", "latent-64")
     assert first["images"] == 80 and second["images"] == 120  # 40 and 60 % of 200
     assert record["parameters"] == first["parameters"] + second["parameters"]
-    assert record["parameters trained"] == sum(stage["parameters trained"] for stage in record["stages"])
+    assert record["parameters_trained"] == sum(stage["parameters_trained"] for stage in record["stages"])
     others = [sum(stage["images"] for stage in record["stages"]) for record in compared.report["records"]]
     assert all(200 <= images < 200 + 2 * 4 for images in others), "at most the images of the last step more"
     gan = next(record for record in compared.report["records"] if record["arm"] == "projection-gan-64")
-    assert gan["parameters trained"] > gan["parameters"], "a discriminator was trained too"
+    assert gan["parameters_trained"] > gan["parameters"], "a discriminator was trained too"
 
 
 def test_equal_requests_and_seeds(compared: Compared) -> None:
@@ -160,8 +161,8 @@ def test_trainings_run_elsewhere_join_the_table(compared: Compared, prepared: Pr
     report = here("one more seed", seeds=[1], also=elsewhere).report
     assert report["seeds"] == [0, 1] and [entry["arm"] for entry in report["arms"]] == FAMILIES
     assert [entry["seeds"] for entry in report["arms"]] == [2, 1, 1] and list(report["settings"]) == FAMILIES
-    fids = {record["seed"]: record["FID"]["value"] for record in report["records"] if record["arm"] == "vae-64"}
-    assert report["arms"][0]["FID"]["value"] == pytest.approx((fids[0] + fids[1]) / 2)
+    fids = {record["seed"]: record["fid"]["value"] for record in report["records"] if record["arm"] == "vae-64"}
+    assert report["arms"][0]["fid"]["value"] == pytest.approx((fids[0] + fids[1]) / 2)
     assert table(report)[1][2][0] == "projection-gan-64 (1 of 2 seeds)"
     assert not any("kinds of processor" in sentence for sentence in sentences(report))
     report["records"][0]["stages"][0]["machine"]["processor"] = "another"
@@ -187,7 +188,7 @@ def test_a_training_of_its_own_process_tells_its_memory(prepared: Prepared, tmp_
     design = designed(["vae-64"], prepared, out=tmp_path / "c", terms=Terms(images=8, num=24), seeds=[0],
                       overrides=ALL + VAE)
     told = _apart(train_arm, design, design.arms[0], 0, Machine(device="cpu", threads=1))
-    assert told["training MB"] is None or 50 < told["training MB"] < 4000
+    assert told["training_mb"] is None or 50 < told["training_mb"] < 4000
     assert read_spec(tmp_path / "c" / "runs" / "vae-64-seed0" / WEIGHTS_NAME)[1]["images_seen"] == told["stages"][0]["images"] == 8
 
 
@@ -261,13 +262,13 @@ def test_a_constant_generator_ranks_last_and_real_images_first(prepared: Prepare
     def made(images: np.ndarray) -> ImageSet:
         return ImageSet(pixels=images[:40], studies=train.studies[:40], findings=train.findings, labels=train.labels[:40], digest="")
 
-    scores = {name: measured(reference, made(images)) for name, images in (("noisy", noisy), ("grey", grey))}
+    scores = {name: quality_record(reference, made(images)) for name, images in (("noisy", noisy), ("grey", grey))}
     real = reference_record(reference, num=40)
     for name in ("coverage", "recall"):
         assert scores["grey"][name]["value"] <= scores["noisy"][name]["value"] < real[name]["value"]
     assert scores["grey"]["coverage"]["value"] < 0.1 < real["coverage"]["value"]
-    assert scores["grey"]["MS-SSIM within"]["value"] > 0.99 > real["MS-SSIM within"]["value"]
-    assert scores["grey"]["FID"]["value"] > real["FID"]["value"]
+    assert scores["grey"]["ms_ssim_within_synthetic"]["value"] > 0.99 > real["ms_ssim_within_synthetic"]["value"]
+    assert scores["grey"]["fid"]["value"] > real["fid"]["value"]
 
 
 def test_images_with_true_labels_help_downstream_and_swapped_ones_do_not() -> None:
@@ -276,17 +277,18 @@ def test_images_with_true_labels_help_downstream_and_swapped_ones_do_not() -> No
     true = downstream(few, more, test, finding="Effusion", config=config, seed=0)
     swapped = ImageSet(pixels=more.pixels, studies=more.studies, findings=more.findings, labels=1 - more.labels, digest="")
     false = downstream(few, swapped, test, finding="Effusion", config=config, seed=0)
-    assert true["real alone"] == false["real alone"] and true["with made images"] > 0.9 > 0.5 > false["with made images"]
+    assert true["auroc_without"] == false["auroc_without"] and true["auroc_with"] > 0.9 > 0.5 > false["auroc_with"]
+    assert metric_of("downstream_auroc_gain").better == "higher" and true["value"] > false["value"]
     assert "skipped" in downstream(few, None, test, finding="Effusion", config=config, seed=0)
 
 
 def test_the_best_is_marked_only_where_its_interval_is_clear() -> None:
     def record(arm: str, fid: float, error: float) -> dict[str, Any]:
         same = {"value": 0.5, "error": 0.1}
-        return {"arm": arm, "seed": 0, "FID": {"value": fid, "error": error},
+        return {"arm": arm, "seed": 0, "fid": {"value": fid, "error": error},
                 **dict.fromkeys((*DISTRIBUTION[1:], WITHIN, REQUEST, VIEW), same),
-                "copies": {"called": 0, "of": 10, "alarms": 0, "alarms_of": 10}, "parameters": 1, "parameters trained": 1,
-                **dict.fromkeys(("images/s", "ms alone", "ms of 8", "training MB", "sampling MB"), 5822.4)}
+                "copies": {"called": 0, "of": 10, "alarms": 0, "alarms_of": 10}, "parameters": 1, "parameters_trained": 1,
+                **dict.fromkeys(("images_per_second", "ms_per_image", "ms_per_image_of_8", "training_mb", "sampling_mb"), 5822.4)}
 
     for error, marked in ((1.0, True), (9.0, False)):
         arms = summary([record("a", 10.0, error), record("b", 20.0, error), {"arm": "c", "seed": 0, "failed": "the loss is not finite"}])

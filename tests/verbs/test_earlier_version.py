@@ -28,7 +28,7 @@ from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError
 from synthorax.evaluation.monitoring.poison import PoisonConfig
 from synthorax.folders import CLAIM_NAME, claimed
-from synthorax.former_names import command_line, with_present_weights
+from synthorax.former_names import COMPARISON, command_line, with_present_weights
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.run import Run, read_spec
 from synthorax.steps.models.recipe import load_recipe, recipe_from_toml, recipe_names
@@ -199,7 +199,8 @@ def test_a_comparison_is_found_again(place: Path, tmp_path: Path) -> None:
     write(out / "claim.json", {"common": with_former_keys(claim["common"], {"images": "films", "train_images": "train_films"}),
                                "arms": {name: [*map(former_toml, texts[:-1]), *texts[-1:]] for name, texts in claim["arms"].items()}})
     for piece in (out / "pieces").iterdir():
-        write(piece, with_former_keys(json.loads(piece.read_text()), {"images": "films", "images/s": "films/s"}))
+        write(piece, with_former_keys(json.loads(piece.read_text()), {"images": "films", **{now: name for name, now in COMPARISON.items()},
+                                                                      "images_per_second": "films/s"}))
     (out / "pieces" / "real-images.json").rename(out / "pieces" / "real-films.json")
     make_former_claim(out)
     before = contents(out / "pieces")

@@ -28,7 +28,7 @@ from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, available_cores, describe_machine, started
 from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
 from synthorax.evaluation.comparison.join import SCHEMA, check_joins, joined, read_report
-from synthorax.evaluation.comparison.measures import RealReference, downstream, measured, near_copies, reference_record
+from synthorax.evaluation.comparison.measures import RealReference, downstream, near_copies, quality_record, reference_record
 from synthorax.evaluation.comparison.pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
 from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.report.contact_sheets import png_bytes
@@ -150,10 +150,10 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
         told.append({"recipe": recipe.name, "steps": training["steps"], "images": training["images_seen"],
                      "seconds": round(training["hours"] * 3600, 2), "machine": training["machine"], **_parameters(place)})
     seconds = sum(stage["seconds"] for stage in told)
-    return {"stages": told, "images/s": sum(stage["images"] for stage in told) / seconds if seconds else None,
-            "training MB": _peak_mb() if machine.apart and fresh else None,
+    return {"stages": told, "images_per_second": sum(stage["images"] for stage in told) / seconds if seconds else None,
+            "training_mb": _peak_mb() if machine.apart and fresh else None,
             "parameters": told[-1]["parameters"] + sum(stage["parameters"] for stage in told[:-1]),
-            "parameters trained": sum(stage["parameters trained"] for stage in told)}
+            "parameters_trained": sum(stage["parameters_trained"] for stage in told)}
 
 
 def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
@@ -177,7 +177,7 @@ def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
                     network.sample(condition, [row.seed for row in rows], settings).float().cpu()
                 times.append((now() - begin) * 1000 / size)
             taken[size] = statistics.median(times[1:])
-    return {"ms alone": taken[1], "ms of 8": taken[BATCH], "sampling MB": _peak_mb() if machine.apart else None}
+    return {"ms_per_image": taken[1], "ms_per_image_of_8": taken[BATCH], "sampling_mb": _peak_mb() if machine.apart else None}
 
 
 def _machine(*, device: Device, threads: int | None, apart: bool, jobs: int, clock: str) -> Machine:
@@ -223,7 +223,7 @@ def _measures(design: Design, arm: Arm, seed: int) -> Record:
     images, finding, reference = _images(design, arm, seed), design.terms.finding, _real_reference(design)
     with progress_line(f"measure {_name(arm, seed)}") as progress:
         progress(0.0, "distances and neighbours")
-        record = measured(reference, images)
+        record = quality_record(reference, images)
         progress(0.4, "near-duplicates")
         record["copies"] = near_copies(*_detector(design, seed), images.pixels)
         if finding:
@@ -316,7 +316,7 @@ def _parameters(run: Run) -> Record:
     spec = model.spec
     objective = build_objective(load_recipe(run.path / "config.toml"), findings=spec.findings, sites=spec.sites, masks=spec.masks)
     return {"parameters": sum(weight.numel() for weight in cast(nn.Module, model.network).parameters()),
-            "parameters trained": sum(weight.numel() for weight in objective.players.parameters())}
+            "parameters_trained": sum(weight.numel() for weight in objective.players.parameters())}
 
 
 def _here(work: Callable[..., Record], *arguments: Any) -> Record:

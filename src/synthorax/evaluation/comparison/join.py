@@ -10,7 +10,9 @@ from synthorax.errors import InputError
 from synthorax.evaluation.comparison.pages import summary
 from synthorax.files import check_kind, read_json_object
 
-SCHEMA = "synthorax.comparison/1"
+SCHEMA = "synthorax.comparison/2"
+FORMER_SCHEMAS = ("synthorax.comparison/1",)
+"""read with present names, see `former_names.COMPARISON`"""
 Record = Mapping[str, Any]
 
 
@@ -18,11 +20,12 @@ def read_report(path: Path) -> dict[str, Any]:
     """A comparison.json. Raises InputError where it is none."""
     remedy = "name a comparison.json that compare wrote"
     report = read_json_object(path, {"schema": str}, remedy=remedy)
-    if report["schema"] != SCHEMA:
-        raise InputError(f"is no comparison of the schema {SCHEMA}", file=path, remedy=remedy)
+    if report["schema"] not in (SCHEMA, *FORMER_SCHEMAS):
+        raise InputError(f"its schema is {report['schema']!r}; this version of Synthorax reads {', '.join((*FORMER_SCHEMAS, SCHEMA))}",
+                         file=path, remedy=remedy)
     for key, kind in (("claim", dict), ("settings", dict), ("judges", list)):
         check_kind(report, key, kind, where=path, remedy=remedy)
-    return report
+    return report | {"schema": SCHEMA}
 
 
 def check_joins(head: Record, pairs: Iterable[tuple[str, int]], others: Mapping[Path, Record]) -> None:

@@ -1,4 +1,4 @@
-"""The same measures of every generator that is compared: made images against held-out ones, each number with its standard error."""
+"""The same metrics for every generator of a comparison: synthetic images against held-out ones, each number with its standard error."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from synthorax.judges.features import FeatureSpace
 from synthorax.privacy.copies import CopyDetector, FalseAlarms
 from synthorax.types import ImageSet, Score
 
-TELLS_FROM = 0.6
+MIN_JUDGE_AUROC = 0.6
 """AUROC on real held-out images from which on the judge of a finding is believed"""
-WITHIN, REQUEST, VIEW = "MS-SSIM within", "request AUROC", "view obeyed"
-DISTRIBUTION = ("FID", "KID", "precision", "recall", "density", "coverage")
+WITHIN, REQUEST, VIEW = "ms_ssim_within_synthetic", "requested_finding_auroc", "view_agreement"
+DISTRIBUTION = ("fid", "kid", "precision", "recall", "density", "coverage")
 Record = dict[str, Any]
 
 
@@ -47,34 +47,34 @@ class RealReference:
         return cls(real=real, space=space, train=space(real.train.pixels), held_out=space(real.held_out.pixels))
 
 
-def measured(reference: RealReference, made: ImageSet) -> Record:
-    """Distances, neighbours, similarity of pairs and obedience of made images; what cannot be measured is `skipped` with the reason.
+def quality_record(reference: RealReference, made: ImageSet) -> Record:
+    """Distances, neighbours, similarity of pairs and adherence to the condition; what cannot be measured has its reason.
 
-    A measure is `value` and `error`, the standard error of its sampling. The made images carry the labels that were asked for.
+    A metric is `value` and `error`, the standard error of its sampling. The synthetic images carry the labels that were requested.
     """
     vectors = reference.space(made.pixels)
     record: Record = {name: number(score) for name, score in zip(DISTRIBUTION, _distribution(reference, vectors), strict=True)}
     pairs = {score.metric: score for score in
              ms_ssim_scores(reference.real.held_out.pixels, made.pixels, floor_sets=None, seed=0)}
-    record[WITHIN] = number(pairs["ms_ssim_within_synthetic"])
-    record["MS-SSIM within real"] = number(pairs["ms_ssim_within_real"])
+    for name in (WITHIN, "ms_ssim_within_real"):
+        record[name] = number(pairs[name])
     return record | condition_adherence(reference, made, vectors)
 
 
 def condition_adherence(reference: RealReference, made: ImageSet, vectors: Vectors) -> Record:
-    """Whether judges that learned from real training images see the findings and the view that were asked for.
+    """Whether judges that learned from real training images see the requested findings and view.
 
-    The mean AUROC is over findings whose judge is believed (`TELLS_FROM`). Its error is the mean of the findings' errors, as if these were
-    one image's luck: that is never too small.
+    The mean AUROC is over findings whose judge reaches `MIN_JUDGE_AUROC` on real images. Its error is the mean of the findings' errors,
+    as if these were fully correlated: that is never too small.
     """
     if np.isnan(made.labels).all() and not any(study.view for study in made.studies):
         return {name: {"skipped": "cannot be asked"} for name in (REQUEST, VIEW)}
     seen = Seen(space=reference.space, train=reference.train, held_out=reference.held_out, synthetic=vectors)
     dimension, _ = controllability(reference.real, made, seen)
-    asked = [score for score in dimension.scores if score.metric == "requested_finding_auroc"]
-    believed = [score for score in asked if (score.floor or 0) >= TELLS_FROM]
-    views = [score for score in dimension.scores if score.metric == "view_agreement"]
-    record: Record = {REQUEST: {"skipped": dimension.reason or f"no judge reaches {TELLS_FROM} on real images"},
+    asked = [score for score in dimension.scores if score.metric == REQUEST]
+    believed = [score for score in asked if (score.floor or 0) >= MIN_JUDGE_AUROC]
+    views = [score for score in dimension.scores if score.metric == VIEW]
+    record: Record = {REQUEST: {"skipped": dimension.reason or f"no judge reaches {MIN_JUDGE_AUROC} on real images"},
                       VIEW: {"skipped": "too few images of each view asked for"}}
     if believed:
         numbers = [number(score) for score in believed]
@@ -123,8 +123,8 @@ def downstream(learned: ImageSet, made: ImageSet | None, test: ImageSet, *, find
         gain = counted_bootstrap(labels, np.stack(said, axis=1), test.patients()[known], counted_gain)
     except InputError as error:
         return {"skipped": str(error)}
-    return {"value": gain.value, "error": (gain.high - gain.low) / (2 * Z_95), "real alone": auroc(labels, said[0]),
-            "with made images": auroc(labels, said[1])}
+    return {"value": gain.value, "error": (gain.high - gain.low) / (2 * Z_95), "auroc_without": auroc(labels, said[0]),
+            "auroc_with": auroc(labels, said[1])}
 
 
 def _distribution(reference: RealReference, vectors: Vectors) -> Sequence[Score]:

@@ -15,14 +15,17 @@ from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW
 from synthorax.evaluation.report.contact_sheets import contact_sheet, eight_bit
 from synthorax.evaluation.report.page import embedded, show
 from synthorax.evaluation.statistics.over_seeds import FEWEST_SEEDS, over_seeds, summed_copies
+from synthorax.metric_table import metric_of
 
-DOWNSTREAM = "AUROC gained downstream"
-BETTER: Mapping[str, str] = {"FID": "lower", "KID": "lower", "precision": "higher", "recall": "higher", "coverage": "higher",
-                             REQUEST: "higher", VIEW: "higher", DOWNSTREAM: "higher"}
-"""measure -> which way is better; density and MS-SSIM are best where real images have them, so nothing is marked there"""
+DOWNSTREAM = "downstream_auroc_gain"
+RANKED = ("fid", "kid", "precision", "recall", "coverage", REQUEST, VIEW, DOWNSTREAM)
+"""metrics whose best value is marked; density and MS-SSIM are best where real images have them, so nothing is marked there"""
 SHARES = ("precision", "recall", "coverage", WITHIN, REQUEST, VIEW)
-"""measures from 0 to 1"""
-COSTS = ("images/s", "ms alone", "ms of 8", "training MB", "sampling MB")
+"""metrics from 0 to 1"""
+COSTS = {"images_per_second": "images/s in training", "ms_per_image": "ms an image alone",
+         "ms_per_image_of_8": "ms an image in a batch of 8", "training_mb": "peak MB in training",
+         "sampling_mb": "peak MB in sampling"}
+"""key -> name of the column"""
 REAL = "real images"
 SHOWN = 10
 Record = Mapping[str, Any]
@@ -42,7 +45,7 @@ def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
             entry |= {name: _over(name, [record[name] for record in done]) for name in names}
             entry["copies"] = summed_copies(record["copies"] for record in done)
             entry |= {name: _cost([record[name] for record in done]) for name in COSTS}
-            entry |= {name: done[0][name] for name in ("parameters", "parameters trained")}
+            entry |= {name: done[0][name] for name in ("parameters", "parameters_trained")}
         entries.append(entry)
     return entries
 
@@ -52,9 +55,9 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     entries, reference = report["arms"], report["reference"]
     gained = any(DOWNSTREAM in entry for entry in entries)
     measures = [*DISTRIBUTION, WITHIN, REQUEST, VIEW]
-    columns = ["family", *measures, "near-duplicates (false alarms)", *([DOWNSTREAM] if gained else []), "parameters (trained, with "
-                                                                                                         "discriminators)",
-               "images/s in training", "ms an image alone", "ms an image of 8", "peak MB in training", "peak MB in sampling"]
+    names = [metric_of(name).name for name in (*measures, *([DOWNSTREAM] if gained else []))]
+    columns = ["family", *names[: len(measures)], "near-duplicates (false alarms)", *names[len(measures):],
+               "parameters (trained, with discriminators)", *COSTS.values()]
     rows = [[REAL, *(_shown(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
     most = max(entry["seeds"] + len(entry["failed"]) for entry in entries)
     for entry in entries:
@@ -66,7 +69,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             continue
         cells = {name: _shown(entry[name], best=_is_best(name, entry, entries)) for name in (*measures, *([DOWNSTREAM] if gained else []))}
         rows.append([entry["arm"] + seeds, *(cells[name] for name in measures), _copies(entry["copies"]),
-                     *([cells[DOWNSTREAM]] if gained else []), f"{entry['parameters']:,} ({entry['parameters trained']:,})",
+                     *([cells[DOWNSTREAM]] if gained else []), f"{entry['parameters']:,} ({entry['parameters_trained']:,})",
                      *(_spread(entry[name]) for name in COSTS)])
     return columns, rows
 
@@ -79,17 +82,15 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
             + (f" (drawn by the seed, half of them with {claim['finding']})" if claim["finding"] else
                " (drawn by the seed)" if claim["train_images"] else "")
             + f", {claim['budget']} of training each, {'slightly varied images' if claim['augment'] else 'images as they are'}, "
-            f"{claim['num']} images a seed made by the same requests, held against {claim['images']['compared']} images of "
-            f"{claim['images']['patients']} patients whom no training saw.",
+            f"{claim['num']} images a seed made by the same requests, compared with {claim['images']['compared']} images of "
+            f"{claim['images']['patients']} patients who were in no training.",
             "Intervals (95 %) are the wider of those from the sampling of images and, from three seeds on, from Student's t over seeds. "
             "Bold: the best, where its interval holds no other family's value. MS-SSIM and density are best where they are as in real "
             "images. Near-duplicates are of the training images, beside how often real images of other patients are called copies. The row "
-            "of "
-            "real images has training images in the place of made ones; requests are then those of held-out images."]
+            "of real images has training images in the place of synthetic ones; requests are then those of held-out images."]
     if report["two_stages"]:
         told.append(f"{', '.join(report['two_stages'])}: {claim['first_stage_part']:.0%} of the budget trained the compressor; time, "
-                    f"images "
-                    "and parameters are of both stages.")
+                    "images and parameters are of both stages.")
     if claim["clock"] == "processor":
         told.append("Speeds are in processor time.")
     if len(report["seeds"]) < FEWEST_SEEDS:
@@ -133,7 +134,7 @@ def _over(name: str, parts: Sequence[Record]) -> dict[str, Any]:
     if len(known) < len(parts):
         return {"skipped": next(part["skipped"] for part in parts if "skipped" in part)}
     one = over_seeds([part["value"] for part in known], [part["error"] for part in known])
-    lowest = 0.0 if name in (*SHARES, "FID", "density") else -math.inf
+    lowest = 0.0 if name in (*SHARES, "fid", "density") else -math.inf
     return one | {"low": max(lowest, one["low"]), "high": min(1.0 if name in SHARES else math.inf, one["high"])}
 
 
@@ -149,9 +150,9 @@ def _cost(values: Sequence[float | None]) -> dict[str, float] | None:
 def _is_best(name: str, entry: Record, entries: Sequence[Record]) -> bool:
     """Whether no other arm's value lies in this arm's interval or beyond it."""
     others = [other[name]["value"] for other in entries if other is not entry and "value" in other.get(name, {})]
-    if name not in BETTER or "value" not in entry[name] or not others:
+    if name not in RANKED or "value" not in entry[name] or not others:
         return False
-    return bool(entry[name]["low"] > max(others)) if BETTER[name] == "higher" else bool(entry[name]["high"] < min(others))
+    return bool(entry[name]["low"] > max(others)) if metric_of(name).better == "higher" else bool(entry[name]["high"] < min(others))
 
 
 def _shown(one: Record, *, best: bool = False) -> str:

@@ -56,7 +56,8 @@ def metrics_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for dimension, part in report["dimensions"].items():
         for score in part.get("scores", ()):
             if score.get("group", "all") == "all" or dimension in ("controllability", "lesion_preservation"):
-                rows.append({"dimension": dimension, **{key: score[key] for key in SCORE_KEYS if key in score}})
+                rows.append({"dimension": dimension, **{key: score[key] for key in SCORE_KEYS if key in score},
+                             "metric": METRICS.get(score["metric"], score["metric"])})
         rows += [{"dimension": dimension, "metric": "verdict", "group": entry["finding"], "value": entry["verdict"]}
                  for entry in part.get("findings", ())]
     return rows
