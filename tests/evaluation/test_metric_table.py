@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_report import report, score
 
+from report_examples import report, score
 from synthorax import former_names
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.comparison.join import SCHEMA, read_report
