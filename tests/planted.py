@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import LatentGenerator
 from synthorax.protocols import Condition, ModelSpec
 
 SIDE, NUMBERS = 64, 12
@@ -16,7 +17,7 @@ BLOCKS = {"Effusion": (slice(32, 48), slice(14, 30)), "Mass": (slice(6, 20), sli
 """rows and columns that a finding brightens"""
 
 
-class Planted(nn.Module):
+class Planted(nn.Module, LatentGenerator):
     """Images [B, 1, 64, 64] that are linear in a code [B, 12], about [-1, 1]; the axes of the two findings are 60 degrees apart."""
 
     axes: Tensor
@@ -44,6 +45,9 @@ class Planted(nn.Module):
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
         return ((NUMBERS,),)
+
+    def latent_weights(self) -> Tensor:
+        return self.reading  # type: ignore[return-value]
 
     def decode_latents(self, codes: Sequence[Tensor], condition: Condition | None) -> Tensor:
         amounts = codes[0] @ self.reading.T  # type: ignore[operator]

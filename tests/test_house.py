@@ -161,6 +161,32 @@ def test_no_file_is_above_500_lines():
     assert [where(path) for path in files if path.is_file() and len(path.read_bytes().splitlines()) > 500] == []
 
 
+PROBED = {"os": "a function that some systems lack", "cli/": "Typer's objects, and results of verbs", "config.py": "any config",
+          "data/dicom_read.py": "pydicom's objects", "data/pixels.py": "Pillow's objects",
+          "families/denoising/diffusers.py": "classes of diffusers", "nets/text.py": "models of transformers"}
+"""objects, files and folders of which attributes may be asked for that they may lack, and whose these are"""
+
+
+def probes(path):
+    """Calls of `hasattr`, and of `getattr` with a default, in a file: line and what they ask."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        asks = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (
+            node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3))
+        if asks and ast.unparse(node.args[0]) not in PROBED:
+            yield f"{where(path)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_models_and_recipes_declare_what_they_can_do_and_are_not_probed():
+    """See `capabilities` and `Family.needs`."""
+    ours = [path for path in MODULES if not path.relative_to(SOURCE).as_posix().startswith(tuple(PROBED))]
+    assert [probe for path in ours for probe in probes(path)] == []
+
+
+def test_a_probe_is_noticed():
+    path = SOURCE / "families" / "denoising" / "diffusers.py"
+    assert any("hasattr(kind, 'from_pretrained')" in probe for probe in probes(path))
+
+
 # One letter in brackets each, so that this file does not find itself.
 UNWANTED = {
     "package index": r"https?://\S*(p[y]pi|p[y]thonhosted|/s[i]mple\b|/w[h]l\b|a[n]aconda\.org)|--(extra-)?i[n]dex-url[ =]\S*/",

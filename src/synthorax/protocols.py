@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from synthorax.bounds import Side
+from synthorax.capabilities import HasConditionInputs, StartsFromBase
 from synthorax.errors import UsageError
 from synthorax.options import SampleSettings as SampleSettings
 from synthorax.rng import Draws
@@ -209,12 +210,15 @@ class Model(Protocol):
         """One image a seed, [B, 1, H, W] in [-1, 1]; `None` as condition asks for nothing in particular."""
 
 
-class Objective(nn.Module):
+M = TypeVar("M", bound=nn.Module, covariant=True)
+
+
+class Objective(nn.Module, Generic[M]):
     """What trains a model: players, phases, and named losses. Calling it is calling `losses`, so that DDP can wrap it."""
 
     players: nn.ModuleDict
     phases: tuple[Phase, ...]
-    model: nn.Module
+    model: M
     """the part that ships; one of the players or made of them"""
 
     @property
@@ -237,33 +241,52 @@ class Objective(nn.Module):
         return phase.repeats
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Let fresh weights are conditioned on nothing of what is NaN in `varied`, a condition of one row: what images to come do not
-        differ in.
-        """
+        """Let fresh weights ignore what is NaN in `varied`, a condition of one row; see `HasConditionInputs`."""
+        if isinstance(self.model, HasConditionInputs):
+            self.model.zero_unvaried_inputs(varied)
 
     def start_from(self, base: nn.Module, *, guide: nn.Module | None = None) -> None:
         """Start from a trained model of the same shape; `guide` is the weaker one that is packed beside it, of use to students.
 
         Raises UsageError where the family or the shapes do not allow it.
         """
-        if not hasattr(self.model, "load_matching"):
+        if not isinstance(self.model, StartsFromBase):
             raise UsageError(f"a model of family '{as_model(self.model).spec.family}' cannot start from another one")
-        cast(Any, self.model).load_matching(base)
+        self.model.load_matching(base)
 
     def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         return self.losses(phase, batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a training needs beside images, and what it can use."""
+
+    compressor: str = "none"
+    """what the model works on: none (pixels), wavelet, or the family of a trained compressor"""
+    lesion_masks: bool = False
+    """whether the loss looks at lesions"""
+    crops: bool = False
+    """whether it learns from crops, so that images may be larger than the base's"""
+    own_files: bool = False
+    """whether weights of the user's own are read when the networks are built: of a text encoder, of features, or pretrained ones"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """How to build one generative family: two config classes and two constructors."""
+    """How to build one generative family: two config classes and two constructors, and what its models can do."""
 
     model_config: type[Any]
     objective_config: type[Any]
     build_model: Callable[[ModelSpec], nn.Module]
-    build_objective: Callable[[nn.Module, Any], Objective]
+    build_objective: Callable[[Any, Any], Objective[nn.Module]]
+    """from a model of `build_model` and an objective config"""
     conditions: Callable[[Any], tuple[str, ...]] = lambda config: ()
     """the parts of `PARTS` that a model of this config is conditioned on"""
+    can: tuple[type, ...] = ()
+    """those of `capabilities.CAPABILITIES` that its models have"""
+    needs: Callable[[Any, Any], Needs] = lambda model, objective: Needs()
+    """what a training with these two configs needs"""
     follows_masks: bool = False
     """whether every image needs a mask, which it follows"""
 

@@ -79,12 +79,12 @@ def test_a_step_moves_the_first_latent_alone_and_each_image_by_its_own_amount() 
 
 @pytest.mark.parametrize("family", ["gan", "stylegan2", "spade-gan", "inversion-encoder"])
 def test_the_strongest_direction_of_a_generator_is_the_one_that_was_planted(family: str) -> None:
-    """Weights that are conditioned on one direction loudly; the step moves styles of all layers alike."""
+    """One direction has large weights; the step moves styles of all layers alike."""
     model = cast(Any, fresh_objective(smallest(family)).model.eval())
-    heard = cast(Any, model.generator if family == "inversion-encoder" else model)
-    size = model.latent_weights().shape[1]
+    inner = cast(Any, model.generator if family == "inversion-encoder" else model)
+    size = editable(model).latent_weights().shape[1]
     loud = nn.functional.normalize(torch.randn(size, generator=torch.Generator().manual_seed(3)), dim=0)
-    layers = [layer.convolution.style for layer in heard.synthesis.layers] if family == "stylegan2" else [heard.generator.start]
+    layers = [layer.convolution.style for layer in inner.synthesis.layers] if family == "stylegan2" else [inner.generator.start]
     with torch.no_grad():
         for layer in layers:
             rows = torch.randn(len(layer.weight), 1, generator=torch.Generator().manual_seed(4))
@@ -105,9 +105,9 @@ def test_styles_make_the_images_that_their_latents_make() -> None:
     condition = Condition(labels=torch.tensor([[1.0, 0.0]] * 2), attributes=torch.full((2, 7), math.nan))
     latents = [Draws([5, 6]).normal(*size) for size in model.latent_shapes]
     draws = Draws([5, 6])
-    torch.testing.assert_close(space.decode_latents(cast(Any, space).draw(draws, condition), None), model.decode_latents(latents,
+    torch.testing.assert_close(space.decode_latents(space.draw_latents(draws, condition), None), model.decode_latents(latents,
                                                                                                                          condition))
-    drawn = cast(Any, space).draw(Draws(range(300)), None)[0]
+    drawn = space.draw_latents(Draws(range(300)), None)[0]
     assert drawn.mean().abs() < 0.2 and drawn.var(0).mean().item() == pytest.approx(1, abs=0.2), "about as large as normal numbers"
     assert editable(Planted()).latent_shapes == ((12,),), "a model without styles is its own space"
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.families.adversarial.discriminator_augmentation import (
-    UPDATES,
+    UPDATES_PER_CORRECTION,
+    CriticSchedule,
     DiscriminatorAugmentation,
     DiscriminatorAugmentationConfig,
-    Pace,
 )
 from synthorax.families.adversarial.label_conditioning import DiscriminatorHead, statement_loss
-from synthorax.families.adversarial.objective import AdversarialObjective, PathLength
+from synthorax.families.adversarial.objective import AdversarialObjective
+from synthorax.families.adversarial.terms import PathLength
 from synthorax.losses.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, zero_centred_penalty
 from synthorax.nets.convolutional_gan import widths
 from synthorax.nets.differentiable_augmentation import CUTOUT, augmented
@@ -99,7 +100,7 @@ def test_penalties_of_a_linear_discriminator() -> None:
         return (images * weight).sum((1, 2, 3))[:, None]
 
     real, made = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
-    torch.testing.assert_close(gradient_penalty(score, real, made, part=torch.rand(3)), torch.full((3,), 16.0))
+    torch.testing.assert_close(gradient_penalty(score, real, made, share=torch.rand(3)), torch.full((3,), 16.0))
     torch.testing.assert_close(zero_centred_penalty(score, real), torch.full((3,), 12.5))
 
 
@@ -107,7 +108,7 @@ def test_the_gradient_penalty_looks_between_the_images() -> None:
     """score = |image|^2 / 2 has the image as gradient, so the penalty is that of the mixed image itself."""
     real, made, part = torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4), torch.tensor([0.0, 0.25, 0.5, 1.0])
     mixed = part[:, None, None, None] * real + (1 - part[:, None, None, None]) * made
-    got = gradient_penalty(lambda images: 0.5 * images.square().sum((1, 2, 3))[:, None], real, made, part=part)
+    got = gradient_penalty(lambda images: 0.5 * images.square().sum((1, 2, 3))[:, None], real, made, share=part)
     torch.testing.assert_close(got, (mixed.flatten(1).norm(dim=1) - 1) ** 2, rtol=1e-4, atol=1e-5)
 
 
@@ -204,15 +205,15 @@ def test_parts_are_withheld_from_generator_and_discriminator_alike(engine: Engin
         objective = objective_of("gan", f"objective.part_dropout={dropout}")
         batch = batch_for(objective, engine)
         many = Condition(labels=torch.ones(500, 2), attributes=torch.ones(500, 7))
-        heard = objective._withheld(replace(batch, condition=many, draws=Draws(range(500))))
-        for part in (heard.labels, heard.attributes):
+        kept = objective._condition_dropout(replace(batch, condition=many, draws=Draws(range(500))))
+        for part in (kept.labels, kept.attributes):
             assert torch.equal(part.isnan().any(1), part.isnan().all(1)), "as a whole"
             assert part.isnan().float().mean().item() == pytest.approx(1 - (1 - dropout)**2, abs=0.06), "alone or with all"
-        both = (heard.labels[:, 0].isnan() & heard.attributes[:, 0].isnan()).float().mean().item()
+        both = (kept.labels[:, 0].isnan() & kept.attributes[:, 0].isnan()).float().mean().item()
         assert both == pytest.approx(dropout + (1 - dropout) * dropout**2, abs=0.06), "all at once, or each by itself"
         alone = objective_of("spade-gan", "model.conditioning=none", f"objective.part_dropout={dropout}")
-        heard = alone._withheld(replace(batch, condition=replace(many, mask=torch.ones(500, 1, 2, 2)), draws=Draws(range(500))))
-        assert heard.mask.isnan().float().mean().item() == pytest.approx(dropout, abs=0.06), "the only part: as often as is set"
+        kept = alone._condition_dropout(replace(batch, condition=replace(many, mask=torch.ones(500, 1, 2, 2)), draws=Draws(range(500))))
+        assert kept.mask.isnan().float().mean().item() == pytest.approx(dropout, abs=0.06), "the only part: as often as is set"
     kept = objective.eval()("discriminator", replace(batch, draws=Draws(range(4))))
     other = replace(batch.condition, labels=1 - batch.condition.labels)
     torch.testing.assert_close(objective("discriminator", replace(batch, condition=other, draws=Draws(range(4)))), kept)
@@ -325,15 +326,15 @@ def test_augmentation_of_an_image_depends_on_its_own_stream_and_has_a_gradient()
 
 def test_strength_follows_the_sign_of_the_scores() -> None:
     augmentation = DiscriminatorAugmentation(DiscriminatorAugmentationConfig(augment=0.8, ada_target=0.6, ada_images=1000), boundary=0.5)
-    for _ in range(UPDATES):
+    for _ in range(UPDATES_PER_CORRECTION):
         augmentation.learn(torch.full((10, 1), 0.9))  # all above the boundary: sign 1 > 0.6
-    assert augmentation.strength.item() == pytest.approx(10 * UPDATES / 1000)
-    for _ in range(25 * UPDATES):
+    assert augmentation.strength.item() == pytest.approx(10 * UPDATES_PER_CORRECTION / 1000)
+    for _ in range(25 * UPDATES_PER_CORRECTION):
         augmentation.learn(torch.full((10, 1), 0.9))
     assert augmentation.strength.item() == 1.0
-    for _ in range(UPDATES):
+    for _ in range(UPDATES_PER_CORRECTION):
         augmentation.learn(torch.tensor([[0.9]] * 7 + [[0.1]] * 3))  # mean sign 0.4 < 0.6
-    assert augmentation.strength.item() == pytest.approx(1 - 10 * UPDATES / 1000)
+    assert augmentation.strength.item() == pytest.approx(1 - 10 * UPDATES_PER_CORRECTION / 1000)
 
 
 def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_an_input() -> None:
@@ -359,20 +360,20 @@ def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_an
 
 
 def test_the_critic_schedule_follows_the_distance() -> None:
-    pace = Pace(usual=4, most=8)
-    assert pace.repeats() == 4
+    schedule = CriticSchedule(usual=4, most=8)
+    assert schedule.repeats() == 4
     for _ in range(300):
-        pace.learn(torch.tensor(1.0))
-    assert pace.repeats() == 4, "nobody is ahead"
+        schedule.learn(torch.tensor(1.0))
+    assert schedule.repeats() == 4, "nobody is ahead"
     for _ in range(15):
-        pace.learn(torch.tensor(3.0))
-    assert pace.repeats() < 4, "the discriminator is ahead"
+        schedule.learn(torch.tensor(3.0))
+    assert schedule.repeats() < 4, "the discriminator is ahead"
     for _ in range(30):
-        pace.learn(torch.tensor(0.2))
-    assert pace.repeats() > 4, "the generator is ahead"
+        schedule.learn(torch.tensor(0.2))
+    assert schedule.repeats() > 4, "the generator is ahead"
     for _ in range(60):
-        pace.learn(torch.tensor(-1.0))
-    assert pace.repeats() == 8, "a discriminator that cannot tell images apart gets all there is"
+        schedule.learn(torch.tensor(-1.0))
+    assert schedule.repeats() == 8, "a discriminator that cannot tell images apart gets all there is"
 
 
 ADAPTIVE = ("objective.loss=wasserstein", "objective.discriminator_norm=layer", "objective.gradient_penalty=10.0",
@@ -384,7 +385,7 @@ def test_the_loop_gives_the_discriminator_as_many_updates_as_it_asks_for(tmp_pat
     recipe = smallest("gan", *ADAPTIVE, "train.steps=1")
     assert train_here(recipe, tmp_path / "one").images == 2 * (2 + 1)
     objective = objective_of("gan", *ADAPTIVE)
-    cast(Pace, objective.players["critic_schedule"]).learn(torch.tensor(-1.0))
+    cast(CriticSchedule, objective.players["critic_schedule"]).learn(torch.tensor(-1.0))
     assert [objective.repeats(phase) for phase in objective.phases] == [5, 1]
 
 

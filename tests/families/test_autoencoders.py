@@ -14,7 +14,7 @@ from synthorax.errors import UsageError
 from synthorax.families.autoencoders.first_stage import Discriminator, Reconstruction
 from synthorax.families.autoencoders.kl_autoencoder import KlAutoencoderModel
 from synthorax.families.autoencoders.vq_gan import VqGanModel
-from synthorax.losses.hinge import hinge_generated, hinge_generator, hinge_real
+from synthorax.losses.adversarial import hinge_generated, hinge_generator, hinge_real
 from synthorax.nets.autoencoder import AutoencoderConfig, Decoder, Encoder, LatentScale, checked, lowest_cosines
 from synthorax.nets.patchgan import PatchDiscriminator
 from synthorax.nets.quantizer import Quantizer

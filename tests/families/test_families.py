@@ -215,8 +215,8 @@ def test_the_model_that_ships_is_made_of_players(family: str) -> None:
 def test_a_base_with_findings_serves_images_without_any_and_the_other_way_round() -> None:
     some, none = torch.ones(4, 2), torch.ones(4, 0)
     for own, names, base, base_names in ((none, [], some, ["Mass", "Nodule"]), (some, ["Mass", "Nodule"], none, [])):
-        taken = matched_weights({"heard": own}, {"heard": base}, own_names={"heard": (1, names)}, base_names={"heard": (1, base_names)})
-        assert torch.equal(taken["heard"], own)
+        taken = matched_weights({"w": own}, {"w": base}, own_names={"w": (1, names)}, base_names={"w": (1, base_names)})
+        assert torch.equal(taken["w"], own)
 
 
 # ---- the diffusion family
@@ -264,11 +264,11 @@ def test_denoising_trusts_an_image_with_little_noise() -> None:
     torch.testing.assert_close(model.denoise(image, torch.full((2,), 1e-5), condition), image, atol=1e-3, rtol=0)
 
 
-def withheld_from(condition: Condition, *overrides: str) -> Condition:
+def after_dropout(condition: Condition, *overrides: str) -> Condition:
     """The condition as the network is conditioned on it in training."""
     objective = objective_of("diffusion", "objective.box=0.0", *overrides)
     assert isinstance(objective, DiffusionObjective)
-    return objective.withheld(condition, Draws(range(len(condition))))
+    return objective.condition_dropout(condition, Draws(range(len(condition))))
 
 
 def test_withheld_parts_follow_their_probabilities() -> None:
@@ -276,10 +276,10 @@ def test_withheld_parts_follow_their_probabilities() -> None:
     size, mask = 2000, torch.rand(2000, 2, 4, 4)
     condition = Condition(labels=torch.tensor([[1.0, 0.0]] * size), attributes=torch.full((size, NUM_ATTRIBUTES), 0.5),
                           lesions=torch.full((size, 2, 5), 0.3), mask=mask, text=("a mass",) * size)
-    heard = withheld_from(condition, "objective.part_dropout=0.3", "objective.statement_dropout=0.2", "objective.dropout={text=0.6}")
+    kept = after_dropout(condition, "objective.part_dropout=0.3", "objective.statement_dropout=0.2", "objective.dropout={text=0.6}")
     whole = {}
     for part in ("labels", "attributes", "lesions", "mask"):
-        asked, got = getattr(condition, part), getattr(heard, part)
+        asked, got = getattr(condition, part), getattr(kept, part)
         stated = ~got.isnan()
         assert torch.equal(got[stated], asked[stated])
         if part == "mask":
@@ -289,8 +289,8 @@ def test_withheld_parts_follow_their_probabilities() -> None:
         assert stated.float().mean().item() == pytest.approx(0.7 * 0.8, abs=0.03)
         whole[part] = (~stated).all(1)
         assert whole[part].float().mean().item() == pytest.approx(0.3 + 0.7 * 0.2 ** stated.shape[1], abs=0.03)
-    assert heard.text is not None
-    whole["text"] = torch.tensor([not text for text in heard.text])
+    assert kept.text is not None
+    whole["text"] = torch.tensor([not text for text in kept.text])
     assert whole["text"].float().mean().item() == pytest.approx(0.6, abs=0.03)
     for one, other in itertools.combinations(whole, 2):
         both = (whole[one] & whole[other]).float().mean().item()
@@ -303,13 +303,13 @@ def test_a_box_holds_the_lesion_and_organs_keep_their_outlines() -> None:
     mask[:, 1, 2:4, 3] = mask[:, 1, 3, 3:6] = 1.0
     mask[0, 1] = math.nan
     condition = replace(asking(labels=[math.nan] * 2, size=300), mask=mask)
-    heard = withheld_from(condition, "objective.part_dropout=0.0", "objective.statement_dropout=0.0", "objective.box=0.4").mask
-    assert heard is not None and torch.equal(heard[:, 0], mask[:, 0]) and bool(heard[0, 1].isnan().all())
-    boxed = (heard[1:, 1] == COARSE).flatten(1).any(1)
+    kept = after_dropout(condition, "objective.part_dropout=0.0", "objective.statement_dropout=0.0", "objective.box=0.4").mask
+    assert kept is not None and torch.equal(kept[:, 0], mask[:, 0]) and bool(kept[0, 1].isnan().all())
+    boxed = (kept[1:, 1] == COARSE).flatten(1).any(1)
     assert boxed.float().mean().item() == pytest.approx(0.4, abs=0.08)
     box = torch.zeros(8, 8)
     box[2:4, 3:6] = COARSE
-    for outline, changed in zip(heard[1:, 1], boxed, strict=True):
+    for outline, changed in zip(kept[1:, 1], boxed, strict=True):
         assert torch.equal(outline, box if changed else mask[1, 1])
 
 

@@ -53,7 +53,7 @@ def test_a_search_from_the_encoders_latent_beats_one_from_the_mean(family: str, 
     model, base = trained(family, engine, tmp_path)
     for name, weight in base.state_dict().items():
         assert torch.equal(model.generator.state_dict()[name], weight), "the generator stays as it was, batch statistics included"
-    made = model.draw(Draws(range(100, 116)), None)
+    made = model.draw_latents(Draws(range(100, 116)), None)
     images = model.decode_latents(made, None).detach().clamp(-1, 1)
     mean = [torch.zeros_like(latent) for latent in made]
     read = model.encode_latents(images)

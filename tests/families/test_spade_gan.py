@@ -11,7 +11,8 @@ import torch
 
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
-from synthorax.families.adversarial.objective import AdversarialObjective, mask_loss
+from synthorax.families.adversarial.objective import AdversarialObjective
+from synthorax.families.adversarial.terms import mask_loss
 from synthorax.nets.spade import MaskNorm, MaskReader, mask_channels
 from synthorax.protocols import Condition, as_model
 from synthorax.steps.models.recipe import build_objective
@@ -99,7 +100,7 @@ def test_a_set_without_masks_is_refused() -> None:
 
 @pytest.mark.parametrize(("family", "override", "message"), [
     ("gan", "objective.segmenter=1.0", "conditioned on masks"), ("spade-gan", "objective.augmentation.augment=0.5",
-                                                                    "masks beside them")])
+                                                                    "and not their masks")])
 def test_masks_are_asked_for_where_there_are_some(family: str, override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fresh_objective(smallest(family, override))

@@ -15,14 +15,12 @@ from synthorax.errors import InputError, UsageError
 from synthorax.losses.perceptual import (
     PERCEPTUAL,
     SIZE_PX,
-    VGG_ENDS,
-    VGG_FILE,
     Oriented,
-    _vgg_layers,
     gabor_pairs,
     perceptual_distance,
     perceptual_features,
 )
+from synthorax.nets.imagenet import VGG16_CHANNELS, VGG16_FILE, Vgg16
 
 
 def drawing(size: int = 64) -> Tensor:
@@ -144,7 +142,7 @@ def test_unknown_features_are_refused_with_the_nearest_name() -> None:
 
 def test_vgg_without_its_weights_says_where_they_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=f"{VGG_FILE}.*use the features 'oriented'"):
+    with pytest.raises(InputError, match=f"{VGG16_FILE}.*use the features 'oriented'"):
         perceptual_features("vgg16")
 
 
@@ -152,15 +150,15 @@ def test_vgg_reads_a_file_of_torchvisions_layout(tmp_path: Path, monkeypatch: py
     """Random weights in the published file's names and shapes; each stage is the published number of channels and size."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.manual_seed(0)
-    published = {f"features.{key}": value for key, value in nn.Sequential(*_vgg_layers()).state_dict().items()}
+    published = Vgg16().state_dict()
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
-    torch.save({**published, "classifier.0.bias": torch.zeros(3)}, folder / VGG_FILE)
+    torch.save({**published, "classifier.0.bias": torch.zeros(3)}, folder / VGG16_FILE)
     assert {f"features.{number}.weight" for number in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)} < set(published)
     features = perceptual_features("vgg16")
     maps = features(drawing(32))
     assert [tuple(one.shape[1:]) for one in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
-    assert all(bool((one >= 0).all()) for one in maps) and len(maps) == len(VGG_ENDS), "taken behind the rectifiers"
+    assert all(bool((one >= 0).all()) for one in maps) and len(maps) == len(VGG16_CHANNELS), "taken behind the rectifiers"
     assert not any(weight.requires_grad for weight in features.parameters())
     assert bool((perceptual_distance(drawing(32), blurred(drawing(32), 2.0), features=features) > 0).all())
 

@@ -78,9 +78,9 @@ def test_the_exported_network_is_the_same_function(tmp_path: Path, name: str) ->
     asked_for = Condition.unstated(6, num_labels=2) if condition is None else condition[same]
     with torch.no_grad():
         theirs = pipeline.unet(state, steps).sample
-        _, embedded, _, _ = model._heard(asked_for, 6)
-        beside = model._beside(asked_for, state)
-        raw = model.network(torch.cat([state, *beside], dim=1), model.scalings(sigma, sigma_data=1.0).c_noise, embedded)[:, :1]
+        _, embedded, _, _ = model._embedded(asked_for, 6)
+        maps = model._condition_maps(asked_for, state)
+        raw = model.network(torch.cat([state, *maps.values()], dim=1), model.scalings(sigma, sigma_data=1.0).c_noise, embedded)[:, :1]
         clean = model.denoise(state / keep, sigma, asked_for)
     assert theirs.shape == state.shape and theirs.std() > 0.05
     torch.testing.assert_close(theirs, -raw if "edm" in name else raw, atol=1e-5, rtol=1e-5)

@@ -134,9 +134,13 @@ def test_a_small_request_makes_no_more_than_it_needs(model: TrainedModel, engine
 
     class Counted(torch.nn.Module):
         spec = model.spec
+        needs_image = False
 
         def denoise(self) -> None:
             """Like the model, it has a sampler."""
+
+        def check_settings(self, settings: SampleSettings) -> None:
+            """Any will do."""
 
         def sample(self, condition: object, seeds: Sequence[int], settings: SampleSettings) -> torch.Tensor:
             made_at_a_time.append(len(seeds))

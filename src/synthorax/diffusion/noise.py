@@ -1,6 +1,6 @@
 """Noise levels: what the conventions call them, where training draws them and where sampling visits them.
 
-Everything here speaks of sigma in x = x0 + sigma n, with sigma in (0, inf). The two other conventions are conversions:
+Everything here uses sigma of x = x0 + sigma n, with sigma in (0, inf). The two other conventions are conversions:
 
 | convention | its state | its level |
 |---|---|---|

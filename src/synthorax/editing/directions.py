@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthorax.capabilities import LatentGenerator
 from synthorax.config import NotNegative
-from synthorax.editing.inversion import Generator, check_latents, editable, random_latents
+from synthorax.editing.inversion import check_latents, editable
 from synthorax.errors import UsageError, nearest
 from synthorax.protocols import Condition
 from synthorax.rng import Draws
@@ -95,7 +96,7 @@ def directions(latents: Tensor, labels: Tensor, *, names: Sequence[str], config:
     return Directions(names=tuple(names), vectors=torch.stack(found).reshape(len(names), *latents.shape[1:]).to(latents))
 
 
-def generated_images(model: Generator, judge: Callable[[Tensor], Tensor], *, seeds: Sequence[int], condition: Condition | None = None,
+def generated_images(model: LatentGenerator, judge: Callable[[Tensor], Tensor], *, seeds: Sequence[int], condition: Condition | None = None,
                device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Latents of random images, [N, *size], and what a judge says of the images, [N, K]: what `directions` needs where images have no
     labels.
@@ -107,13 +108,13 @@ def generated_images(model: Generator, judge: Callable[[Tensor], Tensor], *, see
         for first in range(0, len(seeds), BATCH):
             rows = slice(first, first + BATCH)
             asked = None if condition is None else condition[rows]
-            drawn = random_latents(model, Draws(seeds[rows], device=device), asked)
+            drawn = model.draw_latents(Draws(seeds[rows], device=device), asked)
             latents.append(drawn[0])
             said.append(judge(model.decode_latents(drawn, asked).float().clamp(-1, 1)))
     return torch.cat(latents).clone(), torch.cat(said).clone()
 
 
-def own_directions(model: Any, *, num: int) -> Directions:
+def own_directions(model: object, *, num: int) -> Directions:
     """The directions that a generator makes most of, strongest first, called '1', '2' and so on; nobody says what they show.
 
     They are the eigenvectors of A^T A with the largest eigenvalues, where A are the weights that first are conditioned on the latent; of
@@ -121,8 +122,6 @@ def own_directions(model: Any, *, num: int) -> Directions:
     `num`.
     """
     space = editable(model)
-    if not hasattr(space, "latent_weights"):
-        raise UsageError(f"a model of family '{model.spec.family}' does not say what first is conditioned on its latents")
     weights = space.latent_weights().double()
     if not 1 <= num <= weights.shape[1]:
         raise UsageError(f"{num} directions of latents of {weights.shape[1]} numbers")
@@ -148,7 +147,7 @@ def move(latents: Sequence[Tensor], direction: Tensor, amount: float | Tensor) -
     return (first + steps * direction.to(first), *noises)
 
 
-def moved_images(model: Generator, latents: Sequence[Tensor], direction: Tensor, amounts: Sequence[float], *,
+def moved_images(model: LatentGenerator, latents: Sequence[Tensor], direction: Tensor, amounts: Sequence[float], *,
                 condition: Condition | None = None) -> Tensor:
     """Images at several amounts along a direction, [B, amounts, 1, S, S] in [-1, 1]: a row an image of a sheet."""
     check_latents(model, latents, size=len(latents[0]))

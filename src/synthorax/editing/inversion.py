@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from synthorax.capabilities import LatentEncoder, LatentGenerator, StyledGenerator
 from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
 from synthorax.errors import UsageError
-from synthorax.protocols import Condition, ModelSpec
+from synthorax.protocols import Condition, Model
 from synthorax.rng import Draws
 
 
@@ -32,20 +33,6 @@ class InversionConfig:
     """pull of every number towards 0, beside the mean squared error of a pixel"""
 
 
-class Generator(Protocol):
-    """A model that makes images of about normal numbers in a differentiable way, as adversarial families do, or its space of styles."""
-
-    spec: ModelSpec
-    training: bool
-
-    @property
-    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes, for one image, of the numbers that make it."""
-
-    def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """Latents, each [B, *size], -> images [B, 1, S, S]."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inversion:
     """Latents of images, what the generator makes of them, and how close that is."""
@@ -58,22 +45,22 @@ class Inversion:
     """[B], in dB; higher is closer"""
 
 
-def editable(model: Any) -> Generator:
+def editable(model: object) -> LatentGenerator:
     """The space in which images of a model are found and moved best: that of its styles where it has some, or else that of its latents.
 
     Raises UsageError for a model that makes no images of latents.
     """
-    check_has_latents(model)
-    return cast(Generator, model.style_space() if hasattr(model, "style_space") else model)
+    return model.style_space() if isinstance(model, StyledGenerator) else check_has_latents(model)
 
 
-def check_has_latents(model: Any) -> None:
-    """Refuse with a UsageError a model that makes no images of latents."""
-    if not hasattr(model, "decode_latents") or not hasattr(model, "latent_shapes"):
-        raise UsageError(f"a model of family '{model.spec.family}' makes no images of latents; choose an adversarial family")
+def check_has_latents(model: object) -> LatentGenerator:
+    """The model, if it makes images of latents; otherwise UsageError."""
+    if not isinstance(model, LatentGenerator):
+        raise UsageError(f"a model of family '{cast(Model, model).spec.family}' makes no images of latents; choose an adversarial family")
+    return model
 
 
-def invert(model: Generator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None = None,
+def invert(model: LatentGenerator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None = None,
                start: Sequence[Tensor] | None = None, config: InversionConfig | None = None) -> Inversion:
     """Latents from which `model` makes `images` [B, 1, S, S] in [-1, 1] as well as it can; each image has a seed and a search of its own.
 
@@ -85,7 +72,7 @@ def invert(model: Generator, images: Tensor, *, seeds: Sequence[int], condition:
     if len(seeds) != len(images):
         raise UsageError(f"images of shape {tuple(images.shape)} need as many seeds as they are, not {len(seeds)}")
     if start is None:
-        begun = model.encode_latents(images) if hasattr(model, "encode_latents") else \
+        begun: Sequence[Tensor] = model.encode_latents(images) if isinstance(model, LatentEncoder) else \
             _best_of(model, images, seeds=seeds, condition=condition, config=config)
     else:
         begun = check_latents(model, start, size=len(images))
@@ -107,7 +94,7 @@ def invert(model: Generator, images: Tensor, *, seeds: Sequence[int], condition:
     return Inversion(latents=tuple(latent.detach() for latent in latents), images=made, psnr=10 * torch.log10(4 / error))  # the range is 2
 
 
-def check_images(model: Generator, images: Tensor) -> None:
+def check_images(model: LatentGenerator, images: Tensor) -> None:
     """Refuse with a UsageError a model without latents or in training mode, and images of another size than it makes."""
     check_has_latents(model)
     side = model.spec.image_size
@@ -117,33 +104,24 @@ def check_images(model: Generator, images: Tensor) -> None:
         raise UsageError("the model is in training mode, where an image may depend on others; call model.eval() first")
 
 
-def check_latents(model: Generator, latents: Sequence[Tensor], *, size: int) -> Sequence[Tensor]:
+def check_latents(model: LatentGenerator, latents: Sequence[Tensor], *, size: int) -> Sequence[Tensor]:
     """The latents, if they are such as this model makes `size` images of; otherwise UsageError."""
     wanted, given = [(size, *shape) for shape in model.latent_shapes], [tuple(latent.shape) for latent in latents]
     if wanted != given:
         raise UsageError(f"latents of shapes {given} are not those of {size} images of this model, {wanted}; latents belong to the space "
-                         f"in "
-                         "which they were found: editable(model) or the model itself")
+                         "in which they were found: editable(model) or the model itself")
     return latents
 
 
-def random_latents(model: Generator, draws: Draws, condition: Condition | None = None) -> list[Tensor]:
-    """Latents of random images, one a stream of `draws`, each [B, *size]."""
-    if hasattr(model, "draw"):
-        drawn: list[Tensor] = model.draw(draws, condition)
-        return drawn
-    return [draws.normal(*size) for size in model.latent_shapes]
-
-
 @torch.no_grad()
-def _best_of(model: Generator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None,
+def _best_of(model: LatentGenerator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None,
              config: InversionConfig) -> list[Tensor]:
     """The best of some random latents for each image."""
     draws = Draws(seeds, device=images.device)
     best: list[Tensor] = []
     lowest = torch.full((len(images),), torch.inf, device=images.device)
     for _ in range(config.candidates):
-        latents = random_latents(model, draws, condition)
+        latents = model.draw_latents(draws, condition)
         error = (model.decode_latents(latents, condition) - images).square().flatten(1).mean(1)
         better = error < lowest
         lowest = torch.where(better, error, lowest)

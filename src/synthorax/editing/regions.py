@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthorax.capabilities import LatentGenerator
 from synthorax.config import AtLeastOne, Fraction, NotNegative, WholeNotNegative
 from synthorax.editing.directions import move
-from synthorax.editing.inversion import Generator, Inversion, InversionConfig, check_images, check_latents, invert
+from synthorax.editing.inversion import Inversion, InversionConfig, check_images, check_latents, invert
 from synthorax.editing.lesion_refinement import ramp_of
 from synthorax.errors import UsageError
 from synthorax.losses.perceptual import perceptual_distance
@@ -57,7 +58,7 @@ class Edited:
     """each [B, *size]: latents whose images the change was taken from"""
 
 
-def edit_region(model: Generator, images: Tensor, region: Region, *, seeds: Sequence[int], direction: Tensor | None = None,
+def edit_region(model: LatentGenerator, images: Tensor, region: Region, *, seeds: Sequence[int], direction: Tensor | None = None,
                 amount: float | Tensor = 1.0, condition: Condition | None = None, wanted: Condition | None = None,
                 found: Inversion | None = None, search: InversionConfig | None = None, config: RegionEditConfig | None = None,
                 features: Callable[[Tensor], Sequence[Tensor]] | None = None) -> Edited:
@@ -73,7 +74,7 @@ def edit_region(model: Generator, images: Tensor, region: Region, *, seeds: Sequ
     check_images(model, images)
     if direction is None and wanted is None:
         raise UsageError("say what is to change: a direction, or what is wanted of the image")
-    if wanted is not None and not getattr(model, "is_conditional", bool(model.spec.conditions)):
+    if wanted is not None and not model.follows_condition:
         raise UsageError("images of these latents follow no condition, so nothing can be wanted of them; give a direction")
     if config.features and features is None:
         raise UsageError("config.features needs features to keep; give some, or set it to 0")
@@ -135,8 +136,8 @@ def _mask(region: Region, images: Tensor) -> Tensor:
     return mask
 
 
-def _bent(model: Generator, after: Sequence[Tensor], old: Tensor, weight: Tensor, *, direction: Tensor | None, asked: Condition | None,
-          config: RegionEditConfig, features: Callable[[Tensor], Sequence[Tensor]] | None) -> Tensor:
+def _bent(model: LatentGenerator, after: Sequence[Tensor], old: Tensor, weight: Tensor, *, direction: Tensor | None,
+          asked: Condition | None, config: RegionEditConfig, features: Callable[[Tensor], Sequence[Tensor]] | None) -> Tensor:
     """The moved first latent [B, *size], bent across the direction so that little but the region changes."""
     moved, *noises = after
     bend = torch.zeros_like(moved, requires_grad=True)

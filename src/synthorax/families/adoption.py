@@ -14,8 +14,8 @@ Names = tuple[int, Sequence[str]]
 
 def matched_weights(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],
             base_names: Mapping[str, Names]) -> dict[str, Tensor]:
-    """A state dict with the base's weights; entries along named axes that the base does not know, or is conditioned on nothing of (all 0),
-    keep their own values.
+    """A state dict with the base's weights; entries along named axes that the base lacks, or in which all its weights are 0, keep their own
+    values.
 
     Raises UsageError where a weight is missing or has another shape.
     """
@@ -39,7 +39,7 @@ def _matched(weight: Tensor, theirs: Tensor, *, axis: int, own: list[str], base:
         raise UsageError(f"the base model has another shape ('{key}')")
     result = weight.clone()
     for column, name in enumerate(own):
-        if name in base and (heard := theirs.select(axis, base.index(name))).any():
-            result.select(axis, column).copy_(heard)
+        if name in base and (weights := theirs.select(axis, base.index(name))).any():
+            result.select(axis, column).copy_(weights)
     return result
 

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthorax.losses.hinge import hinge_generated, hinge_generator, hinge_real
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialLoss:
@@ -19,7 +17,7 @@ class AdversarialLoss:
     real: Callable[[Tensor], Tensor]
     """the discriminator on real images"""
     made: Callable[[Tensor], Tensor]
-    """the discriminator on made images"""
+    """the discriminator on generated images"""
     generator: Callable[[Tensor], Tensor]
     """the generator"""
     boundary: float | None
@@ -46,6 +44,21 @@ def mean_score(scores: Tensor) -> Tensor:
     return scores.flatten(1).mean(1)
 
 
+def hinge_real(scores: Tensor) -> Tensor:
+    """What a discriminator pays on real images, max(0, 1 - score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+    return F.relu(1 - scores).flatten(1).mean(1)
+
+
+def hinge_generated(scores: Tensor) -> Tensor:
+    """What a discriminator pays on generated images, max(0, 1 + score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+    return F.relu(1 + scores).flatten(1).mean(1)
+
+
+def hinge_generator(scores: Tensor) -> Tensor:
+    """What the generator pays, minus the score, [B, ...] -> [B] (Eq. 17, Miyato et al. 2018)."""
+    return -scores.flatten(1).mean(1)
+
+
 MINIMAX = AdversarialLoss(real=lambda scores: log_loss(scores, real=True), made=lambda scores: log_loss(scores, real=False),
                           generator=lambda scores: -log_loss(scores, real=False), boundary=0.0)
 """the generator lowers log(1 - D), whose gradient vanishes where the discriminator is sure"""
@@ -58,12 +71,12 @@ WASSERSTEIN = AdversarialLoss(real=lambda scores: -mean_score(scores), made=mean
                               boundary=None)
 
 
-def gradient_penalty(score: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, *, part: Tensor) -> Tensor:
-    """(|gradient| - 1)^2 of the score, at `part` [B] in [0, 1] of the way from made to real images, [B, 1, H, W] twice -> [B].
+def gradient_penalty(score: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, *, share: Tensor) -> Tensor:
+    """(|gradient| - 1)^2 of the score, at `share` [B] in [0, 1] of the way from made to real images, [B, 1, H, W] twice -> [B].
 
     Eq. 3, Gulrajani et al. 2017. Images must not share statistics inside `score` [B, 1, H, W] -> [B, ...].
     """
-    share = part[:, None, None, None].to(real)
+    share = share[:, None, None, None].to(real)
     between = (share * real + (1 - share) * made).detach()
     return (_squared_gradient(score, between).sqrt() - 1).square()
 

@@ -53,6 +53,11 @@ def negative_log_likelihood(raw: Tensor, images: Tensor, *, likelihood: str, sig
     return each.flatten(1).sum(1)
 
 
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error summed over pixels, [B, ...] -> [B]: up to a constant, minus the log-likelihood of a unit Gaussian times 2."""
+    return (prediction - target).square().flatten(1).sum(1)
+
+
 def bounded(log_variance: Tensor) -> Tensor:
     """Log-variances softly kept above `LOWEST_LOG_VARIANCE`."""
     return LOWEST_LOG_VARIANCE + F.softplus(log_variance - LOWEST_LOG_VARIANCE)

@@ -19,12 +19,12 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 PERCEPTUAL: dict[str, str] = {
     "oriented": "synthorax.losses.perceptual:Oriented",
-    "vgg16": "synthorax.losses.perceptual:Vgg16",
+    "vgg16": "synthorax.nets.imagenet:Vgg16Stages",
 }
 """Features that ship. A path to a TorchScript file (.pt or .ts) is accepted as well."""
 
 FLOOR = 0.05
-"""Length of a feature vector below which it counts as noise: normalising to length 1 would make flat regions speak as loud as edges."""
+"""Length of a feature vector below which it counts as noise: normalising to length 1 would give flat regions the weight of edges."""
 
 
 def perceptual_distance(first: Tensor, second: Tensor, *, features: Features) -> Tensor:
@@ -42,9 +42,14 @@ def perceptual_distance(first: Tensor, second: Tensor, *, features: Features) ->
     return total
 
 
+def is_scripted(name_or_path: str) -> bool:
+    """Whether features are those of a TorchScript file and not of this module."""
+    return name_or_path.endswith((".pt", ".ts"))
+
+
 def perceptual_features(name_or_path: str) -> nn.Module:
     """Features by their name in `PERCEPTUAL`, or from a TorchScript file; frozen. Raises UsageError or InputError."""
-    if name_or_path.endswith((".pt", ".ts")):
+    if is_scripted(name_or_path):
         return Frozen(Scripted(Path(name_or_path)))
     if name_or_path not in PERCEPTUAL:
         raise UsageError(f"unknown perceptual features '{name_or_path}'; {nearest(name_or_path, PERCEPTUAL)} "
@@ -124,55 +129,6 @@ def gabor_pairs(directions: int) -> Tensor:
         even = even - window * even.sum() / window.sum()
         filters += [even / even.norm(), window * phase.sin() / (window * phase.sin()).norm()]
     return torch.stack(filters)[:, None].float()
-
-
-class Vgg16(nn.Module):
-    """The five convolution stages of VGG16 (Simonyan and Zisserman 2015), with ImageNet weights that lie on this machine.
-
-    The file is looked for where torch.hub keeps it and is never downloaded. What it was trained on are photographs.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*_vgg_layers())
-        path = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-        if not path.is_file():
-            raise InputError("the weights of VGG16 are not on this machine", file=path,
-                             remedy="put torchvision's file there, or use the features 'oriented', which need no weights")
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        prefix = "features."
-        self.layers.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)})
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 1, H, W] in [-1, 1] -> the last map of each stage, [B, 64 to 512, H / 1 to 16, W / 1 to 16]."""
-        x = ((images + 1) / 2 - self.mean) / self.std  # [B, 3, H, W], as in training on ImageNet
-        maps = []
-        for number, layer in enumerate(self.layers):
-            x = layer(x)
-            if number in VGG_ENDS:
-                maps.append(x)
-        return maps
-
-
-VGG_FILE = "vgg16-397923af.pth"
-VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-VGG_ENDS = (3, 8, 15, 22, 29)  # the last rectifier of each stage
-
-
-def _vgg_layers() -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    inputs = 3
-    for width, number in VGG_STAGES:
-        layers += [nn.MaxPool2d(2)] if layers else []
-        for _ in range(number):
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
-            inputs = width
-    return layers
 
 
 class Scripted(nn.Module):

@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to the stated tokens of a context with a residual, [B, N, C] -> [B, N, C]; silence adds exactly 0."""
+    """Attention to the stated tokens of a context with a residual, [B, N, C] -> [B, N, C]; a row that states nothing adds exactly 0."""
 
     def __init__(self, channels: int, *, context: int, heads: int | None = None) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ class StatementEmbedding(nn.Module):
         return embedded
 
     def zero_unvaried_inputs(self, which: Tensor) -> None:
-        """Hear nothing of some statements, [K] of bool, until training teaches it."""
+        """Set to 0 the weights of some statements, [K] of bool; see `HasConditionInputs`."""
         with torch.no_grad():
             self.linear.weight[:, which.repeat(2)] = 0.0
 
@@ -63,7 +63,7 @@ class PlaceEmbedding(nn.Module):
         self.register_buffer("angular", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
         features = len(LESION_PROPERTIES) * (2 + 2 * octaves)
         self.linear = nn.Linear(num_findings * features, channels, bias=False)
-        # An image has a lesion or two, so the weights begin as large as if there were only one finding to speak of.
+        # An image has a lesion or two, so the weights begin as large as if there were only one finding.
         nn.init.uniform_(self.linear.weight, -(features**-0.5), features**-0.5)
 
     def forward(self, lesions: Tensor) -> Tensor:  # noqa: D102
@@ -75,6 +75,6 @@ class PlaceEmbedding(nn.Module):
         return embedded
 
     def zero_unvaried_inputs(self, which: Tensor) -> None:
-        """Hear nothing of some numbers, [K, P] of bool, until training teaches it."""
+        """Set to 0 the weights of some properties, [K, P] of bool; see `HasConditionInputs`."""
         with torch.no_grad():
             self.linear.weight[:, which.flatten().repeat_interleave(2 + 2 * len(self.angular))] = 0.0

@@ -18,6 +18,7 @@ from synthorax.errors import InputError, UsageError
 
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 DENSENET121_LAYERS = (6, 12, 24, 16)
+VGG16_FILE = "vgg16-397923af.pth"
 PUBLISHED = {"vgg16": "VGG16_Weights.IMAGENET1K_V1", "densenet121": "DenseNet121_Weights.IMAGENET1K_V1"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """of ImageNet's red, green and blue in [0, 1]"""
@@ -30,19 +31,56 @@ class Vgg16(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 3
-        for stage in VGG16_CHANNELS:
-            for outputs in stage:
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
-                inputs = outputs
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*_vgg16_layers())
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         features: Tensor = self.features(x)
         return features
+
+
+class Vgg16Stages(nn.Module):
+    """The maps of VGG16's five stages, before their poolings, with ImageNet weights that lie on this machine: perceptual features.
+
+    The file is looked for where torch.hub keeps it and is never downloaded. What it was trained on are photographs.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*_vgg16_layers())
+        path = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
+        if not path.is_file():
+            raise InputError("the weights of VGG16 are not on this machine", file=path,
+                             remedy="put torchvision's file there, or use the features 'oriented', which need no weights")
+        load_imagenet(self, "vgg16", str(path))
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 1, H, W] in [-1, 1] -> the last map of each stage, [B, 64 to 512, H / 1 to 16, W / 1 to 16]."""
+        x = ((images + 1) / 2 - self.mean) / self.std  # [B, 3, H, W], as in training on ImageNet
+        maps = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+                if len(maps) == len(VGG16_CHANNELS):
+                    break
+            x = layer(x)
+        return maps
+
+
+def _vgg16_layers() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    inputs = 3
+    for stage in VGG16_CHANNELS:
+        for outputs in stage:
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2))
+    return layers
 
 
 class DenseNet121(nn.Module):

@@ -51,6 +51,10 @@ def normalisation(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+class Modulation(nn.Linear):
+    """Scales and shifts of normalised features, and gates, from the embedding of noise level and condition, [B, E] -> [B, n C]."""
+
+
 def zeroed(layer: L) -> L:
     """Start at zero, so that the branch which ends in this layer adds nothing at first."""
     nn.init.zeros_(layer.weight)

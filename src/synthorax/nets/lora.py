@@ -47,6 +47,10 @@ class LowRank(nn.Module):
         sum_of_both: Tensor = apply(self.layer) + self.scale * self.expand(apply(self.reduce))
         return sum_of_both
 
+    def trained(self) -> list[Tensor]:
+        """The weights of A and B."""
+        return [self.reduce.weight, self.expand.weight]
+
     def update(self) -> Tensor:
         """(alpha / r) B A as a weight of the layer's shape, added up in float64."""
         product = self.expand.weight.detach().double().flatten(1) @ self.reduce.weight.detach().double().flatten(1)  # [out, in * kernel]

@@ -58,7 +58,7 @@ class _Block(nn.Module):
         return made
 
 
-class MaskGenerator(nn.Module):
+class SpadeGenerator(nn.Module):
     """Code [B, Z], embedded condition [B, E] and mask channels [B, 2 M, S, S] -> image [B, 1, S, S] in (-1, 1)."""
 
     def __init__(self, *, image_size: int, latent_size: int, channels: int, embedding: int, masks: int, hidden: int,

@@ -13,7 +13,7 @@ from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN
 MEANINGS = (math.nan, 0.0, UNCERTAIN, 1.0)
 """What a text can say of a finding, as `Condition.labels` writes it: nothing, absent, uncertain, present."""
 SURE = 0.5
-"""Probability from which an answer counts; below it a text is taken to be silent, as it is to a reader that has learned nothing."""
+"""Probability from which an answer counts; below it a text is taken to state nothing, as every text is to an untrained parser."""
 
 
 class TextParser(nn.Module):
@@ -35,12 +35,12 @@ class TextParser(nn.Module):
         self.register_buffer("meanings", torch.tensor(MEANINGS), persistent=False)
 
     def forward(self, tokens: Tensor, stated: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, T, D], stated [B, T] -> labels [B, K] and lesions [B, K, P] as a `Condition` has them; NaN: the text is silent."""
+        """tokens [B, T, D], stated [B, T] -> labels [B, K] and lesions [B, K, P] as a `Condition` has them; NaN where not stated."""
         with torch.no_grad():
             kinds, said, values = self._answers(tokens, stated)
             surest = kinds.softmax(2).max(2)
-            silent = (stated.sum(1) < 2)[:, None]  # the start token alone: an empty text
-            labels = self.meanings[surest.indices].masked_fill(silent | (surest.values < SURE), math.nan)
+            empty = (stated.sum(1) < 2)[:, None]  # the start token alone: an empty text
+            labels = self.meanings[surest.indices].masked_fill(empty | (surest.values < SURE), math.nan)
             values = values.sigmoid()
             values[..., 0] = values[..., 0].round()  # left or right
             lesions = values.masked_fill((said.sigmoid() < SURE) | (labels != 1)[..., None], math.nan)
@@ -61,7 +61,7 @@ class TextParser(nn.Module):
         questions = self.questions.expand(len(tokens), -1, -1)
         keys, values = self.to_keys_and_values(self.norm(tokens)).chunk(2, dim=2)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (questions, keys, values))
-        heard = F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=stated[:, None, None, :]).transpose(1, 2).flatten(2)
-        answers = self.answer(torch.cat([heard, questions.to(heard)], dim=2)).float()
+        attended = F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=stated[:, None, None, :]).transpose(1, 2).flatten(2)
+        answers = self.answer(torch.cat([attended, questions.to(attended)], dim=2)).float()
         kinds, said, values = answers.split([len(MEANINGS), len(LESION_PROPERTIES), len(LESION_PROPERTIES)], dim=2)
         return kinds, said, values

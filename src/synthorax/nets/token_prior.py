@@ -1,4 +1,4 @@
-"""A causal transformer over a grid of code numbers: each is told from those before it, row by row, and from what is asked."""
+"""A causal transformer over a grid of code numbers: each is predicted from those before it, row by row, and from the condition."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class CausalBlock(nn.Module):
 
 
 class TokenPrior(nn.Module):
-    """p(codes | told) = prod_i p(code_i | codes before i, told_i), row by row (Eq. 1, van den Oord et al. 2016).
+    """p(codes | c) = prod_i p(code_i | codes before i, c_i), row by row (Eq. 1, van den Oord et al. 2016).
 
-    A position is told its place, the request, the four codes beside it that are known, and features of a coarser grid around it, of
-    `below` codes where there is one with half the side; attention brings everything before it.
+    Inputs of a position are its place, the condition, its four neighbouring codes that are known, and features of a coarser grid of
+    `below` codes around it, where there is one with half the side; attention brings everything before it.
     """
 
     def __init__(self, *, num_codes: int, side: int, width: int, depth: int, heads: int, below: int = 0) -> None:
@@ -77,8 +77,8 @@ class TokenPrior(nn.Module):
 
     def forward(self, codes: Tensor, asked: Tensor, coarse: Tensor | None = None) -> Tensor:
         """Logits of each code, [B, s, s] of numbers, [B, width] and the coarser grid [B, s / 2, s / 2] -> [B, K, s, s]."""
-        told = self._told(asked, coarse)
-        x = told + self._beside(self._padded(codes))
+        inputs = self._inputs(asked, coarse)
+        x = inputs + self._neighbours(self._padded(codes))
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.last(self.norm(x))
@@ -90,12 +90,12 @@ class TokenPrior(nn.Module):
 
         What attention needs of earlier positions is kept, so a code costs one position and not the grid.
         """
-        told = self._told(asked, coarse)  # [B, N, width]
+        inputs = self._inputs(asked, coarse)  # [B, N, width]
         padded = self._padded(torch.full((len(uniform), self.side, self.side), self.num_codes, device=uniform.device))
         pasts = [Past(self.side**2) for _ in self.blocks]
         for position in range(self.side**2):
             row, column = divmod(position, self.side)
-            x = told[:, position, None] + self._beside(padded[:, row:row + 2, column:column + 3])
+            x = inputs[:, position, None] + self._neighbours(padded[:, row:row + 2, column:column + 3])
             for block, past in zip(self.blocks, pasts, strict=True):
                 x = block(x, past)
             reach = self.last(self.norm(x))[:, 0].double().softmax(1).cumsum(1)  # [B, K]
@@ -105,11 +105,11 @@ class TokenPrior(nn.Module):
                 padded[:, row + 2, 0] = padded[:, row + 1, -2]  # as `_padded` has it
         return padded[:, 1:, 1:-1]
 
-    def _told(self, asked: Tensor, coarse: Tensor | None) -> Tensor:
-        told = asked[:, None] + self.place
+    def _inputs(self, asked: Tensor, coarse: Tensor | None) -> Tensor:
+        inputs = asked[:, None] + self.place
         if self.below is not None:
-            told = told + self.below(coarse).flatten(2).transpose(1, 2)
-        return told
+            inputs = inputs + self.below(coarse).flatten(2).transpose(1, 2)
+        return inputs
 
     def _padded(self, codes: Tensor) -> Tensor:
         """A row above and a column on either side, [B, s, s] -> [B, s + 1, s + 2], of a number that says that there is no code.
@@ -120,7 +120,7 @@ class TokenPrior(nn.Module):
         padded[:, 2:, 0] = codes[:, :-1, -1]
         return padded
 
-    def _beside(self, padded: Tensor) -> Tensor:
+    def _neighbours(self, padded: Tensor) -> Tensor:
         """Features of the codes beside each position, [B, h + 1, w + 2] -> [B, h w, width]."""
         near = torch.stack([padded[:, 1:, :-2], padded[:, :-1, :-2], padded[:, :-1, 1:-1], padded[:, :-1, 2:]], dim=-1)
         kinds = (self.num_codes + 1) * torch.arange(NEIGHBOURS, device=near.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from synthorax.errors import UsageError
 from synthorax.nets.attention import Context, CrossAttention, prepared_context, split_heads
 from synthorax.nets.embedding import NoiseEmbedding
-from synthorax.nets.layers import channels_to_patches, first_layer, patches_to_channels, require_sides, zeroed
+from synthorax.nets.layers import Modulation, channels_to_patches, first_layer, patches_to_channels, require_sides, zeroed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         self.first = nn.Linear(self.maps.stop, width)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.affine = zeroed(nn.Linear(embedding, 2 * width))
+        self.affine = zeroed(Modulation(embedding, 2 * width))
         self.last = zeroed(nn.Linear(width, outputs * pixels))
 
     def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,  # noqa: D102
@@ -86,7 +86,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.affine = zeroed(nn.Linear(config.embedding, 6 * width))
+        self.affine = zeroed(Modulation(config.embedding, 6 * width))
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)

@@ -14,6 +14,7 @@ from synthorax.nets.attention import Context, CrossAttention, SelfAttention, pre
 from synthorax.nets.embedding import NoiseEmbedding
 from synthorax.nets.group_norm import normalised
 from synthorax.nets.layers import (
+    Modulation,
     channels_to_patches,
     convolution,
     coordinates_like,
@@ -113,7 +114,7 @@ class UNet(nn.Module):
         x, maps = x[:, :self.maps.start], x[:, self.maps.start:]
         x = torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x
         x = first_layer(self.first, for_convolutions(x), for_convolutions(maps), where=self.maps)
-        x = for_convolutions(x)  # of an input with a single channel, no order can be told
+        x = for_convolutions(x)  # the memory format of an input with a single channel is ambiguous
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding, tokens) if isinstance(layer, Block) else layer(x)
@@ -135,7 +136,7 @@ class Block(nn.Module):
         dims = config.dims
         self.norm_in = normalisation(inputs)
         self.conv_in = convolution(inputs, outputs, 3, dims=dims)
-        self.affine = nn.Linear(config.embedding, 2 * outputs)
+        self.affine = Modulation(config.embedding, 2 * outputs)
         self.norm_out = normalisation(outputs)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_out = zeroed(convolution(outputs, outputs, 3, dims=dims))

@@ -1,4 +1,4 @@
-"""Encoder and decoder of images through one short latent, both told the condition: residual blocks as in the U-Net, and masks as maps."""
+"""Encoder and decoder of images through one short latent, with the condition: residual blocks as in the U-Net, and masks as maps."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ class ImageDecoder(nn.Module):
 
     def forward(self, latent: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:  # noqa: D102
         x: Tensor = self.first(torch.cat([latent, embedding], dim=1)).unflatten(1, self.shape)
-        told = F.silu(embedding + self.latent(latent))
+        embedded = F.silu(embedding + self.latent(latent))
         shown = iter(self.maps)
         for layer in self.layers:
             if isinstance(layer, Block):
                 if maps is not None:
                     x = x + next(shown)(F.adaptive_avg_pool2d(maps, x.shape[2]))
-                x = layer(x, told, None)
+                x = layer(x, embedded, None)
             else:
                 x = layer(x)
         return channels_to_patches(self.last(F.silu(self.norm(x))), self.patch)

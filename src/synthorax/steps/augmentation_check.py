@@ -10,7 +10,7 @@ from synthorax.data.prepared import SIZES_PX
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError, UsageError
 from synthorax.families.autoencoders.compressors import TRAINED
-from synthorax.steps.models.recipe import Recipe, conditions_of, follows_masks
+from synthorax.steps.models.recipe import Recipe, conditions_of, follows_masks, needs_of
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import check_num
 from synthorax.steps.training.base_model import check_base, with_compressor_of
@@ -46,13 +46,13 @@ def augment_recipe(recipe: Recipe, *, base: TrainedModel | None, compressor: Tra
 
 def check_compressor(recipe: Recipe) -> None:
     """Refuse a recipe that has no use for a trained compressor, where one is given. Raises UsageError."""
-    if getattr(recipe.model, "compressor", "none") not in TRAINED or is_student(recipe):
+    if needs_of(recipe).compressor not in TRAINED or is_student(recipe):
         raise UsageError(f"the recipe '{recipe.name}' works on no latents of a trained compressor; leave --compressor out, or take a "
                          "latent recipe, such as latent-64")
 
 
 def _with_compressor(recipe: Recipe, *, base: TrainedModel | None, compressor: TrainedModel | None) -> Recipe:
-    kind = getattr(recipe.model, "compressor", "none")
+    kind = needs_of(recipe).compressor
     recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
     if kind in TRAINED and compressor is None and base is None:
         size = recipe.model.image_size

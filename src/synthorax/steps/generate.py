@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthorax.capabilities import Cascade, Denoiser
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
 from synthorax.data.language import labels_of, parse_text
 from synthorax.data.masks import IN_BOX, black_and_white
@@ -25,7 +26,6 @@ from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
 from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.families.denoising.model import DiffusionModel
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
 from synthorax.progress import Progress, portion, quiet
@@ -91,15 +91,16 @@ def changed_settings(usual: SampleSettings, given: Mapping[str, Any]) -> SampleS
 def check_settings(model: Model, settings: SampleSettings) -> None:
     """Refuse with a UsageError, before anything is written, settings that no model or not this one can follow."""
     usual = SampleSettings()
-    if getattr(model, "needs_image", False):
+    stages = tuple(model.stages) if isinstance(model, Cascade) else ()
+    if isinstance(model, Denoiser) and model.needs_image:
         raise UsageError("this model enlarges images and makes none of its own; put it behind one that does with synthorax pack")
-    if settings.super_resolution_steps is not None and not hasattr(model, "stages"):
+    if settings.super_resolution_steps is not None and not stages:
         raise UsageError(f"super_resolution_steps are those of a cascade, and this is a model of family '{model.spec.family}'")
-    if settings.autoguidance != 1 and getattr(model, "guide", None) is None:
+    if settings.autoguidance != 1 and not (isinstance(model, Cascade) and model.guide is not None):
         raise UsageError("autoguidance needs a weaker model that is packed beside the first stage (synthorax pack --guide)")
-    if settings.conditioning_noise is not None and not hasattr(model, "stages") and "image" not in model.spec.conditions:
+    if settings.conditioning_noise is not None and not stages and "image" not in model.spec.conditions:
         raise UsageError("conditioning_noise: the model is not conditioned on the part image")
-    if not hasattr(model, "denoise") and not hasattr(model, "stages"):
+    if not isinstance(model, Denoiser | Cascade):
         changed = [name for name in ("sampler", "steps", "schedule", "eta") if getattr(settings, name) != getattr(usual, name)]
         if changed:
             raise UsageError(f"a model of family '{model.spec.family}' has no sampler, so '{changed[0]}' cannot be chosen; leave it out")
@@ -123,8 +124,8 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
     if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
         raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
                          "and not above the second, and both finite")
-    first = next(iter(getattr(model, "stages", (model,))))
-    if isinstance(first, DiffusionModel):
+    first = stages[0] if stages else model
+    if isinstance(first, Denoiser):
         first.check_settings(settings)
     elif settings.clip:
         raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{model.spec.family}'; leave it out")

@@ -91,7 +91,7 @@ class Outcome:
     """False where it was only paused"""
 
 
-def train(objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,
+def train(objective: Objective[nn.Module], images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, budget_images: int | None = None, pause_seconds: float | None = None,
           progress: Progress = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
     """Train an objective on images, or continue the training that `folder` holds, until its steps or its budget are used up.
@@ -164,7 +164,7 @@ def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, don
 class _Loop:
     """State of one training: players, optimisers, averaged weights and how far it is."""
 
-    def __init__(self, objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
+    def __init__(self, objective: Objective[nn.Module], images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path) -> None:
         check_batch(objective, config)
         self.objective, self.config, self.engine = objective.train(), config, engine
         self.frozen = {id(weight) for weight in objective.parameters() if not weight.requires_grad}  # before training: for all of it
@@ -264,8 +264,8 @@ class StepSpeed:
     """images drawn in a step, by all players together"""
 
 
-def measure_steps(objective: Objective, images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path, seconds: float = 2.0,
-                  most: int = 20) -> StepSpeed:
+def measure_steps(objective: Objective[nn.Module], images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,
+                  seconds: float = 2.0, most: int = 20) -> StepSpeed:
     """Time some real training steps, after a first one that warms up: for about `seconds`, one at least. Nothing is written to `folder`.
 
     The weights of `objective` move, so train another one.
@@ -279,7 +279,7 @@ def measure_steps(objective: Objective, images: ImageSet, config: TrainConfig, *
     return StepSpeed(seconds=(time.monotonic() - start) / taken, images=(loop.position.images - before) / taken)
 
 
-def check_batch(objective: Objective, config: TrainConfig) -> None:
+def check_batch(objective: Objective[nn.Module], config: TrainConfig) -> None:
     """Refuse batches of one image where batch normalisation would compare the image with itself."""
     if config.batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules()):
         raise UsageError("train.batch_size=1: this model has batch normalisation, which needs at least two images a batch")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics, LatentGenerator, StartsFromBase
 from synthorax.config import Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, matched_weights
@@ -38,7 +39,7 @@ class GanConfig:
     norm: Literal["batch", "group"] = "batch"
     """what the generator's features are normalised with, except those of progressive; batch needs batches of two images at least"""
     latent_size: Width = 128
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     channels: Width = 32
     """feature maps at full resolution"""
     conditioning: Literal["none", "auxiliary", "projection"] = "none"
@@ -47,7 +48,7 @@ class GanConfig:
     """width of the embedded condition"""
 
 
-class GanModel(nn.Module):
+class GanModel(nn.Module, LatentGenerator, HasConditionInputs, StartsFromBase, HasDiagnostics):
     """The generator, which is what ships."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -69,7 +70,7 @@ class GanModel(nn.Module):
         return ((self.config.latent_size,),)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] in (-1, 1)."""
+        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
         (latent,) = latents
         embedded = latent.new_zeros(len(latent), 0)
         if self.embedding is not None:
@@ -81,14 +82,14 @@ class GanModel(nn.Module):
         """One image a seed, [B, 1, S, S] in (-1, 1); `condition` counts where `conditioning` is not none."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
-            return self.decode_latents([draws.normal(*size) for size in self.latent_shapes], condition).float()
+            return self.decode_latents(self.draw_latents(draws, condition), condition).float()
 
-    def diagnostics(self) -> dict[str, int]:
+    def diagnostics(self) -> dict[str, float]:
         """The side in pixels that a growing generator has reached, with what is fading in; nothing for others."""
         return {"side_px": self.generator.side_px} if isinstance(self.generator, GrowingGenerator) else {}
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Hear nothing of what training images do not differ in, until training teaches it."""
+        """See `HasConditionInputs`."""
         if self.embedding is not None:
             self.embedding.zero_unvaried_inputs(varied_statements(varied))
 
@@ -104,7 +105,7 @@ class GanModel(nn.Module):
         return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
 
     def latent_weights(self) -> Tensor:
-        """What first is conditioned on the latent, [rows, Z]: of its directions those count most that these weights lengthen most."""
+        """Weights of the first layer that reads the latent, [rows, Z]: SeFa takes the directions that they amplify most."""
         return self.generator.start.weight[:, :self.config.latent_size].detach()
 
 
@@ -114,4 +115,5 @@ def conditions(config: GanConfig) -> tuple[str, ...]:
 
 
 FAMILY = Family(model_config=GanConfig, objective_config=AdversarialConfig, build_model=GanModel,
-                build_objective=AdversarialObjective, conditions=conditions)
+                build_objective=AdversarialObjective, conditions=conditions,
+                can=(LatentGenerator, HasConditionInputs, StartsFromBase, HasDiagnostics))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import LatentEncoder, LatentGenerator
 from synthorax.config import NotNegative, Side, Width, build
 from synthorax.errors import UsageError
 from synthorax.families.adversarial.stylegan2 import StyleGan2Model, StyleSpace
-from synthorax.losses.perceptual import perceptual_distance, perceptual_features
+from synthorax.losses.perceptual import is_scripted, perceptual_distance, perceptual_features
 from synthorax.nets.convolutional_gan import ConvolutionalDiscriminator
-from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings, as_model
+from synthorax.protocols import Batch, Condition, Family, ModelSpec, Needs, Objective, Phase, SampleSettings, as_model
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 
@@ -45,7 +46,7 @@ class InversionEncoderObjectiveConfig:
     """Weights of what the encoder learns from."""
 
     latent: NotNegative = 1.0
-    """weight of the mean squared error of a latent, for made images, whose latents are known"""
+    """weight of the mean squared error of a latent, for generated images, whose latents are known"""
     pixels: NotNegative = 10.0
     """weight of the mean squared error of a pixel, for real images through encoder and generator"""
     features: NotNegative = 1.0
@@ -56,7 +57,7 @@ class InversionEncoderObjectiveConfig:
     """pull of the latents of real images towards 0, the mean latent"""
 
 
-class InversionEncoderModel(nn.Module):
+class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
     """The frozen generator and its encoder, which both ship: it samples as the generator does, and reads latents of images.
 
     Latents are styles where the generator has some, the same in all layers, or else what it makes images of; noises are read as 0.
@@ -72,7 +73,7 @@ class InversionEncoderModel(nn.Module):
         if shape.image_size != spec.image_size:
             raise UsageError(f"model.image_size {spec.image_size}: the generator makes images of {shape.image_size} px")
         inner = family.build_model(replace(spec, family=self.config.generator, config=asdict(shape)))
-        self.generator: Any = inner.requires_grad_(False).eval()
+        self.generator: Any = inner.requires_grad_(False).eval()  # a `LatentGenerator` that starts from a base
         self.register_buffer("centre", torch.zeros(1))
         self.register_buffer("spread", torch.ones(()))
         self._measure()
@@ -80,20 +81,22 @@ class InversionEncoderModel(nn.Module):
         self.last = nn.Linear(self.trunk.features, self.space.latent_shapes[0][-1])
 
     @property
-    def space(self) -> Any:
+    def space(self) -> LatentGenerator:
         """The generator as what makes images of latents: itself, or its space of styles."""
-        return StyleSpace(self.generator, self.centre, self.spread) if isinstance(self.generator, StyleGan2Model) else self.generator
+        if isinstance(self.generator, StyleGan2Model):
+            return StyleSpace(self.generator, self.centre, self.spread)
+        generator: LatentGenerator = self.generator
+        return generator
 
     @property
-    def is_conditional(self) -> bool:
+    def follows_condition(self) -> bool:
         """Whether images of latents follow a condition too."""
-        return bool(self.spec.conditions) and not isinstance(self.generator, StyleGan2Model)
+        return self.space.follows_condition
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes, for one image, of what makes it; the encoder reads the first."""
-        sizes: tuple[tuple[int, ...], ...] = self.space.latent_shapes
-        return sizes
+        return self.space.latent_shapes
 
     def train(self, mode: bool = True) -> InversionEncoderModel:
         """The generator stays as it was trained."""
@@ -129,20 +132,17 @@ class InversionEncoderModel(nn.Module):
         with torch.inference_mode():
             return self.latents_with(self.encoded(images))
 
-    def draw(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
+    def draw_latents(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
         """Latents of random images, each [B, *size]."""
-        space = self.space
-        return space.draw(draws, condition) if hasattr(space, "draw") else [draws.normal(*size) for size in space.latent_shapes]
+        return self.space.draw_latents(draws, condition)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
         """Latents, each [B, *size], -> [B, 1, S, S]."""
-        image: Tensor = self.space.decode_latents(latents, condition)
-        return image
+        return self.space.decode_latents(latents, condition)
 
     def latent_weights(self) -> Tensor:
-        """What first is conditioned on the latents, [rows, numbers of a latent]; see the generator's."""
-        weights: Tensor = self.generator.latent_weights()
-        return weights
+        """Those of the generator, [rows, numbers of a latent]."""
+        return self.space.latent_weights()
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One image of the generator a seed, [B, 1, S, S] in [-1, 1]."""
@@ -153,14 +153,14 @@ class InversionEncoderModel(nn.Module):
             self.centre, self.spread = self.generator.measured_styles()
 
 
-class InversionEncoderObjective(Objective):
-    """The encoder learns latents of made images, and to give real images back through the generator, which never moves."""
+class InversionEncoderObjective(Objective[InversionEncoderModel]):
+    """The encoder learns latents of generated images, and to give real images back through the generator, which never moves."""
 
     phases = (Phase(name="encode", updates=("model",)),)
 
-    def __init__(self, model: nn.Module, config: InversionEncoderObjectiveConfig) -> None:
+    def __init__(self, model: InversionEncoderModel, config: InversionEncoderObjectiveConfig) -> None:
         super().__init__()
-        self.model: InversionEncoderModel = cast(InversionEncoderModel, model)
+        self.model = model
         self.players = nn.ModuleDict({"model": model})
         self.config, self.features = config, perceptual_features(config.perceptual)
 
@@ -171,7 +171,7 @@ class InversionEncoderObjective(Objective):
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, config = self.model, self.config
         with torch.no_grad():
-            latents = model.draw(batch.draws, batch.condition)
+            latents = model.draw_latents(batch.draws, batch.condition)
             made = model.decode_latents(latents, batch.condition).float().clamp(-1, 1)
             wanted = latents[0].mean(1) if latents[0].ndim == 3 else latents[0]
         read = model.encoded(torch.cat([made, batch.images]))  # one pass for both halves
@@ -199,4 +199,5 @@ def conditions(config: InversionEncoderConfig) -> tuple[str, ...]:
 
 
 FAMILY = Family(model_config=InversionEncoderConfig, objective_config=InversionEncoderObjectiveConfig, build_model=InversionEncoderModel,
-                build_objective=InversionEncoderObjective, conditions=conditions)
+                build_objective=InversionEncoderObjective, conditions=conditions, can=(LatentGenerator, LatentEncoder),
+                needs=lambda model, objective: Needs(own_files=is_scripted(objective.perceptual)))

@@ -1,8 +1,8 @@
-"""The third player of semi-supervised adversarial training: it guesses labels that nobody stated (Triple-GAN, Li et al. 2017).
+"""The classifier of semi-supervised adversarial training: it guesses labels that nobody stated (Triple-GAN, Li et al. 2017).
 
-Discriminator, generator and guesser meet at pairs of image and labels: the discriminator takes images with stated labels for real pairs,
-made images with the labels asked for and real images with guessed labels for made ones, so that guesses must become what a reader would
-have stated.
+Discriminator, generator and classifier play over pairs of image and labels: images with stated labels are real pairs; generated images
+with the labels asked for, and real images with guessed labels, are fake ones, so that guesses must become what a radiologist would have
+stated.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from synthorax.nets.convolutional_gan import ConvolutionalDiscriminator
 
 ALPHA = 0.5
-"""alpha, the part of guessed pairs among made ones (Eq. 2 there)"""
+"""alpha, the fraction of guessed pairs among fake ones (Eq. 2 there)"""
 ALPHA_P = 0.03
-"""weight of learning from made images, whose labels are known (alpha_P there)"""
+"""alpha_P there: weight of learning from generated images, whose labels are known"""
 
 
 class LabelClassifier(nn.Module):
-    """Logits of every label of images, [B, 1, S, S] -> [B, K]; it knows which labels it has ever been told."""
+    """Logits of every label of images, [B, 1, S, S] -> [B, K]; it remembers which labels any image has stated."""
 
     known: Tensor
 

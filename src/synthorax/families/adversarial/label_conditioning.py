@@ -39,7 +39,7 @@ def twice(names: Sequence[str]) -> list[str]:
 
 
 def varied_statements(varied: Condition) -> Tensor:
-    """Which statements training images do not differ in, [K + A] of bool, from what `Objective.silence` gets."""
+    """Statements in which training images do not differ, [K + A] of bool, from the argument of `Objective.zero_unvaried_inputs`."""
     return torch.cat([varied.labels, varied.attributes], dim=1)[0].isnan()
 
 
@@ -69,7 +69,7 @@ class DiscriminatorHead(nn.Module):
         return judged
 
     def zero_unvaried_inputs(self, which: Tensor) -> None:
-        """Hear nothing of some statements, [K + A] of bool, until training teaches it."""
+        """Set to 0 the weights of some statements, [K + A] of bool; see `HasConditionInputs`."""
         if self.projection is not None:
             if nn.utils.parametrize.is_parametrized(self.projection.linear):
                 original = cast(Tensor, self.projection.linear.parametrizations.weight.original)  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, LatentGenerator, MaskConditioned, StartsFromBase
 from synthorax.config import Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, matched_weights
@@ -22,7 +23,7 @@ from synthorax.families.adversarial.label_conditioning import (
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
 from synthorax.nets.embedding import StatementEmbedding
-from synthorax.nets.spade import MaskGenerator, mask_channels
+from synthorax.nets.spade import SpadeGenerator, mask_channels
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
 from synthorax.rng import Draws
 
@@ -34,9 +35,9 @@ class SpadeGanConfig:
     image_size: Side = 64
     """side of the square images in pixels: 8, 16, 32, 64, 128 or 256"""
     norm: Literal["batch", "group"] = "batch"
-    """what features are normalised with before the mask speaks; batch needs batches of two images at least"""
+    """what features are normalised with before the mask scales them; batch needs batches of two images at least"""
     latent_size: Width = 128
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     channels: Width = 16
     """feature maps at full resolution"""
     hidden: Width = 32
@@ -47,7 +48,7 @@ class SpadeGanConfig:
     """width of the embedded condition"""
 
 
-class SpadeGanModel(nn.Module):
+class SpadeGanModel(nn.Module, LatentGenerator, MaskConditioned, HasConditionInputs, StartsFromBase):
     """The generator, which is what ships."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -58,7 +59,7 @@ class SpadeGanModel(nn.Module):
             raise UsageError("family 'spade-gan' makes images of masks, and the training set has none; prepare a set with masks, or choose "
                              "family 'gan'")
         self.embedding = StatementEmbedding(num_statements(spec), c.embedding) if c.conditioning != "none" else None
-        self.generator = MaskGenerator(image_size=c.image_size, latent_size=c.latent_size, channels=c.channels, masks=len(spec.masks),
+        self.generator = SpadeGenerator(image_size=c.image_size, latent_size=c.latent_size, channels=c.channels, masks=len(spec.masks),
                                        embedding=c.embedding if self.embedding is not None else 0, hidden=c.hidden, norm=c.norm)
 
     @property
@@ -66,28 +67,28 @@ class SpadeGanModel(nn.Module):
         """Shapes, for one image, of the normal numbers that make it."""
         return ((self.config.latent_size,),)
 
-    def beside(self, condition: Condition | None, *, size: int, device: torch.device) -> Tensor:
-        """The mask as the networks are conditioned on it, [B, 2 M, S, S]."""
+    def mask_planes(self, condition: Condition | None, *, size: int, device: torch.device) -> Tensor:
+        """The mask as the networks are conditioned on it, [B, 2 M, S, S]: which classes are stated, then values in [-1, 1]."""
         return mask_channels(None if condition is None else condition.mask, masks=len(self.spec.masks), size=size,
                              side=self.config.image_size, device=device)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] in (-1, 1)."""
+        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
         (latent,) = latents
         embedded = latent.new_zeros(len(latent), 0)
         if self.embedding is not None:
             embedded = self.embedding(statements(condition, self.spec, size=len(latent), device=latent.device))
-        image: Tensor = self.generator(latent, embedded, self.beside(condition, size=len(latent), device=latent.device))
+        image: Tensor = self.generator(latent, embedded, self.mask_planes(condition, size=len(latent), device=latent.device))
         return image
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One image a seed, [B, 1, S, S] in (-1, 1), that follows the mask of `condition`."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
-            return self.decode_latents([draws.normal(*size) for size in self.latent_shapes], condition).float()
+            return self.decode_latents(self.draw_latents(draws, condition), condition).float()
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Hear nothing of what training images do not differ in, until training teaches it."""
+        """See `HasConditionInputs`."""
         if self.embedding is not None:
             self.embedding.zero_unvaried_inputs(varied_statements(varied))
 
@@ -108,7 +109,7 @@ class SpadeGanModel(nn.Module):
         return axes | {name: (1, masks) for name in self.state_dict() if name.endswith(".shared.weight")}
 
     def latent_weights(self) -> Tensor:
-        """What first is conditioned on the latent, [rows, Z]: of its directions those count most that these weights lengthen most."""
+        """Weights of the first layer that reads the latent, [rows, Z]: SeFa takes the directions that they amplify most."""
         return self.generator.start.weight[:, :self.config.latent_size].detach()
 
 
@@ -118,4 +119,5 @@ def conditions(config: SpadeGanConfig) -> tuple[str, ...]:
 
 
 FAMILY = Family(model_config=SpadeGanConfig, objective_config=AdversarialConfig, build_model=SpadeGanModel,
-                build_objective=AdversarialObjective, conditions=conditions, follows_masks=True)
+                build_objective=AdversarialObjective, conditions=conditions, follows_masks=True,
+                can=(LatentGenerator, MaskConditioned, HasConditionInputs, StartsFromBase))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, LatentGenerator, StartsFromBase, StyledGenerator
 from synthorax.config import Depth, NotNegative, Side, Width
 from synthorax.errors import UsageError
 from synthorax.families.adoption import Names, matched_weights
@@ -38,7 +39,7 @@ class StyleGan2Config:
     image_size: Side = 64
     """side of the square images in pixels: 8, 16, 32, 64, 128 or 256"""
     latent_size: Width = 128
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     style_size: Width = 128
     """numbers in a style"""
     mapping_depth: Depth = 2
@@ -53,7 +54,7 @@ class StyleGan2Config:
     """sampling: distance from the mean style in parts of what was drawn; less than 1 is more typical and less varied"""
 
 
-class StyleGan2Model(nn.Module):
+class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromBase):
     """Mapping and synthesis, which are what ships."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -81,16 +82,20 @@ class StyleGan2Model(nn.Module):
         return style[:, None].expand(-1, len(self.synthesis.layers), -1)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] of any range."""
+        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] of any range."""
         latent, *noises = latents
-        image: Tensor = self.synthesis(self.styles_of(latent, condition), noises)
+        return self.decode_styles(self.styles_of(latent, condition), noises)
+
+    def decode_styles(self, styles: Tensor, noises: Sequence[Tensor]) -> Tensor:
+        """The image of styles [B, L, W] and of each layer's noise, each [B, *size], -> [B, 1, S, S] of any range."""
+        image: Tensor = self.synthesis(styles, noises)
         return image
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One image a seed, [B, 1, S, S] in [-1, 1]; `condition` counts where `conditioning` is not none."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
-            return self.decode_latents([draws.normal(*size) for size in self.latent_shapes], condition).float().clamp(-1, 1)
+            return self.decode_latents(self.draw_latents(draws, condition), condition).float().clamp(-1, 1)
 
     def style_space(self) -> StyleSpace:
         """The same images by their styles, in units of how far random styles lie from their mean."""
@@ -106,7 +111,7 @@ class StyleGan2Model(nn.Module):
         return styles.mean(0), styles.var(0).mean().sqrt()
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Hear nothing of what training images do not differ in, until training teaches it."""
+        """See `HasConditionInputs`."""
         if self.embedding is not None:
             self.embedding.zero_unvaried_inputs(varied_statements(varied))
 
@@ -122,27 +127,31 @@ class StyleGan2Model(nn.Module):
         return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
 
     def latent_weights(self) -> Tensor:
-        """What first is conditioned on the styles, [rows, W]: of its directions those count most that these weights lengthen most."""
-        layers: Any = self.synthesis.layers
-        return torch.cat([layer.convolution.style.weight for layer in layers]).detach()
+        """Weights of the first layer that reads the latent, [rows, Z]; directions among styles are clearer, see `StyleSpace`."""
+        first: Any = self.mapping.layers[0]
+        weights: Tensor = first.weight[:, :self.config.latent_size].detach()
+        return weights
 
 
-class StyleSpace:
+class StyleSpace(LatentGenerator):
     """Images of styles, one a layer, beside each layer's noise: images are found and moved more easily among styles than among latents.
 
     A latent here is (style - centre) / spread, so that numbers are about as large as normal ones and 0 is the mean style. Styles hold
     the condition, so none is used.
     """
 
-    is_conditional = False
-
     def __init__(self, model: StyleGan2Model, centre: Tensor, spread: Tensor) -> None:
         self.model, self.centre, self.spread, self.spec = model, centre, spread, model.spec
 
     @property
-    def training(self) -> bool:
+    def training(self) -> bool:  # type: ignore[override]
         """Whether the generator is being trained."""
         return self.model.training
+
+    @property
+    def follows_condition(self) -> bool:
+        """Styles hold the condition already."""
+        return False
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -150,20 +159,20 @@ class StyleSpace:
         _, *noises = self.model.latent_shapes
         return ((len(noises), self.model.config.style_size), *noises)
 
-    def draw(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
+    def draw_latents(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
         """Latents of the styles and noises of random images, each [B, *size]."""
-        latent, *noises = (draws.normal(*size) for size in self.model.latent_shapes)
+        latent, *noises = self.model.draw_latents(draws, condition)
         return [(self.model.styles_of(latent, condition) - self.centre) / self.spread, *noises]
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """Latents, each [B, *size] as `code_sizes` says, -> [B, 1, S, S] of any range."""
+        """Latents, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] of any range."""
         styles, *noises = latents
-        image: Tensor = self.model.synthesis(self.centre + self.spread * styles, noises)
-        return image
+        return self.model.decode_styles(self.centre + self.spread * styles, noises)
 
     def latent_weights(self) -> Tensor:
-        """See `StyleGan2Model.code_weights`."""
-        return self.model.latent_weights()
+        """Weights of all layers that read a style, [rows, W]: SeFa takes the directions that they amplify most."""
+        layers: Any = self.model.synthesis.layers
+        return torch.cat([layer.convolution.style.weight for layer in layers]).detach()
 
 
 def conditions(config: StyleGan2Config) -> tuple[str, ...]:
@@ -172,4 +181,5 @@ def conditions(config: StyleGan2Config) -> tuple[str, ...]:
 
 
 FAMILY = Family(model_config=StyleGan2Config, objective_config=AdversarialConfig, build_model=StyleGan2Model,
-                build_objective=AdversarialObjective, conditions=conditions)
+                build_objective=AdversarialObjective, conditions=conditions,
+                can=(LatentGenerator, StyledGenerator, HasConditionInputs, StartsFromBase))

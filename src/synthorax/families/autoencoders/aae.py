@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics
 from synthorax.config import Fraction, NotNegative, Width
 from synthorax.errors import UsageError
 from synthorax.families.autoencoders.discriminators import LatentDiscriminator
-from synthorax.families.autoencoders.vae import check_mixture_data, encoder_alone, prior_given, withheld
+from synthorax.families.autoencoders.vae import check_mixture_data, condition_dropout, encoder_alone, prior_given
 from synthorax.families.autoencoders.vae_model import VaeConfig, VaeModel
 from synthorax.losses.likelihood import negative_log_likelihood
-from synthorax.protocols import Batch, Condition, Family, Objective, Phase
+from synthorax.protocols import Batch, Family, Objective, Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ class AaeObjectiveConfig:
     """probability of withholding each single label, attribute and mask class"""
 
 
-class AaeObjective(Objective):
+class AaeObjective(Objective[VaeModel]):
     """Reconstruction, latents that the discriminator takes for the prior's, and the discriminator.
 
     The encoder is a Gaussian, or what the prior asks for, and not a point: the paper's second choice (Sec. 2).
@@ -41,9 +42,8 @@ class AaeObjective(Objective):
     phases = (Phase(name="autoencode", updates=("model",), betas=(0.5, 0.999)),
               Phase(name="discriminate", updates=("discriminator",), betas=(0.5, 0.999)))
 
-    def __init__(self, model: nn.Module, config: AaeObjectiveConfig) -> None:
+    def __init__(self, model: VaeModel, config: AaeObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, VaeModel)
         encoder_alone(model, family="aae")
         prior_given(model)
         if model.config.likelihood == "gaussian" and config.sigma <= 0:
@@ -53,27 +53,22 @@ class AaeObjective(Objective):
                                                                                            width=config.discriminator_width)})
 
     def check_data(self, *, num_images: int) -> None:
-        """See `vae.admit_mixture`."""
+        """See `check_mixture_data`."""
         check_mixture_data(self.model, num_images=num_images)
-
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """See `VaeModel.silence`."""
-        assert isinstance(self.model, VaeModel)
-        self.model.zero_unvaried_inputs(varied)
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, discriminator, config = self.model, self.players["discriminator"], self.config
-        assert isinstance(model, VaeModel) and isinstance(discriminator, LatentDiscriminator)
-        told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
+        assert isinstance(discriminator, LatentDiscriminator)
+        condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         with torch.set_grad_enabled(phase == "autoencode" and torch.is_grad_enabled()):
-            latent = model.prior.draw(model.posterior(batch.images, told), batch.draws)
+            latent = model.prior.draw(model.posterior(batch.images, condition), batch.draws)
         if phase == "discriminate":
             return discriminator.discriminator_loss(model.prior.decoder_input(model.prior.sample(batch.draws)),
                                                     model.prior.decoder_input(latent))
-        return {"reconstruction": negative_log_likelihood(model.explain(latent, told), batch.images, likelihood=model.config.likelihood,
-                                                          sigma=config.sigma),
+        return {"reconstruction": negative_log_likelihood(model.explain(latent, condition), batch.images,
+                                                          likelihood=model.config.likelihood, sigma=config.sigma),
                 "adversarial": config.adversarial * discriminator.generator_loss(model.prior.decoder_input(latent))}
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=AaeObjectiveConfig, build_model=VaeModel, build_objective=AaeObjective,
-                conditions=lambda config: tuple(config.parts))
+                conditions=lambda config: tuple(config.parts), can=(HasConditionInputs, HasDiagnostics))

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from synthorax.losses.adversarial import least_squares
-from synthorax.losses.hinge import hinge_generated, hinge_generator, hinge_real
+from synthorax.losses.adversarial import hinge_generated, hinge_generator, hinge_real, least_squares
 from synthorax.nets.patchgan import PatchDiscriminator
 
 
 class ImageDiscriminator(PatchDiscriminator):
-    """Tells images [B, 1, S, S] from made ones by overlapping patches, with the hinge loss."""
+    """Tells images [B, 1, S, S] from generated ones by overlapping patches, with the hinge loss."""
 
     def features(self, images: Tensor) -> Tensor:
         """What it makes of images before it scores them, [B, 1, S, S] -> [B, C, h, w]."""
@@ -21,7 +20,7 @@ class ImageDiscriminator(PatchDiscriminator):
         return features.float()
 
     def discriminator_loss(self, images: Tensor, made: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What it pays for images and for made ones of several kinds, each [B]."""
+        """What it pays for images and for generated ones of several kinds, each [B]."""
         return {"real": hinge_real(self(images).float()), "made": torch.stack([hinge_generated(self(some).float())
                                                                                for some in made]).mean(0)}
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from synthorax.config import Depth, NotNegative, WholeNotNegative, Width
 from synthorax.families.autoencoders.discriminators import ImageDiscriminator
-from synthorax.losses.perceptual import perceptual_distance, perceptual_features
-from synthorax.protocols import Objective, Phase
+from synthorax.losses.perceptual import is_scripted, perceptual_distance, perceptual_features
+from synthorax.protocols import M, Needs, Objective, Phase
 
 AUTOENCODE = Phase(name="autoencode", updates=("model",))
 DISCRIMINATE = Phase(name="discriminate", updates=("discriminator",), betas=(0.5, 0.9))
@@ -59,7 +59,7 @@ class Reconstruction(nn.Module):
 class Discriminator(nn.Module):
     """A patch discriminator that learns from the first step and is used from step `after` on.
 
-    Its voice is scaled so that it moves the last layer as much as the reconstruction does, times `weight`.
+    Its loss is scaled so that its gradient at the last layer is as long as that of the reconstruction, times `weight`.
     """
 
     steps: Tensor
@@ -85,8 +85,8 @@ class Discriminator(nn.Module):
             return torch.zeros_like(reconstruction)
         term = self.patches.generator_loss([made])
         if self.training:
-            wanted, heard = (torch.autograd.grad(loss.mean(), last, retain_graph=True)[0].norm() for loss in (reconstruction, term))
-            self.balance.copy_((wanted / (heard + 1e-6)).clamp(0, 1e4))
+            lengths = [torch.autograd.grad(loss.mean(), last, retain_graph=True)[0].norm() for loss in (reconstruction, term)]
+            self.balance.copy_((lengths[0] / (lengths[1] + 1e-6)).clamp(0, 1e4))
         return self.weight * self.balance * term
 
     def losses(self, images: Tensor, made: Tensor) -> dict[str, Tensor]:
@@ -94,10 +94,15 @@ class Discriminator(nn.Module):
         return self.patches.discriminator_loss(images, [made.detach()])
 
 
-class FirstStageObjective(Objective):
+def needs(model: object, objective: FirstStageConfig) -> Needs:
+    """What the training of a compressor needs."""
+    return Needs(own_files=is_scripted(objective.features))
+
+
+class FirstStageObjective(Objective[M]):
     """Reconstruction of images, and a discriminator if one is asked for; each compressor adds its own losses."""
 
-    def __init__(self, model: nn.Module, config: FirstStageConfig) -> None:
+    def __init__(self, model: M, config: FirstStageConfig) -> None:
         super().__init__()
         self.model = model
         self.players = nn.ModuleDict({"model": model})

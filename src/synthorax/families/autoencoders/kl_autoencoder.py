@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from synthorax.config import NotNegative
-from synthorax.families.autoencoders.first_stage import AUTOENCODE, DISCRIMINATE, FirstStageConfig, FirstStageObjective
+from synthorax.families.autoencoders.first_stage import AUTOENCODE, DISCRIMINATE, FirstStageConfig, FirstStageObjective, needs
 from synthorax.losses.divergence import kl_standard_normal
 from synthorax.nets.autoencoder import AutoencoderConfig, Decoder, Encoder, LatentScale, checked
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, SampleSettings
@@ -66,16 +66,15 @@ class KlAutoencoderModel(nn.Module):
             return self.decode(latents)
 
 
-class KlAutoencoderObjective(FirstStageObjective):
+class KlAutoencoderObjective(FirstStageObjective[KlAutoencoderModel]):
     """Reconstruction of images from noisy latents, the bound on the latents, and a discriminator if one is asked for."""
 
-    def __init__(self, model: nn.Module, config: KlAutoencoderObjectiveConfig) -> None:
+    def __init__(self, model: KlAutoencoderModel, config: KlAutoencoderObjectiveConfig) -> None:
         super().__init__(model, config)
         self.config = config
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, discriminator = self.model, self.discriminator
-        assert isinstance(model, KlAutoencoderModel)
         with torch.set_grad_enabled(phase == AUTOENCODE.name and torch.is_grad_enabled()):
             mean, log_variance = model.posterior(batch.images)
             made = model.decoder(mean + (0.5 * log_variance).exp() * batch.draws.normal(*mean.shape[1:])).float()
@@ -89,4 +88,4 @@ class KlAutoencoderObjective(FirstStageObjective):
 
 
 FAMILY = Family(model_config=AutoencoderConfig, objective_config=KlAutoencoderObjectiveConfig, build_model=KlAutoencoderModel,
-                build_objective=KlAutoencoderObjective)
+                build_objective=KlAutoencoderObjective, needs=needs)

@@ -1,4 +1,4 @@
-"""What trains a variational autoencoder: the evidence lower bound, with a weight, free bits, and parts of the condition withheld."""
+"""What trains a variational autoencoder: the evidence lower bound, with a weight, free bits, and condition dropout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics
 from synthorax.config import Depth, Fraction, NotNegative, WholeNotNegative, Width
 from synthorax.errors import UsageError
 from synthorax.families.autoencoders.discriminators import ImageDiscriminator
@@ -37,7 +38,7 @@ class VaeObjectiveConfig:
     sigma: NotNegative = 0.1
     """standard deviation of the likelihood gaussian, in an image's range [-1, 1]"""
     discriminative: NotNegative = 0.0
-    """weight of a discriminator's verdict on rebuilt images and on images of the prior's latents, beside the bound in nats an image; 0 for
+    """weight of a discriminator's loss on rebuilt images and on images of the prior's latents, beside the bound in nats an image; 0 for
     no discriminator
     """
     discriminator_channels: Width = 32
@@ -50,7 +51,7 @@ class VaeObjectiveConfig:
     """probability of withholding each single label, attribute and mask class"""
 
 
-class VaeObjective(Objective):
+class VaeObjective(Objective[VaeModel]):
     """Minus the evidence lower bound, in nats an image (Eq. 10, Kingma and Welling 2014).
 
     With the posterior hamiltonian, minus log p(x, z_K) - |rho_K|^2 / 2 - log q(z_0 | x) + |gamma_0|^2 / 2 (Caterini et al. 2018). With
@@ -59,9 +60,8 @@ class VaeObjective(Objective):
 
     steps: Tensor
 
-    def __init__(self, model: nn.Module, config: VaeObjectiveConfig) -> None:
+    def __init__(self, model: VaeModel, config: VaeObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, VaeModel)
         if model.config.likelihood == "gaussian" and config.sigma <= 0:
             raise UsageError(f"objective.sigma={config.sigma}: the likelihood gaussian needs a standard deviation above 0")
         if model.flow is not None:
@@ -87,30 +87,26 @@ class VaeObjective(Objective):
         """Refuse more Gaussians than images."""
         check_mixture_data(self.model, num_images=num_images)
 
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """See `VaeModel.silence`."""
-        assert isinstance(self.model, VaeModel)
-        self.model.zero_unvaried_inputs(varied)
-
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, config, discriminator = self.model, self.config, self.discriminator
-        assert isinstance(model, VaeModel)
-        told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
+        condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         if self.training and phase == "elbo" and "growth" in self.players:
             cast(Growth, self.players["growth"]).grow(growing(model), images=len(batch))
         with torch.set_grad_enabled(phase == "elbo" and torch.is_grad_enabled()):
-            raw = model.posterior(batch.images, told)
+            raw = model.posterior(batch.images, condition)
             if self.training and isinstance(model.prior, Geometric):
                 model.prior.remember(raw)
-            latent, cost = model.latents(batch.images, told, raw, batch.draws)
-            made = [model.decode(z, told) for z in (latent.detach(), model.prior.sample(batch.draws))] if discriminator is not None else []
+            latent, cost = model.latents(batch.images, condition, raw, batch.draws)
+            generated = [] if discriminator is None else \
+                [model.decode(z, condition) for z in (latent.detach(), model.prior.sample(batch.draws))]
         if discriminator is not None and phase == "discriminate":
-            return discriminator.discriminator_loss(batch.images, made)
+            return discriminator.discriminator_loss(batch.images, generated)
         divergence = free_bits(cost, nats=config.free_bits * self._grouped, over_batch=self.training)
-        lost = negative_log_likelihood(model.explain(latent, told), batch.images, likelihood=model.config.likelihood, sigma=config.sigma)
-        terms = {"reconstruction": lost, "divergence": self._beta() * divergence}
+        reconstruction = negative_log_likelihood(model.explain(latent, condition), batch.images, likelihood=model.config.likelihood,
+                                                 sigma=config.sigma)
+        terms = {"reconstruction": reconstruction, "divergence": self._beta() * divergence}
         if discriminator is not None:
-            terms["discriminative"] = config.discriminative * discriminator.generator_loss(made)
+            terms["discriminative"] = config.discriminative * discriminator.generator_loss(generated)
         return terms
 
     @property
@@ -120,7 +116,6 @@ class VaeObjective(Objective):
     @property
     def _grouped(self) -> int:
         """Numbers of the latent whose divergence is only known together."""
-        assert isinstance(self.model, VaeModel)
         together = self.model.config.prior in ("mixture", "dirichlet") or self.model.flow is not None
         return self.model.config.latent_size if together else 1
 
@@ -144,34 +139,29 @@ class Clock(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
 
 
-def check_mixture_data(model: nn.Module, *, num_images: int) -> None:
+def check_mixture_data(model: VaeModel, *, num_images: int) -> None:
     """UsageError where the prior of an autoencoder has more Gaussians than there are images."""
-    assert isinstance(model, VaeModel)
     if model.config.prior == "mixture" and model.config.components > num_images:
         raise UsageError(f"model.components={model.config.components} is more than the {num_images} images to learn from")
 
 
-def encoder_alone(model: nn.Module, *, family: str) -> None:
+def encoder_alone(model: VaeModel, *, family: str) -> None:
     """UsageError where a family that draws latents from the encoder is asked for another posterior."""
-    assert isinstance(model, VaeModel)
     if model.flow is not None:
         raise UsageError(f"model.posterior={model.config.posterior} belongs to the family vae: {family} draws latents from the encoder "
                          f"alone")
 
 
-def prior_given(model: nn.Module) -> None:
+def prior_given(model: VaeModel) -> None:
     """UsageError where a discriminator is to hold latents against a prior that is learned, or that does not sample in training."""
-    assert isinstance(model, VaeModel)
     if model.config.prior in ("mixture", "geometric"):
         raise UsageError(f"model.prior={model.config.prior}: a discriminator of latents needs a prior that is given, not learned: normal, "
                          f"dirichlet "
                          "or cauchy")
 
 
-def withheld(condition: Condition, draws: Draws, *, part: float, statement: float) -> Condition:
-    """The condition with whole parts and single statements taken out at random; what an autoencoder is not conditioned on is left as it
-    is.
-    """
+def condition_dropout(condition: Condition, draws: Draws, *, part: float, statement: float) -> Condition:
+    """The condition with whole parts and single statements dropped at random; what an autoencoder is not conditioned on stays."""
     changed: dict[str, Any] = {}
     for name in CONDITION_PARTS:
         value = getattr(condition, name)
@@ -183,4 +173,4 @@ def withheld(condition: Condition, draws: Draws, *, part: float, statement: floa
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=VaeObjectiveConfig, build_model=VaeModel, build_objective=VaeObjective,
-                conditions=lambda config: tuple(config.parts))
+                conditions=lambda config: tuple(config.parts), can=(HasConditionInputs, HasDiagnostics))

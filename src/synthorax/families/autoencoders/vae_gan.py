@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics
 from synthorax.config import Depth, Fraction, NotNegative, Width
 from synthorax.errors import UsageError
 from synthorax.families.autoencoders.discriminators import ImageDiscriminator, LatentDiscriminator
-from synthorax.families.autoencoders.vae import check_mixture_data, encoder_alone, prior_given, withheld
+from synthorax.families.autoencoders.vae import check_mixture_data, condition_dropout, encoder_alone, prior_given
 from synthorax.families.autoencoders.vae_model import VaeConfig, VaeModel
-from synthorax.losses.likelihood import expected_image
-from synthorax.losses.reconstruction import squared_error
-from synthorax.protocols import Batch, Condition, Family, Objective, Phase
+from synthorax.losses.likelihood import expected_image, squared_error
+from synthorax.protocols import Batch, Family, Objective, Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class VaeGanObjectiveConfig:
     pixels: NotNegative = 2.0
     """weight of the squared error summed over pixels; the paper has 0, and without any a patch discriminator lets grey levels drift"""
     adversarial: NotNegative = 100.0
-    """weight of the discriminator's verdict on reconstructions and on images of the prior's latents"""
+    """weight of the adversarial loss of reconstructions and of images of the prior's latents"""
     latent_adversarial: NotNegative = 0.0
     """weight of a discriminator of latents, which with `beta` 0 takes the place of the divergence (alpha-GAN); 0 for none"""
     latent_discriminator_width: Width = 256
@@ -43,20 +43,19 @@ class VaeGanObjectiveConfig:
     """probability of withholding each single label, attribute and mask class"""
 
 
-class VaeGanObjective(Objective):
+class VaeGanObjective(Objective[VaeModel]):
     """Algorithm 1 of Larsen et al. 2016: the divergence and the features teach the encoder, the features and the discriminator the decoder.
 
-    With `latents`, a second discriminator teaches the encoder to latent images as the prior does: Algorithm 1 of Rosca et al. 2017 where
-    `beta` and `features` are 0, with squared errors of pixels in place of absolute ones.
+    With `latent_adversarial`, a second discriminator teaches the encoder to give latents like those of the prior: Algorithm 1 of Rosca et
+    al. 2017 where `beta` and `features` are 0, with squared errors of pixels in place of absolute ones.
 
     The discriminator never reaches the encoder, and judges reconstructions and images of the prior's latents alike. Its loss is the hinge.
-    In all of its parts it is shown images as they are made, within [-1, 1]: a decoder that is judged on greys beyond, which the
-    discriminator is not taught, is paid for going there.
+    In all phases it is shown images clamped to [-1, 1]: a decoder that is scored on intensities beyond, which the discriminator never
+    learns about, is rewarded for going there.
     """
 
-    def __init__(self, model: nn.Module, config: VaeGanObjectiveConfig) -> None:
+    def __init__(self, model: VaeModel, config: VaeGanObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, VaeModel)
         encoder_alone(model, family="vae-gan")
         if model.config.likelihood != "mse":
             raise UsageError(f"model.likelihood={model.config.likelihood}: the family vae-gan has the likelihood of a discriminator's "
@@ -78,31 +77,25 @@ class VaeGanObjective(Objective):
                        Phase(name="discriminate", updates=discriminators, betas=(0.5, 0.999)))
 
     def check_data(self, *, num_images: int) -> None:
-        """See `vae.admit_mixture`."""
+        """See `check_mixture_data`."""
         check_mixture_data(self.model, num_images=num_images)
-
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """See `VaeModel.silence`."""
-        assert isinstance(self.model, VaeModel)
-        self.model.zero_unvaried_inputs(varied)
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, discriminator, latent_discriminator, config = self.model, self.discriminator, self.latent_discriminator, self.config
-        assert isinstance(model, VaeModel)
-        told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
+        condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         learning = phase == "autoencode" and torch.is_grad_enabled()
         with torch.set_grad_enabled(learning):
-            raw = model.posterior(batch.images, told)
+            raw = model.posterior(batch.images, condition)
             latent = model.prior.draw(raw, batch.draws)
             invented = model.prior.sample(batch.draws)
-            rebuilt, free = (model.decode(z, told) for z in (latent.detach(), invented))  # detached: nothing reaches the encoder
+            rebuilt, free = (model.decode(z, condition) for z in (latent.detach(), invented))  # detached: nothing reaches the encoder
         if phase == "discriminate":
             discriminator_loss = discriminator.discriminator_loss(batch.images, [rebuilt, free])
             if latent_discriminator is not None:
                 discriminator_loss |= latent_discriminator.discriminator_loss(model.prior.decoder_input(invented),
                                                                               model.prior.decoder_input(latent))
             return discriminator_loss
-        again = model.explain(latent, told)
+        again = model.explain(latent, condition)
         terms = {"pixels": config.pixels * squared_error(again, batch.images),
                  "adversarial": config.adversarial * discriminator.generator_loss([rebuilt, free])}
         if config.features:
@@ -118,4 +111,4 @@ class VaeGanObjective(Objective):
 
 
 FAMILY = Family(model_config=VaeConfig, objective_config=VaeGanObjectiveConfig, build_model=VaeModel, build_objective=VaeGanObjective,
-                conditions=lambda config: tuple(config.parts))
+                conditions=lambda config: tuple(config.parts), can=(HasConditionInputs, HasDiagnostics))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics
 from synthorax.config import AtLeastOne, Multipliers, NotNegative, Patch, Side, Width, one_of
 from synthorax.errors import UsageError, nearest
 from synthorax.families.autoencoders.hamiltonian import HamiltonianFlow, flow_divergence, slope_of
@@ -64,8 +65,8 @@ class VaeConfig:
     """width of the condition's embedding"""
 
 
-class VaeModel(nn.Module):
-    """Encoder q(z | x, c), prior p(z) and decoder p(x | z, c) (Sohn et al. 2015, with a prior that is not conditioned on the condition)."""
+class VaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
+    """Encoder q(z | x, c), prior p(z) and decoder p(x | z, c) (Sohn et al. 2015, with a prior that does not depend on the condition)."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -87,9 +88,9 @@ class VaeModel(nn.Module):
 
     def posterior(self, images: Tensor, condition: Condition | None = None) -> Tensor:
         """The numbers that `prior` makes latents of, [B, 1, S, S] in [-1, 1] -> [B, prior.numbers]."""
-        embedding, maps = self._heard(condition, len(images))
-        seen = images if maps is None else torch.cat([images, maps.to(images)], dim=1)
-        numbers: Tensor = self.encoder(seen, F.silu(embedding)).float()
+        embedding, maps = self._embedded(condition, len(images))
+        inputs = images if maps is None else torch.cat([images, maps.to(images)], dim=1)
+        numbers: Tensor = self.encoder(inputs, F.silu(embedding)).float()
         return numbers
 
     def latents(self, images: Tensor, condition: Condition | None, raw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -104,9 +105,9 @@ class VaeModel(nn.Module):
 
         def log_joint(place: Tensor) -> Tensor:
             shown = images.clone()  # of inference: it may not be kept for a gradient as it is
-            lost = negative_log_likelihood(self.explain(place, condition), shown, likelihood=self.config.likelihood,
+            reconstruction = negative_log_likelihood(self.explain(place, condition), shown, likelihood=self.config.likelihood,
                                            sigma=float(flow.sigma))
-            return normal_log_density(place, zeros, zeros) - lost
+            return normal_log_density(place, zeros, zeros) - reconstruction
 
         gamma = draws.normal(self.config.latent_size)
         moved, momentum = flow(latent, gamma, slope_of(log_joint), std=(0.5 * log_variance).exp())
@@ -114,8 +115,8 @@ class VaeModel(nn.Module):
         return moved, cost[:, None]
 
     def explain(self, latent: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the decoder says of the image of a latent, as the likelihood takes it, [B, Z] -> [B, outputs, S, S]."""
-        embedding, maps = self._heard(condition, len(latent))
+        """The decoder's output for a latent, as the likelihood takes it, [B, Z] -> [B, outputs, S, S]."""
+        embedding, maps = self._embedded(condition, len(latent))
         decoder_input = self.prior.decoder_input(latent)
         raw: Tensor = self.decoder(decoder_input, embedding) if maps is None else self.decoder(decoder_input, embedding, maps)
         return raw.float()
@@ -137,28 +138,28 @@ class VaeModel(nn.Module):
         with torch.inference_mode():
             return self.decode(self.prior.sample(Draws(seeds, device=self._device)), condition)
 
-    def diagnostics(self) -> dict[str, int]:
+    def diagnostics(self) -> dict[str, float]:
         """The side in pixels that a growing decoder has reached, with what is fading in; nothing for others."""
         return {"side_px": self.decoder.side_px} if isinstance(self.decoder, GrowingGenerator) else {}
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights that are conditioned on statements which no training image makes; see `Objective.silence`."""
+        """See `HasConditionInputs`."""
         for part, embedding in self.embeddings.items():
             embedding.zero_unvaried_inputs(getattr(varied, part)[0].isnan())  # type: ignore[operator]
         if "mask" in self.config.parts:
             assert varied.mask is not None and isinstance(self.encoder, ImageEncoder) and isinstance(self.decoder, ImageDecoder)
-            silent = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
+            unvaried = varied.mask[0].isnan().flatten(1).all(1).repeat(2)  # values, then which are stated
             with torch.no_grad():
                 for layer in self.decoder.maps:
-                    layer.weight[:, silent] = 0.0  # type: ignore[operator]
-                seen = torch.cat([silent.new_zeros(1), silent]).repeat_interleave(self.config.patch**2)
-                self.encoder.first.weight[:, seen] = 0.0
+                    layer.weight[:, unvaried] = 0.0  # type: ignore[operator]
+                inputs = torch.cat([unvaried.new_zeros(1), unvaried]).repeat_interleave(self.config.patch**2)
+                self.encoder.first.weight[:, inputs] = 0.0
 
     @property
     def _device(self) -> torch.device:
         return self.decoder.first.weight.device
 
-    def _heard(self, condition: Condition | None, size: int) -> tuple[Tensor, Tensor | None]:
+    def _embedded(self, condition: Condition | None, size: int) -> tuple[Tensor, Tensor | None]:
         """The embedding [B, E] and the maps [B, 2 M, S, S] of a condition; None states nothing."""
         c, device = self.config, self._device
         if condition is None:

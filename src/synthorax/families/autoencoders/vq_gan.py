@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from synthorax.config import AtLeastOne, NotNegative, WholeNotNegative
-from synthorax.families.autoencoders.first_stage import AUTOENCODE, FirstStageConfig, FirstStageObjective
+from synthorax.families.autoencoders.first_stage import AUTOENCODE, FirstStageConfig, FirstStageObjective, needs
 from synthorax.nets.autoencoder import AutoencoderConfig, Decoder, Encoder, checked
 from synthorax.nets.quantizer import Quantizer
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, SampleSettings
@@ -70,16 +70,15 @@ class VqGanModel(nn.Module):
             return self.decode(self.quantizer.draw(self.config.image_size // self.factor, draws=draws))
 
 
-class VqGanObjective(FirstStageObjective):
+class VqGanObjective(FirstStageObjective[VqGanModel]):
     """Reconstruction of images from codes, the encoder's commitment to them, and a discriminator (Eq. 6, Esser et al. 2021)."""
 
-    def __init__(self, model: nn.Module, config: VqGanObjectiveConfig) -> None:
+    def __init__(self, model: VqGanModel, config: VqGanObjectiveConfig) -> None:
         super().__init__(model, config)
         self.config = config
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, discriminator = self.model, self.discriminator
-        assert isinstance(model, VqGanModel)
         autoencode = phase == AUTOENCODE.name
         with torch.set_grad_enabled(autoencode and torch.is_grad_enabled()):
             latents = model.encoder(batch.images).float()
@@ -95,4 +94,4 @@ class VqGanObjective(FirstStageObjective):
 
 
 FAMILY = Family(model_config=VqGanConfig, objective_config=VqGanObjectiveConfig, build_model=VqGanModel,
-                build_objective=VqGanObjective)
+                build_objective=VqGanObjective, needs=needs)

@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs, HasDiagnostics
 from synthorax.config import AtLeastOne, Depth, Fraction, Multipliers, NotNegative, Patch, Side, WholeNotNegative, Width, one_of
 from synthorax.errors import UsageError, nearest
 from synthorax.families.autoencoders.first_stage import Reconstruction
-from synthorax.families.autoencoders.vae import Clock, withheld
+from synthorax.families.autoencoders.vae import Clock, condition_dropout
+from synthorax.losses.perceptual import is_scripted
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.token_prior import TokenPrior
 from synthorax.nets.vq_pyramid import PyramidConfig, Read, VqPyramid
-from synthorax.protocols import ATTRIBUTES, Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
+from synthorax.protocols import ATTRIBUTES, Batch, Condition, Family, ModelSpec, Needs, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
 CONDITION_PARTS = ("labels", "attributes")
@@ -101,33 +103,33 @@ class Priors(nn.Module):
 
     def negative_log_likelihood(self, grids: Sequence[Tensor], condition: Condition | None) -> list[Tensor]:
         """Minus the log-probability of the codes of each grid, its mean over them in nats, each [B]."""
-        told = self._told(condition, len(grids[0]))
+        embedded = self._embedded(condition, len(grids[0]))
         lost = []
         for level, (prior, asked) in enumerate(zip(self.grids, self.asked, strict=True)):
-            logits = prior(grids[level], asked(told), grids[level - 1] if level else None)
+            logits = prior(grids[level], asked(embedded), grids[level - 1] if level else None)
             lost.append(F.cross_entropy(logits, grids[level], reduction="none").flatten(1).mean(1))
         return lost
 
     def draw(self, condition: Condition | None, draws: Draws) -> list[Tensor]:
         """Grids drawn code by code, coarse first."""
-        told, grids = self._told(condition, len(draws)), list[Tensor]()
-        with torch.autocast(told.device.type, enabled=False):  # codes must not depend on how many images are made at once
+        embedded, grids = self._embedded(condition, len(draws)), list[Tensor]()
+        with torch.autocast(embedded.device.type, enabled=False):  # codes must not depend on how many images are made at once
             for prior, asked in zip(self.grids, self.asked, strict=True):
                 assert isinstance(prior, TokenPrior)
-                grids.append(prior.draw(draws.uniform(prior.side**2), asked(told.float()), grids[-1] if grids else None))
+                grids.append(prior.draw(draws.uniform(prior.side**2), asked(embedded.float()), grids[-1] if grids else None))
         return grids
 
-    def _told(self, condition: Condition | None, size: int) -> Tensor:
-        """What is asked for, [B, width]; 0 where nothing is."""
-        told = torch.zeros(size, self.width, device=next(self.parameters()).device)
+    def _embedded(self, condition: Condition | None, size: int) -> Tensor:
+        """The embedding of the condition, [B, width]; 0 where nothing is asked for."""
+        embedded = torch.zeros(size, self.width, device=next(self.parameters()).device)
         if condition is None:
-            return told
+            return embedded
         for part, embedding in self.embeddings.items():
-            told = told + embedding(getattr(condition, part).to(told))
-        return told
+            embedded = embedded + embedding(getattr(condition, part).to(embedded))
+        return embedded
 
 
-class VqVaeModel(nn.Module):
+class VqVaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
     """The autoencoder of images as codes, and the prior of codes."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -160,12 +162,12 @@ class VqVaeModel(nn.Module):
         return {f"codes_in_use_{number + 1}": round(self.autoencoder.quantizer(number).perplexity(), 1) for number in grids}
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights that are conditioned on statements which no training image makes; see `Objective.silence`."""
+        """See `HasConditionInputs`."""
         for part, embedding in self.prior.embeddings.items():
             embedding.zero_unvaried_inputs(getattr(varied, part)[0].isnan())  # type: ignore[operator]
 
 
-class VqVaeObjective(Objective):
+class VqVaeObjective(Objective[VqVaeModel]):
     """Reconstruction and commitment teach the autoencoder (Eq. 2, Razavi et al. 2019), and the codes that it makes teach the prior.
 
     |x - D(e)|^2 + commitment |E(x) - sg[e]|^2, with the codes e moved by running means, or by |sg[E(x)] - e|^2.
@@ -173,9 +175,8 @@ class VqVaeObjective(Objective):
 
     phases = (AUTOENCODE, PRIOR)
 
-    def __init__(self, model: nn.Module, config: VqVaeObjectiveConfig) -> None:
+    def __init__(self, model: VqVaeModel, config: VqVaeObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, VqVaeModel)
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"autoencoder": model.autoencoder, "prior": model.prior, "clock": Clock()})
         self.reconstruction = Reconstruction(absolute=config.absolute, squared=config.squared, perceptual=config.perceptual,
@@ -190,20 +191,14 @@ class VqVaeObjective(Objective):
             return int(steps < last)
         return int(steps >= last or steps % WHILE_CODES_MOVE == 0)
 
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """See `VqVaeModel.silence`."""
-        assert isinstance(self.model, VqVaeModel)
-        self.model.zero_unvaried_inputs(varied)
-
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model, config = self.model, self.config
-        assert isinstance(model, VqVaeModel)
         if phase == PRIOR.name:
-            told = withheld(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
+            condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
             with torch.no_grad():
                 grids = model.encode(batch.images)
             names = ("codes",) if len(grids) == 1 else ("coarse_codes", "fine_codes")
-            return dict(zip(names, model.prior.negative_log_likelihood(grids, told), strict=True))
+            return dict(zip(names, model.prior.negative_log_likelihood(grids, condition), strict=True))
         if self.training:
             self._clock.steps += 1
         reads = model.autoencoder.read(batch.images, learn=self.training)
@@ -240,4 +235,5 @@ def _check_parts(config: VqVaeConfig, spec: ModelSpec) -> None:
 
 
 FAMILY = Family(model_config=VqVaeConfig, objective_config=VqVaeObjectiveConfig, build_model=VqVaeModel, build_objective=VqVaeObjective,
-                conditions=lambda config: tuple(config.parts))
+                conditions=lambda config: tuple(config.parts), can=(HasConditionInputs, HasDiagnostics),
+                needs=lambda model, objective: Needs(own_files=is_scripted(objective.features)))

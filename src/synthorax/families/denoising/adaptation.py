@@ -1,31 +1,23 @@
-"""Ways to adapt a trained diffusion model to other images: which of its weights move, as rules over their names."""
+"""Ways to fine-tune a trained diffusion model: which of its groups of weights move."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
+from synthorax.capabilities import Adaptable
 from synthorax.errors import UsageError
-from synthorax.nets.lora import add_low_rank, highest_rank, merge_low_rank
+from synthorax.families.denoising.model import FIRST, LAST
+from synthorax.nets.lora import LowRank, add_low_rank, highest_rank, merge_low_rank
 
 WAYS = {
     "full": "every weight moves",
-    "lora": "low-rank updates of the network's inner layers, and what is conditioned on the condition",
-    "trunk": "norms, modulations, the last layers, and what is conditioned on the condition; the trunk stays as it was",
+    "lora": "low-rank updates of the network's inner layers, and the embeddings of the condition",
+    "trunk": "norms, modulations, the last layers, and the embeddings of the condition; the trunk stays as it was",
 }
-ADAPTABLE = ("diffusion",)
-"""families whose weights have the names of these rules"""
-STARTABLE = (*ADAPTABLE, "gan", "spade-gan", "stylegan2")
-"""families whose trainings can start from a trained model, all of whose weights then move"""
-CONDITION_INPUTS = ("embeddings.", "text.", "text_parser.")
-"""What is conditioned on the condition. The text encoder is among it because it learns from descriptions, of which there is no lack."""
-ENDS = ("network.first.", "network.last.")
-"""Layers from and to pixels or latents: too narrow for an update of low rank."""
-_MODULATION = re.compile(r"\.(norm\w*|affine)\.")  # U-Net: norm, norm_in, norm_out, affine; transformer: affine, cross.norm
-_LOW_RANK = (".reduce.weight", ".expand.weight")
+MOVING = {"full": ("condition", "norms", "first", "last", "trunk"), "lora": ("condition",), "trunk": ("condition", "norms", "last")}
+"""groups of weights, as `Adaptable.parameter_groups` names them, that are trained in each way"""
 
 
 def adapt(model: nn.Module, way: str, *, rank: int, alpha: float) -> None:
@@ -35,13 +27,15 @@ def adapt(model: nn.Module, way: str, *, rank: int, alpha: float) -> None:
     """
     if way == "full":
         return
-    named: Any = model.named_axes()  # type: ignore[operator]
+    if not isinstance(model, Adaptable):
+        raise UsageError(f"a {type(model).__name__} cannot be adapted by '{way}'")
+    moving = moving_weights(model, way) | set(model.named_axes())
     if way == "lora":
         check_rank({name: weight.shape for name, weight in model.named_parameters()}, rank)
-        network: Any = model.network
-        add_low_rank(network, rank=rank, alpha=alpha, chosen=lambda name: not f"network.{name}.".startswith(ENDS))
+        add_low_rank(model, rank=rank, alpha=alpha, chosen=lambda name: _is_inner(f"{name}."))
+    updates = {id(weight) for part in model.modules() if isinstance(part, LowRank) for weight in part.trained()}
     for name, weight in model.named_parameters():
-        weight.requires_grad_(name in named or moves(name, way))
+        weight.requires_grad_(name in moving or id(weight) in updates)
 
 
 def merge(model: nn.Module) -> None:
@@ -49,25 +43,23 @@ def merge(model: nn.Module) -> None:
     merge_low_rank(model)
 
 
-def moves(name: str, way: str) -> bool:
-    """Whether the weight of this name is trained.
-
-    >>> [moves(f"network.blocks.3.{layer}.weight", "trunk") for layer in ("affine", "qkv")]
-    [True, False]
-    """
-    if way == "full" or name.startswith(CONDITION_INPUTS):
-        return True
-    if way == "lora":
-        return name.endswith(_LOW_RANK)
-    if way == "trunk":
-        return name.startswith("network.") and (name.startswith("network.last.") or bool(_MODULATION.search(name)))
-    raise UsageError(f"unknown way to adapt '{way}'; choose from: {', '.join(WAYS)}")
+def moving_weights(model: Adaptable, way: str) -> set[str]:
+    """Names of the weights that are trained in `way`, beside low-rank updates. Raises UsageError for an unknown way."""
+    if way not in MOVING:
+        raise UsageError(f"unknown way to adapt '{way}'; choose from: {', '.join(WAYS)}")
+    groups = model.parameter_groups()
+    return {name for group in MOVING[way] for name in groups[group]}
 
 
 def low_rank_layers(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Layers that get an update, and the highest rank that each can have, from the names and shapes of a model's weights."""
     return {name.removesuffix(".weight"): highest_rank(shape) for name, shape in shapes.items()
-            if name.startswith("network.") and not name.startswith(ENDS) and name.endswith(".weight") and len(shape) > 1}
+            if _is_inner(name) and name.endswith(".weight") and len(shape) > 1}
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a layer is of the network and not its first or last, which are too narrow for an update of low rank."""
+    return name.startswith("network.") and not name.startswith((FIRST, LAST))
 
 
 def check_rank(shapes: Mapping[str, Sequence[int]], rank: int) -> None:

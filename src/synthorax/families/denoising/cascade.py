@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import Cascade
 from synthorax.diffusion.guidance import autoguided
 from synthorax.errors import UsageError
 from synthorax.families.denoising.model import Change, DiffusionModel
@@ -33,7 +34,7 @@ class CascadeConfig:
     version of itself")"""
 
 
-class CascadeModel(nn.Module):
+class CascadeModel(nn.Module, Cascade):
     """Stages that each enlarge the image of the one before; what is asked for is used by all, as far as they know it by name."""
 
     def __init__(self, spec: ModelSpec) -> None:

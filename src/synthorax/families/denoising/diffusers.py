@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from synthorax.capabilities import Denoiser
 from synthorax.diffusion.guidance import guided_by_prompts
 from synthorax.diffusion.noise import alpha_bar_to_sigma, sampling_sigmas, step_between
 from synthorax.diffusion.precondition import PARAMETERISATIONS, denoised_from_output
@@ -29,7 +30,7 @@ INDEX_NAME = "model_index.json"
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 """What the networks of diffusers give out, and the names of ours for it."""
 USUAL_GUIDANCE = 7.5
-"""What diffusers' own text-to-image pipeline takes where nothing is said."""
+"""Default of diffusers' own text-to-image pipeline."""
 SUPPORTED = ("text-to-image (unet UNet2DConditionModel, vae AutoencoderKL, text_encoder and tokenizer of transformers, scheduler) and "
              "unconditional (unet UNet2DModel, scheduler)")
 HIGHEST_SIGMA = 160.0
@@ -84,11 +85,11 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256("".join(f"{name}\0{names[name]}\n" for name in sorted(names)).encode()).hexdigest()
 
 
-class DiffusersModel(nn.Module):
+class DiffusersModel(nn.Module, Denoiser):
     """A U-Net of diffusers seen as a denoiser D(x; sigma, condition) of x = x0 + sigma n, in pixels or in the latents of its autoencoder.
 
-    A network that was trained on T timesteps is conditioned on of a level in between by interpolation in ln sigma. Images in colour are
-    averaged to grey. The one part of a condition that it may be conditioned on is text.
+    A network that was trained on T timesteps gets a level in between by interpolation in ln sigma. Images in colour are averaged to grey.
+    The one part of a condition that it may follow is text.
     """
 
     def __init__(self, unet: nn.Module, noise_schedule: NoiseSchedule, *, vae: nn.Module | None = None,
@@ -107,8 +108,18 @@ class DiffusersModel(nn.Module):
 
     @property
     def usual_settings(self) -> SampleSettings:
-        """How images are drawn where nothing is said."""
+        """How images are drawn where no settings are given."""
         return SampleSettings(guidance=USUAL_GUIDANCE) if self.spec.conditions else SampleSettings()
+
+    @property
+    def needs_image(self) -> bool:
+        """It never does."""
+        return False
+
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Raises UsageError for `clip`, which the scheduler of the folder decides."""
+        if settings.clip:
+            raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{self.spec.family}'; leave it out")
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The expected clean latents (or images) given noisy ones, x [B, C, h, w], sigma [B] -> [B, C, h, w]."""
@@ -117,13 +128,13 @@ class DiffusersModel(nn.Module):
         if self.text_encoder is None:
             raw = self.unet(state, step).sample
         else:
-            context = torch.cat([self._heard(text) for text in condition.text or ("",) * len(x)]).to(x)
+            context = torch.cat([self._tokens(text) for text in condition.text or ("",) * len(x)]).to(x)
             raw = self.unet(state, step, encoder_hidden_states=context).sample
         clean = denoised_from_output(raw[:, : x.shape[1]].to(x), x, scalings)  # what follows is a learned variance
         return clean if self.noise_schedule.clip is None else clean.clamp(-self.noise_schedule.clip, self.noise_schedule.clip)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep that the network is told for a level, [B]; levels beyond the noise schedule get its first or last timestep."""
+        """The timestep that stands for a noise level, [B]; levels beyond the noise schedule get its first or last timestep."""
         steps = step_between(sigma, self.noise_schedule.sigmas)
         # A network with a row of a table for each timestep knows none in between.
         return steps.round().long() if _config(self.unet).get("time_embedding_type") == "learned" else steps.to(sigma)
@@ -156,7 +167,7 @@ class DiffusersModel(nn.Module):
     def _device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
-    def _heard(self, text: str) -> Tensor:
+    def _tokens(self, text: str) -> Tensor:
         """Tokens of one text as the U-Net is conditioned on them, [1, T, D]; by itself, so that it does not depend on the others."""
         if text not in self._encoded:
             assert self.text_encoder is not None
@@ -179,17 +190,17 @@ def _config(network: nn.Module) -> Mapping[str, Any]:
 
 
 def _check_networks(unet: Mapping[str, Any], *, vae: nn.Module | None, text_encoder: nn.Module | None, file: Path | None) -> int:
-    """Side of what the U-Net makes. InputError for one that must be told more than timestep and text, or fits not the other networks."""
-    told = [name for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
-            if unet.get(name) is not None]
+    """Side of what the U-Net makes. InputError where it needs more than timestep and text, or does not fit the other networks."""
+    inputs = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+    further = [name for name in inputs if unet.get(name) is not None]
     side, channels = unet["sample_size"], unet["in_channels"]
     side = side if isinstance(side, int) or side is None or side[0] != side[1] else side[0]
     made = (1, 3) if vae is None else (_config(vae)["latent_channels"],)
     tokens = unet.get("cross_attention_dim")
     width = tokens if text_encoder is None else _config(text_encoder)["hidden_size"]
     problem = ""
-    if told:
-        problem = f"its U-Net must be told more than timestep and text ({', '.join(told)})"
+    if further:
+        problem = f"its U-Net needs more than timestep and text ({', '.join(further)})"
     elif unet.get("time_embedding_type", "positional") not in ("positional", "learned"):
         problem = f"its U-Net is conditioned on timesteps as '{unet['time_embedding_type']}'"
     elif not isinstance(side, int):

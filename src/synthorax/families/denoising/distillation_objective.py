@@ -21,11 +21,11 @@ from synthorax.registry import lookup
 from synthorax.rng import Draws
 
 
-class StudentObjective(Objective):
+class StudentObjective(Objective[DiffusionModel]):
     """Distillation of guidance (Meng et al. 2023), also of that by a weaker model (Karras et al. 2024), and of steps.
 
     Steps are those of Salimans and Ho 2022, with several teacher steps in one round.
-    The student is told of images as in `DiffusionObjective`: parts are withheld at random, so that it also is conditioned on any subset.
+    Conditions are those of `DiffusionObjective`: parts are dropped at random, so that the student also accepts any subset.
     Without steps of its own it learns the teacher's guided estimate at every noise level. With steps it learns, at each of its levels
     alone, the estimate with which one step lands where the guided teacher lands. The teacher is frozen, and neither shipped nor in
     checkpoints.
@@ -33,12 +33,11 @@ class StudentObjective(Objective):
 
     phases = (Phase(name="distil", updates=("model",)),)
 
-    def __init__(self, model: nn.Module, config: DiffusionObjectiveConfig) -> None:
+    def __init__(self, model: DiffusionModel, config: DiffusionObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, DiffusionModel)
         assert model.config.distilled is not None
         self.players = nn.ModuleDict({"model": model})
-        self.model: DiffusionModel = model
+        self.model = model
         self.config, self.distilled = config, model.config.distilled
         self.images = DiffusionObjective(model, config)
         self.teacher: DiffusionModel | None = None
@@ -84,6 +83,9 @@ class StudentObjective(Objective):
         self.teacher = teacher.requires_grad_(False).eval()
         self.model.load_matching(base)
 
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """Nothing to do: the weights are those of the teacher."""
+
     def train(self, mode: bool = True) -> StudentObjective:
         """The teacher stays as it was trained."""
         super().train(mode)
@@ -94,11 +96,11 @@ class StudentObjective(Objective):
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model = self.model
-        condition = self.images.told(batch)
+        condition = self.images.condition(batch)
         with torch.no_grad():
             clean = model.compressor.encode(batch.images)
-            lesson = self._step_targets if self.distilled.steps else self._guidance_targets
-            noisy, sigma, wanted = lesson(clean, condition, batch.draws)
+            targets = self._step_targets if self.distilled.steps else self._guidance_targets
+            noisy, sigma, wanted = targets(clean, condition, batch.draws)
         error = F.mse_loss(model.denoise(noisy, sigma, condition), wanted, reduction="none").flatten(1).mean(1)
         return {"distil": snr_weight(sigma, sigma_data=model.sigma_data) * error} | self.images.text_statements(batch)
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from synthorax.capabilities import Adaptable, Denoiser, HasConditionInputs, StartsFromBase
 from synthorax.families.denoising.distillation_objective import StudentObjective
 from synthorax.families.denoising.model import DiffusionConfig, DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective, DiffusionObjectiveConfig
-from synthorax.protocols import Family, Objective
+from synthorax.losses.perceptual import is_scripted
+from synthorax.nets.text import TEXT_ENCODERS
+from synthorax.protocols import Family, Needs, Objective
 
 
-def _objective(model: nn.Module, config: DiffusionObjectiveConfig) -> Objective:
-    assert isinstance(model, DiffusionModel)
+def _objective(model: DiffusionModel, config: DiffusionObjectiveConfig) -> Objective[DiffusionModel]:
     return DiffusionObjective(model, config) if model.config.distilled is None else StudentObjective(model, config)
 
 
+def _needs(model: DiffusionConfig, objective: DiffusionObjectiveConfig) -> Needs:
+    return Needs(compressor=model.compressor, lesion_masks=objective.lesion.active, crops=objective.crop > 0,
+                 own_files=model.text_encoder not in TEXT_ENCODERS or is_scripted(objective.lesion.perceptual))
+
+
 FAMILY = Family(model_config=DiffusionConfig, objective_config=DiffusionObjectiveConfig, build_model=DiffusionModel,
-                build_objective=_objective, conditions=lambda config: tuple(config.parts))
+                build_objective=_objective, conditions=lambda config: tuple(config.parts),
+                can=(Denoiser, HasConditionInputs, StartsFromBase, Adaptable), needs=_needs)

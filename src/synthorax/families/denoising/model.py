@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthorax.capabilities import Adaptable, Denoiser, HasConditionInputs
 from synthorax.config import AtLeastOne, Depth, Dropout, Multipliers, NotNegative, Patch, Positive, Side, Width, one_of
 from synthorax.diffusion.guidance import clip_denoised, guided_by_prompts
 from synthorax.diffusion.inversion import invert
@@ -20,19 +20,22 @@ from synthorax.diffusion.samplers import Denoise, ddpm_learned, solve
 from synthorax.errors import UsageError, nearest
 from synthorax.families.adoption import Names, matched_weights
 from synthorax.families.autoencoders.compressors import build_compressor
-from synthorax.families.denoising.conditioning_augmentation import LEVEL_UNIT, disturbed, resized
+from synthorax.families.denoising.condition_maps import condition_maps
+from synthorax.families.denoising.conditioning_augmentation import disturbed, resized
 from synthorax.families.denoising.distillation import Distilled
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
-from synthorax.nets.lesion_maps import MAPS, lesion_maps
+from synthorax.nets.layers import Modulation
 from synthorax.nets.text import TextConfig, build_text_encoder
 from synthorax.nets.text_statements import TextParser
 from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
-from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, PARTS, Condition, ModelSpec, SampleSettings
+from synthorax.protocols import ATTRIBUTES, PARTS, Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
 from synthorax.rng import Draws, derive
 
 Change = Callable[[Denoise], Denoise]
+FIRST, LAST = "network.first.", "network.last."
+"""how the names of the weights begin of the layers from and to pixels or latents"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +93,7 @@ class DiffusionConfig:
     reduction: Patch = 4
     """how many times smaller the image is that the part image shows"""
     conditioning_noise: NotNegative = 0.02
-    """noise added to that image at sampling, which the network is told; more hides more of its mistakes, and of what it shows"""
+    """noise added to that image at sampling, whose level the network gets too; more hides more of its mistakes and of its content"""
     centred: bool = False
     """make what the image of the part image lacks when it is enlarged, and add the two; that image must then be given"""
     sigma_data: Positive = 0.5
@@ -108,7 +111,7 @@ class DiffusionConfig:
             yield "sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}"
 
 
-class DiffusionModel(nn.Module):
+class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
     """A denoiser D(x; sigma, condition) and the samplers that turn it into images.
 
     x = x0 + sigma n lives in pixels or in a compressor's latents; every parameterisation and noise schedule is a conversion.
@@ -142,9 +145,9 @@ class DiffusionModel(nn.Module):
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
             if {"labels", "lesions"} & set(c.parts):
                 self.text_parser = TextParser(findings, width=c.text_width)
-        beside = 2 * len(spec.masks) * ("mask" in c.parts) + MAPS * findings * ("lesions" in c.parts) + 3 * ("image" in c.parts)
-        latent = self.compressor.channels
-        self.network = _network(c, inputs=latent + beside, maps=beside, outputs=latent * (2 if c.learned_variance else 1),
+        self.maps = condition_maps(c.parts, spec)
+        latent, channels = self.compressor.channels, sum(len(maps.names) for maps in self.maps)
+        self.network = _network(c, inputs=latent + channels, maps=channels, outputs=latent * (2 if c.learned_variance else 1),
                                 side=c.image_size // self.compressor.factor)
 
     @property
@@ -170,11 +173,11 @@ class DiffusionModel(nn.Module):
     def estimate(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """`denoise`, and with `learned_variance` the interpolation exponent in [0, 1] (Eq. 15, Nichol and Dhariwal 2021)."""
         s = self.scalings(sigma, sigma_data=self.sigma_data).like(x)
-        condition, embedded, tokens, stated = self._heard(condition, len(x))
-        beside = self._beside(condition, x)
-        centre = beside[-1][:, :1] if self.config.centred else x.new_zeros(())
+        condition, embedded, tokens, stated = self._embedded(condition, len(x))
+        maps = self._condition_maps(condition, x)
+        centre = maps["image"][:, :1] if self.config.centred else x.new_zeros(())
         x = x - centre
-        raw = self.network(torch.cat([s.c_in * x, *beside], dim=1), s.c_noise, embedded, tokens, stated).to(x)
+        raw = self.network(torch.cat([s.c_in * x, *maps.values()], dim=1), s.c_noise, embedded, tokens, stated).to(x)
         fraction = None
         if self.config.learned_variance:
             raw, spread = raw.chunk(2, dim=1)
@@ -213,7 +216,7 @@ class DiffusionModel(nn.Module):
         """Images [B, 1, H, W] in [-1, 1] brought to noise level `level` and sampled again from there (SDEdit, Meng et al. 2022).
 
         The higher the level, the more changes. The network sees nothing but these images: a convolutional one also takes patches, of
-        sides that are multiples of `film_multiple`.
+        sides that are multiples of `size_multiple`.
         """
         settings = settings or self.usual_settings
         with torch.inference_mode():
@@ -258,15 +261,8 @@ class DiffusionModel(nn.Module):
         for part in ("labels", "attributes", "lesions"):
             if part in self.embeddings:
                 self.embeddings[part].zero_unvaried_inputs(getattr(varied, part)[0].isnan())  # type: ignore[operator]
-        silent = [torch.zeros(self.compressor.channels, dtype=torch.bool)]
-        if "lesions" in self.config.parts:
-            assert varied.lesions is not None
-            places = [LESION_PROPERTIES.index(name) for name in ("left", "x", "y")]
-            silent.append(varied.lesions[0][:, places].isnan().all(1).repeat(MAPS))
-        if "mask" in self.config.parts:
-            assert varied.mask is not None
-            silent.append(varied.mask[0].isnan().flatten(1).all(1).repeat(2))
-        columns = torch.cat(silent).repeat_interleave(self.config.patch**2)
+        unvaried = [torch.zeros(self.compressor.channels, dtype=torch.bool), *(maps.unvaried(varied) for maps in self.maps)]
+        columns = torch.cat(unvaried).repeat_interleave(self.config.patch**2)
         first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
         with torch.no_grad():
             first.weight[:, :len(columns)][:, columns] = 0.0
@@ -287,26 +283,34 @@ class DiffusionModel(nn.Module):
             axes["embeddings.lesions.linear.weight"] = (1, [f"{name} {number}" for name in findings for number in range(each)])
         if self.text_parser is not None:
             axes["text_parser.questions"] = (0, findings)
-        if {"lesions", "mask", "image"} & set(self.config.parts):
+        if self.maps:
             channels = [f"latent {number}" for number in range(self.compressor.channels)]
-            channels += [f"map {number} {name}" for number in range(MAPS) for name in findings] if "lesions" in self.config.parts else []
-            channels += [f"mask {half} {name}" for half in ("value", "stated") for name in self.spec.masks * ("mask" in self.config.parts)]
-            channels += [f"image {plane}" for plane in ("value", "stated", "noise")] if "image" in self.config.parts else []
+            channels += [name for maps in self.maps for name in maps.names]
             folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
             rest = own["network.first.weight"].shape[1] - len(folded)
             axes["network.first.weight"] = (1, [*folded, *(f"coordinate {number}" for number in range(rest))])
         return axes
 
+    def parameter_groups(self) -> dict[str, frozenset[str]]:
+        """Names of the weights by what they do: see `Adaptable`. The text encoder embeds the condition too: it has to learn new words."""
+        scaling = [name for name, part in self.network.named_modules() if isinstance(part, nn.GroupNorm | nn.LayerNorm | Modulation)]
+        starts: dict[str, tuple[str, ...]] = {"first": (FIRST,), "last": (LAST,), "norms": tuple(f"network.{name}." for name in scaling),
+                                              "trunk": ("network.",), "condition": ("",)}
+        groups: dict[str, set[str]] = {group: set() for group in starts}
+        for name, _ in self.named_parameters():
+            groups[next(group for group, start in starts.items() if name.startswith(start))].add(name)
+        return {group: frozenset(names) for group, names in groups.items()}
+
     @property
     def usual_settings(self) -> SampleSettings:
-        """How images are drawn where nothing is said; a student's own way."""
+        """The settings where none are given; those of a student are its own."""
         return SampleSettings() if self.config.distilled is None else self.config.distilled.settings()
 
     def check_settings(self, settings: SampleSettings) -> None:
         """Raises UsageError for settings that this model cannot follow, such as a student's guidance on top of what it has built in."""
         if settings.clip and self.config.compressor != "none":
-            raise UsageError(f"clip: this model diffuses codes (model.compressor={self.config.compressor}), which have no greys to be held "
-                             "within; leave it out")
+            raise UsageError(f"clip: this model diffuses latents (model.compressor={self.config.compressor}), which have no intensities to "
+                             "be clipped; leave it out")
         if self.config.distilled is not None:
             self.config.distilled.check(settings)
 
@@ -332,7 +336,8 @@ class DiffusionModel(nn.Module):
             condition = Condition.unstated(size, num_labels=len(self.spec.findings), num_sites=len(self.spec.sites))
         condition = condition.only(self.config.parts).to(self._device)
         if condition.image is not None:
-            condition = replace(condition, image=self._shown(condition.image, sides or (self.config.image_size,) * 2, settings, seeds))
+            sides = sides or (self.config.image_size, self.config.image_size)
+            condition = replace(condition, image=self._low_resolution(condition.image, sides, settings, seeds))
         if not self.config.centred:
             return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
         if condition.image is None or not bool(condition.stated("image").all()):
@@ -341,13 +346,13 @@ class DiffusionModel(nn.Module):
         with torch.inference_mode(False):
             image = condition.image.clone()
 
-        def denoise(x: Tensor, sigma: Tensor, heard: Condition) -> Tensor:  # rows of guidance lie end to end, each with its image
-            return self.denoise(x, sigma, replace(heard, image=image.repeat(len(x) // len(image), 1, 1, 1)))
+        def denoise(x: Tensor, sigma: Tensor, rest: Condition) -> Tensor:  # rows of guidance lie end to end, each with its image
+            return self.denoise(x, sigma, replace(rest, image=image.repeat(len(x) // len(image), 1, 1, 1)))
 
         others = [part for part in self.config.parts if part != "image"]
         return guided_by_prompts(denoise, condition.only(others), settings, parts=others), condition
 
-    def _shown(self, image: Tensor, sides: tuple[int, int], settings: SampleSettings, seeds: Sequence[int]) -> Tensor:
+    def _low_resolution(self, image: Tensor, sides: tuple[int, int], settings: SampleSettings, seeds: Sequence[int]) -> Tensor:
         """Images of any size as the network knows them from training, with their noise level, [B, C, h, w] -> [B, 2, *sides]."""
         low = resized(image[:, :1].float(), (sides[0] // self.config.reduction, sides[1] // self.config.reduction))
         level = self.config.conditioning_noise if settings.conditioning_noise is None else settings.conditioning_noise
@@ -366,13 +371,13 @@ class DiffusionModel(nn.Module):
 
         return both
 
-    def _heard(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
+    def _embedded(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
         """The condition with what its text states, embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
         tokens = stated = None
         if self.text is not None:
             tokens, stated = self.text(condition.text or ("",) * size)
             if self.text_parser is not None and condition.text is not None:
-                condition = self._read(condition, *self.text_parser(tokens, stated))
+                condition = self._with_text_statements(condition, *self.text_parser(tokens, stated))
         embedded = torch.zeros(size, self.config.embedding, device=self._device)
         for part in ("labels", "attributes", "lesions"):
             value = getattr(condition, part)
@@ -383,46 +388,26 @@ class DiffusionModel(nn.Module):
             embedded = embedded + self.embeddings["text"](mean)
         return condition, embedded, tokens, stated
 
-    def _read(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
+    def _with_text_statements(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
         """The condition with a text's statements [B, K] and [B, K, P] where its labels and lesions state nothing themselves."""
-        told = torch.ones_like(labels, dtype=torch.bool)
+        present = torch.ones_like(labels, dtype=torch.bool)  # or not stated
         if "labels" in self.config.parts:
-            told = condition.labels.isnan() | (condition.labels == 1)
+            present = condition.labels.isnan() | (condition.labels == 1)
             condition = replace(condition, labels=torch.where(condition.labels.isnan(), labels.to(condition.labels), condition.labels))
         if "lesions" in self.config.parts:
-            lesions = lesions.masked_fill(~told[..., None], math.nan)
+            lesions = lesions.masked_fill(~present[..., None], math.nan)
             own = lesions if condition.lesions is None else condition.lesions
             condition = replace(condition, lesions=torch.where(own.isnan(), lesions.to(own), own))
         return condition
 
-    def _beside(self, condition: Condition, x: Tensor) -> list[Tensor]:
-        """What is concatenated to the noisy latents, at their resolution: lesions as soft spots, and masks and images, each of whose
-        channels comes with a plane that says "stated", an image also with its noise level. Nothing where no row states any of these."""
-        heard = [part for part in ("lesions", "mask", "image") if part in self.config.parts]
-        if not self.config.centred and not any(bool(condition.stated(part).any()) for part in heard):
-            return []
-        beside = []
-        if "lesions" in self.config.parts:
-            known = x.new_full((len(x), len(self.spec.findings), len(LESION_PROPERTIES)), math.nan)
-            beside.append(lesion_maps(known if condition.lesions is None else condition.lesions.to(x), (x.shape[2], x.shape[3])))
-        sides = (x.shape[2], x.shape[3])
-        if "mask" in self.config.parts and self.spec.masks:
-            if condition.mask is None:
-                beside.append(x.new_zeros(len(x), 2 * len(self.spec.masks), *sides))
-            else:
-                unstated = condition.mask.isnan().flatten(2).any(2)[:, :, None, None]
-                small = F.adaptive_avg_pool2d(condition.mask.nan_to_num(0.0).to(x), sides)
-                beside += [small * ~unstated, (~unstated).to(x).expand_as(small)]
-        if "image" in self.config.parts:
-            if condition.image is None:
-                beside.append(x.new_zeros(len(x), 3, *sides))
-            else:
-                stated = condition.stated("image")[:, None, None, None].to(x)
-                shown = resized(condition.image.nan_to_num(0.0).to(x), sides)
-                image, level = shown[:, :1], shown[:, 1:2]
-                level = level if level.shape[1] else torch.zeros_like(image)  # an image without a level has no noise
-                beside.append(stated * torch.cat([image, torch.ones_like(image), level / LEVEL_UNIT], dim=1))
-        return beside
+    def _condition_maps(self, condition: Condition, x: Tensor) -> dict[str, Tensor]:
+        """What is concatenated to the noisy latents x [B, C, h, w], by part, each [B, channels, h, w].
+
+        Nothing where no row states any of these parts.
+        """
+        if not self.config.centred and not any(bool(condition.stated(maps.part).any()) for maps in self.maps):
+            return {}
+        return {maps.part: maps.planes(condition, x) for maps in self.maps}
 
 
 def _config(spec: ModelSpec) -> DiffusionConfig:

@@ -28,7 +28,7 @@ from synthorax.rng import Draws
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionObjectiveConfig:
-    """Which noise levels are trained, how often parts of the condition are withheld, and how much lesions count."""
+    """Which noise levels are trained, how often parts of the condition are dropped, and how much lesions count."""
 
     levels: Annotated[str, one_of("synthorax.diffusion.noise:TRAINING_LEVELS")] = "lognormal"
     """how training noise levels are drawn: lognormal, linear, cosine, flow-uniform or flow-logit-normal"""
@@ -37,20 +37,20 @@ class DiffusionObjectiveConfig:
     sigma_std: NotNegative = 1.4
     """standard deviation of ln sigma in training"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole, independently: what classifier-free guidance needs"""
+    """probability of dropping each part of the condition as a whole, independently: what classifier-free guidance needs"""
     dropout: Mapping[str, Fraction] = field(default_factory=dict)
     """other probabilities for single parts, such as mask = 0.5"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
+    """probability of dropping each single label, attribute, lesion property and mask class: a partial condition is then nothing new"""
     box: Fraction = 0.25
     """probability of showing a lesion's box in place of its mask"""
     crop: WholeNotNegative = 0
     """side in pixels of the random square of each image that is trained on; 0 is the whole image"""
     conditioning_noise: NotNegative = 0.1
-    """highest level of the noise in the image of the part image; each image has its own, from 0 on, and the network is told"""
+    """highest level of the noise in the image of the part image; each image has its own, from 0 on, which the network is conditioned on"""
     image_blur: Fraction = 0.6
-    """strongest blur of that image: a standard deviation in its own pixels; each image has its own, from 0 on, and the network is not
-    told
+    """strongest blur of that image: a standard deviation in its own pixels; each image has its own, from 0 on, which the network is not
+    conditioned on
     """
     text_statements_weight: NotNegative = 1.0
     """weight of learning to read what a text states, for models conditioned on text"""
@@ -59,20 +59,69 @@ class DiffusionObjectiveConfig:
     lesion: LesionLossConfig = field(default_factory=LesionLossConfig)
     """the terms that keep lesions; all weights 0 is the plain loss"""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
-    """how a student is taught; nothing for a model that learns from images"""
+    """how a student learns from its teacher; unused by a model that learns from images"""
 
 
-class DiffusionObjective(Objective):
-    """Weighted denoising error (Ho et al. 2020; Karras et al. 2022) with the lesion terms of Papadopoulos and Georgiou 2024."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denoised:
+    """Noisy images and what the network made of them; images are pixels or latents, [B, C, h, w]."""
+
+    clean: Tensor
+    noisy: Tensor
+    sigma: Tensor
+    """[B]: noise levels"""
+    estimate: Tensor
+    """D(noisy; sigma, condition)"""
+    fraction: Tensor | None
+    """interpolation exponent of a learned variance, in [0, 1]"""
+    weight: Tensor
+    """[B]: lambda(sigma)"""
+    loss: Tensor
+    """[B]"""
+
+
+def denoise(model: DiffusionModel, clean: Tensor, *, noise: Tensor, sigma: Tensor, condition: Condition) -> Denoised:
+    """lambda(sigma) |D(y + sigma n; sigma, c) - y|^2, the mean over pixels of each image (Eq. 2 and 8, Karras et al. 2022).
+
+    lambda = 1 / c_out^2, so that the network's own output has the same weight at every noise level.
+    """
+    noisy = clean + noise * sigma[:, None, None, None]
+    estimate, fraction = model.estimate(noisy, sigma, condition)
+    weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
+    loss = weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)
+    return Denoised(clean=clean, noisy=noisy, sigma=sigma, estimate=estimate, fraction=fraction, weight=weight, loss=loss)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """A square of each image, or the whole of it."""
+
+    side: int
+    """in pixels"""
+    corners: Tensor | None = None
+    """[B, 2]: upper left pixels; None: the whole image"""
+
+    def of(self, images: Tensor) -> Tensor:
+        """Its part of images or maps, [B, C, H, W] -> [B, C, side, side]."""
+        return images if self.corners is None else crop_at(images, self.corners, self.side)
+
+    def of_condition(self, condition: Condition) -> Condition:
+        """The condition with its mask and image cropped."""
+        return replace(condition, mask=None if condition.mask is None else self.of(condition.mask),
+                       image=None if condition.image is None else self.of(condition.image))
+
+
+class DiffusionObjective(Objective[DiffusionModel]):
+    """The denoising loss, and beside it the bound of a learned variance, the text parser's loss, and the lesion terms of Papadopoulos and
+    Georgiou 2024.
+    """
 
     phases = (Phase(name="denoise", updates=("model",)),)
 
-    def __init__(self, model: nn.Module, config: DiffusionObjectiveConfig) -> None:
+    def __init__(self, model: DiffusionModel, config: DiffusionObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, DiffusionModel)
-        self.config = config
+        self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model})
-        self.model: DiffusionModel = model
         self.draw_levels: Callable[..., Tensor] = lookup(TRAINING_LEVELS, config.levels, kind="way to draw noise levels")
         for part in config.dropout:
             if part not in PARTS:
@@ -84,36 +133,30 @@ class DiffusionObjective(Objective):
         """Measure the scale of the latents."""
         self.model.compressor.fit(images)
 
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """See `DiffusionModel.silence`."""
-        self.model.zero_unvaried_inputs(varied)
-
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
-        model, config, draws = self.model, self.config, batch.draws
-        images, lesion = batch.images, batch.lesion
-        corners = self._corners(draws) if config.crop else None
-        if corners is not None:
-            images = crop_at(images, corners, config.crop)
-            lesion = None if lesion is None else crop_at(lesion, corners, config.crop)
-        clean = model.compressor.encode(images)
-        sigma = self.noise_levels(draws)
-        noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
-        condition = self.told(batch)
-        if corners is not None:
-            maps = {part: getattr(condition, part) for part in ("mask", "image")}
-            cropped: dict[str, Any] = {part: None if map is None else crop_at(map, corners, config.crop) for part, map in maps.items()}
-            condition = replace(condition, **cropped)
-        estimate, fraction = model.estimate(noisy, sigma, condition)
-        weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
-        terms = {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
-        if fraction is not None:
-            sigma_next = level_below(sigma, kind="cosine" if config.levels == "cosine" else "linear").to(sigma)
-            terms["vlb"] = config.vlb_weight * vlb_terms(clean, noisy, sigma, estimate.detach(), fraction, sigma_next=sigma_next)
-        terms |= self.text_statements(batch)
-        if config.lesion.active and lesion is not None:
-            terms |= lesion_terms(model.compressor.decode(estimate), images, lesion, sigma, error_weight=weight,
-                                  config=config.lesion, features=self.features)
-        return terms
+        draws, crop = batch.draws, self._crop(batch.draws)
+        images = crop.of(batch.images)
+        clean = self.model.compressor.encode(images)
+        sigma, noise = self.noise_levels(draws), draws.normal(*clean.shape[1:])
+        denoised = denoise(self.model, clean, noise=noise, sigma=sigma, condition=crop.of_condition(self.condition(batch)))
+        return {"denoise": denoised.loss, **self._variance_terms(denoised), **self.text_statements(batch),
+                **self._lesion_terms(denoised, images, None if batch.lesion is None else crop.of(batch.lesion))}
+
+    def _variance_terms(self, denoised: Denoised) -> dict[str, Tensor]:
+        """The variational bound, [B], for models with a learned variance."""
+        if denoised.fraction is None:
+            return {}
+        sigma = denoised.sigma
+        sigma_next = level_below(sigma, kind="cosine" if self.config.levels == "cosine" else "linear").to(sigma)
+        return {"vlb": self.config.vlb_weight * vlb_terms(denoised.clean, denoised.noisy, sigma, denoised.estimate.detach(),
+                                                          denoised.fraction, sigma_next=sigma_next)}
+
+    def _lesion_terms(self, denoised: Denoised, images: Tensor, lesion: Tensor | None) -> dict[str, Tensor]:
+        """The terms that keep lesions, each [B], for images [B, 1, H, W] with lesions [B, 1, H, W] in [0, 1]."""
+        if not self.config.lesion.active or lesion is None:
+            return {}
+        return lesion_terms(self.model.compressor.decode(denoised.estimate), images, lesion, denoised.sigma, error_weight=denoised.weight,
+                            config=self.config.lesion, features=self.features)
 
     def noise_levels(self, draws: Draws) -> Tensor:
         """The level of each image, [B]."""
@@ -121,10 +164,11 @@ class DiffusionObjective(Objective):
         return self.draw_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std, sigma_min=model.sigma_min,
                                 sigma_max=model.sigma_max)
 
-    def told(self, batch: Batch) -> Condition:
-        """What the model is told of each image: the parts that it is conditioned on, some of them withheld."""
-        condition = self.withheld(batch.condition.only(self.model.config.parts), batch.draws)
-        return replace(condition, image=self._reduced(batch.images, batch.draws)) if "image" in self.model.config.parts else condition
+    def condition(self, batch: Batch) -> Condition:
+        """The condition of each image: the parts that the model is conditioned on, some of them dropped."""
+        condition = self.condition_dropout(batch.condition.only(self.model.config.parts), batch.draws)
+        return replace(condition, image=self._low_resolution(batch.images, batch.draws)) if "image" in self.model.config.parts \
+            else condition
 
     def text_statements(self, batch: Batch) -> dict[str, Tensor]:
         """The term of reading what texts state, [B], for models conditioned on text."""
@@ -135,8 +179,8 @@ class DiffusionObjective(Objective):
         return {"reading": self.config.text_statements_weight * text_parser.loss(tokens, stated, labels=batch.text_statements.labels,
                                                                     lesions=batch.text_statements.lesions)}
 
-    def withheld(self, condition: Condition, draws: Draws) -> Condition:
-        """The condition with parts, single statements and outlines taken out at random."""
+    def condition_dropout(self, condition: Condition, draws: Draws) -> Condition:
+        """The condition with parts and single statements dropped at random, and some outlines replaced by boxes."""
         config = self.config
         parts: dict[str, Any] = {}
         for part in PARTS:
@@ -148,14 +192,14 @@ class DiffusionObjective(Objective):
                 parts[part] = tuple("" if gone else text for text, gone in zip(value, whole[:, 0].tolist(), strict=True))
                 continue
             if part == "mask":
-                value = self._boxed(value, draws)
+                value = self._with_boxes(value, draws)
             axes = value.shape[1:2] if part == "mask" else value.shape[1:]
             gone = draws.uniform(*axes) < config.statement_dropout
             gone = gone | whole.reshape(-1, *[1] * len(axes))
             parts[part] = value.masked_fill(gone[..., None, None] if part == "mask" else gone, float("nan"))
         return replace(condition, **parts)
 
-    def _boxed(self, mask: Tensor, draws: Draws) -> Tensor:
+    def _with_boxes(self, mask: Tensor, draws: Draws) -> Tensor:
         """Some lesion channels of [B, M, H, W] replaced by the box around them; organs keep their outlines."""
         lesions = torch.tensor([name in self.model.spec.findings for name in self.model.spec.masks], dtype=torch.bool, device=mask.device)
         chosen = (draws.uniform(mask.shape[1]) < self.config.box) & lesions & mask.isfinite().flatten(2).all(2)
@@ -164,8 +208,8 @@ class DiffusionObjective(Objective):
         box = COARSE * (_span(rows)[..., :, None] & _span(columns)[..., None, :])
         return torch.where(chosen[..., None, None], box.to(mask), mask)
 
-    def _reduced(self, images: Tensor, draws: Draws) -> Tensor:
-        """Each image at low resolution, blurred and noisy by chance, enlarged again, beside its noise level, [B, 2, H, W]; some rows
+    def _low_resolution(self, images: Tensor, draws: Draws) -> Tensor:
+        """Each image at low resolution, blurred and noisy by chance, enlarged again, with its noise level, [B, 2, H, W]; some rows
         NaN.
         """
         small = F.avg_pool2d(images, self.model.config.reduction)
@@ -178,11 +222,14 @@ class DiffusionObjective(Objective):
             return large  # it cannot do without
         return large.masked_fill(gone[:, :, None, None], float("nan"))
 
-    def _corners(self, draws: Draws) -> Tensor:
-        """Upper left pixels of the squares to train on, [B, 2]: where a pixel of the small image and a patch of the network begin."""
+    def _crop(self, draws: Draws) -> Crop:
+        """Squares to train on: they begin where a pixel of the small image and a patch of the network begin."""
+        if not self.config.crop:
+            return Crop(side=0)
         model = self.model.config
         step = math.lcm(model.reduction if "image" in model.parts else 1, model.patch * self.model.compressor.factor)
-        return (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
+        corners = (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
+        return Crop(side=self.config.crop, corners=corners)
 
 
 def _check_crop(crop: int, model: DiffusionModel) -> None:

@@ -24,7 +24,7 @@ class KumarGanConfig:
     image_size: Side = 128
     """side of the square images in pixels, a multiple of 64; the printed parameter counts hold at 128"""
     latent_size: Width = 100
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     equalise: bool = False
     """learn images with equalised histograms, as Kumar et al. did, which are then also what is made"""
 
@@ -52,21 +52,19 @@ class KumarGanModel(nn.Module):
         return image
 
 
-class KumarGanObjective(Objective):
+class KumarGanObjective(Objective[KumarGanModel]):
     """Generator towards score 1; discriminator towards 1 on real images and 0 on its own, averaged over its 2 x 2 score map."""
 
     phases = (Phase(name="generator", updates=("generator",), repeats=3, sees_patients=False, betas=(0.5, 0.999)),
               Phase(name="discriminator", updates=("discriminator",), betas=(0.5, 0.999)))
 
-    def __init__(self, model: nn.Module, config: KumarGanObjectiveConfig) -> None:
+    def __init__(self, model: KumarGanModel, config: KumarGanObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, KumarGanModel)
         self.latent_size = model.config.latent_size
         self.players = nn.ModuleDict({"generator": model, "discriminator": Discriminator()})
         self.model = model
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
-        assert isinstance(self.model, KumarGanModel)
         discriminator = self.players["discriminator"]
         made = self.model.generator(batch.draws.normal(self.latent_size))
         if phase == "generator":

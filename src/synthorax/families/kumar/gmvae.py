@@ -13,13 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from synthorax.capabilities import HasConditionInputs
 from synthorax.config import AtLeastOne, Fraction, NotNegative, Side, Width
 from synthorax.errors import UsageError
 from synthorax.losses.divergence import kl_mixture_draw
-from synthorax.losses.reconstruction import squared_error
+from synthorax.losses.likelihood import squared_error
 from synthorax.nets.imagenet import MEAN, STD, DenseNet121, Vgg16, load_imagenet
 from synthorax.nets.kumar_mixture import LinearDecoder, MixtureDecoder, equalised, transition
-from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
+from synthorax.protocols import Batch, Condition, Family, ModelSpec, Needs, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
 ENCODERS: dict[str, type[Vgg16] | type[DenseNet121]] = {"vgg16": Vgg16, "densenet121": DenseNet121}
@@ -32,7 +33,7 @@ class KumarGmvaeConfig:
     image_size: Side = 224
     """side of the square images in pixels, a multiple of 32; Kumar's is 224"""
     latent_size: Width = 1000
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     components: AtLeastOne = 50
     """Gaussians in the prior"""
     encoder: Literal["vgg16", "densenet121"] = "vgg16"
@@ -44,7 +45,7 @@ class KumarGmvaeConfig:
     decoder: Literal["linear", "1", "2"] = "1"
     """two linear layers, or Kumar's decoder 1 or 2"""
     labels: bool = False
-    """tell the decoder the findings (Kumar's FS-GMVAE)"""
+    """condition the decoder on the findings (Kumar's FS-GMVAE)"""
     equalise: bool = True
     """learn images with equalised histograms, which are then also what is made"""
 
@@ -63,7 +64,7 @@ class KumarGmvaeObjectiveConfig:
     """probability of withholding all findings of an image, so that the decoder also knows what to make of no request"""
 
 
-class KumarGmvaeModel(nn.Module):
+class KumarGmvaeModel(nn.Module, HasConditionInputs):
     """Encoder, two linear heads, mixture prior and decoder."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -73,7 +74,7 @@ class KumarGmvaeModel(nn.Module):
         if c.image_size % 32 or c.image_size < 32:
             raise UsageError(f"model.image_size {c.image_size} is not a multiple of 32, which five halvings need")
         if c.labels and not spec.findings:
-            raise UsageError("model.labels: the images come with no findings that the decoder could be told; "
+            raise UsageError("model.labels: the images come with no findings on which the decoder could be conditioned; "
                              "take a recipe without labels, such as kumar-gmvae-v4")
         self.encoder = ENCODERS[c.encoder]()
         side = c.image_size // 32
@@ -121,15 +122,22 @@ class KumarGmvaeModel(nn.Module):
             labels = None if condition is None else condition.labels.to(self.means.device)
             return self.decode(latent, labels).mean(1, keepdim=True).clamp(-1, 1)
 
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
+        """Set to 0 the weights that are conditioned on findings on which the training images do not differ."""
+        if self.config.labels:
+            first = self.decoder.first
+            assert isinstance(first, nn.Linear)
+            with torch.no_grad():
+                first.weight[:, self.config.latent_size:][:, varied.labels[0].isnan().repeat(2)] = 0.0
 
-class KumarGmvaeObjective(Objective):
+
+class KumarGmvaeObjective(Objective[KumarGmvaeModel]):
     """Squared error, averaged over colours and summed over pixels, plus beta times the divergence from the mixture."""
 
     phases = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
 
-    def __init__(self, model: nn.Module, config: KumarGmvaeObjectiveConfig) -> None:
+    def __init__(self, model: KumarGmvaeModel, config: KumarGmvaeObjectiveConfig) -> None:
         super().__init__()
-        assert isinstance(model, KumarGmvaeModel)
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model})
         if config.encoder_weights != "none":
@@ -139,22 +147,11 @@ class KumarGmvaeObjective(Objective):
 
     def check_data(self, *, num_images: int) -> None:
         """Refuse more Gaussians than images."""
-        assert isinstance(self.model, KumarGmvaeModel)
         if self.model.config.components > num_images:
             raise UsageError(f"model.components={self.model.config.components} is more than the {num_images} images to learn from")
 
-    def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights that are conditioned on findings on which the training images do not differ; see `Objective.silence`."""
-        assert isinstance(self.model, KumarGmvaeModel)
-        if self.model.config.labels:
-            first = self.model.decoder.first
-            assert isinstance(first, nn.Linear)
-            with torch.no_grad():
-                first.weight[:, self.model.config.latent_size:][:, varied.labels[0].isnan().repeat(2)] = 0.0
-
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model = self.model
-        assert isinstance(model, KumarGmvaeModel)
         if not self.config.train_encoder:
             model.encoder.eval()  # nor do its running statistics move
         images = equalised(batch.images) if model.config.equalise else batch.images
@@ -176,4 +173,5 @@ def stated_and_value(labels: Tensor | None, size: int, spec: ModelSpec, *, like:
 
 
 FAMILY = Family(model_config=KumarGmvaeConfig, objective_config=KumarGmvaeObjectiveConfig, build_model=KumarGmvaeModel,
-                build_objective=KumarGmvaeObjective, conditions=lambda config: ("labels",) if config.labels else ())
+                build_objective=KumarGmvaeObjective, conditions=lambda config: ("labels",) if config.labels else (),
+                can=(HasConditionInputs,), needs=lambda model, objective: Needs(own_files=objective.encoder_weights != "none"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from synthorax.config import NotNegative, Side, Width
 from synthorax.errors import UsageError
 from synthorax.losses.divergence import kl_standard_normal
-from synthorax.losses.reconstruction import squared_error
+from synthorax.losses.likelihood import squared_error
 from synthorax.nets.kumar import Decoder, Encoder
 from synthorax.nets.kumar_mixture import equalised
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
@@ -25,7 +25,7 @@ class KumarVaeConfig:
     image_size: Side = 128
     """side of the square images in pixels, a multiple of 32; the printed parameter counts hold at 128"""
     latent_size: Width = 1024
-    """numbers in the latent latent"""
+    """numbers in the latent"""
     equalise: bool = False
     """learn images with equalised histograms, as Kumar et al. did, which are then also what is made"""
 
@@ -59,7 +59,7 @@ class KumarVaeModel(nn.Module):
         return self.mean(features).float(), self.log_variance(features).float()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """The image of a latent latent, [B, Z] -> [B, 1, S, S] in (-1, 1)."""
+        """The image of a latent, [B, Z] -> [B, 1, S, S] in (-1, 1)."""
         image: Tensor = self.decoder(latent).float()
         return image
 
@@ -70,12 +70,12 @@ class KumarVaeModel(nn.Module):
             return self.decode(latent)
 
 
-class KumarVaeObjective(Objective):
+class KumarVaeObjective(Objective[KumarVaeModel]):
     """Squared error plus beta times the KL divergence (Kumar et al., Sec. 3; sums over pixels and latents, which it leaves open)."""
 
     phases = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
 
-    def __init__(self, model: nn.Module, config: KumarVaeObjectiveConfig) -> None:
+    def __init__(self, model: KumarVaeModel, config: KumarVaeObjectiveConfig) -> None:
         super().__init__()
         self.config = config
         self.players = nn.ModuleDict({"model": model})
@@ -83,7 +83,6 @@ class KumarVaeObjective(Objective):
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
         model = self.model
-        assert isinstance(model, KumarVaeModel)
         images = equalised(batch.images) if model.config.equalise else batch.images
         mean, log_variance = model.encode(images)
         latent = mean + (0.5 * log_variance).exp() * batch.draws.normal(model.config.latent_size)

@@ -16,7 +16,7 @@ from synthorax import former_names
 from synthorax.config import build
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES, PACKED
-from synthorax.protocols import Family, ModelSpec, Objective, SampleSettings
+from synthorax.protocols import Family, ModelSpec, Needs, Objective, SampleSettings
 from synthorax.registry import lookup
 from synthorax.training.loop import TrainConfig
 
@@ -109,7 +109,19 @@ def follows_masks(recipe: Recipe) -> bool:
     return family.follows_masks
 
 
-def build_objective(recipe: Recipe, *, findings: Sequence[str], sites: Sequence[str] = (), masks: Sequence[str] = ()) -> Objective:
+def needs_of(recipe: Recipe) -> Needs:
+    """What a training of this recipe needs beside images, and what it can use."""
+    family: Family = lookup(FAMILIES, recipe.family, kind="family")
+    return family.needs(recipe.model, recipe.objective)
+
+
+def families_that_can(capability: type) -> list[str]:
+    """Families whose models have one of `capabilities.CAPABILITIES`, among those that are trained by a recipe."""
+    return [name for name in FAMILIES if capability in lookup(FAMILIES, name, kind="family").can]
+
+
+def build_objective(recipe: Recipe, *, findings: Sequence[str], sites: Sequence[str] = (),
+                    masks: Sequence[str] = ()) -> Objective[nn.Module]:
     """The objective of a recipe, with fresh weights, for images with these findings, sites and mask classes."""
     family: Family = lookup(FAMILIES, recipe.family, kind="family")
     spec = ModelSpec(family=recipe.family, image_size=recipe.model.image_size, findings=tuple(findings), sites=tuple(sites),

@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from synthorax.capabilities import Adaptable, StartsFromBase
 from synthorax.config import build
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.families import FAMILIES
-from synthorax.families.denoising.adaptation import ADAPTABLE, STARTABLE, WAYS, check_rank
+from synthorax.families.denoising.adaptation import WAYS, check_rank
 from synthorax.protocols import Family
 from synthorax.registry import lookup
-from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.models.recipe import Recipe, families_that_can, load_recipe, needs_of, recipe_from_toml, recipe_names
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.training.inversion_encoder import MOVES, is_encoder
 from synthorax.steps.training.student import described, is_student, ordinary
@@ -116,7 +117,7 @@ def check_base(recipe: Recipe, base: TrainedModel | None) -> None:
     if spec.family != recipe.family:
         raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
                          "a training starts from a base of its own family")
-    crops = getattr(recipe.objective, "crop", 0) > 0  # which only a network that knows no places learns from
+    crops = needs_of(recipe).crops  # which only a network that knows no places learns from
     if spec.image_size != recipe.model.image_size and not crops:
         raise UsageError(f"the base {base} makes images of {spec.image_size} px and the recipe '{recipe.name}' of "
                          f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
@@ -128,17 +129,19 @@ def check_base(recipe: Recipe, base: TrainedModel | None) -> None:
     differing += [f"it is not conditioned on {part}" for part in own.get("parts", ()) if part not in theirs["parts"]]
     if differing:
         raise UsageError(f"the base {base} has another shape than the recipe '{recipe.name}': {'; '.join(differing)}")
-    if train.adapt != "full" and recipe.family not in ADAPTABLE:
-        raise UsageError(f"models of family '{recipe.family}' cannot be adapted by '{train.adapt}'; those that can: {', '.join(ADAPTABLE)}")
-    if recipe.family not in STARTABLE:
-        raise UsageError(f"no training of family '{recipe.family}' can start from a trained model; those that can: {', '.join(STARTABLE)}")
+    if train.adapt != "full" and recipe.family not in families_that_can(Adaptable):
+        raise UsageError(f"models of family '{recipe.family}' cannot be adapted by '{train.adapt}'; those that can: "
+                         f"{', '.join(families_that_can(Adaptable))}")
+    if recipe.family not in families_that_can(StartsFromBase):
+        raise UsageError(f"no training of family '{recipe.family}' can start from a trained model; those that can: "
+                         f"{', '.join(families_that_can(StartsFromBase))}")
     if train.adapt in ("lora", "auto"):
         check_rank({name: weight.shape for name, weight in stage.weights.items()}, train.adapt_rank)
 
 
 def with_compressor_of(recipe: Recipe, base: TrainedModel | None) -> Recipe:
     """The recipe with the shape of the base's compressor, where the recipe names a trained one and not its shape."""
-    missing = getattr(recipe.model, "compressor", "none") not in ("none", "wavelet") and not recipe.model.compressor_config
+    missing = needs_of(recipe).compressor not in ("none", "wavelet") and not recipe.model.compressor_config
     if base is None or not missing or base.is_foreign:
         return recipe
     config = base.stages[0].spec.config

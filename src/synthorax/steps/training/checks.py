@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from synthorax.capabilities import Denoiser
 from synthorax.data.vocabulary import CHESTXRAY14
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.protocols import as_model
 from synthorax.steps.generate import check_settings
-from synthorax.steps.models.recipe import Recipe, build_objective
+from synthorax.steps.models.recipe import Recipe, build_objective, needs_of
 from synthorax.training.loop import check_batch
 
 
@@ -20,7 +21,7 @@ def check_recipe(recipe: Recipe, *, findings: Sequence[str] = CHESTXRAY14, sites
     Bounds of single settings are checked when a recipe is read; this is for what depends on several. The networks are built without memory,
     so that it takes a moment for any size.
     """
-    if _needs_files(recipe):  # which are read when the network is built in earnest, also before anything is written
+    if needs_of(recipe).own_files:  # which are read when the network is built in earnest, also before anything is written
         return
     try:
         with torch.device("meta"):
@@ -32,17 +33,8 @@ def check_recipe(recipe: Recipe, *, findings: Sequence[str] = CHESTXRAY14, sites
                          file=recipe.name, remedy="correct them, or start from a recipe that ships") from error
     check_batch(objective, recipe.train)
     model = as_model(objective.model)
-    if not getattr(model, "needs_image", False):
+    if not (isinstance(model, Denoiser) and model.needs_image):
         try:
             check_settings(model, recipe.sample)
         except SynthoraxError as error:
             raise type(error)(f"recipe '{recipe.name}', [sample]: {error}") from error
-
-
-def _needs_files(recipe: Recipe) -> bool:
-    """Whether weights of the user's own are part of it: a text encoder, features in a TorchScript file, or a pretrained encoder."""
-    if getattr(recipe.objective, "encoder_weights", "none") != "none":
-        return True
-    named = [getattr(recipe.model, "text_encoder", "words"), getattr(recipe.objective, "features", ""),
-             getattr(recipe.objective, "perceptual", ""), getattr(getattr(recipe.objective, "lesion", None), "perceptual", "")]
-    return named[0] != "words" or any(isinstance(name, str) and "." in name for name in named[1:])

@@ -20,7 +20,7 @@ from synthorax.folders import claimed
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.privacy.copies import MIN_HELD_OUT
 from synthorax.rng import derive
-from synthorax.steps.models.recipe import Recipe, conditions_of, load_recipe, recipe_from_toml, recipe_names
+from synthorax.steps.models.recipe import Recipe, conditions_of, load_recipe, needs_of, recipe_from_toml, recipe_names
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.base_model import LEARNING_RATES, check_base, recipe_of_base, with_way
@@ -198,7 +198,7 @@ def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms
 
 def first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | None:
     """The shipped recipe of the compressor that a recipe names, at its size; None where it names none or a lossless one."""
-    family = getattr(recipe.model, "compressor", "none")
+    family = needs_of(recipe).compressor
     if family not in TRAINED or is_student(recipe):
         return None
     firsts = [load_recipe(name, overrides=[*own.get("", ()), *own.get(name, ())]) for name in recipe_names()

@@ -8,6 +8,7 @@ from typing import Any
 from synthorax.config import build
 from synthorax.errors import UsageError
 from synthorax.families.denoising.distillation import Distilled
+from synthorax.families.denoising.model import DiffusionConfig
 from synthorax.protocols import SampleSettings
 from synthorax.steps.models.recipe import Recipe
 from synthorax.steps.models.trained_model import TrainedModel
@@ -18,7 +19,7 @@ TEACHER_DECIDES = "a student begins with its teacher's weights"
 
 def is_student(recipe: Recipe) -> bool:
     """Whether the recipe trains a student, which needs a teacher."""
-    return getattr(recipe.model, "distilled", None) is not None
+    return isinstance(recipe.model, DiffusionConfig) and recipe.model.distilled is not None
 
 
 def with_teacher(recipe: Recipe, teacher: TrainedModel | None, *, compressor: TrainedModel | None = None) -> Recipe:
@@ -71,8 +72,7 @@ def described(recipe: Recipe) -> str:
 
 def ordinary(config: Any) -> Any:
     """The model's config as that of no student, where it is guided and trained on as any other; else as it is."""
-    distilled: Distilled | None = getattr(config, "distilled", None)
-    if distilled is None or distilled.guides or distilled.steps:
+    if not isinstance(config, DiffusionConfig) or config.distilled is None or config.distilled.guides or config.distilled.steps:
         return config
     return replace(config, distilled=None)
 

@@ -12,8 +12,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from synthorax import __version__
+from synthorax.capabilities import HasDiagnostics
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
@@ -29,7 +31,7 @@ from synthorax.rng import derive
 from synthorax.run import Run, read_spec, save_model
 from synthorax.steps.generate import preview
 from synthorax.steps.models.card import model_head, training_of, write_card
-from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe, recipe_from_toml
+from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, load_recipe, needs_of, recipe_from_toml
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import plan_like, sites_of
 from synthorax.steps.planning.support import Support
@@ -113,14 +115,14 @@ def claimed_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Begi
     return claimed(run.path, kind="a training", inputs=inputs, adopt=before_claims, drafts=("config.toml", "data.json"))
 
 
-def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective, ImageSet]:
+def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective[nn.Module], ImageSet]:
     """The objective of a recipe with fresh weights, and the training images as it is to see them."""
     images = _training_images(prepared, recipe)
     masks = images.masks.names if images.masks else ()
     return build_objective(recipe, findings=images.findings, sites=sites_of(images), masks=masks), images
 
 
-def begin(objective: Objective, images: ImageSet, recipe: Recipe, beginning: Beginning) -> None:
+def begin(objective: Objective[nn.Module], images: ImageSet, recipe: Recipe, beginning: Beginning) -> None:
     """Make fresh weights ready for their first step: those of trained models taken over, and what must be measured on images."""
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.load_matching(beginning.compressor.weights)
@@ -144,8 +146,7 @@ def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
 
 def _training_images(prepared: Prepared, recipe: Recipe) -> ImageSet:
     """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
-    lesion = getattr(recipe.objective, "lesion", None)
-    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or (lesion is not None and lesion.active)
+    masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or needs_of(recipe).lesion_masks
     return without_no_finding(prepared.images("train", size=recipe.model.image_size, masks=masks))
 
 
@@ -161,8 +162,9 @@ def _sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: Engine) ->
         made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
         sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
-        diagnostics = model.diagnostics() if hasattr(model, "diagnostics") else {}
-        monitor = CollapseMonitor(images.pixels, log=run.path / "metrics.jsonl", seed=recipe.train.seed, side=diagnostics.get("side_px"))
+        diagnostics = model.diagnostics() if isinstance(model, HasDiagnostics) else {}
+        side = int(diagnostics["side_px"]) if "side_px" in diagnostics else None
+        monitor = CollapseMonitor(images.pixels, log=run.path / "metrics.jsonl", seed=recipe.train.seed, side=side)
         return {**monitor.look(made), **diagnostics}
 
     return write
@@ -228,7 +230,7 @@ def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
 def with_compressor(recipe: Recipe, compressor: TrainedModel) -> Recipe:
     """The recipe with the shape of its compressor filled in from the run."""
     spec = compressor.spec
-    wanted = getattr(recipe.model, "compressor", "none")
+    wanted = needs_of(recipe).compressor
     if spec.family != wanted:
         raise UsageError(f"the recipe '{recipe.name}' diffuses on '{wanted}', and {compressor} is a model of family '{spec.family}'")
     return replace(recipe, model=replace(recipe.model, compressor_config=dict(spec.config)))
