@@ -15,7 +15,7 @@ from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_tab
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.prepared import Prepared
-from trainings import FEW, SMALL_DIFFUSION, SMALL_ENLARGING, SMALL_VAE
+from trainings import FEW, SMALL_DIFFUSION, SMALL_SUPER_RESOLUTION, SMALL_VAE
 
 SIZE_PX = 32
 PREVALENCE = {"Pneumothorax": 0.3, "Effusion": 0.3, "Nodule": 0.3, "Cardiomegaly": 0.2}
@@ -79,7 +79,7 @@ def _make(folder: Path) -> None:
     write_table(other.path, [replace(study, patient_id=f"other-{study.patient_id}", site="elsewhere") for study in other.studies])
     prepared = sx.prepare(drawn, size=SIZE_PX, out=folder / "prepared", split=(0.5, 0.2, 0.3))
     _train(prepared, "controlled-64", TINY, folder / "run")
-    _train(prepared, SMALL_ENLARGING[0], [*SMALL_ENLARGING[1:], "model.image_size=32", *FEW], folder / "super")
+    _train(prepared, SMALL_SUPER_RESOLUTION[0], [*SMALL_SUPER_RESOLUTION[1:], "model.image_size=32", *FEW], folder / "super")
     _train(prepared, "cvae-64", [*SMALL_VAE, *FEW], folder / "vae")
     sx.prepare(other.path, size=SIZE_PX, out=folder / "elsewhere", split=(0.5, 0.2, 0.3))
     sx.plan(prepared, count={"Pneumothorax": 3}, out=folder / "plan.csv")

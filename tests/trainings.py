@@ -34,7 +34,7 @@ MASKS = ("lung", "Mass")
 SMALL_DIFFUSION = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, true]", "model.embedding=16", "model.patch=1",
        "model.image_size=8", "model.text_width=8", "model.text_depth=1", "objective.dropout={}",
        'model.parts=["attributes", "labels", "lesions", "mask", "text"]', "model.centred=false", "objective.crop=0")
-SMALL_ENLARGING = ("super-256", "model.image_size=16", "model.reduction=2", "model.channels=8", "model.multipliers=[1, 2]",
+SMALL_SUPER_RESOLUTION = ("super-256", "model.image_size=16", "model.reduction=2", "model.channels=8", "model.multipliers=[1, 2]",
                    "model.attention=[false, false]", "model.embedding=16", "model.patch=2", "objective.crop=8",
                    'model.parts=["attributes", "labels", "image"]')
 """a shipped recipe that enlarges images, and the settings that make it enlarge 8 px images to 16 px"""
@@ -75,15 +75,15 @@ def smallest(family: str, *overrides: str) -> Recipe:
     return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
 
 
-def enlarging(*overrides: str) -> Recipe:
+def super_resolution(*overrides: str) -> Recipe:
     """The smallest recipe of a model that enlarges images."""
-    name, *sizes = SMALL_ENLARGING
+    name, *sizes = SMALL_SUPER_RESOLUTION
     return load_recipe(name, overrides=[*sizes, *FEW, *overrides])
 
 
 def fresh_cascade() -> torch.nn.Module:
     """A cascade of the smallest diffusion model and the smallest one that enlarges its images."""
-    specs = [as_model(fresh_objective(recipe).model).spec for recipe in (smallest("diffusion"), enlarging())]
+    specs = [as_model(fresh_objective(recipe).model).spec for recipe in (smallest("diffusion"), super_resolution())]
     torch.manual_seed(0)
     return build_model(cascade_spec(specs, [{"steps": 2, "guidance": 1.0}]))
 

@@ -228,8 +228,8 @@ def measure(stage: Stage, run: Run, earlier: Done, prepared: Prepared, options: 
 
 
 def whole(stage: Stage, weights: Path, earlier: Done, options: argparse.Namespace) -> Path:
-    """A model file that makes images by itself: of a stage that enlarges, packed behind those before it."""
-    if not stage.enlarges:
+    """A model file that makes images by itself: of a stage that upsamples, packed behind those before it."""
+    if not stage.upsamples:
         return weights
     out = options.out / "packed-trial"
     shutil.rmtree(out, ignore_errors=True)
@@ -239,7 +239,7 @@ def whole(stage: Stage, weights: Path, earlier: Done, options: argparse.Namespac
 
 def together(done: Done) -> list[Run]:
     """The runs of the newest model: the last stage that makes images, and those that enlarge them."""
-    first = max(number for number, (stage, _) in enumerate(done) if not stage.enlarges)
+    first = max(number for number, (stage, _) in enumerate(done) if not stage.upsamples)
     return [run for _, run in done[first:]]
 
 

@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     try:
-        print(json.dumps(made(options)))
+        print(json.dumps(train_stages(options)))
     except SynthoraxError as error:
         print(f"train_phantom.py: {error}", file=sys.stderr)
         return error.exit_code
@@ -51,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def made(options: argparse.Namespace) -> dict[str, object]:
+def train_stages(options: argparse.Namespace) -> dict[str, object]:
     """Every stage; what exists already is used again."""
     out, drawn = options.out, options.out / "drawn"
     source = (read_dataset(drawn) if (drawn / "dataset.json").exists()

@@ -46,7 +46,7 @@ from synthorax.steps.training.train_run import without_no_finding
 
 REFERENCE_STEPS = 50
 CURVE = (24, 12, 8, 6, 4, 2, 1)
-ENLARGING = (16, 4, 2, 1)
+SUPER_RESOLUTION = (16, 4, 2, 1)
 CALLS = (4, 6, 8)
 SOLVERS = ("dpmpp-2m", "unipc", "heun")
 SCHEDULES = ("karras", "karras-few", "cosine", "exponential", "exponential-few")
@@ -120,7 +120,7 @@ def contenders(options: argparse.Namespace) -> Iterator[Contender]:
     for steps in (REFERENCE_STEPS, *sorted(options.steps, reverse=True)):
         settings = replace(common, steps=steps, super_resolution_steps=REFERENCE_STEPS if packed and steps == REFERENCE_STEPS else None)
         yield Contender(name=f"dpmpp-2m karras {steps}", model=model, settings=settings, group="curve")
-    for steps in ENLARGING if packed else ():
+    for steps in SUPER_RESOLUTION if packed else ():
         yield Contender(name=f"enlarging {steps}", model=model, settings=replace(common, super_resolution_steps=steps), group="enlarging")
     for path in options.student:
         opened = open_model(path)
@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace, ways: Sequence[Contender], *, engine: E
     plan = plan_like(without_no_finding(train), num=options.images, seed=options.seed)
     images = {}
     for way in ways:
-        images[way.name] = kept(options.out / "images" / way.file, way, plan, engine=engine)
+        images[way.name] = cached_images(options.out / "images" / way.file, way, plan, engine=engine)
         print(way.name, file=sys.stderr, flush=True)
     features = load_features(FEATURES)
     real = np.concatenate([part.pixels for part in held_out])[: options.real]
@@ -179,7 +179,7 @@ def measure(options: argparse.Namespace, ways: Sequence[Contender], *, engine: E
             "images": options.images, "image_size": size, "rows": rows}
 
 
-def kept(path: Path, way: Contender, plan: Plan, *, engine: Engine) -> NDArray[np.uint8]:
+def cached_images(path: Path, way: Contender, plan: Plan, *, engine: Engine) -> NDArray[np.uint8]:
     """The contender's images [N, S, S], made once."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def main() -> None:
         spent: dict[str, float] = dict.fromkeys(WAYS, 0.0)
         for _ in range(options.rounds):
             for name, process in workers.items():
-                seconds, processor = asked(process, options.steps)
+                seconds, processor = run_steps(process, options.steps)
                 took[name] += seconds
                 spent[name] += processor
         for name, seconds in took.items():
@@ -64,11 +64,11 @@ def worker(variables: dict[str, str], threads: int | None, *, batch: int) -> sub
     free |= variables or {"GOMP_SPINCOUNT": "300000"}  # what OpenMP of GCC does where nothing is set
     process = subprocess.Popen([sys.executable, __file__, "--work", str(threads or 0), "--batch", str(batch)], env=free, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    asked(process, 1)
+    run_steps(process, 1)
     return process
 
 
-def asked(process: subprocess.Popen[str], steps: int) -> tuple[list[float], float]:
+def run_steps(process: subprocess.Popen[str], steps: int) -> tuple[list[float], float]:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(f"{steps}\n")
     process.stdin.flush()

@@ -131,7 +131,7 @@ def contenders(networks: dict[str, nn.Module], options: argparse.Namespace, *, d
             yield Contender(what="one image", run=sampling(network, options, device=device, **kind), **kind)
 
 
-def asked(network: nn.Module, *, library: str, x: Tensor) -> Tensor:
+def answer_of(network: nn.Module, *, library: str, x: Tensor) -> Tensor:
     """The network's answer."""
     level = torch.full((len(x),), 10.0, device=x.device)
     answer = network(x, level, x.new_zeros(len(x), network.config.embedding)) if library == "ours" else network(x, level)
@@ -157,7 +157,7 @@ def training(module: nn.Module, network: nn.Module, options: argparse.Namespace,
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
         with prepared(module, precision=precision, layout=layout, device=device, training=True):
-            loss = F.mse_loss(asked(network, library=library, x=laid(x, layout)).float(), target)
+            loss = F.mse_loss(answer_of(network, library=library, x=laid(x, layout)).float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -173,7 +173,7 @@ def calling(module: nn.Module, network: nn.Module, options: argparse.Namespace, 
 
     def run() -> None:
         with torch.inference_mode(), prepared(module, precision=precision, layout=layout, device=device, training=False):
-            asked(network, library=library, x=laid(x, layout))
+            answer_of(network, library=library, x=laid(x, layout))
 
     return run
 

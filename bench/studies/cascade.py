@@ -82,7 +82,7 @@ def main() -> int:
                        overrides=[*stage.overrides, "train.steps=1000000000", "train.sample_every=0"])
         base = run.weights
         with started(threads=options.threads) as engine, engine.autocast():
-            row, pictures = measured(run, prepared, num=options.num)
+            row, pictures = row_and_pictures(run, prepared, num=options.num)
         rows.append({"size": stage.size, **row})
         shown += pictures
     write_json(options.out / "cascade.json", {"budget_minutes": options.budget, "stages": rows})
@@ -110,7 +110,7 @@ def originals(folder: Path, out: Path, *, size: int) -> Prepared:
     return sx.prepare(images, size=size, out=prepared, split=(0.6, 0.0, 0.4), patient_per_image=True)
 
 
-def measured(run: Run, prepared: Prepared, *, num: int) -> tuple[dict[str, Any], list[Any]]:
+def row_and_pictures(run: Run, prepared: Prepared, *, num: int) -> tuple[dict[str, Any], list[Any]]:
     """A row of the table, and four pictures of the first two images."""
     model = sx.load_model(run.path)
     assert isinstance(model, DiffusionModel)

@@ -186,11 +186,11 @@ def prepare(model: Model, digest: str, *, out: Path, settings: SampleSettings, n
     if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(claim)):
         raise SystemExit(f"{out} holds a bench of another model or other options; choose another --out")
     write_json(path, claim)
-    test = _drawn(out / "drawn-unseen", num_test, size=size, seed=derive(seed, "control", "unseen") % 2**31)
+    test = _phantoms(out / "drawn-unseen", num_test, size=size, seed=derive(seed, "control", "unseen") % 2**31)
     kept = judge_file or out / "judge.safetensors"
     if not kept.exists():
         start = time.monotonic()
-        train = _drawn(out / "drawn-judge", num_images, size=size, seed=derive(seed, "control", "judge") % 2**31)
+        train = _phantoms(out / "drawn-judge", num_images, size=size, seed=derive(seed, "control", "judge") % 2**31)
         outlines, stated = _outlines(train)
         save_segmenter(kept, train_segmenter(train.pixels, outlines, stated=stated, classes=MASKS, config=judge_config, seed=seed,
                                              patients=train.patients()))
@@ -203,7 +203,7 @@ def prepare(model: Model, digest: str, *, out: Path, settings: SampleSettings, n
     return bench
 
 
-def _drawn(folder: Path, num: int, *, size: int, seed: int) -> ImageSet:
+def _phantoms(folder: Path, num: int, *, size: int, seed: int) -> ImageSet:
     dataset = read_dataset(folder) if folder.exists() else write_phantom_dataset(folder, num=num, size=size, seed=seed,
                                                                                 prevalence=JUDGE_PREVALENCE)
     return load_images(dataset, size=size, masks=True, classes=MASKS)

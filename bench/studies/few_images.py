@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--train", nargs=3, metavar=("WAY", "FILMS", "SEED"), help="do this one training and stop")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
-    bench = begun(options)
+    bench = start_bench(options)
     if options.train:
         way, images, seed = options.train
         train(bench, Arm(way=way, images=int(images), seed=int(seed)))
@@ -88,7 +88,7 @@ def main() -> int:
               "arms": records, **summary(records)}
     write_json(options.out / "few_images.json", report)
     write_atomic(options.out / "few_images.md", tables(report))
-    sheet(bench.shown("test"), {arm.name: made(bench, arm)[0] for arm in arms if arm.seed == options.seeds[0]},
+    sheet(bench.with_finding("test"), {arm.name: generate_arm(bench, arm)[0] for arm in arms if arm.seed == options.seeds[0]},
           options.out / "few_images.png")
     print(tables(report))
     return 0
@@ -127,13 +127,13 @@ class Bench:
         images = self.prepared.images(split)
         return images.take([row for row, study in enumerate(images.studies) if study.site not in self.options.base_sites])
 
-    def shown(self, split: str, *, value: float = 1.0) -> ImageSet:
+    def with_finding(self, split: str, *, value: float = 1.0) -> ImageSet:
         """Images of a split that show the finding, or (`value` 0) lack it."""
         images = self.local(split)
         return images.take(np.flatnonzero(images.column(self.finding) == value))
 
 
-def begun(options: argparse.Namespace) -> Bench:
+def start_bench(options: argparse.Namespace) -> Bench:
     """Divide the training patients, and refuse what cannot be measured or would mix two benches in one folder."""
     recipe = load_recipe(options.recipe, overrides=options.set)
     prepared = prepare(options.sources, options.out, size=recipe.model.image_size)
@@ -230,11 +230,11 @@ def image_set(bench: Bench, name: str, studies: Sequence[Study], *, findings: Se
     return training_set(studies, like=bench.prepared, findings=findings, out=bench.options.out / "sets" / name)
 
 
-def made(bench: Bench, arm: Arm) -> tuple[ImageSet, ImageSet]:
+def generate_arm(bench: Bench, arm: Arm) -> tuple[ImageSet, ImageSet]:
     """Images of one arm that were asked to show the finding and to lack it; the requests are the same in every arm of a seed."""
     run = train(bench, arm)
     half = bench.options.made // 2
-    plans = [plan_like(bench.shown("test", value=value), num=half, seed=derive(arm.seed, "few films", name))
+    plans = [plan_like(bench.with_finding("test", value=value), num=half, seed=derive(arm.seed, "few films", name))
              for name, value in (("with", 1.0), ("without", 0.0))]
     folder = bench.options.out / "made" / arm.name
     if not (folder / "dataset.json").exists():
@@ -249,19 +249,19 @@ def read_images(dataset: Dataset, bench: Bench) -> ImageSet:
 
 def measure(bench: Bench, arm: Arm) -> dict[str, Any]:
     """Every measure of one arm, each with its standard error; copies as counts."""
-    run, (with_it, without) = train(bench, arm), made(bench, arm)
+    run, (with_it, without) = train(bench, arm), generate_arm(bench, arm)
     facts = read_spec(run.weights)[1]
     record: dict[str, Any] = {"way": arm.way, "images": arm.images, "seed": arm.seed, "steps": facts["steps"], "seen": facts["images_seen"],
                               "started_from": facts.get("started_from"), **cost(run.path)}
     for name, images, value in (("KID with it", with_it, 1.0), ("KID without it", without, 0.0)):
-        record[name] = compared(bench, bench.shown("test", value=value), images)
-    record["MS-SSIM gap"], record["MS-SSIM within"] = pair_similarity(bench.shown("test"), with_it)
+        record[name] = kid_between(bench, bench.with_finding("test", value=value), images)
+    record["MS-SSIM gap"], record["MS-SSIM within"] = pair_similarity(bench.with_finding("test"), with_it)
     record["copies"] = copies(bench, arm, np.concatenate([with_it.pixels, without.pixels]))
     record["AUROC"] = requested_auroc(bench, with_it, without)
     return record
 
 
-def compared(bench: Bench, real: ImageSet, images: ImageSet) -> dict[str, float]:
+def kid_between(bench: Bench, real: ImageSet, images: ImageSet) -> dict[str, float]:
     """KID between held-out images and others."""
     space = load_features("efficientnet-lite0")
     return number(kid_score(space(real.pixels), space(images.pixels), floor_sets=None, features_name=space.name, seed=0,
@@ -305,9 +305,9 @@ def judge_of(bench: Bench) -> Classifier:
 
 def reference(bench: Bench) -> dict[str, Any]:
     """What real images would get: KID of training against held-out images with the finding, MS-SSIM within them, AUROC on held-out ones."""
-    real, train_images, lacking = bench.shown("test"), bench.shown("train"), bench.shown("test", value=0.0)
+    real, train_images, lacking = bench.with_finding("test"), bench.with_finding("train"), bench.with_finding("test", value=0.0)
     within = {score.metric: score for score in ms_ssim_scores(real.pixels, train_images.pixels, floor_sets=None, seed=0)}
-    return {"KID with it": compared(bench, real, train_images), "MS-SSIM within": number(within["ms_ssim_within_real"]),
+    return {"KID with it": kid_between(bench, real, train_images), "MS-SSIM within": number(within["ms_ssim_within_real"]),
             "AUROC": requested_auroc(bench, real, lacking), "images": {"with": len(real), "without": len(lacking)},
             "patients": len({*real.patients(), *lacking.patients()})}
 

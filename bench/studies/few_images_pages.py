@@ -69,19 +69,19 @@ def tables(report: Mapping[str, Any]) -> str:
         alarms = f"({copied['alarm_rate']:.3f} [{copied['alarm_low']:.3f}, {copied['alarm_high']:.3f}])"
         more = ", **more**" if copied["more_than_alarms"] else ""
         lines.append(f"| {one['images']} | {one['way']} | {one['seeds']} | {one['steps']:.0f} | {one['cpu_seconds'] or '?'} | "
-                     f"{shown(one['KID with it'])} | {shown(one['KID without it'])} | {shown(one[GAP])} | "
-                     f"{one['as varied as real']} | {shown(one['AUROC'])} | {called} {alarms}{more} |")
+                     f"{formatted(one['KID with it'])} | {formatted(one['KID without it'])} | {formatted(one[GAP])} | "
+                     f"{one['as varied as real']} | {formatted(one['AUROC'])} | {called} {alarms}{more} |")
     auroc = real["AUROC"]
     lines += ["", f"Real images: KID of training against held-out images with it {plain(real['KID with it'])}, MS-SSIM within them "
                   f"{plain(real['MS-SSIM within'])}, AUROC of the classifier on held-out images {plain(auroc)}.",
               "", "Less scratch, at the same number of images and the same seeds:", "",
               "| images with it | way | measure | difference (95 %) | better is |", "|---" * 5 + "|"]
-    lines += [f"| {one['images']} | {one['way']} | {one['measure']} | {shown(one, signed=True)} | {one['better']} |"
+    lines += [f"| {one['images']} | {one['way']} | {one['measure']} | {formatted(one, signed=True)} | {one['better']} |"
               for one in report["differences"]]
     return "\n".join(lines) + "\n"
 
 
-def shown(one: Mapping[str, Any], *, signed: bool = False) -> str:
+def formatted(one: Mapping[str, Any], *, signed: bool = False) -> str:
     if "skipped" in one:
         return "not measured: " + str(one["skipped"])
     form = "+.3f" if signed else ".3f"

@@ -94,7 +94,7 @@ def main() -> int:
     means = of_module("means of 4 x 4 pixels, enlarged", BlockMeans(4), prepared.size)
     contenders = [of_module("wavelet packing, 2 levels", WaveletPacking(2), prepared.size), means,
                   *(of_run(run, prepared.size) for run in runs)]
-    values = [measured(contender, images, sets) for contender in contenders]
+    values = [quality_of(contender, images, sets) for contender in contenders]
     of_means = values[contenders.index(means)]
     results = [summary(contender, own, of_means, images, sets) for contender, own in zip(contenders, values, strict=True)]
     write_json(options.out / "reconstruction.json", {"data_digest": prepared.digest, "test_films": len(images),
@@ -128,7 +128,7 @@ def of_run(run: Run, size: int) -> Contender:
     return of_module(facts["recipe"], model, size, known)
 
 
-def measured(contender: Contender, images: ImageSet, sets: dict[str, ImageSet]) -> dict[str, NDArray[np.float64]]:
+def quality_of(contender: Contender, images: ImageSet, sets: dict[str, ImageSet]) -> dict[str, NDArray[np.float64]]:
     """Each measure of each image, [N]: `psnr_db`, `ms_ssim`, and for each set of marked images `lesion_ssim <set>`."""
     first, second = to_intensity(images.pixels), to_intensity(reconstructed(contender, images.pixels))
     values = {"psnr_db": in_parts(psnr, first, second), "ms_ssim": in_parts(ms_ssim, first, second)}
@@ -195,15 +195,15 @@ def as_table(results: Sequence[dict]) -> str:
     heads = [f"{measure} ({results[-1][measure]['images']} images)" for measure in measures]
     lines = ["| compressor | stored | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for one in results:
-        lines.append("| " + " | ".join([one["name"], one["stored"], *(shown(one[measure]) for measure in measures)]) + " |")
+        lines.append("| " + " | ".join([one["name"], one["stored"], *(formatted(one[measure]) for measure in measures)]) + " |")
     lines += ["", "Difference from the means, image by image:", ""]
     lines += ["| compressor | " + " | ".join(measures) + " |", "|---" * (1 + len(heads)) + "|"]
     for one in results[2:]:
-        lines.append("| " + " | ".join([one["name"], *(shown(one[f"{measure} beyond means"]) for measure in measures)]) + " |")
+        lines.append("| " + " | ".join([one["name"], *(formatted(one[f"{measure} beyond means"]) for measure in measures)]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def shown(score: dict[str, float] | str) -> str:
+def formatted(score: dict[str, float] | str) -> str:
     if isinstance(score, str):
         return score
     digits = 1 if abs(score["value"]) > 2 else 3

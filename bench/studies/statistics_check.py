@@ -43,13 +43,13 @@ def main() -> int:
     print(f"{options.runs} runs, {options.draws} draws, {options.positives} images with and {options.negatives} without the finding, "
           f"seed {options.seed}\n")
     print("| what | measured | due |\n|---|---|---|")
-    for name, rate, due in measured(options.runs, draws=options.draws, positives=options.positives, negatives=options.negatives,
+    for name, rate, due in error_rates(options.runs, draws=options.draws, positives=options.positives, negatives=options.negatives,
                                     seed=options.seed):
         print(f"| {name} | {rate:.4f} | {due} |", flush=True)
     return 0
 
 
-def measured(runs: int, *, draws: int, positives: int, negatives: int, seed: int = 0) -> Iterator[tuple[str, float, str]]:
+def error_rates(runs: int, *, draws: int, positives: int, negatives: int, seed: int = 0) -> Iterator[tuple[str, float, str]]:
     """Name, rate and the range that it should lie in, for every test and interval."""
     error, cover = "0.04 to 0.06", "0.94 to 0.96"
     truth = float(norm.cdf(GAP / (SPREAD * math.sqrt(2))))

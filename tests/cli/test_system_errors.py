@@ -24,7 +24,7 @@ TINY = ("model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, prepared, with a finished run and what that made."""
     folder = tmp_path_factory.mktemp("made")
     write_phantom_dataset(folder / "images", num=40, size=32, seed=0, prevalence={"Pneumothorax": 0.4})
@@ -47,12 +47,12 @@ def writing(made: Path, out: Path) -> list[list[object]]:
             ["drift", made / "prepared", made / "prepared", "--features", "radiomics", "--out", out / "drift", "--threads", 1]]
 
 
-def test_where_there_is_no_room_every_verb_says_so_and_goes_on_once_there_is(made: Path, tmp_path: Path) -> None:
-    refused = calls(writing(made, tmp_path), file_limit=200)
-    for words, call in zip(writing(made, tmp_path), refused, strict=True):
+def test_where_there_is_no_room_every_verb_says_so_and_goes_on_once_there_is(outputs: Path, tmp_path: Path) -> None:
+    refused = calls(writing(outputs, tmp_path), file_limit=200)
+    for words, call in zip(writing(outputs, tmp_path), refused, strict=True):
         assert call.explained and call.code == 3, (words[0], call)
         assert "larger than this disk or this account allows" in call.said and str(tmp_path) in call.said, (words[0], call)
-    for words, call in zip(writing(made, tmp_path), calls(writing(made, tmp_path)), strict=True):
+    for words, call in zip(writing(outputs, tmp_path), calls(writing(outputs, tmp_path)), strict=True):
         assert call.code == 0, (words[0], call)
 
 
@@ -70,9 +70,9 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(made: Path, mounted: Path) -> None:
+def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(outputs: Path, mounted: Path) -> None:
     (mounted / "full").write_bytes(bytes(56 * 1024))
-    cases = writing(made, mounted)
+    cases = writing(outputs, mounted)
     refused = calls(cases)
     for words, call in zip(cases, refused, strict=True):
         assert call.explained, (words[0], call)
@@ -82,18 +82,18 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(ma
     assert [call.code for call in calls(cases)] == [0] * len(cases)
 
 
-def test_a_disk_that_cannot_be_written_to_is_named(made: Path, mounted: Path) -> None:
+def test_a_disk_that_cannot_be_written_to_is_named(outputs: Path, mounted: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
-    cases = writing(made, mounted)
+    cases = writing(outputs, mounted)
     for words, call in zip(cases, calls(cases), strict=True):
         assert call.explained and call.code == 3 and "cannot be written to" in call.said, (words[0], call)
 
 
-def test_an_out_that_can_be_no_folder_is_named(made: Path, tmp_path: Path) -> None:
+def test_an_out_that_can_be_no_folder_is_named(outputs: Path, tmp_path: Path) -> None:
     """A file, something below a file, a link to nothing: refused, and what lies there is still there."""
     cases = []
     for kind in ("file", "below", "link"):
-        for number, words in enumerate(writing(made, tmp_path)):
+        for number, words in enumerate(writing(outputs, tmp_path)):
             place = tmp_path / f"{kind}{number}"
             if kind == "link":
                 place.symlink_to(tmp_path / "nothing" / f"at all {number}")

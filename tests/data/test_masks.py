@@ -269,21 +269,21 @@ def test_the_size_of_every_kind_of_image_is_known(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def prepared_phantoms(tmp_path_factory):
     place = tmp_path_factory.mktemp("drawn")
     return prepare_dataset(write_phantom_dataset(place / "set", num=120, size=64, seed=1), place / "prepared", size=64)
 
 
-def test_prepared_images_come_with_their_masks(drawn):
-    images = drawn.images("train", masks=True)
-    assert images.digest == drawn.images("train").digest and drawn.images("train").masks is None
+def test_prepared_images_come_with_their_masks(prepared_phantoms):
+    images = prepared_phantoms.images("train", masks=True)
+    assert images.digest == prepared_phantoms.images("train").digest and prepared_phantoms.images("train").masks is None
     masks = images.masks
     assert masks.names == ("heart", "lung", "Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
     union = lesion_union(masks, range(len(images)))
     for row, study in enumerate(images.studies):
         expected = np.zeros((64, 64))
         for path in study.masks.get("lesion_mask", ()):
-            with Image.open(drawn.source / path) as image:
+            with Image.open(prepared_phantoms.source / path) as image:
                 expected = np.maximum(expected, np.asarray(image) / 255)
         assert np.array_equal(union[row, 0], expected)
         for finding in images.findings:
@@ -291,12 +291,12 @@ def test_prepared_images_come_with_their_masks(drawn):
                 index = masks.index[row, masks.names.index(finding)]
                 present = images.labels[row, images.findings.index(finding)] == 1
                 assert index >= 0 if present else index == Masks.NOTHING_THERE
-    with Image.open(drawn.source / images.studies[3].masks["lung_mask"][0]) as image:
+    with Image.open(prepared_phantoms.source / images.studies[3].masks["lung_mask"][0]) as image:
         assert np.array_equal(mask_stack(masks, [3])[0, 1], np.asarray(image) / 255)
 
 
-def test_prepared_lesions_say_what_was_drawn(drawn):
-    images = drawn.images(masks=True)
+def test_prepared_lesions_say_what_was_drawn(prepared_phantoms):
+    images = prepared_phantoms.images(masks=True)
     assert images.lesions.shape == (120, len(images.findings), 5)
     for column, finding in enumerate(images.findings):
         here = images.lesions[:, column]
@@ -315,9 +315,9 @@ def test_prepared_lesions_say_what_was_drawn(drawn):
             assert ((here[present, 3] > 0.5) == (here[present, 0] == 1)).all()
 
 
-def test_classes_do_not_depend_on_the_split_and_rows_follow_the_prepared_table(drawn):
-    whole, test = drawn.images(masks=True), drawn.images("test", masks=True, size=32)
-    assert whole.masks.names == test.masks.names == drawn.mask_classes() and test.masks.pixels.shape[1:] == (32, 32)
+def test_classes_do_not_depend_on_the_split_and_rows_follow_the_prepared_table(prepared_phantoms):
+    whole, test = prepared_phantoms.images(masks=True), prepared_phantoms.images("test", masks=True, size=32)
+    assert whole.masks.names == test.masks.names == prepared_phantoms.mask_classes() and test.masks.pixels.shape[1:] == (32, 32)
     rows = [row for row, study in enumerate(whole.studies) if study.split == "test"]
     blocks = mask_stack(whole.masks, rows).reshape(len(rows), 6, 32, 2, 32, 2).mean(axis=(3, 5))
     stack = mask_stack(test.masks, range(len(rows)))

@@ -159,36 +159,36 @@ def test_what_cannot_be_drawn_is_refused(wrong):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def phantoms(tmp_path_factory):
     return write_phantom_dataset(tmp_path_factory.mktemp("phantom") / "drawn", num=120, size=32, seed=1)
 
 
-def test_dataset_says_that_it_is_a_drawing(drawn):
-    assert len(drawn) == 120 and drawn.facts["drawing"] is True and drawn.facts["synthetic"] is False
-    for study in drawn.studies:
+def test_dataset_says_that_it_is_a_drawing(phantoms):
+    assert len(phantoms) == 120 and phantoms.facts["drawing"] is True and phantoms.facts["synthetic"] is False
+    for study in phantoms.studies:
         assert study.site == "phantom" and study.text.startswith("Drawn phantom") and study.origin == "real"
-    with Image.open(drawn.path / drawn.studies[0].file_name) as image:
+    with Image.open(phantoms.path / phantoms.studies[0].file_name) as image:
         assert image.size == (32, 32) and re.fullmatch(r"phantom seed \d+ film \d", image.text["drawing"])
 
 
-def test_dataset_has_repeated_patients_and_the_asked_prevalence(drawn):
-    patients = {study.patient_id for study in drawn.studies}
+def test_dataset_has_repeated_patients_and_the_asked_prevalence(phantoms):
+    patients = {study.patient_id for study in phantoms.studies}
     assert 60 < len(patients) < 110
     for finding, share in (("Pneumothorax", 0.07), ("Effusion", 0.20)):
-        have = {study.patient_id for study in drawn.studies if study.labels.get(finding) is Stated.PRESENT}
+        have = {study.patient_id for study in phantoms.studies if study.labels.get(finding) is Stated.PRESENT}
         assert len(have) == round(share * len(patients))
-    normal = [study for study in drawn.studies if "No Finding" in study.labels]
+    normal = [study for study in phantoms.studies if "No Finding" in study.labels]
     assert normal and all("lesion_mask" not in study.masks for study in normal)
 
 
-def test_lesion_columns_agree_with_one_another(drawn):
-    study = max(drawn.studies, key=lambda one: len(one.labels))
+def test_lesion_columns_agree_with_one_another(phantoms):
+    study = max(phantoms.studies, key=lambda one: len(one.labels))
     labels = study.lesion_label.split("|")
     assert labels == list(study.labels) and len(study.masks["lesion_mask"]) == len(labels)
     for column in ("lesion_side", "lesion_size", "lesion_severity"):
         assert len(study.extra[column].split("|")) == len(labels)
     for path in study.masks["lesion_mask"]:
-        with Image.open(drawn.path / path) as mask:
+        with Image.open(phantoms.path / path) as mask:
             assert np.asarray(mask).any()
 
 

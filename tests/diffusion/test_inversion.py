@@ -84,12 +84,12 @@ def test_other_noise_gives_other_images() -> None:
 def test_number_of_network_calls(refinements: int) -> None:
     asked: list[float] = []
 
-    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+    def counting(x: Tensor, sigma: Tensor) -> Tensor:
         assert sigma.shape == (8,)
         asked.append(sigma[0].item())
         return gaussian(x, sigma)
 
-    invert(counted, gaussian_images(), karras_sigmas(10), refinements=refinements)
+    invert(counting, gaussian_images(), karras_sigmas(10), refinements=refinements)
     assert len(asked) == 10 * (1 + refinements) and min(asked) > 0
 
 

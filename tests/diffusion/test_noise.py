@@ -179,7 +179,7 @@ def test_unknown_names_are_refused() -> None:
 # Levels of training
 
 
-def drawn(name: str, *, num: int = 50_000, mean: float = -0.8, std: float = 1.4) -> Tensor:
+def sample_levels(name: str, *, num: int = 50_000, mean: float = -0.8, std: float = 1.4) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     uniform, normal = torch.rand(num, generator=generator), torch.randn(num, generator=generator)
     levels: Tensor = lookup(TRAINING_LEVELS, name, kind="way to draw levels")(uniform, normal, mean=mean, std=std,
@@ -189,17 +189,17 @@ def drawn(name: str, *, num: int = 50_000, mean: float = -0.8, std: float = 1.4)
 
 
 def test_levels_of_edm_are_log_normal() -> None:
-    logs = drawn("lognormal").log()
+    logs = sample_levels("lognormal").log()
     assert logs.mean().item() == pytest.approx(-0.8, abs=0.03) and logs.std().item() == pytest.approx(1.4, abs=0.03)
 
 
 def test_times_of_rectified_flow_are_logit_normal() -> None:
-    logits = sigma_to_flow_time(drawn("flow-logit-normal", mean=0.5, std=1.0)).logit()
+    logits = sigma_to_flow_time(sample_levels("flow-logit-normal", mean=0.5, std=1.0)).logit()
     assert logits.mean().item() == pytest.approx(0.5, abs=0.02) and logits.std().item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_flow_times_are_uniform_inside_the_range() -> None:
-    times = sigma_to_flow_time(drawn("flow-uniform"))
+    times = sigma_to_flow_time(sample_levels("flow-uniform"))
     low, high = 0.02 / 1.02, 50 / 51
     assert low <= times.min() < low + 0.001 and high - 0.001 < times.max() <= high + 1e-6
     torch.testing.assert_close(times.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)),
@@ -210,7 +210,7 @@ def test_flow_times_are_uniform_inside_the_range() -> None:
 def test_levels_of_a_discrete_schedule_are_equally_likely(kind: NoiseSchedule) -> None:
     table = ddpm_sigmas(kind)
     inside = table[(table >= 0.02) & (table <= 50.0)]
-    steps = sigma_to_timestep(drawn(kind), kind=kind)
+    steps = sigma_to_timestep(sample_levels(kind), kind=kind)
     torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
     counts = torch.bincount(steps.round().long(), minlength=TRAINED_STEPS)
     first = int(sigma_to_timestep(inside[:1], kind=kind).round())

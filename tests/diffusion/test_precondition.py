@@ -92,10 +92,10 @@ def test_weighted_error_of_the_image_is_the_plain_error_of_the_network(name: str
 
 @names
 def test_c_noise_rises_with_the_level_and_is_of_order_one(name: str) -> None:
-    heard = scalings_of(name).c_noise
-    assert bool((heard.diff() > 0).all()) and heard.abs().max() < 2
+    noise_input = scalings_of(name).c_noise
+    assert bool((noise_input.diff() > 0).all()) and noise_input.abs().max() < 2
     if name != "edm":
-        assert heard.min() > 0 and heard.max() < 1
+        assert noise_input.min() > 0 and noise_input.max() < 1
 
 
 def test_c_noise_is_what_the_table_says() -> None:

@@ -172,11 +172,11 @@ CALLS = dict.fromkeys(SAMPLERS, 10) | {"heun": 19}
 def test_number_of_network_calls(name: str, calls: int) -> None:
     asked: list[Tensor] = []
 
-    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+    def counting(x: Tensor, sigma: Tensor) -> Tensor:
         asked.append(sigma)
         return gaussian(x, sigma)
 
-    sampled(name, start_at(80.0, num=3), karras_sigmas(10), denoise=counted)
+    sampled(name, start_at(80.0, num=3), karras_sigmas(10), denoise=counting)
     assert len(asked) == calls
     assert all(sigma.shape == (3,) and bool((sigma > 0).all()) for sigma in asked)
 

@@ -21,7 +21,7 @@ from synthorax.diffusion.variance import (
     vlb_terms,
 )
 
-GREYS = torch.linspace(-1, 1, GREY_LEVELS, dtype=torch.float64)
+INTENSITIES = torch.linspace(-1, 1, GREY_LEVELS, dtype=torch.float64)
 
 
 def level(*values: float) -> Tensor:
@@ -96,13 +96,13 @@ def test_divergence_agrees_with_torch() -> None:
 @pytest.mark.parametrize("spread", [0.002, 0.01, 0.3, 5.0])
 @pytest.mark.parametrize("mean", [-1.4, -1.0, -0.33, 0.0, 0.999, 1.7])
 def test_the_mass_of_all_grey_levels_is_one(mean: float, spread: float) -> None:
-    logs = grey_level_log_likelihood(GREYS, torch.full_like(GREYS, mean), torch.full_like(GREYS, spread**2))
+    logs = grey_level_log_likelihood(INTENSITIES, torch.full_like(INTENSITIES, mean), torch.full_like(INTENSITIES, spread**2))
     assert bool(logs.isfinite().all())
     assert logs.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_the_mass_of_a_grey_level_is_that_of_its_bin() -> None:
-    inner = GREYS[1:-1]
+    inner = INTENSITIES[1:-1]
     normal = Normal(level(0.1), level(0.2))
     expected = normal.cdf(inner + 1 / 255) - normal.cdf(inner - 1 / 255)
     logs = grey_level_log_likelihood(inner, torch.full_like(inner, 0.1), torch.full_like(inner, 0.04))
@@ -136,7 +136,7 @@ def test_a_term_is_the_mean_divergence_in_bits_of_each_image() -> None:
 
 
 def test_the_last_term_is_the_likelihood_of_the_grey_levels() -> None:
-    image, estimate = GREYS[::5].reshape(1, 1, 4, 13), GREYS[::5].flip(0).reshape(1, 1, 4, 13) / 50
+    image, estimate = INTENSITIES[::5].reshape(1, 1, 4, 13), INTENSITIES[::5].flip(0).reshape(1, 1, 4, 13) / 50
     sigma, zero, fraction = level(0.1), level(0.0), torch.full((1, 1, 4, 13), 0.7, dtype=torch.float64)
     variance = variance_between(fraction, sigma=sigma, sigma_next=zero)
     expected = -grey_level_log_likelihood(image, estimate, variance).mean() / math.log(2)

@@ -16,7 +16,7 @@ from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.protocols import Condition, SampleSettings
 from synthorax.types import Lesion
-from trainings import FINDINGS, SITES, enlarging, fresh_objective, randomised, smallest
+from trainings import FINDINGS, SITES, fresh_objective, randomised, smallest, super_resolution
 
 CONFIG = RefineConfig(level=0.5, least_px=24)
 PLAIN = SampleSettings(steps=3, guidance=1.0)
@@ -28,7 +28,7 @@ SIZE = 64
 @pytest.fixture
 def model() -> DiffusionModel:
     """One that changes whatever it is given: its weights are random."""
-    made = fresh_objective(enlarging(f"model.image_size={SIZE}", "objective.crop=32")).model
+    made = fresh_objective(super_resolution(f"model.image_size={SIZE}", "objective.crop=32")).model
     randomised(made)
     assert isinstance(made, DiffusionModel)
     return made.eval()
@@ -49,7 +49,7 @@ def outside(patches: tuple[Patch, ...]) -> Tensor:
 
 def brightening() -> DiffusionModel:
     """A model that makes patches brighter, with noise as fine as that of `images`: what it estimates is a constant."""
-    made = fresh_objective(enlarging(f"model.image_size={SIZE}", "objective.crop=32", "model.sigma_data=0.02")).model
+    made = fresh_objective(super_resolution(f"model.image_size={SIZE}", "objective.crop=32", "model.sigma_data=0.02")).model
     assert isinstance(made, DiffusionModel)
     torch.nn.init.constant_(made.network.last[-1].bias, 10.0)  # type: ignore[index, union-attr, arg-type]
     return made.eval()

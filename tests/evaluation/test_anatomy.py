@@ -38,10 +38,10 @@ def test_the_distance_is_that_of_scipy(seed):
 
 
 def test_a_shift_is_its_own_distance_and_the_interval_fits_new_draws():
-    def drawn(seed):
+    def sample_score(seed):
         rng = np.random.default_rng(seed)
         return distribution_score("lung_area", rng.normal(size=150), 0.8 + rng.normal(size=120), floor_sets=None, judge="", seed=0)
-    scores = [drawn(seed) for seed in range(80)]
+    scores = [sample_score(seed) for seed in range(80)]
     assert np.mean([score.value for score in scores]) == pytest.approx(0.8, abs=0.05)
     assert np.mean([score.low <= 0.8 <= score.high for score in scores]) > 0.85
     told = np.mean([(score.high - score.low) / 3.92 for score in scores])

@@ -33,7 +33,7 @@ def disc(*, x=0.7, y=0.5, size=0.4, severity=0.5, seed=0):
     return image.clip(0, 255).astype(np.uint8), outline
 
 
-def seen(requests, **options):
+def see_discs(requests, **options):
     images, outlines = map(np.stack, zip(*(disc(**request) for request in requests), strict=True))
     return see(images, outlines * 0.9, outlines, finding="Nodule", **options)
 
@@ -46,7 +46,7 @@ def swept(factor, *, seeds=5, follows=True, **changes):
         for seed in range(seeds):
             request = {"x": 0.65 + 0.02 * seed, "seed": seed, factor: value if follows else rng.uniform(0.2, 0.8)}
             requests.append(request | {name: change(value) for name, change in changes.items()})
-    measured = seen(requests)
+    measured = see_discs(requests)
     return {name: measured.factor(name).reshape(9, seeds) for name in ("size", "x", "y", "contrast")}
 
 
@@ -60,7 +60,7 @@ def test_what_follows_the_request_has_correlation_one_and_what_ignores_it_none(f
 
 
 def test_what_is_seen_of_a_disc_is_what_was_drawn():
-    one = seen([{"x": 0.7, "y": 0.3, "size": 0.5, "severity": 0.6}, {"x": 0.2}])
+    one = see_discs([{"x": 0.7, "y": 0.3, "size": 0.5, "severity": 0.6}, {"x": 0.2}])
     assert [one.size[0], one.x[0], one.y[0]] == pytest.approx([0.5, 0.7, 0.3], abs=0.02)
     assert one.contrast[0] == pytest.approx(60 / 255, abs=0.01)
     assert one.left.tolist() == [1, 0] and one.found.all() and one.score == pytest.approx(0.9)
@@ -200,7 +200,7 @@ def test_share_of_a_lesion_inside_its_box():
 
 
 def test_sides_agree_only_where_the_lesion_is_found_on_the_side_asked_for():
-    measured = seen([{"x": 0.7}, {"x": 0.75}, {"x": 0.3}, {"x": 0.25}])
+    measured = see_discs([{"x": 0.7}, {"x": 0.75}, {"x": 0.3}, {"x": 0.25}])
     assert side_agreement([1, 1, 0, 0], measured).value == 1
     assert side_agreement([0, 0, 1, 1], measured).value == 0
     image, outline = disc()
@@ -214,7 +214,7 @@ def test_wrong_use_is_refused():
     with pytest.raises(UsageError, match="must be"):
         see(image[None], outline[None] * 1.0, outline, finding="Nodule")
     with pytest.raises(UsageError, match="choose from"):
-        seen([{}]).factor("colour")
+        see_discs([{}]).factor("colour")
     with pytest.raises(UsageError, match="at least 3 values"):
         sweep_response([0, 1], np.zeros((2, 4)))
     with pytest.raises(InputError, match="an interval needs two"):

@@ -113,7 +113,7 @@ def fidelity_and_diversity(real, images):
 
 
 @pytest.fixture(scope="module")
-def measured(real, faithful):
+def results(real, faithful):
     table = {name: fidelity_and_diversity(real, with_images(faithful, change(faithful, real))) for name, change in FAILURES.items()}
     return {"faithful": fidelity_and_diversity(real, faithful), "copies": fidelity_and_diversity(real, real.held_out), **table}
 
@@ -151,13 +151,13 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(("metric", "failure"), [(metric, failure) for metric, failures in SEES.items() for failure in failures])
-def test_a_failure_makes_the_metric_worse(measured, metric, failure):
+def test_a_failure_makes_the_metric_worse(results, metric, failure):
     better = SIGN[METRICS[metric].better]
-    assert better * measured[failure][metric] < better * measured["faithful"][metric], (measured[failure], measured["faithful"])
+    assert better * results[failure][metric] < better * results["faithful"][metric], (results[failure], results["faithful"])
 
 
-def test_every_set_metric_is_in_the_table(measured):
-    assert set(measured["faithful"]) - {"ms_ssim_within_real"} == set(SEES)
+def test_every_set_metric_is_in_the_table(results):
+    assert set(results["faithful"]) - {"ms_ssim_within_real"} == set(SEES)
 
 
 def test_every_metric_is_shown_by_some_test_to_mean_what_it_says():
@@ -169,16 +169,16 @@ def test_every_metric_is_shown_by_some_test_to_mean_what_it_says():
         assert any(f'"{metric}"' in text for text in tests.values()), f"no test asks what {metric} means"
 
 
-def test_one_image_for_all_is_worse_than_ten(measured):
-    """Recall is nought for both: an image that is made many times has a ball without extent."""
+def test_one_image_for_all_is_worse_than_ten(results):
+    """Recall is zero for both: an image that is made many times has a ball without extent."""
     for metric in ("fid", "coverage", "vendi", "ms_ssim_gap"):
         better = SIGN[METRICS[metric].better]
-        assert better * measured["collapse to 1"][metric] < better * measured["collapse to 10"][metric], metric
+        assert better * results["collapse to 1"][metric] < better * results["collapse to 10"][metric], metric
 
 
-def test_copies_look_perfect_to_every_set_metric(measured):
+def test_copies_look_perfect_to_every_set_metric(results):
     """Which is why near-duplicates are counted beside them."""
-    copies = measured["copies"]
+    copies = results["copies"]
     assert copies["fid"] < 1e-6 and copies["kid"] <= 0 and copies["mmd"] <= 0 and copies["radiomics_distance"] <= 0
     assert copies["precision"] == copies["recall"] == copies["coverage"] == 1.0
     assert copies["ms_ssim_gap"] < 0.02  # other random pairs of the same images

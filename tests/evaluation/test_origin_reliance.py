@@ -15,7 +15,7 @@ CONFIG = ClassifierConfig(updates=100, batch_size=16, width=16, learning_rate=0.
 TRAIN, ASKED = images(11, present=20, absent=100, name="train"), images(12, present=60, absent=60, name="test")
 
 
-def leaning(made):
+def reliance_on_origin(made):
     found = origin_reliance(TRAIN, ASKED, made, findings=["Mass"], config=CONFIG, seed=0)
     return found["probe"], found["findings"][0]
 
@@ -31,14 +31,14 @@ def test_a_classifier_relies_on_a_mark_that_means_the_finding():
     made = marked(synthetic(present=80, absent=80))
     labels = made.labels.copy()
     labels[:, 1] = 1
-    probe, told = leaning(replace(made, labels=labels))
+    probe, told = reliance_on_origin(replace(made, labels=labels))
     assert probe["auroc"] > 0.95
     assert told["relies_on_origin"] and told["shift"]["low"] > 0.2
     assert abs(told["shift_without"]["value"]) < told["shift"]["value"] / 2
 
 
 def test_a_classifier_does_not_rely_on_the_origin_of_images_like_real_ones():
-    probe, told = leaning(synthetic(present=80, absent=80))
+    probe, told = reliance_on_origin(synthetic(present=80, absent=80))
     assert probe["low"] < 0.6 and not told["relies_on_origin"]
     assert told["auroc"] > 0.8 and told["auroc_drop_by_chance"] > 0
 

@@ -18,7 +18,7 @@ from synthorax.types import ImageSet, Study
 CONFIG = replace(QUICK, resamples=400)
 
 
-def told_by(real, added, *, labels, images_per_patient=1, **columns):
+def scored(real, added, *, labels, images_per_patient=1, **columns):
     """What both arms say, as if three trainings had said it, [N] each; `columns` fill the table."""
     rng, number = np.random.default_rng(9), len(labels)
     studies = tuple(Study(file_name=f"{row}.png", patient_id=f"p{row // images_per_patient}",
@@ -35,7 +35,7 @@ def weak_women(num=600, *, mended):
     labels, sex = np.arange(num) % 3 == 0, np.where(rng.random(num) < 0.5, "F", "M")
     noise = rng.normal(size=num)
     real = np.where(sex == "M", 2.0, 0.2) * labels + noise
-    return told_by(real, (2.0 if mended else np.where(sex == "M", 2.0, 0.2)) * labels + noise, labels=labels, sex=sex.tolist(),
+    return scored(real, (2.0 if mended else np.where(sex == "M", 2.0, 0.2)) * labels + noise, labels=labels, sex=sex.tolist(),
                    view=["PA"] * num)
 
 
@@ -74,7 +74,7 @@ def test_a_group_of_few_patients_is_skipped_however_many_images_it_has():
     rng = np.random.default_rng(1)
     labels = np.arange(240) % 2 == 0
     site = np.where(np.arange(240) < 40, "small", np.where(np.arange(240) < 140, "a", "b"))
-    found = subgroup_benefit(told_by(*rng.normal(size=(2, 240)), labels=labels, site=site.tolist(), images_per_patient=10), "Mass", CONFIG)
+    found = subgroup_benefit(scored(*rng.normal(size=(2, 240)), labels=labels, site=site.tolist(), images_per_patient=10), "Mass", CONFIG)
     assert [row["group"] for row in found["groups"]] == ["site a", "site b"]
     skipped = next(entry for entry in found["skipped"] if entry["group"] == "site small")
     assert "in 4 patients" in skipped["reason"]
@@ -83,39 +83,39 @@ def test_a_group_of_few_patients_is_skipped_however_many_images_it_has():
 # Shortcuts
 
 
-def at_sites(*, leaning, num=800, sharing=0.8, images_per_patient=1):
-    """Two sites, one with many positives; the score holds the finding and, by `leaning` of each arm, the site."""
+def at_sites(*, reliance, num=800, sharing=0.8, images_per_patient=1):
+    """Two sites, one with many positives; the score holds the finding and, by `reliance` of each arm, the site."""
     rng = np.random.default_rng(2)
     at_a = rng.random(num) < 0.5
     labels = rng.random(num) < np.where(at_a, sharing, 1 - sharing)
     signal = labels + rng.normal(size=num)
-    return told_by(*(signal + amount * at_a for amount in leaning), labels=labels, site=np.where(at_a, "a", "b").tolist(),
+    return scored(*(signal + amount * at_a for amount in reliance), labels=labels, site=np.where(at_a, "a", "b").tolist(),
                    images_per_patient=images_per_patient)
 
 
 def test_a_score_that_stands_for_the_site_is_flagged_in_the_arm_that_relies_on_it():
-    found = shortcuts(at_sites(leaning=(0.0, 1.5)), "Mass", CONFIG)
+    found = shortcuts(at_sites(reliance=(0.0, 1.5)), "Mass", CONFIG)
     checked, = found["checked"]
-    honest, leans = checked["arms"]
+    honest, reliant = checked["arms"]
     assert not honest["shortcut"] and honest["excess"]["low"] < 0 < honest["excess"]["high"]
-    assert leans["shortcut"] and leans["excess"]["low"] > 0.05
-    assert leans["within"] == pytest.approx(honest["within"], abs=0.02) and leans["pooled"] > honest["pooled"]
-    assert leans["excess"]["value"] == pytest.approx(leans["pooled"] - leans["within"])
+    assert reliant["shortcut"] and reliant["excess"]["low"] > 0.05
+    assert reliant["within"] == pytest.approx(honest["within"], abs=0.02) and reliant["pooled"] > honest["pooled"]
+    assert reliant["excess"]["value"] == pytest.approx(reliant["pooled"] - reliant["within"])
     assert checked["change"]["low"] > 0.05
-    first = leans["association"][0]
+    first = reliant["association"][0]
     assert first["group"] == "site a" and first["low"] > 0.3
     assert honest["association"][0]["low"] < 0 < honest["association"][0]["high"]
     assert found["skipped"] == [{"attribute": "view", "reason": "the tested images name fewer than two groups of 5 patients"}]
 
 
 def test_a_shortcut_that_gains_nothing_shows_only_in_the_association():
-    checked, = shortcuts(at_sites(leaning=(0.0, 1.5), sharing=0.5), "Mass", CONFIG)["checked"]
-    leans = checked["arms"][1]
-    assert leans["association"][0]["low"] > 0.3 and not leans["shortcut"]
+    checked, = shortcuts(at_sites(reliance=(0.0, 1.5), sharing=0.5), "Mass", CONFIG)["checked"]
+    reliant = checked["arms"][1]
+    assert reliant["association"][0]["low"] > 0.3 and not reliant["shortcut"]
 
 
 def test_within_is_the_mean_area_of_the_sites_by_their_pairs():
-    found = at_sites(leaning=(0.0, 1.5))
+    found = at_sites(reliance=(0.0, 1.5))
     arm = shortcuts(found, "Mass", CONFIG)["checked"][0]["arms"][1]
     labels, said = found.test.column("Mass"), found.scores["real+synthetic"][:, 0].mean(axis=-1)
     sites = [np.array([study.site == name for study in found.test.studies]) for name in "ab"]
@@ -125,7 +125,7 @@ def test_within_is_the_mean_area_of_the_sites_by_their_pairs():
 
 
 def test_a_site_that_is_the_label_cannot_be_checked():
-    found = at_sites(leaning=(0.0, 0.0), sharing=1.0)
+    found = at_sites(reliance=(0.0, 0.0), sharing=1.0)
     assert "no group has 5 tested patients with and without" in shortcuts(found, "Mass", CONFIG)["skipped"][1]["reason"]
 
 
@@ -139,7 +139,7 @@ def shuffled_noise(seed):
     rng = np.random.default_rng(seed)
     at_a = rng.random(200) < 0.5
     labels = rng.random(200) < np.where(at_a, 0.7, 0.3)
-    return told_by(*(labels + rng.normal(size=(2, 200))), labels=labels, site=np.where(at_a, "a", "b").tolist())
+    return scored(*(labels + rng.normal(size=(2, 200))), labels=labels, site=np.where(at_a, "a", "b").tolist())
 
 
 # Gallery
@@ -147,7 +147,7 @@ def shuffled_noise(seed):
 
 def test_the_gallery_shows_the_worst_images_and_no_patient():
     labels = np.array([1, 1, 1, 0, 0, 0])
-    found = told_by(np.array([-3.0, 2, 2, 0, 0, 0]), np.array([3.0, 2, 2, 0, 0, 0]), labels=labels)
+    found = scored(np.array([-3.0, 2, 2, 0, 0, 0]), np.array([3.0, 2, 2, 0, 0, 0]), labels=labels)
     sheets = failure_sheets(found, "Mass")
     assert all(sheet.startswith(b"\x89PNG") for sheet in sheets.values())
     assert not any("p0" in name or "0.png" in name for name in sheets)

@@ -27,10 +27,10 @@ def test_the_short_way_and_the_long_way_agree():
 
 
 def test_its_interval_is_as_wide_as_new_draws_are():
-    def made(seed):
+    def random_features(seed):
         return np.random.default_rng(seed).normal(size=(150, 6)) * np.array([3, 2, 1, 1, 0.5, 0.5])
-    real = made(10_000)
-    scores = [vendi_score(real, made(seed), features_name="x", seed=0) for seed in range(60)]
+    real = random_features(10_000)
+    scores = [vendi_score(real, random_features(seed), features_name="x", seed=0) for seed in range(60)]
     spread = np.std([score.value for score in scores])
     told = np.mean([(score.high - score.low) / 3.92 for score in scores])
     assert 0.7 < told / spread < 1.6

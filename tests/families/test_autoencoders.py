@@ -334,8 +334,8 @@ def test_the_discriminator_is_off_at_first_and_counts_training_steps_only() -> N
     last = nn.Conv2d(1, 1, 3, padding=1)
     made = last(batch().images)
     reconstruction = (made - batch().images).abs().flatten(1).mean(1)
-    heard = [bool(discriminator.term(made, reconstruction, last.weight).any()) for _ in range(4)]
-    assert heard == [False, False, True, True]
+    active = [bool(discriminator.term(made, reconstruction, last.weight).any()) for _ in range(4)]
+    assert active == [False, False, True, True]
     discriminator.eval()
     discriminator.term(made, reconstruction, last.weight)
     assert discriminator.steps.item() == 4
@@ -391,7 +391,7 @@ def test_the_divergence_is_that_of_the_posterior_in_nats_a_pixel() -> None:
 
 @compressors
 def test_measured_statistics_move_in_training_of_the_compressor_only(family: str) -> None:
-    def measured(objective: Objective) -> list[Tensor]:
+    def statistics_of(objective: Objective) -> list[Tensor]:
         model = objective.model
         part = model.scale if isinstance(model, KlAutoencoderModel) else model.quantizer
         assert isinstance(part, nn.Module)
@@ -401,15 +401,15 @@ def test_measured_statistics_move_in_training_of_the_compressor_only(family: str
         return any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
     objective = fresh_objective(smallest(family))
-    start = measured(objective)
+    start = statistics_of(objective)
     objective.eval()("autoencode", batch())
     objective.train()("discriminate", batch())
     spoilt = batch()
     spoilt.images.fill_(math.nan)
     objective("autoencode", spoilt)
-    assert not moved(start, measured(objective)), "neither evaluation nor the discriminator nor a spoilt image counts"
+    assert not moved(start, statistics_of(objective)), "neither evaluation nor the discriminator nor a spoilt image counts"
     objective("autoencode", batch())
-    assert moved(start, measured(objective))
+    assert moved(start, statistics_of(objective))
 
 
 @compressors

@@ -27,7 +27,7 @@ from synthorax.run import read_spec, save_model, weights_digest
 from synthorax.steps.models.recipe import Recipe, build_objective, load_recipe
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.training.base_model import check_base, recipe_of_base
-from trainings import FINDINGS, MASKS, SITES, enlarging, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, randomised, smallest, super_resolution
 
 OTHER_ORDER = tuple(reversed(FINDINGS)), tuple(reversed(SITES)), tuple(reversed(MASKS))
 PLAIN = SampleSettings(steps=3, guidance=1.5)
@@ -49,13 +49,13 @@ def stage(folder: Path, recipe: Recipe, *, findings: Sequence[str] = FINDINGS, s
 def runs(tmp_path: Path) -> list[Path]:
     """A base of 8 px, and stages to 16 and to 32 px whose findings, sites and masks come in another order."""
     findings, sites, masks = OTHER_ORDER
-    larger = enlarging("model.image_size=32", 'model.parts=["labels", "mask", "image"]', "sample.steps=2")
+    larger = super_resolution("model.image_size=32", 'model.parts=["labels", "mask", "image"]', "sample.steps=2")
     return [stage(tmp_path / "base", smallest("diffusion"), seed=1),
-            stage(tmp_path / "two", enlarging("sample.steps=3"), findings=findings, sites=sites, seed=2),
+            stage(tmp_path / "two", super_resolution("sample.steps=3"), findings=findings, sites=sites, seed=2),
             stage(tmp_path / "three", larger, findings=findings, masks=masks, seed=3)]
 
 
-def asked(*, size: int = 32) -> Condition:
+def requests(*, size: int = 32) -> Condition:
     mask = torch.full((2, len(MASKS), size, size), math.nan)
     mask[0, 1] = 0.0
     mask[0, 1, : size // 2] = 1.0
@@ -67,12 +67,12 @@ def test_a_cascade_is_its_stages_one_after_the_other(runs: list[Path], tmp_path:
     """Each with its own settings and noise, findings and masks by name, and the image before it as its image."""
     run = sx.pack(runs, out=tmp_path / "joint", precision="fp32")
     model = sx.load_model(run.path)
-    images = model.sample(asked(), [4, 5], replace(PLAIN, conditioning_noise=0.05))
+    images = model.sample(requests(), [4, 5], replace(PLAIN, conditioning_noise=0.05))
     assert images.shape == (2, 1, 32, 32)
 
     base, two, three = (sx.load_model(path) for path in runs)
-    by_hand = base.sample(asked(size=8), [4, 5], PLAIN)  # the mask of 32 px has no pixel that 8 px cannot show
-    turned = asked()
+    by_hand = base.sample(requests(size=8), [4, 5], PLAIN)  # the mask of 32 px has no pixel that 8 px cannot show
+    turned = requests()
     turned = replace(turned, labels=turned.labels.flip(1), mask=turned.mask.flip(1),  # type: ignore[union-attr]
                      attributes=torch.cat([turned.attributes[:, : len(ATTRIBUTES)], turned.attributes[:, len(ATTRIBUTES):].flip(1)], dim=1))
     for number, (enlarge, steps) in enumerate(((two, 3), (three, 2)), start=1):
@@ -80,16 +80,16 @@ def test_a_cascade_is_its_stages_one_after_the_other(runs: list[Path], tmp_path:
                                  SampleSettings(steps=steps, guidance=1.0, conditioning_noise=0.05))
     torch.testing.assert_close(images, by_hand, atol=1e-6, rtol=0)
     for other in (replace(PLAIN, conditioning_noise=0.2), replace(PLAIN, conditioning_noise=0.05, super_resolution_steps=5)):
-        assert not torch.equal(model.sample(asked(), [4, 5], other), images)
+        assert not torch.equal(model.sample(requests(), [4, 5], other), images)
     assert model.sample(None, [1]).shape == (1, 1, 32, 32)
 
 
 def test_a_mask_at_full_size_is_averaged_for_the_small_stage(runs: list[Path], tmp_path: Path) -> None:
     model = sx.load_model(sx.pack(runs[:2], out=tmp_path / "joint").path)
     fine = torch.rand(2, len(MASKS), 16, 16, generator=torch.Generator().manual_seed(0))
-    small = model.sample(replace(asked(), mask=F.avg_pool2d(fine, 2)), [1, 2], PLAIN)
-    torch.testing.assert_close(model.sample(replace(asked(), mask=fine), [1, 2], PLAIN), small, atol=1e-4, rtol=0)
-    assert not torch.allclose(model.sample(replace(asked(), mask=fine.flip(2)), [1, 2], PLAIN), small, atol=1e-2)
+    small = model.sample(replace(requests(), mask=F.avg_pool2d(fine, 2)), [1, 2], PLAIN)
+    torch.testing.assert_close(model.sample(replace(requests(), mask=fine), [1, 2], PLAIN), small, atol=1e-4, rtol=0)
+    assert not torch.allclose(model.sample(replace(requests(), mask=fine.flip(2)), [1, 2], PLAIN), small, atol=1e-2)
 
 
 def test_a_packed_model_says_what_it_is_made_of(runs: list[Path], tmp_path: Path) -> None:
@@ -152,18 +152,20 @@ def test_stages_that_do_not_chain_are_refused(runs: list[Path], tmp_path: Path) 
 
 def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(runs: list[Path], tmp_path: Path) -> None:
     parts = 'model.parts=["attributes", "labels", "mask", "image"]'
-    other = stage(tmp_path / "other", enlarging(parts), findings=("Hernia", "Effusion"), sites=("north", "east"), masks=("heart", "lung"))
+    other = stage(tmp_path / "other", super_resolution(parts), findings=("Hernia", "Effusion"), sites=("north", "east"),
+                  masks=("heart", "lung"))
     run = sx.pack([runs[0], other], out=tmp_path / "joint")
     assert "was never told of Mass, west, Mass:" in (run.path / "card.md").read_text()
     model, small = sx.load_model(run.path), torch.zeros(2, 1, 8, 8)
     second = model.stages[1]  # type: ignore[attr-defined]
-    told = _in_names_of(asked(size=16), sx.load_model(runs[0]).spec, second.spec)
+    told = _in_names_of(requests(size=16), sx.load_model(runs[0]).spec, second.spec)
     assert told.labels[0].isnan().tolist() == [True, False] and told.labels[0, 1] == 1.0
     assert told.attributes[0, len(ATTRIBUTES):].isnan().tolist() == [True, False]
     assert told.mask is not None and told.mask[:, 0].isnan().all()
     assert second.sample(replace(told, image=small), [1, 2]).isfinite().all()
-    deaf = stage(tmp_path / "deaf", enlarging('model.parts=["image"]'), findings=("Hernia",), sites=("north",), masks=("heart",))
-    assert "never told" not in (sx.pack([runs[0], deaf], out=tmp_path / "quiet").path / "card.md").read_text()
+    unconditional = stage(tmp_path / "unconditional", super_resolution('model.parts=["image"]'), findings=("Hernia",), sites=("north",),
+                          masks=("heart",))
+    assert "never told" not in (sx.pack([runs[0], unconditional], out=tmp_path / "quiet").path / "card.md").read_text()
 
 
 def test_a_packed_model_is_a_base_and_its_first_stage_can_be_exchanged(runs: list[Path], tmp_path: Path) -> None:
@@ -238,18 +240,19 @@ def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Pat
     usual = open_model(guided).settings
     assert (usual.autoguidance, usual.guidance, usual.steps) == (2.0, 1.0, 3)
     plain = replace(usual, autoguidance=1.0)
-    torch.testing.assert_close(model.sample(asked(size=16), [4, 5], plain), sx.load_model(alone.path).sample(asked(size=16), [4, 5], plain))
+    of_run = sx.load_model(alone.path).sample(requests(size=16), [4, 5], plain)
+    torch.testing.assert_close(model.sample(requests(size=16), [4, 5], plain), of_run)
 
     base, two, other = (sx.load_model(path) for path in (*runs[:2], weak))
-    turned = asked(size=8)
+    turned = requests(size=8)
     turned = replace(turned, labels=turned.labels.flip(1), mask=turned.mask.flip(1),  # type: ignore[union-attr]
                      attributes=torch.cat([turned.attributes[:, : len(ATTRIBUTES)], turned.attributes[:, len(ATTRIBUTES):].flip(1)], dim=1))
     weaker = other.guided(turned, 2, plain)[0]  # type: ignore[attr-defined]
-    small = base.sample(asked(size=8), [4, 5], plain, change=lambda own: autoguided(own, weaker, weight=2.0))  # type: ignore[call-arg]
+    small = base.sample(requests(size=8), [4, 5], plain, change=lambda own: autoguided(own, weaker, weight=2.0))  # type: ignore[call-arg]
     large = two.sample(replace(turned, image=small), [derive(seed, "stage", 1) for seed in (4, 5)], SampleSettings(steps=3, guidance=1.0))
-    made = model.sample(asked(size=8), [4, 5], usual)
+    made = model.sample(requests(size=8), [4, 5], usual)
     torch.testing.assert_close(made, large, atol=1e-5, rtol=0)
-    assert not torch.allclose(made, model.sample(asked(size=8), [4, 5], plain), atol=1e-3)
+    assert not torch.allclose(made, model.sample(requests(size=8), [4, 5], plain), atol=1e-3)
 
     again = sx.pack([guided.path, runs[2]], out=tmp_path / "again", precision="fp32")
     assert open_model(again).settings == usual and open_model(again).guide is not None

@@ -21,13 +21,13 @@ from synthorax.rng import Draws
 from synthorax.steps.generate import check_settings
 from synthorax.steps.models.recipe import load_recipe
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, SITES, enlarging, fresh_objective, randomised, smallest, toy_images, train_here
+from trainings import FINDINGS, MASKS, SITES, fresh_objective, randomised, smallest, super_resolution, toy_images, train_here
 
 PLAIN = SampleSettings(steps=3, guidance=1.0)
 
 
 def objective_of(*overrides: str) -> DiffusionObjective:
-    objective = fresh_objective(enlarging(*overrides))
+    objective = fresh_objective(super_resolution(*overrides))
     assert isinstance(objective, DiffusionObjective)
     return objective
 
@@ -90,8 +90,8 @@ def test_noise_has_the_stated_level_and_images_that_are_not_stated_have_none() -
 
 def planes(model: DiffusionModel, condition: Condition) -> torch.Tensor:
     """Image, stated and noise level as the network gets them, [B, 3, 16, 16]."""
-    heard = model.guided(condition, len(condition), PLAIN, seeds=range(len(condition)))[1]
-    return model._beside(heard, torch.zeros(len(condition), 1, 16, 16))[-1]
+    conditions = model.guided(condition, len(condition), PLAIN, seeds=range(len(condition)))[1]
+    return model._beside(conditions, torch.zeros(len(condition), 1, 16, 16))[-1]
 
 
 def test_the_network_gets_the_noise_level_in_training_and_sampling() -> None:
@@ -150,8 +150,8 @@ def test_an_untrained_model_adds_noise_of_the_scale_of_what_is_missing() -> None
 
 def test_detail_is_learned_and_added_to_the_image(tmp_path: Path) -> None:
     """Stripes that no small image shows are put back, on images of any grey level."""
-    recipe = enlarging("train.steps=80", "train.batch_size=8", "train.learning_rate=1e-2", "train.augment=false", "model.sigma_data=0.3",
-                       "objective.sigma_mean=-1.0", "objective.conditioning_noise=0.02", "objective.image_blur=0.0",
+    recipe = super_resolution("train.steps=80", "train.batch_size=8", "train.learning_rate=1e-2", "train.augment=false",
+                       "model.sigma_data=0.3", "objective.sigma_mean=-1.0", "objective.conditioning_noise=0.02", "objective.image_blur=0.0",
                        'model.parts=["image"]')
     image_set = toy_images(16)
     images = image_set.pixels.copy()
@@ -245,16 +245,16 @@ def test_the_loss_of_a_crop_is_one_number_an_image_and_training_continues_exactl
     batch = Feed(toy_images(16), spec=objective.model.spec, batch_size=4, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
     losses = objective("denoise", batch)
     assert losses["denoise"].shape == (4,) and bool(losses["denoise"].isfinite().all())
-    straight = train_here(enlarging("train.steps=4", "train.checkpoint_every=2"), tmp_path / "a").model.state_dict()
-    train_here(enlarging("train.steps=4", "train.checkpoint_every=2", "train.cooldown=0.3"), tmp_path / "b", budget_seconds=None)
+    straight = train_here(super_resolution("train.steps=4", "train.checkpoint_every=2"), tmp_path / "a").model.state_dict()
+    train_here(super_resolution("train.steps=4", "train.checkpoint_every=2", "train.cooldown=0.3"), tmp_path / "b", budget_seconds=None)
     for newest in sorted((tmp_path / "b" / "checkpoints").glob("*4.safetensors*")):
         newest.unlink()  # as if it had been killed after step 2
-    again = train_here(enlarging("train.steps=4", "train.checkpoint_every=2"), tmp_path / "b").model.state_dict()
+    again = train_here(super_resolution("train.steps=4", "train.checkpoint_every=2"), tmp_path / "b").model.state_dict()
     assert all(torch.equal(straight[key], again[key]) for key in straight)
 
 
 @pytest.mark.parametrize(("name", "before"), [("super-256", 64), ("super-512", 256), ("super-1024", 512)])
-def test_recipes_that_enlarge_chain_and_are_small(name: str, before: int) -> None:
+def test_super_resolution_recipes_chain_and_are_small(name: str, before: int) -> None:
     recipe = load_recipe(name)
     assert recipe.model.image_size // recipe.model.reduction == before
     objective = fresh_objective(recipe)

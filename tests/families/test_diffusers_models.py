@@ -120,7 +120,7 @@ def load_pipeline(folder: Path) -> Any:
     return pipeline
 
 
-def asked(*texts: str) -> Condition:
+def texts_condition(*texts: str) -> Condition:
     return replace(Condition.unstated(len(texts), num_labels=0), text=texts)
 
 
@@ -143,7 +143,7 @@ def test_text_to_image_makes_the_images_of_diffusers(text_to_image: Path, predic
     model = load_diffusers(folder)
     start, levels = state_at(model, pipeline.scheduler, noise)
     with torch.no_grad():
-        denoise = guided(model.denoise, asked(*texts), SampleSettings(guidance=3.0))
+        denoise = guided(model.denoise, texts_condition(*texts), SampleSettings(guidance=3.0))
         made = solve(denoise, start, levels, sampler="ddim")
         colour = pipeline.vae.decode(latents / 0.3 + 0.1).sample
     assert latents.std() > 0.1
@@ -164,7 +164,7 @@ def test_unconditional_makes_the_images_of_diffusers(tmp_path: Path, prediction:
     with torch.no_grad():
         for step in pipeline.scheduler.timesteps:
             state = pipeline.scheduler.step(pipeline.unet(state, step).sample, step, state).prev_sample
-        made = solve(lambda x, sigma: model.denoise(x, sigma, asked("", "")), start, levels, sampler="ddim")
+        made = solve(lambda x, sigma: model.denoise(x, sigma, texts_condition("", "")), start, levels, sampler="ddim")
     torch.testing.assert_close(made, state, atol=1e-3, rtol=1e-3)
     assert model.images(made).shape == (2, 1, 8, 8) and model.spec.conditions == () and model.spec.image_size == 8
 
@@ -177,7 +177,7 @@ def test_estimates_are_clipped_where_the_scheduler_says_so(tmp_path: Path) -> No
                       use_clipped_model_output=True).images
     start, levels = state_at(model, pipeline.scheduler, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)))
     with torch.no_grad():
-        made = solve(lambda x, sigma: model.denoise(x, sigma, asked("", "")), start, levels, sampler="ddim")
+        made = solve(lambda x, sigma: model.denoise(x, sigma, texts_condition("", "")), start, levels, sampler="ddim")
     assert made.abs().max() <= 0.8 and (made.abs() > 0.79).any()
     torch.testing.assert_close(made / 2 + 0.5, theirs, atol=1e-3, rtol=1e-3)
 
@@ -201,18 +201,18 @@ def test_a_schedule_that_ends_in_pure_noise_is_cut_before_it(tmp_path: Path) -> 
 def test_an_image_depends_on_its_seed_alone(text_to_image: Path, sampler: str) -> None:
     model, settings = load_diffusers(text_to_image), replace(SETTINGS, sampler=sampler)
     texts = ("small left effusion", "", "large mass NOT nodule")
-    together = model.sample(asked(*texts), [7, 8, 9], settings)
+    together = model.sample(texts_condition(*texts), [7, 8, 9], settings)
     assert together.shape == (3, 1, 16, 16) and together.abs().max() <= 1 and together.std() > 0.01
     for row, text in enumerate(texts):
-        torch.testing.assert_close(model.sample(asked(text), [7 + row], settings), together[[row]], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(model.sample(asked(texts[0]), [8], settings), together[[0]], atol=1e-2)
+        torch.testing.assert_close(model.sample(texts_condition(text), [7 + row], settings), together[[row]], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(model.sample(texts_condition(texts[0]), [8], settings), together[[0]], atol=1e-2)
 
 
 def test_text_guidance_and_operators_change_the_image(text_to_image: Path) -> None:
     model = load_diffusers(text_to_image)
 
     def image(text: str, **changes: Any) -> Tensor:
-        return model.sample(asked(text), [3], replace(SETTINGS, guidance=3.0, **changes))
+        return model.sample(texts_condition(text), [3], replace(SETTINGS, guidance=3.0, **changes))
 
     plain = image("left effusion")
     others = [image("right effusion"), image(""), image("left effusion NOT nodule"), image("left effusion", part_guidance={"text": 6.0})]
@@ -228,7 +228,7 @@ def test_guidance_by_a_classifier_gets_its_gradient_through_the_network(text_to_
     model = load_diffusers(text_to_image)
 
     def brighter(weight: float) -> float:
-        return model.sample(asked("mass"), [0], SETTINGS, change=lambda denoise: classifier_guided(
+        return model.sample(texts_condition("mass"), [0], SETTINGS, change=lambda denoise: classifier_guided(
             denoise, lambda latents: latents[:, 0].flatten(1).sum(1), weight=weight)).mean().item()
 
     assert brighter(0.5) != pytest.approx(brighter(0.0), abs=1e-4)
@@ -242,7 +242,7 @@ def test_other_text_encoders_of_transformers_are_read(text_to_image: Path, tmp_p
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "BertModel"]}))
     model = load_diffusers(folder)
-    one, other = (model.sample(asked(text), [0], SETTINGS) for text in ("left mass", "right mass"))
+    one, other = (model.sample(texts_condition(text), [0], SETTINGS) for text in ("left mass", "right mass"))
     assert model._heard("left mass").shape == (1, 10, 8) and (one - other).abs().max() > 1e-4
 
 

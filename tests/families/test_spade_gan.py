@@ -28,8 +28,8 @@ def objective_of(*overrides: str) -> AdversarialObjective:
 
 def test_a_mask_says_stated_and_value() -> None:
     mask = torch.tensor([0.0, 0.5, 1.0, math.nan]).reshape(1, 4, 1, 1)
-    heard = mask_channels(mask, masks=4, size=1, side=1, device=torch.device("cpu")).flatten().tolist()
-    assert heard == [1, 1, 1, 0, -1, 0, 1, 0]
+    channels = mask_channels(mask, masks=4, size=1, side=1, device=torch.device("cpu")).flatten().tolist()
+    assert channels == [1, 1, 1, 0, -1, 0, 1, 0]
     assert not mask_channels(None, masks=3, size=2, side=4, device=torch.device("cpu")).any(), "not stated is not absent"
 
 

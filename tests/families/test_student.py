@@ -72,7 +72,7 @@ def objective_of(*overrides: str, ideal: bool = False, guided: bool = False) -> 
     return objective
 
 
-def told(size: int) -> Condition:
+def random_condition(size: int) -> Condition:
     labels = torch.tensor([[1.0, math.nan], [0.0, 1.0], [math.nan, math.nan]]).repeat(size, 1)[:size]
     return replace(Condition.unstated(size, num_labels=2, num_sites=2), labels=labels).only(["labels"])
 
@@ -88,8 +88,8 @@ def test_the_target_with_a_guide_is_the_estimate_away_from_it() -> None:
     objective = objective_of(*settings, guided=True)
     clean = SPREAD * Draws(range(3)).normal(1, 8, 8)
     with torch.no_grad():
-        noisy, sigma, wanted = objective._guidance_targets(clean, told(3), Draws(range(3)))
-    own, other = (cast(DiffusionModel, model).denoise(noisy, sigma, told(3)) for model in (objective.teacher, objective.guide))
+        noisy, sigma, wanted = objective._guidance_targets(clean, random_condition(3), Draws(range(3)))
+    own, other = (cast(DiffusionModel, model).denoise(noisy, sigma, random_condition(3)) for model in (objective.teacher, objective.guide))
     torch.testing.assert_close(wanted, other + 3 * (own - other))
     assert ordinary(objective.model.config).distilled is None
     objective.model.check_settings(SampleSettings(guidance=1.5))
@@ -127,7 +127,7 @@ def test_the_target_is_the_estimate_that_lands_where_the_ideal_trajectory_does()
     objective = objective_of("model.distilled.steps=3", "model.distilled.substeps=24", "model.distilled.guidance=1.0",
                              f"model.sigma_data={SPREAD}", "objective.distillation.own=0.0", ideal=True)
     clean = SPREAD * Draws(range(24)).normal(1, 8, 8)
-    state, sigma, wanted = objective._step_targets(clean, told(24), Draws(range(24)))
+    state, sigma, wanted = objective._step_targets(clean, random_condition(24), Draws(range(24)))
     levels = objective.distilled.levels(sigma_min=0.005, sigma_max=HIGHEST).tolist()
     assert sorted(set(sigma.tolist())) == pytest.approx(sorted(levels[:3])), "every level is taught"
     for row in range(24):
@@ -160,7 +160,7 @@ def test_one_estimate_of_the_student_equals_the_guided_one_of_the_teacher() -> N
     objective = objective_of(*parts)
     teacher, clean = objective.teacher, unit_images(toy_images(8).pixels[:6])
     assert teacher is not None
-    condition = replace(told(6), attributes=torch.full((6, 7), 0.4))
+    condition = replace(random_condition(6), attributes=torch.full((6, 7), 0.4))
     noisy, sigma, wanted = objective._guidance_targets(clean, condition, Draws(range(6)))
     nothing, attributes = condition.only(()), condition.only(["attributes"])
     d0, d1, d2 = (teacher.denoise(noisy, sigma, asked) for asked in (nothing, attributes, condition))
@@ -177,13 +177,13 @@ def test_a_teacher_that_has_guidance_built_in_is_not_guided_again() -> None:
     few.start_from(teacher)
     assert isinstance(teacher, DiffusionModel)
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(3)
-    torch.testing.assert_close(few._teach(told(3))(x, sigma), teacher.denoise(x, sigma, told(3)))
+    torch.testing.assert_close(few._teach(random_condition(3))(x, sigma), teacher.denoise(x, sigma, random_condition(3)))
 
 
 def test_distillation_starts_where_the_students_own_trajectory_is() -> None:
     objective = objective_of("model.distilled.steps=3", "model.distilled.guidance=1.0", "objective.distillation.own=1.0")
     model = objective.model.train()
-    condition, clean = told(16), torch.zeros(16, 1, 8, 8)
+    condition, clean = random_condition(16), torch.zeros(16, 1, 8, 8)
     with torch.no_grad():
         state, sigma, _ = objective._step_targets(clean, condition, Draws(range(16)))
         levels = objective.distilled.levels(sigma_min=0.005, sigma_max=HIGHEST)
@@ -201,7 +201,7 @@ def test_distillation_starts_where_the_students_own_trajectory_is() -> None:
 def test_the_loss_of_an_image_does_not_depend_on_its_neighbours() -> None:
     objective = objective_of("model.distilled.steps=2").eval()
     images = unit_images(toy_images(8).pixels[:4])
-    losses = [objective("distil", Batch(images=some, condition=told(4), draws=Draws(range(4))))["distil"]
+    losses = [objective("distil", Batch(images=some, condition=random_condition(4), draws=Draws(range(4))))["distil"]
               for some in (images, torch.cat([images[:3], -images[3:]]))]
     torch.testing.assert_close(losses[0][:3], losses[1][:3], rtol=1e-4, atol=1e-5)
     assert losses[0].shape == (4,)
@@ -213,7 +213,7 @@ def test_a_teacher_must_know_the_findings_of_its_student() -> None:
     other = build_objective(smallest("diffusion"), findings=FINDINGS, masks=MASKS).model
     with pytest.raises(UsageError, match=r"no finding 'Hernia'.*Effusion, Mass"):
         objective.start_from(other)
-    batch = Batch(images=torch.zeros(1, 1, 8, 8), condition=told(1), draws=Draws([0]))
+    batch = Batch(images=torch.zeros(1, 1, 8, 8), condition=random_condition(1), draws=Draws([0]))
     with pytest.raises(UsageError, match="--base"):
         objective("distil", batch)
     with pytest.raises(UsageError, match="adds fresh noise"):
@@ -227,9 +227,9 @@ def test_a_student_knows_its_own_way_and_takes_one_evaluation_a_step() -> None:
     model = objective_of("model.distilled.steps=3").model.eval()
     rows: list[int] = []
     model.network.register_forward_pre_hook(lambda network, inputs: rows.append(len(inputs[0])))
-    images = model.sample(told(2), [1, 2])
+    images = model.sample(random_condition(2), [1, 2])
     assert rows == [2, 2, 2]
-    assert torch.equal(images, model.sample(told(2), [1, 2], model.usual_settings))
+    assert torch.equal(images, model.sample(random_condition(2), [1, 2], model.usual_settings))
     assert model.usual_settings == SampleSettings(sampler="ddim", steps=3, schedule="karras", guidance=1.0)
 
 

@@ -159,14 +159,14 @@ def test_mask_classes_that_no_image_has_are_not_inputs() -> None:
     model = objective.model
     assert isinstance(model, VaeModel)
 
-    def made(channel: int) -> Tensor:
+    def image_of(channel: int) -> Tensor:
         mask = torch.full((1, 2, 16, 16), math.nan)
         mask[:, channel] = 1.0
         asked = Condition(labels=nothing, attributes=images.attributes, mask=mask)
         return torch.cat([model.decode(torch.zeros(1, 4), asked).flatten(), model.posterior(torch.zeros(1, 1, 16, 16), asked).flatten()])
 
     unasked = torch.cat([model.decode(torch.zeros(1, 4)).flatten(), model.posterior(torch.zeros(1, 1, 16, 16)).flatten()])
-    assert torch.equal(made(1), unasked) and not torch.equal(made(0), unasked)
+    assert torch.equal(image_of(1), unasked) and not torch.equal(image_of(0), unasked)
 
 
 ALPHA = ("objective.codes=1.0", "objective.latent_discriminator_width=16", "objective.beta=0.0", "objective.features=0.0")
@@ -220,8 +220,8 @@ def test_a_discriminative_regulariser_trains_only_the_decoder(overrides: tuple[s
     assert all(weight.grad is None or not bool(weight.grad.any()) for weight in model.encoder.parameters())
     assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.decoder.parameters())
     objective.zero_grad()
-    lesson = objective("discriminate", batch_of(objective, engine))
-    torch.stack(list(lesson.values())).sum().backward()
+    losses = objective("discriminate", batch_of(objective, engine))
+    torch.stack(list(losses.values())).sum().backward()
     assert all(weight.grad is None for weight in model.parameters()), "in its own phase the discriminator teaches nobody"
     assert any(weight.grad is not None and bool(weight.grad.any()) for weight in objective.players["discriminator"].parameters())
 

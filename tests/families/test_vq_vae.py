@@ -74,7 +74,7 @@ def planted(labels: Tensor, *, seed: int) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def taught() -> Priors:
+def trained_prior() -> Priors:
     """A prior that has learned what is planted."""
     torch.manual_seed(0)
     config = VqVaeConfig(image_size=16, parts=("labels",), codes=4, prior_width=16, prior_depth=1, prior_heads=2)
@@ -96,10 +96,10 @@ def drawn_for(priors: Priors, label: float, *, size: int = 200) -> list[Tensor]:
         return priors.draw(condition, Draws(range(size)))
 
 
-def test_the_prior_learns_what_was_planted_and_follows_the_label(taught: Priors) -> None:
-    coarse, fine = drawn_for(taught, 1.0)
+def test_the_prior_learns_what_was_planted_and_follows_the_label(trained_prior: Priors) -> None:
+    coarse, fine = drawn_for(trained_prior, 1.0)
     assert (coarse == 2).float().mean() > 0.97 and (fine == 3).float().mean() > 0.97
-    coarse, fine = drawn_for(taught, 0.0)
+    coarse, fine = drawn_for(trained_prior, 0.0)
     assert (coarse == 2).float().mean() < 0.03
     assert (coarse[:, :, 0] == coarse[:, :, 1]).float().mean() > 0.95, "a row is alike"
     assert (coarse[:, :, 0] == 1).float().mean().item() == pytest.approx(0.25, abs=0.08)
@@ -107,11 +107,11 @@ def test_the_prior_learns_what_was_planted_and_follows_the_label(taught: Priors)
     assert (fine == coarse.repeat_interleave(2, 1).repeat_interleave(2, 2) + 1).float().mean() > 0.95, "fine codes follow the coarse ones"
 
 
-def test_its_negative_log_likelihood_is_the_planted_entropy(taught: Priors) -> None:
+def test_its_negative_log_likelihood_is_the_planted_entropy(trained_prior: Priors) -> None:
     labels = torch.zeros(400)
     condition = Condition(labels=labels[:, None], attributes=torch.full((400, 5), torch.nan))
     with torch.no_grad():
-        coarse, fine = taught.negative_log_likelihood(planted(labels, seed=10**6), condition)
+        coarse, fine = trained_prior.negative_log_likelihood(planted(labels, seed=10**6), condition)
     entropy = -(0.25 * torch.tensor(0.25).log() + 0.75 * torch.tensor(0.75).log())  # nats of a row, which has two codes
     assert coarse.mean().item() == pytest.approx(float(entropy) / 2, abs=0.04) and fine.mean() < 0.05
 

@@ -32,7 +32,7 @@ ODD: tuple[Any, ...] = (None, True, -1, 1e400, "", "x", [], [[]], {}, {"a": 1}, 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, prepared, with a finished run, a plan and what was made of it."""
     folder = tmp_path_factory.mktemp("made")
     write_phantom_dataset(folder / "images", num=30, size=32, seed=0, prevalence={"Pneumothorax": 0.4})
@@ -44,8 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "copy")
+def copied(outputs: Path, tmp_path: Path) -> Path:
+    shutil.copytree(outputs, tmp_path / "copy")
     return tmp_path / "copy"
 
 

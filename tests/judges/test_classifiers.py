@@ -58,14 +58,14 @@ class Tiny(nn.Module):
         return self.classifier(self.features(images))
 
 
-def drawn(seed):
+def sample(seed):
     network = Tiny()
     draw_weights(network, generator=torch.Generator().manual_seed(seed))
     return network
 
 
 def test_weights_follow_from_the_generator_and_nothing_draws_while_training():
-    one, again, other = drawn(0), drawn(0), drawn(1)
+    one, again, other = sample(0), sample(0), sample(1)
     assert torch.equal(one.features[0].weight, again.features[0].weight)
     assert not torch.equal(one.features[0].weight, other.features[0].weight)
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -78,7 +78,7 @@ def test_weights_follow_from_the_generator_and_nothing_draws_while_training():
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_weights_come_from_a_file_and_another_networks_are_refused(tmp_path, ending):
-    source, network, file = drawn(3), drawn(4), tmp_path / f"weights.{ending}"
+    source, network, file = sample(3), sample(4), tmp_path / f"weights.{ending}"
     state = {key: value for key, value in source.state_dict().items() if not key.startswith("classifier")}  # other classes, or none
     (save_file if ending == "safetensors" else torch.save)(state, file)
     load_weights(network, file)

@@ -102,7 +102,7 @@ def test_held_out_patients_choose_the_thresholds_and_train_nothing():
 
 
 def test_the_threshold_is_the_cut_with_the_largest_overlap():
-    class Known(torch.nn.Module):
+    class Constant(torch.nn.Module):
         """Probability 0.3 in the left half and 0.6 in the right, whatever the image."""
 
         def __init__(self):
@@ -116,7 +116,7 @@ def test_the_threshold_is_the_cut_with_the_largest_overlap():
 
     images, right = np.zeros((2, 8, 8), np.uint8), np.zeros((2, 1, 8, 8), bool)
     right[..., 4:] = True
-    chosen = {name: judge._thresholds(Known(), images, mask, np.ones((2, 1), bool), config=TINY)[0]
+    chosen = {name: judge._thresholds(Constant(), images, mask, np.ones((2, 1), bool), config=TINY)[0]
               for name, mask in (("right", right), ("all", np.ones_like(right)), ("none", np.zeros_like(right)))}
     assert 0.3 < chosen["right"] <= 0.6 and chosen["all"] <= 0.3 and chosen["none"] == 0.5
 

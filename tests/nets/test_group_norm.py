@@ -34,7 +34,7 @@ def plain(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None, shift: Tensor | N
     return F.silu(made) if silu else made
 
 
-def drawn(*sides: int, dtype: torch.dtype = torch.float64, mean: float = 1.0) -> list[Tensor]:
+def random_inputs(*sides: int, dtype: torch.dtype = torch.float64, mean: float = 1.0) -> list[Tensor]:
     """x, scale and shift."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, CHANNELS, *sides, generator=generator, dtype=dtype) + mean
@@ -46,7 +46,7 @@ def drawn(*sides: int, dtype: torch.dtype = torch.float64, mean: float = 1.0) ->
 @pytest.mark.parametrize("last", [True, False])
 def test_values_and_gradients_are_those_of_the_plain_formula(sides: tuple[int, ...], told: bool, silu: bool, last: bool) -> None:
     norm = norm_of(torch.float64)
-    drawings = drawn(*sides)
+    drawings = random_inputs(*sides)
     if last:
         drawings[0] = drawings[0].contiguous(memory_format=LAST if len(sides) == 2 else torch.channels_last_3d)
     inputs = [value.requires_grad_() for value in drawings[: 3 if told else 1]]
@@ -66,7 +66,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(sides: tuple[int, .
 
 
 def test_bfloat16_loses_no_more_than_its_digits_even_far_from_zero() -> None:
-    x, scale, shift = drawn(8, 8, dtype=torch.float32, mean=20.0)
+    x, scale, shift = random_inputs(8, 8, dtype=torch.float32, mean=20.0)
     x, norm = x.bfloat16().float(), norm_of(torch.float32)  # what both are conditioned on
     exact = [value.clone().requires_grad_() for value in (x, scale, shift)]
     coarse = [x.bfloat16().contiguous(memory_format=LAST).requires_grad_(), *(part.clone().requires_grad_() for part in (scale, shift))]

@@ -12,7 +12,7 @@ from synthorax.nets.lesion_maps import lesion_maps
 from synthorax.protocols import LESION_PROPERTIES
 
 
-def drawn(**stated: float) -> Tensor:
+def maps_of(**stated: float) -> Tensor:
     """The maps of one finding, [3, 64, 64]."""
     lesions = torch.full((1, 1, len(LESION_PROPERTIES)), math.nan)
     for name, value in stated.items():
@@ -23,7 +23,7 @@ def drawn(**stated: float) -> Tensor:
 @pytest.mark.parametrize(("x", "y", "size"), [(0.3, 0.4, 0.2), (0.7, 0.6, 0.4)])
 def test_a_spot_lies_at_its_centre_and_is_as_large_as_the_lesion(x: float, y: float, size: float) -> None:
     """A Gaussian of radius r has the area 2 pi r^2, twice that of the disc; its centre of mass is the stated one."""
-    place, plain, large = drawn(x=x, y=y, size=size, severity=0.25)
+    place, plain, large = maps_of(x=x, y=y, size=size, severity=0.25)
     grid = (torch.arange(64) + 0.5) / 64
     assert (place.sum(0) @ grid / place.sum()).item() == pytest.approx(x, abs=0.01)
     assert (place.sum(1) @ grid / place.sum()).item() == pytest.approx(y, abs=0.01)
@@ -33,17 +33,17 @@ def test_a_spot_lies_at_its_centre_and_is_as_large_as_the_lesion(x: float, y: fl
 
 
 def test_a_side_alone_is_that_half_and_nothing_stated_is_nothing() -> None:
-    left = drawn(left=1.0)[0]
+    left = maps_of(left=1.0)[0]
     assert left[:, 40:].min() > 0.9 and left[:, :24].max() < 0.1, "the patient's left is on the right of the image"
-    torch.testing.assert_close(drawn(left=0.0)[0], left.flip(1))
-    assert torch.equal(drawn(), torch.zeros(3, 64, 64)) and torch.equal(drawn(size=0.5, severity=1.0), torch.zeros(3, 64, 64))
+    torch.testing.assert_close(maps_of(left=0.0)[0], left.flip(1))
+    assert torch.equal(maps_of(), torch.zeros(3, 64, 64)) and torch.equal(maps_of(size=0.5, severity=1.0), torch.zeros(3, 64, 64))
 
 
 def test_a_height_alone_is_a_band_and_with_a_side_half_of_it() -> None:
-    low, low_left = drawn(y=0.8)[0], drawn(y=0.8, left=1.0)[0]
+    low, low_left = maps_of(y=0.8)[0], maps_of(y=0.8, left=1.0)[0]
     assert low[51].min() > 0.99 and low[:20].max() < 0.01 and torch.equal(low, low.flip(1))
     assert low_left[51, 40:].min() > 0.9 and low_left[51, :24].max() < 0.1
-    assert torch.equal(drawn(x=0.3), torch.zeros(3, 64, 64)), "a distance from the left edge alone says no more than a side"
+    assert torch.equal(maps_of(x=0.3), torch.zeros(3, 64, 64)), "a distance from the left edge alone says no more than a side"
 
 
 def test_findings_have_maps_of_their_own() -> None:

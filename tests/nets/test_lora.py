@@ -24,7 +24,7 @@ LAYERS = {
 each_layer = pytest.mark.parametrize("name", LAYERS)
 
 
-def made(name: str, *, rank: int = 2, alpha: float = 3.0) -> tuple[LowRank, Tensor]:
+def adapted_layer(name: str, *, rank: int = 2, alpha: float = 3.0) -> tuple[LowRank, Tensor]:
     """A layer with an update that is not 0, and an input for it."""
     torch.manual_seed(0)
     build, shape = LAYERS[name]
@@ -42,7 +42,7 @@ def test_nothing_changes_at_first(name: str) -> None:
 
 @each_layer
 def test_the_layer_is_the_sum_of_the_base_and_a_product_of_low_rank(name: str) -> None:
-    layer, x = made(name, rank=2, alpha=3.0)
+    layer, x = adapted_layer(name, rank=2, alpha=3.0)
     base = copy.deepcopy(layer.layer)
     b, a = layer.expand.weight.flatten(1), layer.reduce.weight.flatten(1)
     base.weight.data += (3.0 / 2 * b @ a).view_as(base.weight)
@@ -52,7 +52,7 @@ def test_the_layer_is_the_sum_of_the_base_and_a_product_of_low_rank(name: str) -
 
 @each_layer
 def test_merged_is_unmerged(name: str) -> None:
-    layer, x = made(name)
+    layer, x = adapted_layer(name)
     unmerged, kind = layer(x), type(layer.layer)
     merged = layer.merged()
     assert type(merged) is kind
@@ -61,7 +61,7 @@ def test_merged_is_unmerged(name: str) -> None:
 
 @each_layer
 def test_the_base_gets_no_gradient_and_the_update_does(name: str) -> None:
-    layer, x = made(name)
+    layer, x = adapted_layer(name)
     layer(x).square().mean().backward()
     assert all(weight.grad is None for weight in layer.layer.parameters())
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in (layer.reduce.weight, layer.expand.weight))
@@ -70,9 +70,9 @@ def test_the_base_gets_no_gradient_and_the_update_does(name: str) -> None:
 def test_the_weight_of_an_update_does_not_depend_on_its_rank() -> None:
     """alpha / r, so that a higher rank is no louder; alpha 0 adds nothing."""
     for rank in (1, 4):
-        layer, _ = made("linear", rank=rank, alpha=8.0)
+        layer, _ = adapted_layer("linear", rank=rank, alpha=8.0)
         torch.testing.assert_close(layer.update() * rank / 8, (layer.expand.weight.double() @ layer.reduce.weight.double()).detach())
-    silent, x = made("linear", alpha=0.0)
+    silent, x = adapted_layer("linear", alpha=0.0)
     assert torch.equal(silent(x), silent.layer(x))
 
 

@@ -45,7 +45,7 @@ def trained(network: nn.Module, *, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def asked(batch: int = 2, *, dims: int = 2, side: int = 8, inputs: int = 1, seed: int = 1) -> dict[str, Tensor]:
+def unet_inputs(batch: int = 2, *, dims: int = 2, side: int = 8, inputs: int = 1, seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {"x": torch.randn(batch, inputs, *[side] * dims, generator=generator), "noise_level": torch.randn(batch, generator=generator),
             "embedding": torch.randn(batch, EMBEDDING, generator=generator), "context": torch.randn(batch, 5, WORDS, generator=generator)}
@@ -75,9 +75,9 @@ def test_sides_must_be_multiples_and_the_errors_say_of_what() -> None:
         with pytest.raises(UsageError, match="not in 4"):
             network_of(kind, dims=4)
         with pytest.raises(UsageError, match="no cross-attention"):
-            network_of(kind, context=0)(**asked())
+            network_of(kind, context=0)(**unet_inputs())
         with pytest.raises(UsageError, match="12 features where the network expects 7"):
-            network_of(kind, context=7)(**asked())
+            network_of(kind, context=7)(**unet_inputs())
     with pytest.raises(UsageError, match="not a multiple of its 5 heads"):
         Transformer(TransformerConfig(width=24, heads=5))
     with pytest.raises(UsageError, match="same length"):
@@ -89,7 +89,7 @@ def test_sides_must_be_multiples_and_the_errors_say_of_what() -> None:
 
 @pytest.mark.parametrize(("kind", "dims"), list(itertools.product(KINDS, (2, 3))))
 def test_every_input_matters(kind: str, dims: int) -> None:
-    network, inputs = trained(network_of(kind, dims=dims, inputs=2)), asked(dims=dims, inputs=2)
+    network, inputs = trained(network_of(kind, dims=dims, inputs=2)), unet_inputs(dims=dims, inputs=2)
     made = network(**inputs)
     changes = {"noise_level": inputs["noise_level"] + 0.5, "embedding": inputs["embedding"] + F.one_hot(torch.tensor(3), EMBEDDING),
                "context": inputs["context"].index_fill(1, torch.tensor([4]), 1.0),
@@ -101,7 +101,7 @@ def test_every_input_matters(kind: str, dims: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_block_uses_the_embedding(kind: str) -> None:
     """Each block alone: silencing the affine layers of all the others must not make the network deaf."""
-    inputs = asked()
+    inputs = unet_inputs()
     network = trained(network_of(kind))
     affine = [module.affine for module in network.modules() if isinstance(module, Block | TransformerBlock)]
     weights = [layer.weight.detach().clone() for layer in affine]
@@ -117,7 +117,7 @@ def test_every_block_uses_the_embedding(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_tokens_have_no_effect_and_none_stated_is_like_no_context(kind: str) -> None:
-    network, inputs = trained(network_of(kind)), asked(3)
+    network, inputs = trained(network_of(kind)), unet_inputs(3)
     stated = torch.tensor([[True, True, False, False, False], [True] * 5, [False] * 5])
     made = network(**inputs, context_stated=stated)
     other = torch.where(stated[:, :, None], inputs["context"], math.nan)
@@ -132,7 +132,7 @@ def test_masked_tokens_have_no_effect_and_none_stated_is_like_no_context(kind: s
 
 @pytest.mark.parametrize(("kind", "dims"), list(itertools.product(KINDS, (2, 3))))
 def test_rows_of_a_batch_do_not_mix(kind: str, dims: int) -> None:
-    network, inputs = trained(network_of(kind, dims=dims)), asked(3, dims=dims)
+    network, inputs = trained(network_of(kind, dims=dims)), unet_inputs(3, dims=dims)
     stated = torch.tensor([[True, False, True, False, False], [False] * 5, [True] * 5])
     together = network(**inputs, context_stated=stated)
     for row in range(3):
@@ -182,18 +182,18 @@ def test_gradients_reach_every_weight_and_are_finite_in_bfloat16(kind: str, dims
     network = trained(network_of(kind, dims=dims)).train()
     stated = torch.tensor([[True, True, False, False, False], [False] * 5])  # the second row has nothing to attend to
     with torch.autocast("cpu", torch.bfloat16):
-        made = network(**asked(dims=dims), context_stated=stated)
+        made = network(**unet_inputs(dims=dims), context_stated=stated)
     made.float().square().mean().backward()
     assert made.isfinite().all()
     for name, weight in network.named_parameters():
         assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
-    exact = network(**asked(dims=dims), context_stated=stated)
+    exact = network(**unet_inputs(dims=dims), context_stated=stated)
     assert torch.dist(made.float(), exact) < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_acts_in_training_only(kind: str) -> None:
-    network, inputs = trained(network_of(kind, dropout=0.5)), asked()
+    network, inputs = trained(network_of(kind, dropout=0.5)), unet_inputs()
     assert torch.equal(network(**inputs), network(**inputs))
     network.train()
     assert not torch.equal(network(**inputs), network(**inputs))
@@ -204,7 +204,7 @@ def test_dropout_acts_in_training_only(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", ["embedding", "context"])
 def test_two_images_are_learned_that_only_the_condition_tells_apart(kind: str, by: str) -> None:
-    network, inputs = network_of(kind), asked()
+    network, inputs = network_of(kind), unet_inputs()
     inputs |= {name: value[:1].expand_as(value) for name, value in inputs.items() if name != by}
     images = torch.stack([torch.tril(torch.ones(8, 8)), torch.triu(-torch.ones(8, 8))])[:, None]
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -246,7 +246,7 @@ def test_a_volume_of_equal_slices_is_treated_slice_by_slice(resample: str) -> No
             weight.zero_()[:, :, weight.shape[2] // 2] = weights[name]
         else:
             weight.copy_(weights[name])
-    inputs = asked()
+    inputs = unet_inputs()
     expected = flat(**inputs)
     made = deep(**inputs | {"x": inputs["x"][:, :, None].expand(-1, -1, 6, -1, -1)})
     torch.testing.assert_close(made, expected[:, :, None].expand_as(made), atol=1e-4, rtol=1e-4)
@@ -289,7 +289,7 @@ def test_positions_differ_and_their_products_depend_on_the_offset_alone(sides: t
 
 
 def test_the_transformer_knows_places_that_a_network_without_positions_could_not() -> None:
-    network, inputs = trained(network_of("transformer")), asked()
+    network, inputs = trained(network_of("transformer")), unet_inputs()
     turned = network(**inputs | {"x": inputs["x"].flip(-1, -2)})  # the same pixels; patches are turned inside as well
     level = network(**inputs | {"x": torch.zeros_like(inputs["x"])})
     assert not torch.allclose(turned.flip(-1, -2), network(**inputs), atol=1e-2)
@@ -347,12 +347,12 @@ def test_a_place_is_encoded_number_by_number_and_zero_where_not_stated() -> None
         for value in (0.0, 0.5, 1.0):
             single.append(unstated.clone())
             single[-1][0, finding, column] = value
-    heard = embedding(torch.cat(single))
-    assert torch.pdist(heard).min() > 0.1  # 0 is not silence, and no number is taken for another's
+    embedded = embedding(torch.cat(single))
+    assert torch.pdist(embedded).min() > 0.1  # 0 is not silence, and no number is taken for another's
     many = PlaceEmbedding(30, 64)(torch.cat([single[0], unstated.repeat(1, 9, 1)], dim=1))
-    assert many.std().item() == pytest.approx(heard[0].std().item(), rel=0.5)  # one lesion is as loud among many findings
+    assert many.std().item() == pytest.approx(embedded[0].std().item(), rel=0.5)  # one lesion is as loud among many findings
     torch.testing.assert_close(embedding(torch.where(unstated.isnan() & ~single[0].isnan(), single[0], single[-1])),
-                               heard[:1] + heard[-1:])
+                               embedded[:1] + embedded[-1:])
 
 
 def test_a_number_is_encoded_as_stated_value_and_waves() -> None:
@@ -360,17 +360,17 @@ def test_a_number_is_encoded_as_stated_value_and_waves() -> None:
     nn.init.eye_(embedding.linear.weight)
     lesions = torch.full((1, 1, len(LESION_PROPERTIES)), math.nan)
     lesions[0, 0, 1] = 0.25
-    heard = embedding(lesions)[0]
-    torch.testing.assert_close(heard[4:8], torch.tensor([1.0, -0.5, math.sqrt(0.5), math.sqrt(0.5)]))
-    assert heard.count_nonzero() == 4
+    embedded = embedding(lesions)[0]
+    torch.testing.assert_close(embedded[4:8], torch.tensor([1.0, -0.5, math.sqrt(0.5), math.sqrt(0.5)]))
+    assert embedded.count_nonzero() == 4
 
 
 def test_near_places_differ_and_stay_neighbours() -> None:
     embedding, column = PlaceEmbedding(1, 256), LESION_PROPERTIES.index("x")
     lesions = torch.full((101, 1, len(LESION_PROPERTIES)), math.nan)
     lesions[:, 0, column] = torch.linspace(0, 1, 101)
-    heard = embedding(lesions)
-    distance = torch.cdist(heard, heard)
+    embedded = embedding(lesions)
+    distance = torch.cdist(embedded, embedded)
     steps = distance.diagonal(1)
     assert steps.min() > 0.3 * steps.max()  # as clear at the edges as in the middle
     assert distance[50, 51] < distance[50, 55]

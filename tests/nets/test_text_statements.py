@@ -70,8 +70,8 @@ def learned() -> tuple[WordEncoder, TextParser]:
     slower = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1.0, end_factor=0.05, total_iters=600)
     rng = np.random.default_rng(1)
     for _ in range(600):
-        lesson = read([made_up_text(FINDINGS, rng) for _ in range(16)], FINDINGS)
-        loss = reader.loss(*encoder(lesson.texts), labels=lesson.labels, lesions=lesson.lesions)
+        batch = read([made_up_text(FINDINGS, rng) for _ in range(16)], FINDINGS)
+        loss = reader.loss(*encoder(batch.texts), labels=batch.labels, lesions=batch.lesions)
         assert loss.shape == (16,)
         optimiser.zero_grad()
         loss.mean().backward()

@@ -42,7 +42,7 @@ HOW = pytest.mark.parametrize("how", ["verbatim", "brighter", "more contrast", "
                                       "5 % larger", "blur 1 px", "blur 2 px"])
 
 
-def drawn(seed, num):
+def random_images(seed, num):
     """Images that share a coarse layout and differ in detail, uint8 [num, 64, 64]."""
     rng = np.random.default_rng(seed)
     layout = zoom(np.random.default_rng(99).uniform(60, 200, (4, 4)), 16, order=1)
@@ -52,40 +52,40 @@ def drawn(seed, num):
 
 @pytest.fixture(scope="module")
 def detector():
-    return CopyDetector.fit(drawn(0, 150), drawn(1, 240))
+    return CopyDetector.fit(random_images(0, 150), random_images(1, 240))
 
 
 @HOW
 def test_planted_copies_are_caught_and_traced(detector, how):
-    check = detector.check(changed(drawn(0, 150)[:40], how))
+    check = detector.check(changed(random_images(0, 150)[:40], how))
     assert check.is_copy.mean() >= 0.95
     assert (check.nearest_index == np.arange(40)).mean() >= 0.95
 
 
 def test_new_images_are_not_copies(detector):
-    alarms = detector.false_alarms(drawn(2, 300))
+    alarms = detector.false_alarms(random_images(2, 300))
     assert alarms.rate <= 0.03
     assert alarms.low <= alarms.rate <= alarms.high and alarms.num_images == 300
     assert detector.calibration.rate <= 0.01
 
 
 def test_each_way_has_its_own_answer(detector):
-    check = detector.check(drawn(0, 150)[:5])
+    check = detector.check(random_images(0, 150)[:5])
     assert set(check.ways) == set(detector.thresholds) == {"registration", "whitened pixels"}
     assert all(list(way.nearest_index) == list(range(5)) for way in check.ways.values())
     assert (check.similarity == check.ways["registration"].similarity).all()
 
 
 def test_only_the_planted_ones_are_found_among_new_images(detector):
-    mixed = drawn(3, 30)
-    mixed[[4, 17]] = drawn(0, 150)[[140, 8]]
+    mixed = random_images(3, 30)
+    mixed[[4, 17]] = random_images(0, 150)[[140, 8]]
     check = detector.check(mixed)
     assert list(np.flatnonzero(check.is_copy)) == [4, 17]
     assert list(check.nearest_index[[4, 17]]) == [140, 8]
 
 
 def test_answers_do_not_depend_on_company_size_or_depth(detector):
-    images = drawn(0, 150)[30:33]
+    images = random_images(0, 150)[30:33]
     alone, larger, deeper = images[:1], images.repeat(2, axis=1).repeat(2, axis=2), images.astype(np.uint16) * 257
     expected = detector.check(images)
     assert detector.check(alone).similarity == pytest.approx(expected.similarity[:1], abs=1e-5)
@@ -144,9 +144,9 @@ def test_threshold_keeps_its_promise_on_average(num, rate):
 def test_too_few_held_out_images():
     assert conformal_threshold(np.array([0.2, 0.9, 0.5]), 0.01) == 0.9
     with pytest.raises(InputError, match="better 100"):
-        CopyDetector.fit(drawn(0, 20), drawn(1, 9))
+        CopyDetector.fit(random_images(0, 20), random_images(1, 9))
     with pytest.raises(InputError, match="uint8 or uint16"):
-        CopyDetector.fit(drawn(0, 20) / 255.0, drawn(1, 20))
+        CopyDetector.fit(random_images(0, 20) / 255.0, random_images(1, 20))
 
 
 # Real images

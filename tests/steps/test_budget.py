@@ -145,7 +145,7 @@ def test_the_sentence_says_what_and_what_to_do() -> None:
 
 
 def test_noise_is_unrealistic_and_drawings_like_the_real_ones_are_not(prepared: Prepared, tmp_path: Path) -> None:
-    def made(name: str, images: Sequence[np.ndarray]) -> Dataset:
+    def dataset_of(name: str, images: Sequence[np.ndarray]) -> Dataset:
         folder = tmp_path / name
         studies = [Study(file_name=f"{number}.png", origin="synthetic") for number in range(len(images))]
         folder.mkdir()
@@ -156,6 +156,6 @@ def test_noise_is_unrealistic_and_drawings_like_the_real_ones_are_not(prepared: 
         return read_dataset(folder)
 
     rng = np.random.default_rng(1)
-    assert unrealistic_part(made("noise", [rng.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(20)]), prepared) > 0.9
+    assert unrealistic_part(dataset_of("noise", [rng.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(20)]), prepared) > 0.9
     real = prepared.images("test").pixels
-    assert unrealistic_part(made("drawn", list(real[:20])), prepared) < 0.2
+    assert unrealistic_part(dataset_of("drawn", list(real[:20])), prepared) < 0.2

@@ -53,7 +53,7 @@ def model() -> TrainedModel:
     return untrained()
 
 
-def made(model: TrainedModel, out: Path, engine: Engine, *, plan: Plan = PLAN, settings: SampleSettings = SETTINGS,
+def run_plan(model: TrainedModel, out: Path, engine: Engine, *, plan: Plan = PLAN, settings: SampleSettings = SETTINGS,
          batch_size: int = 2) -> Dataset:
     return generate_images(model, plan, out=out, settings=settings, engine=engine, batch_size=batch_size)
 
@@ -63,7 +63,7 @@ def pixels(folder: Path) -> np.ndarray:
 
 
 def test_every_row_of_the_plan_becomes_an_image(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(model, tmp_path / "a", engine)
+    dataset = run_plan(model, tmp_path / "a", engine)
     assert [study.file_name for study in dataset.studies] == [f"images/synthetic-{number:06d}.png" for number in range(5)]
     images = pixels(tmp_path / "a")
     assert images.shape == (5, 8, 8) and images.dtype == np.uint8
@@ -71,7 +71,7 @@ def test_every_row_of_the_plan_becomes_an_image(model: TrainedModel, engine: Eng
 
 
 def test_rows_say_which_model_made_them_from_what(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(model, tmp_path / "a", engine)
+    dataset = run_plan(model, tmp_path / "a", engine)
     for number, (study, row) in enumerate(zip(dataset.studies, PLAN.rows, strict=True)):
         assert study.origin == "synthetic" and study.patient_id == "" and study.split == ""
         told = dict(study.extra)
@@ -84,7 +84,7 @@ def test_rows_say_which_model_made_them_from_what(model: TrainedModel, engine: E
 
 
 def test_every_file_says_that_it_is_synthetic(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    dataset = made(model, tmp_path / "a", engine)
+    dataset = run_plan(model, tmp_path / "a", engine)
     for study in dataset.studies:
         with Image.open(tmp_path / "a" / study.file_name) as image:
             text = dict(image.text)  # type: ignore[attr-defined]
@@ -94,34 +94,34 @@ def test_every_file_says_that_it_is_synthetic(model: TrainedModel, engine: Engin
 
 @pytest.mark.skipif(not CHECKER.exists(), reason="the acceptance checks are not beside this checkout")
 def test_the_folder_passes_the_acceptance_check(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    made(model, tmp_path / "a", engine)
+    run_plan(model, tmp_path / "a", engine)
     result = subprocess.run([sys.executable, str(CHECKER), str(tmp_path / "a"), "--synthetic"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert result.stdout.startswith("ok 5 images")
 
 
 def test_missing_images_are_made_again_to_the_byte(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    made(model, tmp_path / "a", engine)
+    run_plan(model, tmp_path / "a", engine)
     whole = digests(tmp_path / "a")
     for number in (0, 3, 4):
         (tmp_path / f"a/images/synthetic-{number:06d}.png").unlink()
     (tmp_path / "a/metadata.csv").unlink()
     (tmp_path / "a/images/.synthetic-000003.png.77.tmp").write_bytes(b"what a killed write left")
-    made(model, tmp_path / "a", engine)
+    run_plan(model, tmp_path / "a", engine)
     assert digests(tmp_path / "a") == whole
     assert not list((tmp_path / "a").rglob("*.tmp"))
 
 
 @pytest.mark.processor
 def test_order_and_neighbours_do_not_matter(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    made(model, tmp_path / "a", engine)
-    made(model, tmp_path / "b", engine, plan=Plan(rows=PLAN.rows[::-1]))
+    run_plan(model, tmp_path / "a", engine)
+    run_plan(model, tmp_path / "b", engine, plan=Plan(rows=PLAN.rows[::-1]))
     assert np.array_equal(pixels(tmp_path / "b")[::-1], pixels(tmp_path / "a"))
 
 
 @pytest.mark.processor
 def test_the_batch_size_changes_a_grey_level_at_most(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    images = [pixels(made(model, tmp_path / str(size), engine, batch_size=size).path).astype(int) for size in (1, 2, 5, 16)]
+    images = [pixels(run_plan(model, tmp_path / str(size), engine, batch_size=size).path).astype(int) for size in (1, 2, 5, 16)]
     for other in images[1:]:
         assert np.abs(other - images[0]).max() <= 1
     assert np.abs(preview(model.network, PLAN, settings=SETTINGS, engine=engine).astype(int) - images[0]).max() <= 1
@@ -132,7 +132,7 @@ def test_a_small_request_makes_no_more_than_it_needs(model: TrainedModel, engine
     """Two images cost two, and are those of a longer plan to the bit; what was begun with another batch size goes on with it."""
     made_at_a_time: list[int] = []
 
-    class Counted(torch.nn.Module):
+    class Counting(torch.nn.Module):
         spec = model.spec
         needs_image = False
 
@@ -149,7 +149,7 @@ def test_a_small_request_makes_no_more_than_it_needs(model: TrainedModel, engine
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        counted = TrainedModel.of(Counted(), name="counted", digest="3" * 64)
+        counted = TrainedModel.of(Counting(), name="counted", digest="3" * 64)
         for name, plan in (("few", Plan(rows=PLAN.rows[:2])), ("all", PLAN)):
             generate_images(counted, plan, out=tmp_path / name, settings=SETTINGS, engine=engine)
         assert made_at_a_time == [2, 2, 2, 2] and np.array_equal(pixels(tmp_path / "few"), pixels(tmp_path / "all")[:2])
@@ -181,28 +181,28 @@ def test_killed_and_continued_gives_the_identical_set(tmp_path: Path) -> None:
 
 
 def test_another_generation_in_the_same_folder_is_refused(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
-    made(model, tmp_path / "a", engine)
+    run_plan(model, tmp_path / "a", engine)
     before = digests(tmp_path / "a")
     for name, change in (("plan", {"plan": simple_plan(num=5)}), ("settings", {"settings": replace(SETTINGS, guidance=2.0)}),
                          ("batch size", {"batch_size": 4})):
         with pytest.raises(InputError, match=rf"holds a generation with other {name}; choose another --out"):
-            made(model, tmp_path / "a", engine, **change)
+            run_plan(model, tmp_path / "a", engine, **change)
     with pytest.raises(InputError, match="other model"):
-        made(replace(model, digest="1" * 64), tmp_path / "a", engine)
+        run_plan(replace(model, digest="1" * 64), tmp_path / "a", engine)
     assert digests(tmp_path / "a") == before
 
 
 def test_what_cannot_be_generated_leaves_nothing(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
-        made(model, tmp_path / "a", engine, plan=Plan(rows=()))
+        run_plan(model, tmp_path / "a", engine, plan=Plan(rows=()))
     with pytest.raises(UsageError, match="not trained on 'Hernia'"):
-        made(model, tmp_path / "b", engine, plan=simple_plan(num=2, present=["Hernia"]))
+        run_plan(model, tmp_path / "b", engine, plan=simple_plan(num=2, present=["Hernia"]))
     with pytest.raises(InputError, match="is missing"):
-        made(model, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
+        run_plan(model, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": str(tmp_path / "none.png")}),)))
     (tmp_path / "c").mkdir()
     (tmp_path / "c/metadata.csv").write_text("file_name\n")
     with pytest.raises(InputError, match="is not empty"):
-        made(model, tmp_path / "c", engine)
+        run_plan(model, tmp_path / "c", engine)
     for folder in ("a", "b", "c"):
         assert not list((tmp_path / folder).rglob("*.png"))
 
@@ -227,7 +227,7 @@ def plan_of_everything(folder: Path) -> Plan:
 
 def test_an_image_keeps_what_was_asked_of_it(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
-    dataset = made(model, tmp_path / "a", engine, plan=plan)
+    dataset = run_plan(model, tmp_path / "a", engine, plan=plan)
     first, second, third = dataset.studies
     assert (first.site, first.text) == ("west", "small mass on the right NOT effusion")
     assert first.labels == {"Effusion": Stated.UNCERTAIN, "Mass": Stated.PRESENT} and third.labels == {"Effusion": Stated.PRESENT}
@@ -245,7 +245,7 @@ def test_an_image_keeps_what_was_asked_of_it(model: TrainedModel, engine: Engine
 def test_an_image_asked_for_by_text_states_the_findings_of_the_text(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     rows = tuple(PlanRow(seed=number, text=text) for number, text in enumerate((
         "small left effusion NOT mass", "possible mass. No effusion.", "normal chest", "mass AND effusion")))
-    dataset = made(model, tmp_path / "a", engine, plan=Plan(rows=(*rows, PlanRow(seed=9, text="mass", labels={"Mass": Stated.ABSENT}))))
+    dataset = run_plan(model, tmp_path / "a", engine, plan=Plan(rows=(*rows, PlanRow(seed=9, text="mass", labels={"Mass": Stated.ABSENT}))))
     present, absent, uncertain = Stated.PRESENT, Stated.ABSENT, Stated.UNCERTAIN
     assert [study.labels for study in dataset.studies] == [
         {"Effusion": present, "Mass": absent}, {"Mass": uncertain, "Effusion": absent}, {"No Finding": present},
@@ -268,17 +268,17 @@ def test_what_a_row_says_itself_outdoes_its_text(row: PlanRow, told: dict[str, S
 def test_kept_masks_are_those_the_model_was_conditioned_on(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
     spec = model.spec
-    images = load_images(made(model, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
+    images = load_images(run_plan(model, tmp_path / "a", engine, plan=plan), size=8, findings=spec.findings, masks=True, classes=spec.masks,
                        policy=STATED_ONLY)
-    heard = plan.condition(spec).mask
-    assert images.masks is not None and heard is not None
-    assert np.array_equal(mask_stack(images.masks, [0, 1, 2]), heard.numpy(), equal_nan=True)
+    requested_mask = plan.condition(spec).mask
+    assert images.masks is not None and requested_mask is not None
+    assert np.array_equal(mask_stack(images.masks, [0, 1, 2]), requested_mask.numpy(), equal_nan=True)
 
 
 def test_neighbours_with_other_parts_do_not_matter(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     rows = plan_of_everything(tmp_path).rows
-    made(model, tmp_path / "a", engine, plan=Plan(rows=(rows[0], rows[1], rows[2], rows[0])))
-    made(model, tmp_path / "b", engine, plan=Plan(rows=(rows[0], rows[2], rows[1], rows[1])))
+    run_plan(model, tmp_path / "a", engine, plan=Plan(rows=(rows[0], rows[1], rows[2], rows[0])))
+    run_plan(model, tmp_path / "b", engine, plan=Plan(rows=(rows[0], rows[2], rows[1], rows[1])))
     first, second = pixels(tmp_path / "a").astype(int), pixels(tmp_path / "b").astype(int)
     assert np.abs(first[[0, 1, 2, 3]] - second[[0, 2, 1, 0]]).max() <= 1
 
@@ -289,30 +289,30 @@ def test_images_differ_by_every_part_alone(model: TrainedModel, engine: Engine, 
             PlanRow(seed=5, site="east"), PlanRow(seed=5, text="large effusion"),
             PlanRow(seed=5, lesions=(Lesion(finding="Mass", box=(0.0, 0.0, 0.5, 0.5)),)),
             PlanRow(seed=5, lesions=(Lesion(finding="Mass", side="left"),)), PlanRow(seed=5, masks={"lung": mask_file(tmp_path / "l.png")}))
-    made(model, tmp_path / "a", engine, plan=Plan(rows=rows), settings=SampleSettings(steps=4))
+    run_plan(model, tmp_path / "a", engine, plan=Plan(rows=rows), settings=SampleSettings(steps=4))
     assert len({image.tobytes() for image in pixels(tmp_path / "a")}) == len(rows)
 
 
 def test_a_generation_with_masks_goes_on_where_it_stopped(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     plan = plan_of_everything(tmp_path)
-    made(model, tmp_path / "a", engine, plan=plan)
+    run_plan(model, tmp_path / "a", engine, plan=plan)
     whole = digests(tmp_path / "a")
     for name in ("metadata.csv", "masks/lung/synthetic-000000.png", "images/synthetic-000002.png"):
         (tmp_path / "a" / name).unlink()
-    made(model, tmp_path / "a", engine, plan=plan)
+    run_plan(model, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
     moved = mask_file(tmp_path / "the same under another name.png", rows=slice(0, 32))
     renamed = Plan(rows=(replace(plan.rows[0], masks={"lung": moved}), *plan.rows[1:]))
-    made(model, tmp_path / "a", engine, plan=renamed)
+    run_plan(model, tmp_path / "a", engine, plan=renamed)
     mask_file(tmp_path / "l.png", rows=slice(0, 24))
     with pytest.raises(InputError, match="holds a generation with other plan"):
-        made(model, tmp_path / "a", engine, plan=plan)
+        run_plan(model, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
 
 
 def test_settings_beyond_the_usual_have_their_columns(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     settings = SampleSettings(steps=2, sampler="ddim", eta=0.5, schedule="cosine", part_guidance={"mask": 3.0}, guidance_to=50.0)
-    extra = made(model, tmp_path / "a", engine, settings=settings).studies[0].extra
+    extra = run_plan(model, tmp_path / "a", engine, settings=settings).studies[0].extra
     assert {name: extra[name] for name in ("sampler", "schedule", "eta", "part_guidance", "guidance_to")} == {
         "sampler": "ddim", "schedule": "cosine", "eta": "0.5", "part_guidance": '{"mask": 3.0}', "guidance_to": "50"}
     assert "guidance_from" not in extra
@@ -322,7 +322,7 @@ def test_rows_beyond_training_are_marked(model: TrainedModel, engine: Engine, tm
     seen = replace(model, facts={"support": Support.of(toy_images(8, num=60)).to_dict()})
     rows = (PlanRow(seed=1, labels={"Mass": Stated.PRESENT}, age_years=40), PlanRow(seed=2, labels={"Mass": Stated.PRESENT}, age_years=1),
             PlanRow(seed=3, lesions=(Lesion(finding="Mass", box=(0.7, 0.7, 0.2, 0.2)),)))
-    told = [study.extra["extrapolation"] for study in made(seen, tmp_path / "a", engine, plan=Plan(rows=rows)).studies]
+    told = [study.extra["extrapolation"] for study in run_plan(seen, tmp_path / "a", engine, plan=Plan(rows=rows)).studies]
     assert told[0] == "" and told[1].startswith("age 1: training images are")
     assert "Mass on the left: never seen in training" in told[2] and "Mass x 0.8: training images are" in told[2], "measured in its box"
     with Image.open(tmp_path / "a/images/synthetic-000001.png") as image:
@@ -347,7 +347,7 @@ def test_rows_beyond_training_are_marked(model: TrainedModel, engine: Engine, tm
 def test_settings_that_cannot_be_followed_leave_nothing(model: TrainedModel, engine: Engine, tmp_path: Path, settings: SampleSettings,
                                                          message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        made(model, tmp_path / "a", engine, settings=settings)
+        run_plan(model, tmp_path / "a", engine, settings=settings)
     assert not (tmp_path / "a").exists()
 
 
@@ -355,11 +355,11 @@ def test_families_without_a_sampler_refuse_its_settings(engine: Engine, tmp_path
     gan = TrainedModel.of(fresh_objective(smallest("kumar-gan")).model.eval(), name="gan", digest="2" * 64)
     for settings in (SampleSettings(steps=2), SampleSettings(sampler="heun"), SampleSettings(schedule="cosine")):
         with pytest.raises(UsageError, match="family 'kumar-gan' has no sampler"):
-            made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=settings)
+            run_plan(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=settings)
     with pytest.raises(UsageError, match="clip is for models of family 'diffusion', and this one is of family 'kumar-gan'"):
-        made(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings(clip=True))
+        run_plan(gan, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings(clip=True))
     with pytest.raises(UsageError, match="is not conditioned on labels, which a finding asks for; it takes no conditions at all"):
-        made(gan, tmp_path / "a", engine, plan=simple_plan(num=1, present=["Mass"]), settings=SampleSettings())
+        run_plan(gan, tmp_path / "a", engine, plan=simple_plan(num=1, present=["Mass"]), settings=SampleSettings())
     assert not (tmp_path / "a").exists()
-    assert len(made(gan, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings())) == 1
+    assert len(run_plan(gan, tmp_path / "b", engine, plan=Plan(rows=(PlanRow(seed=1),)), settings=SampleSettings())) == 1
     assert preview(gan.network, simple_plan(num=3, present=["Mass"]), settings=SETTINGS, engine=engine).shape == (3, 64, 64)

@@ -284,9 +284,9 @@ def test_models_with_fewer_conditions_get_only_those(tmp_path: Path) -> None:
     assert condition.mask is not None and condition.mask[0, MASS].sum() == 64
     for parts in (("labels",), ("attributes", "text"), ("lesions",), ("mask",), ()):
         spec = replace(SPEC, conditions=parts)
-        heard = Plan(rows=(everything(tmp_path), FULL, PlanRow(seed=0))).restricted_to(spec)
-        assert set(heard.rows[0].parts()) == set(parts)
-        condition = heard.condition(spec)
+        restricted = Plan(rows=(everything(tmp_path), FULL, PlanRow(seed=0))).restricted_to(spec)
+        assert set(restricted.rows[0].parts()) == set(parts)
+        condition = restricted.condition(spec)
         assert {part for part in PARTS if condition.stated(part).any()} == set(parts)
 
 

@@ -49,17 +49,17 @@ def looped(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-def told(out: Path, number: int, level: str) -> dict:
+def group_of(out: Path, number: int, level: str) -> dict:
     rounds = json.loads((out / "loop.json").read_text())["rounds"]
     return next(group for group in rounds[number]["findings"]["Effusion"]["groups"] if group["level"] == level)
 
 
 def test_a_weak_group_is_requested_more_in_round_two_and_is_found_afterwards(looped: Path) -> None:
-    first, second = (told(looped, number, "left")["asked"] for number in (1, 2))
+    first, second = (group_of(looped, number, "left")["asked"] for number in (1, 2))
     assert second >= first + 8
-    before, after = (1 - told(looped, number, "left")["wrong"] / told(looped, number, "left")["images"] for number in (1, 2))
+    before, after = (1 - group_of(looped, number, "left")["wrong"] / group_of(looped, number, "left")["images"] for number in (1, 2))
     assert after >= before + 0.15
-    right = [told(looped, number, "right") for number in (1, 2)]
+    right = [group_of(looped, number, "right") for number in (1, 2)]
     assert right[1]["wrong"] <= right[0]["wrong"] + 5  # others do not pay for it
 
 

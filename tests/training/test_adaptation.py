@@ -34,13 +34,13 @@ from trainings import (
     MASKS,
     SITES,
     digests,
-    enlarging,
     finished,
     fresh_objective,
     in_new_process,
     killed_when,
     randomised,
     smallest,
+    super_resolution,
     toy_images,
 )
 
@@ -63,7 +63,7 @@ def base_model(*overrides: str) -> DiffusionModel:
     return model.eval()
 
 
-def begun(way: str, base: DiffusionModel, *overrides: str, rank: int = 2):
+def adapting_objective(way: str, base: DiffusionModel, *overrides: str, rank: int = 2):
     """An objective for images with a new finding, started from the base."""
     torch.manual_seed(1)
     objective = build_objective(smallest("diffusion", *overrides), findings=NEW, sites=SITES, masks=MASKS)
@@ -85,7 +85,7 @@ def trained(way: str, folder: Path, *overrides: str, base: DiffusionModel | None
     base = base or base_model(*(part for part in overrides if part.startswith("model.")))
     images = replace(toy_images(recipe.model.image_size), findings=NEW)
     with started(device="cpu", threads=1, precision="fp32", seed=0) as engine:
-        objective, start = begun(way, base, *overrides)
+        objective, start = adapting_objective(way, base, *overrides)
         return train(objective, images, recipe.train, engine=engine, folder=folder).model, start
 
 
@@ -103,9 +103,9 @@ def train_adapted(way: str, overrides: tuple[str, ...], folder: Path) -> None:
 @each_network
 def test_training_starts_exactly_at_the_base(way: str, network: str) -> None:
     base = base_model(*NETWORKS[network])
-    objective, _ = begun(way, base, *NETWORKS[network])
+    objective, _ = adapting_objective(way, base, *NETWORKS[network])
     plain = build_objective(smallest("diffusion", *NETWORKS[network]), findings=NEW, sites=SITES, masks=MASKS).model
-    plain.load_state_dict(begun("full", base, *NETWORKS[network])[1])
+    plain.load_state_dict(adapting_objective("full", base, *NETWORKS[network])[1])
     images = as_model(objective.model.eval()).sample(asking(base), [3, 4], FAST)
     assert torch.equal(images, as_model(plain.eval()).sample(asking(base), [3, 4], FAST))
     torch.testing.assert_close(images, base.sample(asking(base), [3, 4], FAST), atol=1e-4, rtol=0)
@@ -338,12 +338,12 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_written(what: st
 def test_a_stage_that_learns_from_crops_may_start_from_one_of_another_size(tmp_path: Path) -> None:
     """Its network knows no places, so the weights of 64 px serve images of 128; that of whole images does know them."""
     path = tmp_path / WEIGHTS_NAME
-    model = fresh_objective(enlarging("objective.crop=8")).model
+    model = fresh_objective(super_resolution("objective.crop=8")).model
     save_model(path, model, spec=as_model(model).spec, facts={})
     twice = f"model.image_size={2 * as_model(model).spec.image_size}"
-    check_base(enlarging("objective.crop=8", twice), open_model(path))
+    check_base(super_resolution("objective.crop=8", twice), open_model(path))
     with pytest.raises(UsageError, match="makes images of"):
-        check_base(enlarging("objective.crop=0", twice), open_model(path))
+        check_base(super_resolution("objective.crop=0", twice), open_model(path))
 
 
 def test_a_base_of_another_family_is_refused(other_family: Path, prepared: Prepared, tmp_path: Path) -> None:

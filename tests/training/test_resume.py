@@ -42,7 +42,7 @@ def reached(folder: Path, step: int) -> Callable[[], bool]:
     return lambda: log.exists() and log.read_bytes().count(b"\n") >= step
 
 
-def told(folder: Path) -> list[dict[str, float]]:
+def log_lines(folder: Path) -> list[dict[str, float]]:
     """What metrics.jsonl says, without the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in ("elapsed_seconds", "images_per_second")} for line in lines]
@@ -61,7 +61,7 @@ def test_killed_and_continued_is_the_same_to_the_bit(family: str, tmp_path: Path
     finished(in_new_process(train_to_weights, name, settings, killed))
     assert digests(killed, WEIGHTS_NAME) == digests(straight, WEIGHTS_NAME)
     assert not list(checkpoints.glob(".*.tmp")), "nothing half-written stays"
-    assert told(killed) == told(straight), "every step once, with the same losses"
+    assert log_lines(killed) == log_lines(straight), "every step once, with the same losses"
 
 
 def test_killed_while_the_finished_weights_are_written(tmp_path: Path) -> None:

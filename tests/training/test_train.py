@@ -278,15 +278,15 @@ def test_masks_and_places_move_with_the_image(engine: Engine) -> None:
 
 def test_a_model_gets_only_the_parts_it_is_conditioned_on(engine: Engine) -> None:
     images = toy_images(16)
-    heard = feed_of(engine, batch_size=20, augment=False).batch(0)
-    condition = heard.condition
-    assert condition.lesions is not None and condition.mask is not None and condition.text is not None and heard.lesion is not None
+    batch = feed_of(engine, batch_size=20, augment=False).batch(0)
+    condition = batch.condition
+    assert condition.lesions is not None and condition.mask is not None and condition.text is not None and batch.lesion is not None
     for row in range(20):
-        place = next(i for i in range(len(images)) if torch.equal(unit_images(images.pixels[i:i + 1])[0], heard.images[row]))
+        place = next(i for i in range(len(images)) if torch.equal(unit_images(images.pixels[i:i + 1])[0], batch.images[row]))
         study, shows_mass = images.studies[place], images.labels[place, 1] == 1
         assert condition.attributes[row, -2:].nan_to_num(9).tolist() == {
             "east": [1, 0], "west": [0, 1], "": [9, 9]}[study.site]
-        assert bool(heard.lesion[row].any()) == shows_mass
+        assert bool(batch.lesion[row].any()) == shows_mass
         assert condition.mask[row, 0].isnan().all() == (place % 2 == 0)
         if shows_mass:
             assert condition.lesions[row, 1, 0] == 0.0 and "left" not in condition.text[row].split()

@@ -67,19 +67,19 @@ def only_vae(out: Path, data: Path, **changes: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def three_arms(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     out = tmp_path_factory.mktemp("comparison") / "a"
     result = sx.compare(FAMILIES, prepared, out=out, budget_images=200, seeds=[0], **HERE)
     assert isinstance(result, Compared)
     return result
 
 
-def test_the_table_holds_every_family_and_real_images_first(compared: Compared) -> None:
-    columns, rows = table(compared.report)
+def test_the_table_holds_every_family_and_real_images_first(three_arms: Compared) -> None:
+    columns, rows = table(three_arms.report)
     assert [row[0] for row in rows] == [REAL, *FAMILIES]
     assert all(len(row) == len(columns) for row in rows)
-    assert {"comparison.json", "comparison.md", "comparison.html", "comparison.png"} <= {path.name for path in compared.out.iterdir()}
-    text, html = markdown(compared.report), (compared.out / "comparison.html").read_text()
+    assert {"comparison.json", "comparison.md", "comparison.html", "comparison.png"} <= {path.name for path in three_arms.out.iterdir()}
+    text, html = markdown(three_arms.report), (three_arms.out / "comparison.html").read_text()
     assert "Only 1 of 3 seeds" in text and "Only 1 of 3 seeds" in html
     assert all(name in html for name in FAMILIES)
     cells = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
@@ -87,21 +87,21 @@ def test_the_table_holds_every_family_and_real_images_first(compared: Compared) 
     assert cells["latent-64"]["peak MB in training"] == "not measured"
 
 
-def test_both_stages_share_one_budget_and_are_counted(compared: Compared) -> None:
-    record = next(record for record in compared.report["records"] if record["arm"] == "latent-64")
+def test_both_stages_share_one_budget_and_are_counted(three_arms: Compared) -> None:
+    record = next(record for record in three_arms.report["records"] if record["arm"] == "latent-64")
     first, second = record["stages"]
     assert (first["recipe"], second["recipe"]) == ("kl-autoencoder-64", "latent-64")
     assert first["images"] == 80 and second["images"] == 120  # 40 and 60 % of 200
     assert record["parameters"] == first["parameters"] + second["parameters"]
     assert record["parameters_trained"] == sum(stage["parameters_trained"] for stage in record["stages"])
-    others = [sum(stage["images"] for stage in record["stages"]) for record in compared.report["records"]]
+    others = [sum(stage["images"] for stage in record["stages"]) for record in three_arms.report["records"]]
     assert all(200 <= images < 200 + 2 * 4 for images in others), "at most the images of the last step more"
-    gan = next(record for record in compared.report["records"] if record["arm"] == "projection-gan-64")
+    gan = next(record for record in three_arms.report["records"] if record["arm"] == "projection-gan-64")
     assert gan["parameters_trained"] > gan["parameters"], "a discriminator was trained too"
 
 
-def test_equal_requests_and_seeds(compared: Compared) -> None:
-    made = {name: read_dataset(compared.out / "made" / f"{name}-seed0").studies for name in FAMILIES}
+def test_equal_requests_and_seeds(three_arms: Compared) -> None:
+    made = {name: read_dataset(three_arms.out / "made" / f"{name}-seed0").studies for name in FAMILIES}
     assert len({tuple(study.extra["seed"] for study in studies) for studies in made.values()}) == 1
     gan, latent = (made[name] for name in FAMILIES[1:])
     assert [(study.labels, study.view, study.sex) for study in gan] == [(study.labels, study.view, study.sex) for study in latent]
@@ -132,13 +132,13 @@ def test_only_one_training(prepared: Prepared, tmp_path: Path) -> None:
     assert run.finished and {path.name for path in (tmp_path / "c" / "runs").iterdir()} == {"vae-64-seed1"}
 
 
-def test_side_by_side_is_the_same_as_one_after_the_other(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
+def test_side_by_side_is_the_same_as_one_after_the_other(three_arms: Compared, prepared: Prepared, tmp_path: Path) -> None:
     apart = {**HERE, "apart": True, "clock": "processor"}
     both = sx.compare(["vae-64", "projection-gan-64"], prepared, out=tmp_path / "c", budget_images=200, seeds=[0], jobs=2,
                       **{**apart, "overrides": ALL + VAE + GAN})
     assert isinstance(both, Compared)
     for name in ("vae-64", "projection-gan-64"):
-        one, other = (next(record for record in result.report["records"] if record["arm"] == name) for result in (compared, both))
+        one, other = (next(record for record in result.report["records"] if record["arm"] == name) for result in (three_arms, both))
         assert {measure: one[measure] for measure in DISTRIBUTION} == {measure: other[measure] for measure in DISTRIBUTION}
 
 
@@ -150,14 +150,14 @@ def test_jobs_that_would_not_be_fair_are_refused(changes: dict[str, Any], messag
     assert not (tmp_path / "c" / "runs").exists()
 
 
-def test_trainings_run_elsewhere_join_the_table(compared: Compared, prepared: Prepared, tmp_path: Path) -> None:
+def test_trainings_run_elsewhere_join_the_table(three_arms: Compared, prepared: Prepared, tmp_path: Path) -> None:
     def here(out: str, *, budget_images: int = 200, seeds: list[int], also: Path) -> Compared:
         result = sx.compare(["vae-64"], prepared, out=tmp_path / out, budget_images=budget_images, seeds=seeds, also=[also],
                             **{**HERE, "overrides": ALL + VAE})
         assert isinstance(result, Compared)
         return result
 
-    elsewhere = compared.out / "comparison.json"
+    elsewhere = three_arms.out / "comparison.json"
     report = here("one more seed", seeds=[1], also=elsewhere).report
     assert report["seeds"] == [0, 1] and [entry["arm"] for entry in report["arms"]] == FAMILIES
     assert [entry["seeds"] for entry in report["arms"]] == [2, 1, 1] and list(report["settings"]) == FAMILIES
@@ -259,10 +259,10 @@ def test_a_constant_generator_ranks_last_and_real_images_first(prepared: Prepare
     noisy = np.clip(train.pixels.astype(float) + rng.normal(0, 40, train.pixels.shape), 0, 255).astype(train.pixels.dtype)
     grey = np.full_like(train.pixels, train.pixels.mean())
 
-    def made(images: np.ndarray) -> ImageSet:
+    def as_image_set(images: np.ndarray) -> ImageSet:
         return ImageSet(pixels=images[:40], studies=train.studies[:40], findings=train.findings, labels=train.labels[:40], digest="")
 
-    scores = {name: quality_record(reference, made(images)) for name, images in (("noisy", noisy), ("grey", grey))}
+    scores = {name: quality_record(reference, as_image_set(images)) for name, images in (("noisy", noisy), ("grey", grey))}
     real = reference_record(reference, num=40)
     for name in ("coverage", "recall"):
         assert scores["grey"][name]["value"] <= scores["noisy"][name]["value"] < real[name]["value"]

@@ -37,13 +37,13 @@ def demonstrate(out: Path) -> None:
     demo(out=out, threads=1, config=TINY)
 
 
-def made(folder: Path) -> dict[str, bytes]:
+def result_files(folder: Path) -> dict[str, bytes]:
     """All files of a demonstration but those that tell of time or of the folder's own path: checkpoints, logs, cards and reports."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in (".csv", ".png", ".safetensors", ".npy") and path.parent.name != "checkpoints"}
 
 
-def measured(folder: Path) -> dict[str, object]:
+def benefit_of(folder: Path) -> dict[str, object]:
     """What the report says of the benefit."""
     told: dict[str, object] = json.loads((folder / "report.json").read_text())["dimensions"]["benefit"]
     return told
@@ -68,15 +68,15 @@ def test_it_leaves_a_report_with_pictures_and_says_where(finished: Demonstration
 
 
 def test_a_second_call_changes_nothing(finished: Demonstration) -> None:
-    before = made(finished.out)
+    before = result_files(finished.out)
     again = demo(out=finished.out, threads=1, config=TINY)
-    assert made(finished.out) == before and again.to_dict()["delta"] == finished.to_dict()["delta"]
+    assert result_files(finished.out) == before and again.to_dict()["delta"] == finished.to_dict()["delta"]
 
 
 def test_a_killed_demonstration_goes_on_to_the_same_files(finished: Demonstration, tmp_path: Path) -> None:
     assert killed_when(in_new_process(demonstrate, tmp_path / "d"), (tmp_path / "d/augmented/plan.csv").exists, limit_seconds=250)
     demonstrate(tmp_path / "d")
-    assert made(tmp_path / "d") == made(finished.out) and measured(tmp_path / "d") == measured(finished.out)
+    assert result_files(tmp_path / "d") == result_files(finished.out) and benefit_of(tmp_path / "d") == benefit_of(finished.out)
 
 
 def test_a_clock_that_runs_a_thousand_times_faster_changes_nothing(finished: Demonstration, tmp_path: Path,
@@ -85,7 +85,7 @@ def test_a_clock_that_runs_a_thousand_times_faster_changes_nothing(finished: Dem
     for clock in ("monotonic", "perf_counter", "process_time"):
         monkeypatch.setattr(time, clock, lambda: float(next(hours)))
     demonstrate(tmp_path / "d")
-    assert made(tmp_path / "d") == made(finished.out) and measured(tmp_path / "d") == measured(finished.out)
+    assert result_files(tmp_path / "d") == result_files(finished.out) and benefit_of(tmp_path / "d") == benefit_of(finished.out)
 
 
 def test_it_touches_no_folder_of_others(tmp_path: Path) -> None:

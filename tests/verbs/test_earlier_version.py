@@ -37,7 +37,7 @@ from synthorax.steps.poisoning import check_dataset
 from synthorax.steps.training.shortfall import loss_fall
 from synthorax.verbs import augmentation
 from synthorax.verbs.training import pack
-from trainings import FEW, SMALL_DIFFUSION, SMALL_ENLARGING, SMALL_VAE, SMALLEST, fresh_objective, smallest
+from trainings import FEW, SMALL_DIFFUSION, SMALL_SUPER_RESOLUTION, SMALL_VAE, SMALLEST, fresh_objective, smallest
 
 HERE = {"device": "cpu", "threads": 1}
 STEPS = ("train.steps=4", "train.checkpoint_every=2")
@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sx.prepare(drawn, size=32, out=folder / "prepared", images_per_patient=4)
     for recipe in ARMS:
         train(folder, recipe)
-    small, *settings = SMALL_ENLARGING
+    small, *settings = SMALL_SUPER_RESOLUTION
     sx.train(small, folder / "prepared", out=folder / "large", overrides=[*settings, *FEW, "model.image_size=32", "train.steps=1"], **HERE)
     sx.generate(folder / "controlled-64", sx.Request(num=3, finding=["Effusion"]), out=folder / "made", batch_size=1, **HERE)
     return folder
