@@ -85,13 +85,13 @@ class Folder:
 
 
 @contextmanager
-def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: bool = False,
+def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], take_over: bool = False,
             drafts: Collection[str] = (), wait_seconds: float = 0,
             former: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Iterator[Folder]:
     """Hold `out` for this process and for one piece of work: an empty or absent folder, or one that the same work has claimed before.
 
     `kind` says what is made, as in "a prepared folder"; `inputs`, JSON-ready by their names in messages, are all that it depends on:
-    digests, not only paths. `adopt` says that the folder is known to hold such work, though without a claim. A claim whose work has left
+    digests, not only paths. `take_over` says that the folder is known to hold such work, though without a claim. A claim whose work has left
     nothing but `drafts` binds nobody. `former` gives inputs that an earlier version of synthorax noted as they are noted now, where that
     takes more than other names of keys. Any other folder is refused with an InputError and not touched. If the work fails before anything
     was delivered, the folder is left as it was found. A result that is there may be read by many; otherwise another process that is at
@@ -103,12 +103,12 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], adopt: boo
     ...         folder.deliver()
     """
     out, wanted = Path(out), {"format": FORMAT, "kind": kind, "inputs": _plain(inputs)}
-    claim = _standing(out, wanted, adopt=adopt, drafts=drafts, former=former)  # nothing is written where the answer is no
+    claim = _standing(out, wanted, take_over=take_over, drafts=drafts, former=former)  # nothing is written where the answer is no
     if claim.get("done"):
         yield Folder(path=out, again=True, done=True)
         return
     with only_user(out, wait_seconds=wait_seconds):
-        claim = _standing(out, wanted, adopt=adopt, drafts=drafts, former=former)
+        claim = _standing(out, wanted, take_over=take_over, drafts=drafts, former=former)
         try:
             if not claim:
                 with _told(out):
@@ -211,7 +211,7 @@ def file_stamp(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _standing(out: Path, wanted: Mapping[str, Any], *, adopt: bool, drafts: Collection[str],
+def _standing(out: Path, wanted: Mapping[str, Any], *, take_over: bool, drafts: Collection[str],
               former: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None) -> dict[str, Any]:
     """The claim of an earlier call for the same work, or nothing where the folder is free; else InputError."""
     _refuse_odd(out)
@@ -224,7 +224,7 @@ def _standing(out: Path, wanted: Mapping[str, Any], *, adopt: bool, drafts: Coll
         return claim
     if not claim and WORK_NAME in _names(out):
         rest = rest | {WORK_NAME}
-    if not rest - set(drafts if claim else ()) or (adopt and not claim):
+    if not rest - set(drafts if claim else ()) or (take_over and not claim):
         return {}
     if not claim:
         raise InputError("is not empty", file=out, remedy="choose another --out")

@@ -75,8 +75,8 @@ def test_a_cascade_is_its_stages_one_after_the_other(runs: list[Path], tmp_path:
     turned = requests()
     turned = replace(turned, labels=turned.labels.flip(1), mask=turned.mask.flip(1),  # type: ignore[union-attr]
                      attributes=torch.cat([turned.attributes[:, : len(ATTRIBUTES)], turned.attributes[:, len(ATTRIBUTES):].flip(1)], dim=1))
-    for number, (enlarge, steps) in enumerate(((two, 3), (three, 2)), start=1):
-        by_hand = enlarge.sample(replace(turned, image=by_hand), [derive(seed, "stage", number) for seed in (4, 5)],
+    for number, (upsampled, steps) in enumerate(((two, 3), (three, 2)), start=1):
+        by_hand = upsampled.sample(replace(turned, image=by_hand), [derive(seed, "stage", number) for seed in (4, 5)],
                                  SampleSettings(steps=steps, guidance=1.0, conditioning_noise=0.05))
     torch.testing.assert_close(images, by_hand, atol=1e-6, rtol=0)
     for other in (replace(PLAIN, conditioning_noise=0.2), replace(PLAIN, conditioning_noise=0.05, super_resolution_steps=5)):

@@ -165,7 +165,7 @@ def test_drafts_bind_nobody_and_known_work_is_taken_over(tmp_path: Path) -> None
     (tmp_path / "config.toml").write_text("mine")
     with pytest.raises(InputError, match="is not empty"), claimed(tmp_path, kind="a test", inputs=INPUTS, drafts=("config.toml",)):
         pass
-    with claimed(tmp_path, kind="a test", inputs=INPUTS, adopt=True):
+    with claimed(tmp_path, kind="a test", inputs=INPUTS, take_over=True):
         pass
     with claimed(tmp_path, kind="a test", inputs=INPUTS | {"seed": 1}, drafts=("config.toml",)) as folder:
         assert not folder.again

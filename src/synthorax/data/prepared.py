@@ -160,7 +160,7 @@ def prepare_dataset(
     settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
     inputs = _inputs(dataset, settings)
     duplicate = _unclaimed_duplicate(out, dataset, settings)
-    with claimed(out, kind="a prepared folder", inputs=inputs, adopt=duplicate) as folder:
+    with claimed(out, kind="a prepared folder", inputs=inputs, take_over=duplicate) as folder:
         if duplicate:
             folder.finish()
         elif not folder.done:

@@ -61,7 +61,7 @@ def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | N
     run = Run(path=out)
     inputs = {"stages": [stage.digest for stage in stages], "guide": weaker and weaker.digest, "precision": precision, "sample": settings}
     duplicate = _unclaimed_duplicate(run, told)
-    with claimed(out, kind="a packed model", inputs=inputs, adopt=duplicate) as folder:
+    with claimed(out, kind="a packed model", inputs=inputs, take_over=duplicate) as folder:
         if duplicate:
             folder.finish()
         elif not folder.done:

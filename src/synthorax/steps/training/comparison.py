@@ -286,7 +286,7 @@ def claim(design: Design) -> None:
     Raises InputError where the folder holds another one.
     """
     path, terms = design.out / "claim.json", asdict(design.terms)
-    with claimed(design.out, kind="a comparison", inputs={}, adopt=_is_ours(path), wait_seconds=10):  # several may begin at once
+    with claimed(design.out, kind="a comparison", inputs={}, take_over=_is_ours(path), wait_seconds=10):  # several may begin at once
         _join_claim(design, path, terms)
 
 

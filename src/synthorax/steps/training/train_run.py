@@ -112,7 +112,7 @@ def claimed_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Begi
     _is_there(run, recipe, prepared, beginning=beginning, resume=resume)  # what is wrong with the settings is said first
     inputs = {"data": prepared.digest, **{name.removesuffix("_digest"): digest for name, digest in beginning.digests().items()}}
     before_claims = not (run.path / CLAIM_NAME).exists() and (run.path / "config.toml").exists() and _has_begun(run)
-    return claimed(run.path, kind="a training", inputs=inputs, adopt=before_claims, drafts=("config.toml", "data.json"))
+    return claimed(run.path, kind="a training", inputs=inputs, take_over=before_claims, drafts=("config.toml", "data.json"))
 
 
 def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective[nn.Module], ImageSet]:
