@@ -62,7 +62,7 @@ RULES = (
     Rule(words="s4", better="kumar (S4 is the structured state space model)"),
     Rule(words="vet vets vetted", better="check_poisoning"),
     Rule(words="enlarge enlarges enlarging enlargement", better="super_resolution", within=("bench/", "tests/")),
-    Rule(words="four", better="prdc", allowed=("test_four_bit_png_fills_the_range",)),
+    Rule(words="four", better="prdc", within=("src/",)),
     Rule(words="look", better="appearance, snapshot", within=("src/synthorax/judges/",)),
 )
 BARE = ("asked begun compared counted drawn given guessed heard joined kept known made measured seen shown taught told")

@@ -91,11 +91,11 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], take_over:
     """Hold `out` for this process and for one piece of work: an empty or absent folder, or one that the same work has claimed before.
 
     `kind` says what is made, as in "a prepared folder"; `inputs`, JSON-ready by their names in messages, are all that it depends on:
-    digests, not only paths. `take_over` says that the folder is known to hold such work, though without a claim. A claim whose work has left
-    nothing but `drafts` binds nobody. `former` gives inputs that an earlier version of synthorax noted as they are noted now, where that
-    takes more than other names of keys. Any other folder is refused with an InputError and not touched. If the work fails before anything
-    was delivered, the folder is left as it was found. A result that is there may be read by many; otherwise another process that is at
-    work is waited for `wait_seconds`.
+    digests, not only paths. `take_over` says that the folder is known to hold such work, though without a claim. A claim whose work has
+    left nothing but `drafts` binds nobody. `former` gives inputs that an earlier version of synthorax noted as they are noted now, where
+    that takes more than other names of keys. Any other folder is refused with an InputError and not touched. If the work fails before
+    anything was delivered, the folder is left as it was found. A result that is there may be read by many; otherwise another process that
+    is at work is waited for `wait_seconds`.
 
     >>> with claimed("kept", kind="a screening", inputs={"seed": 0}) as folder:  # doctest: +SKIP
     ...     if not folder.done:
