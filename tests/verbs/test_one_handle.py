@@ -123,10 +123,10 @@ def test_verbs_take_the_handle_and_open_nothing(tiny: Path, tmp_path: Path, uses
     model = open_model(tiny)
     assert uses.of(tiny) == (1, 1, 0), "known without its weights"
     assert open_model(model) is model
-    images = [sx.generate(model, out=tmp_path / name, num=2, finding=["Mass"], threads=1).path for name in ("first", "second")]
+    images = [sx.generate(model, sx.Request(num=2, finding=["Mass"]), out=tmp_path / name, threads=1).path for name in ("first", "second")]
     sx.load_model(model)
     assert uses.of(tiny) == (1, 1, 1)
-    by_name = sx.generate(tiny, out=tmp_path / "by name", num=2, finding=["Mass"], threads=1).path
+    by_name = sx.generate(tiny, sx.Request(num=2, finding=["Mass"]), out=tmp_path / "by name", threads=1).path
     first, *others = [sorted(path.read_bytes() for path in (folder / "images").iterdir()) for folder in (*images, by_name)]
     assert all(other == first for other in others)
 

@@ -187,7 +187,7 @@ def test_export_reads_back_pixel_for_pixel(synthetic: Dataset, tmp_path: Path) -
 
 def test_python_names_of_the_contract() -> None:
     for name in ("ingest", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit", "export", "augment", "demo",
-                 "load_model", "count_parameters"):
+                 "load_model", "open_model", "count_parameters"):
         assert callable(getattr(sx, name))
 
 
