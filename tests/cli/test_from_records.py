@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from synthorax.bounds import AtLeastOne, Form, Fraction
 from synthorax.cli.app import app
-from synthorax.cli.from_records import Fields, Given, docstrings
+from synthorax.cli.from_records import docstrings
+from synthorax.cli.options import Fields, Given
 from synthorax.cli.panels import add
 from synthorax.errors import UsageError
 from synthorax.evaluation.benefit.protocol import BenefitConfig

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthorax.cli.from_records import Fields, Given
-from synthorax.cli.options import Device, DeviceOption, Json, Seed, Synthetic, Threads
+from synthorax.cli.options import Device, DeviceOption, Fields, Given, Json, Seed, Synthetic, Threads
 from synthorax.cli.output import finish
 from synthorax.cli.panels import add
 

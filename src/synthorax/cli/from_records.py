@@ -1,7 +1,4 @@
-"""Options made of the fields of records: name, type, bounds, default and help are written once, beside the field.
-
-Importing this file imports no record; one is imported when the options of its command are asked for.
-"""
+"""Options made of the fields of records: name, type, bounds, default and help are written once, beside the field."""
 
 from __future__ import annotations
 
@@ -12,77 +9,29 @@ import importlib
 import inspect
 import itertools
 import math
-import textwrap
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from synthorax.cli.options import Fields
 from synthorax.cli.values import named, numbers_of
 
-Given = Mapping[str, Any]
-"""what was given of a record's fields, by their names"""
 SCALARS = (bool, int, float, str, Path)
 UNBOUNDED = 1e9
 """bounds from here on keep a file from being absurd; nobody needs to read them in a help"""
 
 
-class Fields(NamedTuple):
-    """Mark of a command's parameter that stands for a record: in its place there is one option for each field."""
-
-    record: str | type
-    """the record, or `module:class`, which is imported when the options are asked for"""
-    panel: str
-    """heading of these options in the help"""
-    leave_out: tuple[str, ...] = ()
-    """fields that are no options"""
-    names: Mapping[str, str] = types.MappingProxyType({})
-    """field -> option, where its name is not that of the field"""
-    usual: bool = True
-    """whether what is not given has the value that the record says; else it is not passed on, and what is usual is said elsewhere"""
-
-    def options(self) -> Iterator[tuple[str, inspect.Parameter, Callable[[Any], Any]]]:
-        """Name of each field, the command's parameter for it, and how its value is read."""
-        record = _record(self.record)
-        texts, hints = docstrings(record), get_type_hints(record, include_extras=True)
-        for field in dataclasses.fields(record):
-            if field.name not in self.leave_out:
-                yield field.name, *_option(field, hints[field.name], texts.get(field.name, ""), self)
-
-
-class Command:
-    """A function of the command line whose parameters marked with `Fields` became options, which are read when they are asked for."""
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-        self.__name__, self.__doc__, self.__module__ = function.__name__, function.__doc__, function.__module__
-        self.__annotations__: dict[str, Any] = {}
-
-    @functools.cached_property
-    def _parameters(self) -> tuple[list[inspect.Parameter], dict[str, dict[str, tuple[str, Callable[[Any], Any]]]]]:
-        parameters, groups = [], {}
-        for parameter in inspect.signature(self.function, eval_str=True).parameters.values():
-            mark = next((mark for mark in getattr(parameter.annotation, "__metadata__", ()) if isinstance(mark, Fields)), None)
-            if mark is None:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-                continue
-            options = list(mark.options())
-            parameters += [option for _, option, _ in options]
-            groups[parameter.name] = {name: (option.name, read) for name, option, read in options}
-        return parameters, groups
-
-    @functools.cached_property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.Signature(self._parameters[0])
-
-    def __call__(self, **values: Any) -> None:
-        """Call the function with what the parser found, that of each record as one mapping of what was given."""
-        given = {group: {name: (values.pop(option), read) for name, (option, read) in fields.items()}
-                 for group, fields in self._parameters[1].items()}
-        self.function(**values, **{group: {name: read(value) for name, (value, read) in fields.items() if value is not None}
-                                   for group, fields in given.items()})
+def options_of(mark: Fields) -> Iterator[tuple[str, inspect.Parameter, Callable[[Any], Any]]]:
+    """Name of each field, the parameter of a command for it, and how its value is read."""
+    record = _record(mark.record)
+    texts, hints = docstrings(record), get_type_hints(record, include_extras=True)
+    for field in dataclasses.fields(record):
+        if field.name not in mark.leave_out:
+            yield field.name, *_option(field, hints[field.name], texts.get(field.name, ""), mark)
 
 
 def docstrings(record: type) -> dict[str, str]:
@@ -91,13 +40,18 @@ def docstrings(record: type) -> dict[str, str]:
     for kind in reversed(record.__mro__):
         if not dataclasses.is_dataclass(kind):
             continue
-        defined = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-        assert isinstance(defined, ast.ClassDef)
-        for field, text in itertools.pairwise(defined.body):
+        for field, text in itertools.pairwise(_classes(kind.__module__)[kind.__name__].body):
             if (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
                     and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)):
                 texts[field.target.id] = " ".join(text.value.value.split())
     return texts
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes that a module defines, as its source says; docstrings of fields are nowhere else."""
+    parsed = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in ast.walk(parsed) if isinstance(node, ast.ClassDef)}
 
 
 def _record(record: str | type) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,23 @@ from synthorax.threads import MOST_THREADS
 LAST_SEED = 2**63 - 1
 RUNNING = "Running"
 """heading of the options that say where and how a command runs"""
+
+
+Given = Mapping[str, Any]
+"""what was given of a record's fields, by their names"""
+
+
+class Fields:
+    """Mark of a command's parameter that stands for a record: in its place there is one option for each field."""
+
+    def __init__(self, record: str | type, *, panel: str, leave_out: tuple[str, ...] = (), names: Mapping[str, str] | None = None,
+                 usual: bool = True) -> None:
+        """`record` may be `module:class`, which is imported when the options are asked for; `panel` is their heading in the help.
+
+        Fields in `leave_out` are no options, and `names` has the options that are not called as their field. What is not given has the
+        value that the record says, or with `usual` False is not passed on, since what is usual is said elsewhere.
+        """
+        self.record, self.panel, self.leave_out, self.names, self.usual = record, panel, leave_out, names or {}, usual
 
 
 class Device(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import math
 import os
 import shutil
@@ -18,8 +17,10 @@ def finish(result: Any, as_json: bool) -> None:
         return
     facts: Callable[[], dict[str, Any]] | None = getattr(result, "to_dict", None)
     if as_json:
+        import json  # here, because most calls print no JSON
+
         record = facts() if facts is not None else result
-        text = json_module.dumps(without_nan(record), default=str, allow_nan=False)
+        text = json.dumps(without_nan(record), default=str, allow_nan=False)
     elif isinstance(result, dict):
         text = "\n".join(_table(value) if _is_table(value) else f"{key}: {_words(value)}" for key, value in result.items())
     else:

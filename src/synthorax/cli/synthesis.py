@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthorax.cli.from_records import Fields, Given
-from synthorax.cli.options import RUNNING, Device, DeviceOption, Json, Seed, Threads
+from synthorax.cli.options import RUNNING, Device, DeviceOption, Fields, Given, Json, Seed, Threads
 from synthorax.cli.output import finish
 from synthorax.cli.panels import add
 from synthorax.cli.values import counts_of

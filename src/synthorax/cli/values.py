@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from synthorax.bounds import Form
 from synthorax.errors import UsageError
+
+if TYPE_CHECKING:  # for types alone: importing it takes a while
+    from synthorax.bounds import Form
 
 
 def fractions_of(text: str) -> tuple[float, float, float]:
@@ -30,6 +31,8 @@ def named(text: str) -> tuple[str, str]:
 
 def setting_of(text: str) -> tuple[str, Any]:
     """`NAME=VALUE` with a number or a word as value."""
+    import json  # here, because few commands need it
+
     name, value = named(text)
     try:
         return name, json.loads(value)
