@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -308,6 +309,21 @@ def test_a_generation_with_masks_goes_on_where_it_stopped(model: TrainedModel, e
     with pytest.raises(InputError, match="holds a generation with other plan"):
         run_plan(model, tmp_path / "a", engine, plan=plan)
     assert digests(tmp_path / "a") == whole
+
+
+def test_a_mask_is_drawn_once_to_check_the_plan_and_once_to_make_its_image(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
+    path, opened, counting = mask_file(tmp_path / "lung.png", rows=slice(0, 32)), [], True
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        if counting and event == "open" and str(arguments[0]) == path:
+            opened.append(path)
+
+    sys.addaudithook(on_event)
+    try:
+        run_plan(model, tmp_path / "a", engine, plan=Plan(rows=(PlanRow(seed=1, masks={"lung": path}),)), batch_size=4)
+    finally:
+        counting = False  # a hook cannot be taken away
+    assert len(opened) == 2 * 2 + 1, "pixels and size each time, and its digest for the claim"
 
 
 def test_settings_beyond_the_usual_have_their_columns(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:

@@ -59,15 +59,14 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
     batch_size = batch_size or (begun if isinstance(begun, int) and begun > 0 else images_at_a_time(engine))
     with claimed(out, kind="a generation", inputs=_inputs(model, plan, settings, batch_size)):
         folder = out / "images"
-        studies, own = [], portion(progress, 0.03, 0.05)
-        for number in range(len(plan)):
-            studies.append(_study(model, plan, number, settings, support=support, out=out))
-            own((number + 1) / len(plan), f"masks and rows of {number + 1} of {len(plan)} images")
-        own = portion(progress, 0.05, 1)
+        studies, own = [], portion(progress, 0.03, 1)
         for numbers in _chunks(len(plan), batch_size):
+            masks = [drawn(plan.rows[number], size=model.spec.image_size, file=plan.file) for number in numbers]
+            studies += [_study(model, plan, number, settings, masks=masks[number - numbers[0]], support=support, out=out)
+                        for number in numbers]
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
-                images = _sample(network, plan, numbers, settings=settings, engine=engine, batch_size=batch_size)
+                images = _sample(network, plan, numbers, settings=settings, engine=engine, batch_size=batch_size, masks=masks)
                 for number in missing:
                     write_png(out / studies[number].file_name, images[number - numbers[0]], provenance=_provenance(studies[number]))
             own((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
@@ -156,12 +155,13 @@ def _chunks(total: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, total))
 
 
-def _sample(model: Model, plan: Plan, numbers: range, *, settings: SampleSettings, engine: Engine,
-            batch_size: int) -> NDArray[np.uint8]:
+def _sample(model: Model, plan: Plan, numbers: range, *, settings: SampleSettings, engine: Engine, batch_size: int,
+            masks: Sequence[Drawn] | None = None) -> NDArray[np.uint8]:
     """Images of some rows, [n, S, S]; the batch is filled up to its full size so that every image meets the same arithmetic."""
     rows = [plan.rows[number] for number in numbers]
-    filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-    condition = replace(plan, rows=tuple(filled)).condition(model.spec)
+    extra = batch_size - len(rows)
+    filled = [*rows, *[rows[-1]] * extra]
+    condition = replace(plan, rows=tuple(filled)).condition(model.spec, masks=None if masks is None else [*masks, *[masks[-1]] * extra])
     with engine.autocast():
         images = model.sample(condition, [row.seed for row in filled], settings)
     return np.asarray(from_unit(images[: len(rows), 0].float().cpu().numpy()))
@@ -171,10 +171,10 @@ def _file_name(number: int) -> str:
     return f"synthetic-{number:06d}.png"
 
 
-def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, support: Support | None, out: Path) -> Study:
+def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, masks: Drawn, support: Support | None,
+           out: Path) -> Study:
     """The image's row in the table; its masks are copied to `out` first."""
     row = plan.rows[number]
-    masks = drawn(row, size=model.spec.image_size, file=plan.file)
     own = _with_own_masks(row, masks, number, out)
     extra = {"model": model.name, "model_digest": model.digest, "seed": str(row.seed), "plan_row": str(number),
              "sampler": settings.sampler, "steps": str(settings.steps), "guidance": f"{settings.guidance:g}",

@@ -160,8 +160,12 @@ def measured_lesions(row: PlanRow, masks: Drawn) -> tuple[Lesion, ...]:
     return tuple(measured(lesion, mask if lesion.mask else None) for lesion, mask in zip(row.lesions, masks.lesions, strict=True))
 
 
-def condition_of_rows(rows: Sequence[PlanRow], spec: ModelSpec, *, file: Path | None = None) -> Condition:
-    """Rows that `check_row` let pass as the condition of a model; what a row does not state is NaN or empty, what none states is None."""
+def condition_of_rows(rows: Sequence[PlanRow], spec: ModelSpec, *, file: Path | None = None,
+                      masks: Sequence[Drawn] | None = None) -> Condition:
+    """Rows that `check_row` let pass as the condition of a model; what a row does not state is NaN or empty, what none states is None.
+
+    `masks` are those of the rows, where they have been read already.
+    """
     studies = [row.study("") for row in rows]
     labels = label_matrix(studies, spec.findings, policy=STATED_ONLY)
     for number, row in enumerate(rows):
@@ -171,7 +175,7 @@ def condition_of_rows(rows: Sequence[PlanRow], spec: ModelSpec, *, file: Path | 
     if "labels" not in spec.conditions:
         labels[:] = np.nan
     condition = condition_of(studies, labels, sites=spec.sites)
-    masks = [drawn(row, size=spec.image_size, file=file) for row in rows]
+    masks = [drawn(row, size=spec.image_size, file=file) for row in rows] if masks is None else masks
     texts = tuple(row.text.strip() for row in rows)
     return replace(condition, text=texts if any(texts) else None, mask=_mask_tensor(rows, masks, studies, spec),
                    lesions=_lesion_tensor(rows, masks, spec))

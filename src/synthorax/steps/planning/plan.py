@@ -16,7 +16,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.progress import Progress, quiet
 from synthorax.protocols import Condition, ModelSpec
 from synthorax.rng import derive
-from synthorax.steps.planning.condition import STATED_ONLY, check_row, condition_of_rows, drawn, restricted_to
+from synthorax.steps.planning.condition import STATED_ONLY, Drawn, check_row, condition_of_rows, drawn, restricted_to
 from synthorax.steps.planning.row import PlanRow
 from synthorax.steps.planning.table import columns_of, read_rows, write_rows
 from synthorax.types import ImageSet, Stated
@@ -73,14 +73,14 @@ class Plan:
             drawn(row, size=spec.image_size, file=self.file)
             progress(number / len(self.rows), f"checked {number} of {len(self.rows)} rows")
 
-    def condition(self, spec: ModelSpec) -> Condition:
+    def condition(self, spec: ModelSpec, *, masks: Sequence[Drawn] | None = None) -> Condition:
         """The rows as the condition of a model; what a row does not state is NaN or empty, and parts that no row states are None.
 
-        Raises the errors of `check`.
+        `masks` are those of the rows, where they have been read already. Raises the errors of `check`.
         """
         for row in self.rows:
             check_row(row, spec, file=self.file)
-        return condition_of_rows(self.rows, spec, file=self.file)
+        return condition_of_rows(self.rows, spec, file=self.file, masks=masks)
 
     def restricted_to(self, spec: ModelSpec) -> Plan:
         """The plan without the parts that the model is not conditioned on: what a sheet of any family can show of real images'
