@@ -254,7 +254,7 @@ class Objective(nn.Module, Generic[M]):
             raise UsageError(f"a model of family '{as_model(self.model).spec.family}' cannot start from another one")
         self.model.load_matching(base)
 
-    def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def forward(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         return self.losses(phase, batch)
 
 

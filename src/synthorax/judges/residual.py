@@ -15,7 +15,7 @@ class ResidualBlock(nn.Module):
         self.conv2, self.norm2 = convolution(after, after), nn.BatchNorm2d(after)
         self.shortcut = shortcut
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
         return torch.relu(residual + self.shortcut(x))
 

@@ -68,7 +68,7 @@ class Frozen(nn.Module):
         """Stays in evaluation mode."""
         return super().train(False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:  # noqa: D102
+    def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.inner(images)
         return maps
 
@@ -148,7 +148,7 @@ class Scripted(nn.Module):
         except RuntimeError as error:
             raise InputError("is not a TorchScript file", file=path, remedy="write it with torch.jit.save") from error
 
-    def forward(self, images: Tensor) -> list[Tensor]:  # noqa: D102
+    def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.network(images)
         return [maps] if isinstance(maps, Tensor) else list(maps)
 

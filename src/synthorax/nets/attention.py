@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
         self.qkv = convolution(channels, 3 * channels, 1, dims=dims)
         self.project = zeroed(convolution(channels, channels, 1, dims=dims))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         tokens = self.qkv(normalised(x, self.norm)).flatten(2).transpose(1, 2).contiguous()  # [B, N, 3 C], as fast attention wants it
         query, key, value = (split_heads(part, self.heads) for part in tokens.chunk(3, dim=-1))  # each [B, heads, N, C / heads]
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -66,7 +66,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(context, 2 * channels, bias=False)
         self.project = zeroed(nn.Linear(channels, channels, bias=False))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         query = split_heads(self.query(self.norm(x)), self.heads)
         key, value = (split_heads(part, self.heads) for part in self.key_value(context.tokens).chunk(2, dim=-1))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=context.visible)

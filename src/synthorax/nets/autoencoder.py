@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         kernels = lowest_cosines(config.factor, config.latent_channels) / config.factor**2
         self.register_buffer("cosines", F.pad(kernels, (0, 0, 0, 0, 0, 0, 0, outputs - len(kernels))), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.layers(images) + F.conv2d(images, self.cosines, stride=self.cosines.shape[-1])
         return maps
 
@@ -107,7 +107,7 @@ class Decoder(nn.Module):
         self.patch = config.patch
         self.register_buffer("cosines", lowest_cosines(config.factor, config.latent_channels), persistent=False)
 
-    def forward(self, latents: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latents: Tensor) -> Tensor:
         added = F.pixel_shuffle(self.last(self.layers(latents)), self.patch)  # [B, p^2, S / p, S / p] -> [B, 1, S, S]
         return added + F.conv_transpose2d(latents, self.cosines, stride=self.cosines.shape[-1])
 
@@ -133,7 +133,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(_activated(channels), nn.Conv2d(channels, channels, 3, padding=1), _activated(channels),
                                     zeroed(nn.Conv2d(channels, channels, 3, padding=1)))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         changed: Tensor = x + self.layers(x)
         return changed
 

@@ -43,7 +43,7 @@ class ConditionalNorm(nn.Module):
         if self.change is not None:
             nn.init.normal_(self.change.weight, std=0.02)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = cast(Tensor, self.norm(x))
         if self.change is None:
             return x
@@ -96,7 +96,7 @@ class Generator(nn.Module):
         self.residual = residual
         self.final = ConditionalNorm(steps[-1], kind=norm, embedding=embedding) if residual else None
 
-    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         x = self.start(torch.cat([latent, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
         if not self.residual:
             x = F.relu(self.first(x, condition))
@@ -123,7 +123,7 @@ class ConvolutionalDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.features = outputs[-1] * SMALLEST_PX**2
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.layers(images)
         return features
 
@@ -153,7 +153,7 @@ class ResidualDiscriminator(nn.Module):
                                       for level, (wide, width) in enumerate(pairwise(steps))))
         self.features = steps[-1]
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         features: Tensor = F.relu(self.blocks(images)).sum((2, 3)) / SMALLEST_PX  # a sum of n numbers over the root of n: as steep as they
         return features
 

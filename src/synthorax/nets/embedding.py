@@ -20,7 +20,7 @@ class NoiseEmbedding(nn.Module):
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(0, math.log10(highest), channels // 2), persistent=False)
 
-    def forward(self, level: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, level: Tensor) -> Tensor:
         angle = level[:, None] * self.frequencies
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
@@ -37,7 +37,7 @@ class StatementEmbedding(nn.Module):
             warnings.filterwarnings("ignore", message="Initializing zero-element")  # images may have no findings at all
             self.linear = nn.Linear(2 * num_statements, channels, bias=False)
 
-    def forward(self, statements: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, statements: Tensor) -> Tensor:
         stated = ~statements.isnan()
         value = torch.where(stated, statements * 2 - 1, 0.0)
         embedded: Tensor = self.linear(torch.cat([stated.to(value), value], dim=1))
@@ -66,7 +66,7 @@ class PlaceEmbedding(nn.Module):
         # An image has a lesion or two, so the weights begin as large as if there were only one finding.
         nn.init.uniform_(self.linear.weight, -(features**-0.5), features**-0.5)
 
-    def forward(self, lesions: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, lesions: Tensor) -> Tensor:
         stated = ~lesions.isnan()[..., None]  # [B, K, P, 1]
         value = lesions.nan_to_num(0.0)[..., None]
         angle = value * self.angular  # [B, K, P, octaves]

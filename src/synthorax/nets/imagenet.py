@@ -34,7 +34,7 @@ class Vgg16(nn.Module):
         self.features = nn.Sequential(*_vgg16_layers())
         _initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.features(x)
         return features
 
@@ -110,7 +110,7 @@ class DenseNet121(nn.Module):
             self.features.add_module(name, part)
         _initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.features(x))
 
 
@@ -122,7 +122,7 @@ class DenseLayer(nn.Module):
         self.norm1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 4 * growth, 1, bias=False)
         self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         added = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
         return torch.cat([x, added], dim=1)
 

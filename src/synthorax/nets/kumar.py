@@ -25,7 +25,7 @@ class Encoder(nn.Module):
                        nn.Conv2d(outputs, outputs, 3, padding=1), nn.LeakyReLU(0.2), nn.MaxPool2d(2)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layers(x)
         return features
 
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         self.linear = nn.Linear(latent_size, DECODER_CHANNELS[0] * self.side**2)
         self.layers = nn.Sequential(*_enlarging(bias=True), nn.Tanh())
 
-    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor) -> Tensor:
         image: Tensor = self.layers(self.linear(z).unflatten(1, (DECODER_CHANNELS[0], self.side, self.side)))
         return image
 
@@ -53,7 +53,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(nn.ConvTranspose2d(latent_size, first, image_size // 32, bias=False), nn.BatchNorm2d(first),
                                     nn.ReLU(), *_enlarging(bias=False), nn.Tanh())
 
-    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor) -> Tensor:
         image: Tensor = self.layers(z[:, :, None, None])
         return image
 
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, stride=2, padding=1, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.layers(x)
         return scores
 

@@ -33,7 +33,7 @@ class MixtureDecoder(nn.Module):
             layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
-    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor) -> Tensor:
         image: Tensor = self.layers(self.first(z).unflatten(1, self.shape))
         return image
 
@@ -46,7 +46,7 @@ class LinearDecoder(nn.Module):
         self.first = nn.Linear(inputs, HIDDEN)
         self.layers = nn.Sequential(nn.ReLU(), nn.Linear(HIDDEN, image_size**2), nn.Tanh(), nn.Unflatten(1, (1, image_size, image_size)))
 
-    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor) -> Tensor:
         image: Tensor = self.layers(self.first(z))
         return image
 

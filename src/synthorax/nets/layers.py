@@ -29,7 +29,7 @@ class VolumeConvolution(nn.Conv3d):
     slice fewer than the kernel. Such volumes are small, so float32 costs little.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.shape[2] >= self.kernel_size[0]:
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):

@@ -39,7 +39,7 @@ class LowRank(nn.Module):
             self.reduce = kind(layer.in_channels, rank, layer.kernel_size, stride=layer.stride, padding=layer.padding, bias=False)
             self.expand = zeroed(kind(rank, layer.out_channels, 1, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.through(lambda layer: layer(x))
 
     def through(self, apply: Callable[[Any], Tensor]) -> Tensor:

@@ -28,6 +28,6 @@ class PatchDiscriminator(nn.Module):
             parts += [spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1)), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*parts, spectral_norm(nn.Conv2d(widths[-1], 1, 4, padding=1)))
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         scores: Tensor = self.layers(images)
         return scores

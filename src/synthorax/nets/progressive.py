@@ -71,7 +71,7 @@ class GrowingGenerator(Growing):
         self.blocks = nn.ModuleList(_Double(one, other) for one, other in pairwise(steps))
         self.to_image = nn.ModuleList(ScaledConvolution(width, outputs, 1) for width in steps)
 
-    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         done, fade = self._used()
         x = self.start(torch.cat([latent, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
         x = unit_pixels(rectified(self.first(unit_pixels(rectified(x)))))
@@ -109,7 +109,7 @@ class GrowingDiscriminator(Growing):
         self.linear = ScaledLinear(steps[0] * SMALLEST_PX**2, steps[0])
         self.features = steps[0]
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         done, fade = self._used()
         coarse = F.adaptive_avg_pool2d(images, SMALLEST_PX * 2**done)
         x = rectified(self.from_image[done](coarse))
@@ -130,6 +130,6 @@ class GrowingEncoder(nn.Module):
         self.trunk = GrowingDiscriminator(image_size=image_size, inputs=1, channels=channels, spread=False)
         self.last = ScaledLinear(self.trunk.features + embedding, outputs)
 
-    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
         numbers: Tensor = self.last(torch.cat([self.trunk(images), condition], dim=1))
         return numbers

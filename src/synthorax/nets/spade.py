@@ -69,7 +69,7 @@ class SpadeGenerator(nn.Module):
         self.blocks = nn.ModuleList(_Block(one, other, kind=norm, beside=2 * masks, hidden=hidden) for one, other in pairwise(steps))
         self.last = nn.Conv2d(steps[-1], 1, 3, padding=1)
 
-    def forward(self, latent: Tensor, condition: Tensor, beside: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, condition: Tensor, beside: Tensor) -> Tensor:
         x = self.start(torch.cat([latent, condition], dim=1)).unflatten(1, (-1, SMALLEST_PX, SMALLEST_PX))
         for block in self.blocks:
             x = block(x, beside)
@@ -87,7 +87,7 @@ class MaskReader(nn.Module):
         self.up = nn.ModuleList(_convolved(below + beside, beside) for below, beside in zip(down[:1:-1], down[-2:0:-1], strict=True))
         self.last = nn.Conv2d(channels, masks, 1)
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         seen = [self.down[0](images)]
         for block in self.down[1:]:
             seen.append(block(halved(seen[-1])))

@@ -34,7 +34,7 @@ class ScaledLinear(nn.Module):
         self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
         self.scale, self.rate = rate / math.sqrt(inputs), rate
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.scale, self.bias * self.rate)
 
 
@@ -47,7 +47,7 @@ class ScaledConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.scale = 1 / math.sqrt(inputs * kernel**2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
 
 
@@ -63,7 +63,7 @@ class ModulatedConvolution(nn.Module):
         self.convolution = ScaledConvolution(inputs, outputs, kernel, bias=False)
         self.demodulate = demodulate
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales = self.style(style)  # [B, C]
         made: Tensor = self.convolution(x * scales[:, :, None, None])
         if not self.demodulate:
@@ -107,7 +107,7 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(ScaledLinear(one, other, rate=SLOW) for one, other in pairwise(sizes))
         self.register_buffer("mean", torch.zeros(style_size))
 
-    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         x = torch.cat([unit_moment(latent), unit_moment(condition)], dim=1)
         for layer in self.layers:
             x = rectified(layer(x))
@@ -138,7 +138,7 @@ class Synthesis(nn.Module):
         self.to_image = nn.ModuleList(ModulatedConvolution(width, 1, 1, style_size=style_size, demodulate=False) for width in steps)
         self.offset = nn.Parameter(torch.zeros(()))
 
-    def forward(self, styles: Tensor, noises: Sequence[Tensor]) -> Tensor:  # noqa: D102
+    def forward(self, styles: Tensor, noises: Sequence[Tensor]) -> Tensor:
         x = self.constant.expand(len(styles), *self.constant.shape)
         image: Tensor | None = None
         for number, (layer, noise) in enumerate(zip(self.layers, noises, strict=True)):
@@ -173,7 +173,7 @@ class BatchSpread(nn.Module):
         super().__init__()
         self.register_buffer("spread", torch.tensor(1.0))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         spread = self.spread
         if self.training:
             spread = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
@@ -195,6 +195,6 @@ class StyleDiscriminator(nn.Module):
         self.linear = ScaledLinear(steps[-1] * SMALLEST_PX**2, steps[-1])
         self.features = steps[-1]
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         x = self.spread(self.blocks(rectified(self.first(images))))
         return rectified(self.linear(rectified(self.last(x)).flatten(1)))

@@ -99,7 +99,7 @@ class WordEncoder(nn.Module):
         nn.init.normal_(self.words.weight, std=0.5)  # a word outweighs its place: what is said matters more than where
         nn.init.normal_(self.letters.weight, std=0.5)
 
-    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         rows = [split_words(text)[:self.max_tokens - 1] for text in texts]
         stated = _stated([1 + len(row) for row in rows], device=self.start.device)
         x = torch.zeros(*stated.shape, self.width, device=self.start.device)  # [B, T, width]
@@ -145,7 +145,7 @@ class HuggingFaceEncoder(nn.Module):
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.projection = nn.Linear(self._frozen.width, width)
 
-    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.start.device
         given = torch.tensor([bool(text.strip()) for text in texts], device=device)
         hidden, known = self._frozen.encode([text if text.strip() else "." for text in texts], device=device)  # [B, T - 1, frozen width]

@@ -43,7 +43,7 @@ class CausalBlock(nn.Module):
         self.project = zeroed(nn.Linear(width, width))
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), zeroed(nn.Linear(4 * width, width)))
 
-    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(self.norm_attention(x)).chunk(3, dim=-1))
         if past is not None:
             key, value = past.add(key, value)

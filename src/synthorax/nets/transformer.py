@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         self.affine = zeroed(Modulation(embedding, 2 * width))
         self.last = zeroed(nn.Linear(width, outputs * pixels))
 
-    def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,  # noqa: D102
+    def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,
                 context_stated: Tensor | None = None) -> Tensor:
         patch = self.config.patch
         require_sides(x, dims=self.config.dims, multiple=patch)
@@ -95,7 +95,7 @@ class TransformerBlock(nn.Module):
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(config.dropout),
                                         nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> Tensor:
         shift, scale, gate, shift_perceptron, scale_perceptron, gate_perceptron = self.affine(embedding)[:, None].chunk(6, dim=-1)
         h = self.norm_attention(x) * (1 + scale) + shift
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(h).chunk(3, dim=-1))

@@ -105,7 +105,7 @@ class UNet(nn.Module):
         self.last = nn.Sequential(normalisation(channels), nn.SiLU(),
                                   zeroed(convolution(channels, outputs * config.patch**dims, 3, dims=dims)))
 
-    def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,  # noqa: D102
+    def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,
                 context_stated: Tensor | None = None) -> Tensor:
         require_sides(x, dims=self.config.dims, multiple=self.multiple)
         tokens = prepared_context(context, context_stated, width=self.config.context)
@@ -144,7 +144,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(outputs, dims=dims) if attention else nn.Identity()
         self.cross = CrossAttention(outputs, context=config.context) if attention and config.context else None
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> Tensor:
         h = self.conv_in(normalised(x, self.norm_in, silu=True))
         scale, shift = self.affine(embedding).chunk(2, dim=1)  # each [B, C_out]
         h = normalised(h, self.norm_out, scale=scale, shift=shift, silu=True)
@@ -162,7 +162,7 @@ class Downsample(nn.Module):
         self.average = resample == "average"
         self.conv = convolution(channels, channels, 3, dims=dims, stride=1 if self.average else 2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         reduced: Tensor = self.conv(halved(x) if self.average else x)
         return reduced
 
@@ -174,7 +174,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv: nn.Module = convolution(channels, channels, 3, dims=dims)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         def enlarged(conv: nn.Module) -> Tensor:
             if isinstance(conv, nn.Conv2d):
                 return convolved_at_double(x, conv)

@@ -68,7 +68,7 @@ class ImageEncoder(nn.Module):
         self.norm = normalisation(channels)
         self.last = nn.Linear(channels * config.side**2, outputs)
 
-    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
         x = self.first(patches_to_channels(images, self.patch))
         for layer in self.layers:
             x = layer(x, embedding, None) if isinstance(layer, Block) else layer(x)
@@ -100,7 +100,7 @@ class ImageDecoder(nn.Module):
         self.norm = normalisation(channels)
         self.last = nn.Conv2d(channels, outputs * config.patch**2, 3, padding=1)
 
-    def forward(self, latent: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:  # noqa: D102
+    def forward(self, latent: Tensor, embedding: Tensor, maps: Tensor | None = None) -> Tensor:
         x: Tensor = self.first(torch.cat([latent, embedding], dim=1)).unflatten(1, self.shape)
         embedded = F.silu(embedding + self.latent(latent))
         shown = iter(self.maps)

@@ -59,7 +59,7 @@ class DiscriminatorAugmentation(nn.Module, Term):
         """Channels that the discriminator sees."""
         return 2 if self.config.noise_levels else 1
 
-    def forward(self, images: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
         if self.config.augment:
             images = augmented(images, probability=self.strength * self.config.augment, draws=draws)
         if not self.config.noise_levels:
@@ -80,10 +80,10 @@ class DiscriminatorAugmentation(nn.Module, Term):
         t = level / self.config.noise_levels
         return (-(0.1 * t + 0.5 * (20 - 0.1) * t.square())).exp()
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"augmentation": self}
 
-    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:  # noqa: D102
+    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:
         self.learn(real)
 
     @torch.no_grad()
@@ -106,13 +106,13 @@ class DiscriminatorWarmup(nn.Module, Term):
         super().__init__()
         self.register_buffer("left", torch.tensor(updates))
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"warmup": self}
 
-    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:  # noqa: D102
+    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:
         self.left.sub_(1)
 
-    def repeats_of(self, phase: Phase, usual: int) -> int:  # noqa: D102
+    def repeats_of(self, phase: Phase, usual: int) -> int:
         return 0 if "generator" in phase.updates and int(self.left) > 0 else usual
 
 
@@ -135,13 +135,13 @@ class CriticSchedule(nn.Module, Term):
         self.register_buffer("long", torch.tensor(0.0))
         self.register_buffer("seen", torch.tensor(0))
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"critic_schedule": self}
 
-    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:  # noqa: D102
+    def after_discriminator(self, real: Tensor, generated: Tensor) -> None:
         self.learn((real - generated).mean())
 
-    def repeats_of(self, phase: Phase, usual: int) -> int:  # noqa: D102
+    def repeats_of(self, phase: Phase, usual: int) -> int:
         return self.repeats() if phase.name == "discriminator" else usual
 
     @torch.no_grad()

@@ -168,7 +168,7 @@ class InversionEncoderObjective(Objective[InversionEncoderModel]):
         """Take `base` for the generator."""
         self.model.load_generator(base)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, config = self.model, self.config
         with torch.no_grad():
             latents = model.draw_latents(batch.draws, batch.condition)

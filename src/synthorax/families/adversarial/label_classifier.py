@@ -29,7 +29,7 @@ class LabelClassifier(nn.Module):
         self.last = nn.Linear(self.trunk.features, labels)
         self.register_buffer("known", torch.zeros(labels, dtype=torch.bool))
 
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.last(self.trunk(images)).float()
         return logits
 

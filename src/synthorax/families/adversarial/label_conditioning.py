@@ -61,7 +61,7 @@ class DiscriminatorHead(nn.Module):
             spectral_norm(self.projection.linear)
         self.label_head = linear(features, statements) if conditioning == "auxiliary" else None
 
-    def forward(self, features: Tensor, stated: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, features: Tensor, stated: Tensor) -> Tensor:
         score: Tensor = self.score(features)
         if self.projection is None:
             return score

@@ -137,17 +137,17 @@ class AdversarialObjective(Objective[nn.Module]):
         for term in self.terms:
             term.start_from(self.model)
 
-    def repeats(self, phase: Phase) -> int:  # noqa: D102
+    def repeats(self, phase: Phase) -> int:
         number = phase.repeats
         for term in self.terms:
             number = term.repeats_of(phase, number)
         return number
 
-    def zero_unvaried_inputs(self, varied: Condition) -> None:  # noqa: D102
+    def zero_unvaried_inputs(self, varied: Condition) -> None:
         super().zero_unvaried_inputs(varied)
         self.discriminator.head.zero_unvaried_inputs(varied_statements(varied))
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         turn = Turn(replace(batch, condition=self._condition_dropout(batch)), model=self.generator, discriminator=self.discriminator,
                     loss=self.loss, augmentation=self.augmentation)
         if phase == "discriminator":

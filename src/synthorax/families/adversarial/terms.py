@@ -23,10 +23,10 @@ class GuessedStatements(Term):
     def __init__(self, *, weight: float) -> None:
         self.weight = weight
 
-    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:
         return {"real_statements": self._loss(turn, real), "made_statements": self._loss(turn, generated)}
 
-    def generator_losses(self, turn: Turn, images: Tensor, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def generator_losses(self, turn: Turn, images: Tensor, generated: Judged) -> dict[str, Tensor]:
         return {"generator_statements": self._loss(turn, generated)}
 
     def _loss(self, turn: Turn, judged: Judged) -> Tensor:
@@ -40,7 +40,7 @@ class GradientPenalty(Term):
     def __init__(self, *, weight: float) -> None:
         self.weight = weight
 
-    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:
         share = turn.batch.draws.uniform(1)[:, 0]
         return {"penalty": self.weight * gradient_penalty(turn.score, real.view, generated.view, share=share)}
 
@@ -51,10 +51,10 @@ class R1(Term):
     def __init__(self, *, gamma: float, every: int) -> None:
         self.gamma, self.every = gamma, every
 
-    def phases(self) -> tuple[Phase, ...]:  # noqa: D102
+    def phases(self) -> tuple[Phase, ...]:
         return (Phase(name="r1", updates=("discriminator",), every=self.every, optimizer="discriminator"),)
 
-    def losses(self, turn: Turn) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, turn: Turn) -> dict[str, Tensor]:
         return {"r1": self.gamma * self.every * zero_centred_penalty(turn.score, turn.view(turn.batch.images))}
 
 
@@ -67,13 +67,13 @@ class PseudoLabels(Term):
                              "model.conditioning=projection")
         self.classifier = LabelClassifier(labels=len(model.spec.findings), image_size=model.spec.image_size, channels=channels)
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"label_classifier": self.classifier}
 
-    def phases(self) -> tuple[Phase, ...]:  # noqa: D102
+    def phases(self) -> tuple[Phase, ...]:
         return (Phase(name="label_classifier", updates=("label_classifier",)),)
 
-    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:
         with torch.no_grad():
             pairs = self._pairs(turn.batch)
         judged = turn.judge(real.view, pairs)
@@ -107,17 +107,17 @@ class MaskReading(Term):
             raise UsageError("objective.segmenter needs a generator conditioned on masks: family 'spade-gan'")
         self.segmenter, self.weight = MaskReader(masks=len(model.spec.masks), channels=channels), weight
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"segmenter": self.segmenter}
 
     def moves_with_discriminator(self) -> tuple[str, ...]:
         """The segmenter: both learn from real images, and Adam keeps them apart."""
         return ("segmenter",)
 
-    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def discriminator_losses(self, turn: Turn, real: Judged, generated: Judged) -> dict[str, Tensor]:
         return {"segmenter": mask_loss(self.segmenter(turn.batch.images).float(), turn.batch.condition.mask)}
 
-    def generator_losses(self, turn: Turn, images: Tensor, generated: Judged) -> dict[str, Tensor]:  # noqa: D102
+    def generator_losses(self, turn: Turn, images: Tensor, generated: Judged) -> dict[str, Tensor]:
         return {"generator_mask": self.weight * mask_loss(self.segmenter(images).float(), turn.batch.condition.mask)}
 
 
@@ -147,10 +147,10 @@ class PathLengthRegularisation(Term):
             raise UsageError("objective.path_length needs a generator with styles: family 'stylegan2'")
         self.model, self.weight, self.every, self.path = model, weight, every, PathLength()
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"path": self.path}
 
-    def phases(self) -> tuple[Phase, ...]:  # noqa: D102
+    def phases(self) -> tuple[Phase, ...]:
         return (Phase(name="path-length", updates=("generator",), every=self.every, sees_patients=False, optimizer="generator"),)
 
     def losses(self, turn: Turn) -> dict[str, Tensor]:
@@ -177,13 +177,13 @@ class ProgressiveGrowing(Term):
             raise UsageError("objective.growth_images needs a generator and a discriminator that grow: family 'gan' with "
                              "model.network=progressive, and objective.discriminator=progressive")
 
-    def players(self) -> dict[str, nn.Module]:  # noqa: D102
+    def players(self) -> dict[str, nn.Module]:
         return {"growth": self.growth}
 
-    def before_discriminator(self, *, images: int) -> None:  # noqa: D102
+    def before_discriminator(self, *, images: int) -> None:
         self.growth.grow(self.networks, images=images)
 
-    def start_from(self, model: nn.Module) -> None:  # noqa: D102
+    def start_from(self, model: nn.Module) -> None:
         self.growth.go_on_from(growing(model)[0].level.item())
 
 

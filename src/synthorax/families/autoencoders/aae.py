@@ -56,7 +56,7 @@ class AaeObjective(Objective[VaeModel]):
         """See `check_mixture_data`."""
         check_mixture_data(self.model, num_images=num_images)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, discriminator, config = self.model, self.players["discriminator"], self.config
         assert isinstance(discriminator, LatentDiscriminator)
         condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)

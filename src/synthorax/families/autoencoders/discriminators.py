@@ -41,7 +41,7 @@ class LatentDiscriminator(nn.Module):
         self.layers = nn.Sequential(nn.Linear(latent_size, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2),
                                     nn.Linear(width, 1))
 
-    def forward(self, latents: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, latents: Tensor) -> Tensor:
         scores: Tensor = self.layers(latents).float()
         return scores
 

@@ -47,7 +47,7 @@ class Reconstruction(nn.Module):
         self.absolute, self.squared, self.perceptual = absolute, squared, perceptual
         self.features = perceptual_features(features) if perceptual else None
 
-    def forward(self, made: Tensor, images: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    def forward(self, made: Tensor, images: Tensor) -> dict[str, Tensor]:
         made = made.float()
         terms = {"absolute": self.absolute * F.l1_loss(made, images, reduction="none").flatten(1).mean(1),
                  "squared": self.squared * F.mse_loss(made, images, reduction="none").flatten(1).mean(1)}

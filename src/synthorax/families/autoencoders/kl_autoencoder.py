@@ -73,7 +73,7 @@ class KlAutoencoderObjective(FirstStageObjective[KlAutoencoderModel]):
         super().__init__(model, config)
         self.config = config
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, discriminator = self.model, self.discriminator
         with torch.set_grad_enabled(phase == AUTOENCODE.name and torch.is_grad_enabled()):
             mean, log_variance = model.posterior(batch.images)

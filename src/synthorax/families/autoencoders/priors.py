@@ -1,13 +1,14 @@
-"""What a latent is thought to be before an image is seen: priors, each with the posterior that fits it and their divergence.
+"""Priors of the latent, each with the posterior that goes with it and the divergence of the two.
 
-A prior says how many numbers the encoder must put out for a latent of Z numbers, draws a latent from them, and tells how far the posterior
-is from itself. `used` is the latent as the decoder is conditioned on it: a change of variables that leaves the divergence as it is.
+A prior says how many numbers the encoder must put out for a latent of Z numbers, draws a latent from them, and measures the divergence of
+the posterior from itself. `decoder_input` is a change of variables that leaves the divergence as it is.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -50,30 +51,30 @@ class Prior(Protocol):
         """The latent as the decoder is conditioned on it, [B, Z] -> [B, Z]."""
 
 
-class Normal(nn.Module):
+class Normal(nn.Module, Prior):
     """Independent standard normal numbers; the posterior is normal with its own mean and variance (Kingma and Welling 2014)."""
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.latent_size, self.numbers = latent_size, 2 * latent_size
 
-    def draw(self, raw: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def draw(self, raw: Tensor, draws: Draws) -> Tensor:
         return _normal_draw(raw, draws)
 
-    def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
+    def centre(self, raw: Tensor) -> Tensor:
         return moments(raw)[0]
 
-    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:
         return kl_standard_normal_each(*moments(raw))
 
-    def sample(self, draws: Draws) -> Tensor:  # noqa: D102
+    def sample(self, draws: Draws) -> Tensor:
         return draws.normal(self.latent_size)
 
-    def decoder_input(self, latent: Tensor) -> Tensor:  # noqa: D102
+    def decoder_input(self, latent: Tensor) -> Tensor:
         return latent
 
 
-class Mixture(nn.Module):
+class Mixture(nn.Module, Prior):
     """A mixture of learned Gaussians of learned weights; the posterior is one Gaussian (Dilokthanakul et al. 2016)."""
 
     def __init__(self, latent_size: int, *, components: int) -> None:
@@ -83,27 +84,27 @@ class Mixture(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(components, latent_size))
         self.logits = nn.Parameter(torch.zeros(components))
 
-    def draw(self, raw: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def draw(self, raw: Tensor, draws: Draws) -> Tensor:
         return _normal_draw(raw, draws)
 
-    def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
+    def centre(self, raw: Tensor) -> Tensor:
         return moments(raw)[0]
 
-    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:
         mean, log_variance = moments(raw)
         return kl_mixture_draw(latent, mean, log_variance, means=self.means, log_variances=self.log_variances,
                                log_weights=self.logits.log_softmax(0))[:, None]
 
-    def sample(self, draws: Draws) -> Tensor:  # noqa: D102
+    def sample(self, draws: Draws) -> Tensor:
         shares = self.logits.softmax(0).cumsum(0)
         chosen = torch.searchsorted(shares, draws.uniform(1)).squeeze(1).clamp_max(len(shares) - 1)  # [B]
         return self.means[chosen] + (0.5 * self.log_variances[chosen]).exp() * draws.normal(self.latent_size)
 
-    def decoder_input(self, latent: Tensor) -> Tensor:  # noqa: D102
+    def decoder_input(self, latent: Tensor) -> Tensor:
         return latent
 
 
-class Dirichlet(nn.Module):
+class Dirichlet(nn.Module, Prior):
     """Parts of a whole, such as of themes in a text; the posterior is a Dirichlet too, so the divergence is exact.
 
     Normalised gamma numbers are Dirichlet, and their gradients by the shape are exact too (Figurnov et al. 2018): neither the softmax
@@ -120,23 +121,23 @@ class Dirichlet(nn.Module):
         self.latent_size, self.numbers = latent_size, latent_size
         self.register_buffer("prior", torch.full((latent_size,), concentration), persistent=False)
 
-    def draw(self, raw: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def draw(self, raw: Tensor, draws: Draws) -> Tensor:
         return _parts(draws.gamma(_concentration(raw)))
 
-    def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
+    def centre(self, raw: Tensor) -> Tensor:
         return _parts(_concentration(raw))
 
-    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:
         return kl_dirichlet(_concentration(raw), self.prior)[:, None]
 
-    def sample(self, draws: Draws) -> Tensor:  # noqa: D102
+    def sample(self, draws: Draws) -> Tensor:
         return _parts(draws.gamma(self.prior.expand(len(draws), -1)))
 
-    def decoder_input(self, latent: Tensor) -> Tensor:  # noqa: D102
+    def decoder_input(self, latent: Tensor) -> Tensor:
         return latent * self.latent_size  # a mean of 1, whatever the number of parts
 
 
-class Cauchy(nn.Module):
+class Cauchy(nn.Module, Prior):
     """Independent numbers with tails so heavy that they have no mean; the posterior is Cauchy too, so the divergence is exact."""
 
     def __init__(self, latent_size: int, *, scale: float) -> None:
@@ -145,20 +146,20 @@ class Cauchy(nn.Module):
             raise UsageError(f"model.prior=cauchy needs model.concentration, here its scale, above 0, not {scale}")
         self.latent_size, self.numbers, self.scale = latent_size, 2 * latent_size, scale
 
-    def draw(self, raw: Tensor, draws: Draws) -> Tensor:  # noqa: D102
+    def draw(self, raw: Tensor, draws: Draws) -> Tensor:
         place, log_scale = moments(raw)
         return place + log_scale.exp() * _standard_cauchy(draws, self.latent_size)
 
-    def centre(self, raw: Tensor) -> Tensor:  # noqa: D102
+    def centre(self, raw: Tensor) -> Tensor:
         return moments(raw)[0]
 
-    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:
         return kl_cauchy_each(*moments(raw), prior_scale=self.scale)
 
-    def sample(self, draws: Draws) -> Tensor:  # noqa: D102
+    def sample(self, draws: Draws) -> Tensor:
         return self.scale * _standard_cauchy(draws, self.latent_size)
 
-    def decoder_input(self, latent: Tensor) -> Tensor:  # noqa: D102
+    def decoder_input(self, latent: Tensor) -> Tensor:
         return latent.asinh()  # one to one, and the rare huge number does not drown the others
 
 
@@ -172,10 +173,10 @@ def build_prior(name: str, *, latent_size: int, components: int, concentration: 
 
     `remembered` posteriors make the metric of a geometric one.
     """
-    kind = lookup(PRIORS, name, kind="prior")
+    kind: Callable[..., Prior] = lookup(PRIORS, name, kind="prior")
     given: dict[str, dict[str, Any]] = {"mixture": {"components": components}, "dirichlet": {"concentration": concentration},
                                         "cauchy": {"scale": concentration}, "geometric": {"remembered": remembered}}
-    return cast(Prior, kind(latent_size, **given.get(name, {})))
+    return kind(latent_size, **given.get(name, {}))
 
 
 def moments(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ class SoftIntroVaeObjective(Objective[VaeModel]):
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"encoder": nn.ModuleList([model.encoder, model.embeddings]), "decoder": model.decoder})
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, config, draws = self.model, self.config, batch.draws
         condition = condition_dropout(batch.condition, draws, part=config.part_dropout, statement=config.statement_dropout)
         per_pixel, encoding = 1 / batch.images[0].numel(), phase == "encode"

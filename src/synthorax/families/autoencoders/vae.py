@@ -87,7 +87,7 @@ class VaeObjective(Objective[VaeModel]):
         """Refuse more Gaussians than images."""
         check_mixture_data(self.model, num_images=num_images)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, config, discriminator = self.model, self.config, self.discriminator
         condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         if self.training and phase == "elbo" and "growth" in self.players:
@@ -110,7 +110,7 @@ class VaeObjective(Objective[VaeModel]):
         return terms
 
     @property
-    def uses_all(self) -> bool:  # noqa: D102
+    def uses_all(self) -> bool:
         return super().uses_all and "growth" not in self.players
 
     @property

@@ -80,7 +80,7 @@ class VaeGanObjective(Objective[VaeModel]):
         """See `check_mixture_data`."""
         check_mixture_data(self.model, num_images=num_images)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, discriminator, latent_discriminator, config = self.model, self.discriminator, self.latent_discriminator, self.config
         condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)
         learning = phase == "autoencode" and torch.is_grad_enabled()

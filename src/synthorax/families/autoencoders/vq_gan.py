@@ -77,7 +77,7 @@ class VqGanObjective(FirstStageObjective[VqGanModel]):
         super().__init__(model, config)
         self.config = config
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, discriminator = self.model, self.discriminator
         autoencode = phase == AUTOENCODE.name
         with torch.set_grad_enabled(autoencode and torch.is_grad_enabled()):

@@ -191,7 +191,7 @@ class VqVaeObjective(Objective[VqVaeModel]):
             return int(steps < last)
         return int(steps >= last or steps % WHILE_CODES_MOVE == 0)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, config = self.model, self.config
         if phase == PRIOR.name:
             condition = condition_dropout(batch.condition, batch.draws, part=config.part_dropout, statement=config.statement_dropout)

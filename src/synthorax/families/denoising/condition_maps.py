@@ -42,11 +42,11 @@ class LesionMaps(ConditionMaps):
         self.findings = len(spec.findings)
         self.names = tuple(f"map {number} {name}" for number in range(MAPS) for name in spec.findings)
 
-    def planes(self, condition: Condition, x: Tensor) -> Tensor:  # noqa: D102
+    def planes(self, condition: Condition, x: Tensor) -> Tensor:
         unstated = x.new_full((len(x), self.findings, len(LESION_PROPERTIES)), math.nan)
         return lesion_maps(unstated if condition.lesions is None else condition.lesions.to(x), (x.shape[2], x.shape[3]))
 
-    def unvaried(self, varied: Condition) -> Tensor:  # noqa: D102
+    def unvaried(self, varied: Condition) -> Tensor:
         assert varied.lesions is not None
         places = [LESION_PROPERTIES.index(name) for name in ("left", "x", "y")]
         return varied.lesions[0][:, places].isnan().all(1).repeat(MAPS)
@@ -60,7 +60,7 @@ class MaskMaps(ConditionMaps):
     def __init__(self, spec: ModelSpec) -> None:
         self.names = tuple(f"mask {half} {name}" for half in ("value", "stated") for name in spec.masks)
 
-    def planes(self, condition: Condition, x: Tensor) -> Tensor:  # noqa: D102
+    def planes(self, condition: Condition, x: Tensor) -> Tensor:
         sides = (x.shape[2], x.shape[3])
         if condition.mask is None or not self.names:
             return x.new_zeros(len(x), len(self.names), *sides)
@@ -68,7 +68,7 @@ class MaskMaps(ConditionMaps):
         small = F.adaptive_avg_pool2d(condition.mask.nan_to_num(0.0).to(x), sides)
         return torch.cat([small * ~unstated, (~unstated).to(x).expand_as(small)], dim=1)
 
-    def unvaried(self, varied: Condition) -> Tensor:  # noqa: D102
+    def unvaried(self, varied: Condition) -> Tensor:
         assert varied.mask is not None
         return varied.mask[0].isnan().flatten(1).all(1).repeat(2)
 
@@ -79,7 +79,7 @@ class ImageMaps(ConditionMaps):
     part = "image"
     names = ("image value", "image stated", "image noise")
 
-    def planes(self, condition: Condition, x: Tensor) -> Tensor:  # noqa: D102
+    def planes(self, condition: Condition, x: Tensor) -> Tensor:
         sides = (x.shape[2], x.shape[3])
         if condition.image is None:
             return x.new_zeros(len(x), len(self.names), *sides)

@@ -94,7 +94,7 @@ class StudentObjective(Objective[DiffusionModel]):
                 frozen.eval()
         return self
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model = self.model
         condition = self.images.condition(batch)
         with torch.no_grad():

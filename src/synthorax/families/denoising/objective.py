@@ -133,7 +133,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
         """Measure the scale of the latents."""
         self.model.compressor.fit(images)
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         draws, crop = batch.draws, self._crop(batch.draws)
         images = crop.of(batch.images)
         clean = self.model.compressor.encode(images)

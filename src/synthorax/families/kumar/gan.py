@@ -64,7 +64,7 @@ class KumarGanObjective(Objective[KumarGanModel]):
         self.players = nn.ModuleDict({"generator": model, "discriminator": Discriminator()})
         self.model = model
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         discriminator = self.players["discriminator"]
         made = self.model.generator(batch.draws.normal(self.latent_size))
         if phase == "generator":

@@ -150,7 +150,7 @@ class KumarGmvaeObjective(Objective[KumarGmvaeModel]):
         if self.model.config.components > num_images:
             raise UsageError(f"model.components={self.model.config.components} is more than the {num_images} images to learn from")
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model = self.model
         if not self.config.train_encoder:
             model.encoder.eval()  # nor do its running statistics move

@@ -81,7 +81,7 @@ class KumarVaeObjective(Objective[KumarVaeModel]):
         self.players = nn.ModuleDict({"model": model})
         self.model = model
 
-    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model = self.model
         images = equalised(batch.images) if model.config.equalise else batch.images
         mean, log_variance = model.encode(images)
