@@ -123,7 +123,7 @@ WHOLE: dict[str, Callable[[Inputs, Path, int], object]] = {
 VERBS = WHOLE | {"augment": _augment, "demo": lambda inputs, out, variant: sx.demo(out=out, seed=variant)}
 FILES = {"plan"}
 """verbs that write a file"""
-AT_ONCE = {"count_parameters", "load_model", "models", "recipes"}
+AT_ONCE = {"count_parameters", "load_model", "models", "open_model", "recipes"}
 """public functions that end within two seconds and show no progress"""
 TESTED_ELSEWHERE = {"export-model"}
 """long verbs whose progress `test_export_diffusers.py` looks at, because they need models of another kind"""
