@@ -16,7 +16,6 @@ from typing import Any
 import synthorax as sx
 from synthorax.data.dataset import read_dataset
 from synthorax.data.prepared import Prepared, load_images
-from synthorax.evaluation.benefit.design import joined
 from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW, WITHIN, RealReference, quality_record, reference_record
 from synthorax.evaluation.comparison.pages import REAL, sheets
 from synthorax.evaluation.metrics.feature_sets import RealImages
@@ -28,6 +27,7 @@ from synthorax.judges.features import load_features
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, plan_like
+from synthorax.types import ImageSet
 
 MEASURES = (*DISTRIBUTION, WITHIN, REQUEST, VIEW)
 
@@ -56,7 +56,7 @@ def table(options: argparse.Namespace) -> str:
     """The measures of every sampler, real images first, as Markdown; the sheet beside it."""
     prepared = Prepared.load(options.data)
     spec = open_model(options.model).spec
-    held_out = joined([prepared.images(split, size=spec.image_size) for split in ("val", "test")])
+    held_out = ImageSet.join([prepared.images(split, size=spec.image_size) for split in ("val", "test")])
     real = RealImages(train=prepared.images("train", size=spec.image_size), held_out=held_out)
     reference = RealReference.of(real, load_features("efficientnet-lite0", train=real.train))
     plan = plan_like(held_out, num=options.images, seed=derive(0, "compare")).restricted_to(spec)

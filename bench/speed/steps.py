@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from synthorax.data.prepared import Prepared
-from synthorax.engine import Engine, available_cores, started
+from synthorax.engine import Engine, started
 from synthorax.evaluation.metrics.distances import kid_difference, kid_score
 from synthorax.evaluation.metrics.ssim import psnr, to_intensity
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
@@ -43,6 +43,7 @@ from synthorax.steps.generate import preview
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.train_run import without_no_finding
+from synthorax.threads import available_cores
 
 REFERENCE_STEPS = 50
 CURVE = (24, 12, 8, 6, 4, 2, 1)

@@ -28,10 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthorax.engine import available_cores, describe_machine, started
+from synthorax.engine import describe_machine, started
 from synthorax.families.denoising.model import DiffusionConfig, DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.protocols import ModelSpec, SampleSettings
+from synthorax.threads import available_cores
 
 HEAD = 64
 """channels of an attention head"""

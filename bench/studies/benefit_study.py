@@ -27,7 +27,7 @@ from scipy.stats import t as student
 import synthorax as sx
 from synthorax.data.dataset import read_dataset
 from synthorax.data.prepared import Prepared, load_images
-from synthorax.engine import available_cores, started
+from synthorax.engine import started
 from synthorax.evaluation.benefit.learning_curve import fewer_positives
 from synthorax.evaluation.benefit.protocol import PLAIN
 from synthorax.evaluation.benefit.study import BenefitConfig, measure_benefit
@@ -38,6 +38,7 @@ from synthorax.progress import progress_line
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, plan_like
+from synthorax.threads import available_cores
 from synthorax.types import ImageSet
 
 RATIO, SWEEP = 1.0, (0.25, 0.5, 2.0)

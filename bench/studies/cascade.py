@@ -28,7 +28,7 @@ from torch import Tensor
 import synthorax as sx
 from synthorax.data.prepared import Prepared
 from synthorax.editing.lesion_refinement import Patch, RefineConfig, refine
-from synthorax.engine import available_cores, started
+from synthorax.engine import started
 from synthorax.evaluation.metrics.ssim import psnr
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.evaluation.statistics.intervals import Z_95
@@ -37,6 +37,7 @@ from synthorax.families.denoising.model import DiffusionModel
 from synthorax.files import write_atomic, write_json
 from synthorax.protocols import Condition, SampleSettings
 from synthorax.run import Run, read_spec
+from synthorax.threads import available_cores
 from synthorax.training.feed import unit_images
 from synthorax.types import Lesion
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from synthorax.errors import OutOfMemoryError, UsageError
-from synthorax.threads import MOST_THREADS, Pace
+from synthorax.threads import MOST_THREADS, Pace, available_cores
 
 Device = Literal["auto", "cpu", "cuda"]
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
@@ -142,11 +142,6 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

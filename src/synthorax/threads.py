@@ -35,6 +35,11 @@ def let_idle_threads_sleep() -> None:
         os.environ.update(WAITING)
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Pace:
     """The number of threads of a training, by how long its steps take.
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.errors import UsageError
 from synthorax.metric_table import Direction, metric_of
 
 Split = Literal["train", "val", "test", ""]
@@ -98,6 +99,16 @@ class Masks:
     NOT_STATED: ClassVar[int] = -1
     NOTHING_THERE: ClassVar[int] = -2
 
+    @classmethod
+    def join(cls, parts: Sequence[Masks]) -> Masks:
+        """The masks of several sets of images in a row. Raises UsageError where their classes differ."""
+        if len({part.names for part in parts}) != 1:
+            raise UsageError("sets of images with other classes of masks cannot be joined")
+        before = np.cumsum([0, *(len(part.pixels) for part in parts)])
+        return cls(names=parts[0].names, pixels=np.concatenate([part.pixels for part in parts]),
+                   index=np.concatenate([np.where(part.index >= 0, part.index + shift, part.index).astype(np.int32)
+                                         for part, shift in zip(parts, before, strict=False)]))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
@@ -125,6 +136,30 @@ class ImageSet:
                      labels=self.labels[index], digest=self.digest,
                      masks=None if self.masks is None else replace(self.masks, index=self.masks.index[index]),
                      lesions=None if self.lesions is None else self.lesions[index])
+
+    @classmethod
+    def join(cls, parts: Sequence[ImageSet], *, digest: str = "") -> ImageSet:
+        """Several sets as one, their images in a row; masks and lesions are kept where every part has them.
+
+        The digest is `digest`, that of a whole from which all parts come, or else that of the first part: pixels are not read again, as in
+        `take`. Raises UsageError for no part, and for parts of other sizes, numbers of bits, findings or classes of masks.
+        """
+        if not parts:
+            raise UsageError("there is no set of images to join")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.pixels.shape[1:] != first.pixels.shape[1:] or part.pixels.dtype != first.pixels.dtype:
+                raise UsageError(f"sets of images of {first.pixels.shape[1:]} {first.pixels.dtype} and {part.pixels.shape[1:]} "
+                                 f"{part.pixels.dtype} cannot be joined; load them at one size and number of bits")
+            if part.findings != first.findings:
+                raise UsageError(f"sets of images with the findings {first.findings} and {part.findings} cannot be joined; load them with "
+                                 "the same findings, in the same order")
+        masks = [part.masks for part in parts if part.masks is not None]
+        lesions = [part.lesions for part in parts if part.lesions is not None]
+        return cls(pixels=np.concatenate([part.pixels for part in parts]), studies=tuple(study for part in parts for study in part.studies),
+                   findings=first.findings, labels=np.concatenate([part.labels for part in parts]), digest=digest or first.digest,
+                   masks=Masks.join(masks) if len(masks) == len(parts) else None,
+                   lesions=np.concatenate(lesions) if len(lesions) == len(parts) else None)
 
     def patients(self) -> NDArray[np.str_]:
         """Patient of each image, [N]."""

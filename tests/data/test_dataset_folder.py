@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_view
-from synthorax.data.dataset import digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import digest_of, read_dataset, write_dataset, write_facts, write_table
 from synthorax.data.pixels import write_png
 from synthorax.data.tables import read_table, table_bytes
 from synthorax.data.vocabulary import label_matrix
@@ -260,3 +260,23 @@ def test_the_real_sets_read_and_come_back_from_a_table(tmp_path, name, size, pat
     assert np.isnan(labels[~stated]).all()
     write_table(tmp_path, dataset.studies)
     assert read_dataset(IMAGES / name, label_table=tmp_path / "metadata.csv").studies == dataset.studies
+
+
+def test_a_dataset_folder_is_written_from_another_one(folder, tmp_path_factory):
+    dataset, out, calls = read_dataset(folder, allow=["Mass", "Edema"]), tmp_path_factory.mktemp("copy"), []
+    rows = write_dataset(out, dataset.studies[:1], name="copy", synthetic=False, source=folder, facts={"labels": ["Mass", "Hernia"]},
+                         progress=lambda fraction, text: calls.append(fraction))
+    again = read_dataset(out)
+    assert again.studies == rows == dataset.studies[:1] and again.name == "copy" and again.facts["num_images"] == 1
+    assert set(again.findings) >= {"Mass", "Hernia"} and calls == [1.0]
+    assert again.facts["digest"] == digest_of(again)
+
+
+def test_a_dataset_folder_that_was_not_finished_has_no_table(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("copy")
+    with pytest.raises(InputError, match="does not exist"):
+        write_dataset(out, [Study(file_name="c.png")], name="copy", synthetic=False, source=folder)
+    (folder / "a.png").rename(folder / "=a.png")
+    with pytest.raises(InputError, match="formula"):
+        write_dataset(out, [Study(file_name="=a.png")], name="copy", synthetic=False, source=folder)
+    assert not (out / "metadata.csv").exists()

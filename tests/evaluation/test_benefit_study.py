@@ -15,12 +15,13 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.errors import InputError
 from synthorax.evaluation.benefit import training as benefit_training
 from synthorax.evaluation.benefit.comparison import compared, gate_of
-from synthorax.evaluation.benefit.design import cross_validation, joined, known_to_generator, one_split
+from synthorax.evaluation.benefit.design import cross_validation, known_to_generator, one_split
 from synthorax.evaluation.benefit.learning_curve import fewer_positives
 from synthorax.evaluation.benefit.study import TRAININGS, BenefitConfig, asked_config, gate_reasons, measure_benefit
 from synthorax.evaluation.benefit.training import class_weights
 from synthorax.evaluation.report.record import Dimension, Report
 from synthorax.judges.classifiers import training_of
+from synthorax.types import ImageSet
 
 TINY = replace(QUICK, classifier=replace(QUICK.classifier, updates=4))
 VAL = images(4, present=20, absent=30, name="val")
@@ -101,7 +102,7 @@ def test_every_held_out_image_is_tested_once_a_repeat_and_patients_keep_together
 def test_the_training_patients_are_tested_only_if_the_generator_has_not_seen_them():
     held = several()
     known = cross_validation(TRAIN, held, targets=["Mass"], config=CROSS)
-    free = cross_validation(TRAIN.take([]), joined([TRAIN, held]), targets=["Mass"], config=CROSS)
+    free = cross_validation(TRAIN.take([]), ImageSet.join([TRAIN, held]), targets=["Mass"], config=CROSS)
     assert not set(known.real.patients()[known.tested]) & set(TRAIN.patients())
     assert set(free.real.patients()[free.tested]) == set(TRAIN.patients()) | set(held.patients())
 

@@ -25,6 +25,7 @@ from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings
 from synthorax.errors import InputError
 from synthorax.files import json_object, sha256, write_atomic, write_json
+from synthorax.progress import Progress, quiet
 from synthorax.types import Study
 
 TABLE_NAME = "metadata.csv"
@@ -139,6 +140,25 @@ def write_facts(
         "tool": f"synthorax {version('synthorax')}",
     } | extra
     write_json(Path(path) / FACTS_NAME, facts)
+
+
+def write_dataset(out: str | Path, studies: Sequence[Study], *, name: str, synthetic: bool, source: Path | None = None,
+                  facts: Mapping[str, Any] | None = None, progress: Progress = quiet) -> tuple[Study, ...]:
+    """Write a dataset folder: the files of `studies`, dataset.json and, last of all, metadata.csv; returns the rows as they stand there.
+
+    The images and masks are copied from the dataset folder `source`, see `copy_files`; without it they lie in `out` already. `facts` are
+    what dataset.json says beside the counts, see `write_facts`. Raises the errors of `copy_files` and `write_table`.
+    """
+    written = tuple(studies)
+    if source is not None:
+        copied: list[Study] = []
+        for study in studies:
+            copied.append(copy_files(study, source=source, out=Path(out)))
+            progress(len(copied) / len(studies), f"{len(copied)} of {len(studies)} images written")
+        written = tuple(copied)
+    write_facts(out, name=name, studies=written, synthetic=synthetic, extra=facts)
+    write_table(out, written)
+    return written
 
 
 def files_of(study: Study) -> tuple[str, ...]:

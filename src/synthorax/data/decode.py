@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from synthorax.data.pixels import letterbox, read_image
 from synthorax.errors import InputError
+from synthorax.threads import available_cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ def decode_images(paths: Sequence[Path], *, size: int, max_pixels: int) -> Itera
     An image that cannot be read, or has one grey value, comes back with its `reason`: nothing is raised and none left out.
     Pillow and numpy let other threads work while they decode. At most two images a thread are waiting at any time.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     # Readers silence warnings of their libraries while they decode; threads that do so side by side can leave the filters
     # changed, so they are put back here once all have ended.
     with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from synthorax.data.lesions import lesions_of, measured
 from synthorax.data.pixels import MAX_PIXELS, Pixels, content_box, read_image
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError
-from synthorax.types import ImageSet, Lesion, Masks, Stated, Study
+from synthorax.threads import available_cores
+from synthorax.types import Lesion, Masks, Stated, Study
 
 UNNAMED = "Lesion"
 """class of lesions that have a mask but no name"""
@@ -248,7 +248,7 @@ class _Marked:
 
 def _marked(work: Sequence[_Work]) -> Iterator[_Marked]:
     """Images read on several threads, in order, a few at a time so that memory stays small."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     # Pillow warns of pictures that unpack to gigabytes; the filters belong to the process, so they are set once for all threads.
     with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -323,17 +323,6 @@ def in_square(lesion: Lesion, shape: tuple[int, int], size: int) -> Lesion:
         x, y, across, down = lesion.box
         box = (left + x * width, top + y * height, across * width, down * height)
     return replace(lesion, x=left + lesion.x * width, y=top + lesion.y * height, size=lesion.size * math.sqrt(width * height), box=box)
-
-
-def joined_masks(parts: Sequence[ImageSet]) -> Masks | None:
-    """The masks of several sets of images in a row, which share their classes."""
-    stored = [part.masks for part in parts if part.masks is not None]
-    if len(stored) < len(parts):
-        return None
-    before = np.cumsum([0, *(len(masks.pixels) for masks in stored)])
-    return Masks(names=stored[0].names, pixels=np.concatenate([masks.pixels for masks in stored]),
-                 index=np.concatenate([np.where(masks.index >= 0, masks.index + shift, masks.index).astype(np.int32)
-                                       for masks, shift in zip(stored, before, strict=False)]))
 
 
 def mask_stack(masks: Masks, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthorax.data import phantom_anatomy as anatomy
-from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, read_dataset, write_dataset
 from synthorax.data.phantom_anatomy import Body, Field, Lung
 from synthorax.data.pixels import write_png
 from synthorax.data.vocabulary import NO_FINDING
@@ -289,11 +289,10 @@ def write_phantom_dataset(
             for number, (patient, spec, split) in enumerate(specs, start=1):
                 studies.append(replace(_write_image(claim.work, patient, spec, size=size), split=split))
                 progress(number / len(specs), f"{number} of {len(specs)} drawings")
-            write_table(claim.work, studies)
-            write_facts(claim.work, name="phantom", studies=studies, synthetic=False,
-                        extra={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
-                               "attribution": "the authors of Synthorax",
-                               "description": "drawn chest phantoms: no image, no patient"})
+            write_dataset(claim.work, studies, name="phantom", synthetic=False,
+                          facts={"drawing": True, "labels": [*FINDINGS, NO_FINDING], "licence": "Apache-2.0",
+                                 "attribution": "the authors of Synthorax",
+                                 "description": "drawn chest phantoms: no image, no patient"})
             claim.deliver(last=(TABLE_NAME, FACTS_NAME))
     return read_dataset(out)
 

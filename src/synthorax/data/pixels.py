@@ -172,6 +172,17 @@ def write_png(path: str | Path, image: Pixels, *, provenance: Mapping[str, str] 
     write_atomic(Path(path), buffer.getvalue())
 
 
+def with_bits_of(images: Pixels, dtype: DTypeLike) -> Pixels:
+    """Images of full range in another unsigned integer type: 8 bits times 257 are 16 bits, without loss; 16 bits are rounded to 8.
+
+    >>> with_bits_of(np.array([0, 255], np.uint8), np.uint16).tolist(), with_bits_of(np.array([300], np.uint16), np.uint8).tolist()
+    ([0, 65535], [1])
+    """
+    if images.dtype == dtype:
+        return images
+    return np.rint(images / 257.0).astype(np.uint8) if images.dtype == np.uint16 else images.astype(np.uint16) * np.uint16(257)
+
+
 def to_unit(images: Pixels) -> NDArray[np.float32]:
     """Integers of full range -> float32 in [-1, 1], any shape.
 

@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from synthorax.config import read_record
-from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import (
+    FACTS_NAME,
+    TABLE_NAME,
+    Dataset,
+    copy_files,
+    digest_of,
+    read_dataset,
+    write_dataset,
+)
 from synthorax.data.masks import PSEUDO
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
@@ -87,10 +95,9 @@ def _merge(datasets: Mapping[Path, Dataset], out: Path, *, name: str, attributio
             kept = replace(study, masks={kind: paths for kind, paths in study.masks.items() if not kind.startswith(PSEUDO)})
             place = safe_name(dataset.name)
             studies.append(_renamed(copy_files(kept, source=dataset.path, out=out / place), dataset, place))
-    write_table(out, studies)
-    write_facts(out, name=name, studies=studies, synthetic=False,
-                extra={"labels": sorted(labels), "licence": "; ".join(sorted({origin.licence for origin in origins})),
-                       "sources": [origin.to_dict() for origin in origins]})
+    write_dataset(out, studies, name=name, synthetic=False,
+                  facts={"labels": sorted(labels), "licence": "; ".join(sorted({origin.licence for origin in origins})),
+                         "sources": [origin.to_dict() for origin in origins]})
 
 
 def _renamed(study: Study, dataset: Dataset, place: str) -> Study:

@@ -85,9 +85,8 @@ class RealismCheck:
         >>> bool(RealismCheck.fit(real).check(np.zeros((1, 32, 32), np.uint8)).unrealistic[0])
         True
         """
-        sides = [train] if held_out is None else [train, held_out]
-        images = np.concatenate([inputs.pixels for inputs in sides])
-        patients = np.concatenate([inputs.patients() for inputs in sides])
+        real = train if held_out is None else ImageSet.join([train, held_out])
+        images, patients = real.pixels, real.patients()
         chosen = np.random.default_rng(derive(0, "realism")).permutation(len(images))[:MOST_REAL]
         images, patients = images[chosen], patients[chosen]
         folds = min(NUM_FOLDS, len(np.unique(patients)))

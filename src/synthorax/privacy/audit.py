@@ -115,7 +115,8 @@ def _planted_scores(detector: CopyDetector, alarms: FalseAlarms, train: ImageSet
 
 def _same_patient_band(train: ImageSet, held_out: ImageSet, check: CopyCheck, *, seed: int) -> tuple[dict[str, Any], list[Score]]:
     """How alike two images of one patient are by registration, and how many synthetic images are more alike to a training image."""
-    images, patients = np.concatenate([train.pixels, held_out.pixels]), np.concatenate([train.patients(), held_out.patients()])
+    real = ImageSet.join([train, held_out])
+    images, patients = real.pixels, real.patients()
     pairs = np.array([rows[:2] for rows in (np.flatnonzero(patients == name) for name in np.unique(patients)) if len(rows) > 1],
                      dtype=np.intp).reshape(-1, 2)
     if len(pairs) < FEWEST_PAIRS:

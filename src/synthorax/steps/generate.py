@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from synthorax.capabilities import Cascade, Denoiser
-from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, read_dataset, write_dataset
 from synthorax.data.language import labels_of, parse_text
 from synthorax.data.masks import IN_BOX, black_and_white
 from synthorax.data.pixels import from_unit, write_png
@@ -70,11 +70,10 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
                 for number in missing:
                     write_png(out / studies[number].file_name, images[number - numbers[0]], provenance=_provenance(studies[number]))
             own((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
-        write_table(out, studies)
-        write_facts(out, name=out.name, studies=studies, synthetic=True,
-                    extra={"labels": model.spec.findings, "model": model.name, "model_digest": model.digest,
-                           "settings": asdict(settings),
-                           **({"trained_on": model.trained_on} if model.trained_on else {})})
+        write_dataset(out, studies, name=out.name, synthetic=True,
+                      facts={"labels": model.spec.findings, "model": model.name, "model_digest": model.digest,
+                             "settings": asdict(settings),
+                             **({"trained_on": model.trained_on} if model.trained_on else {})})
     return read_dataset(out)
 
 

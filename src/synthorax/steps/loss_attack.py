@@ -17,6 +17,7 @@ from synthorax.privacy.membership import denoising_losses, loss_auroc
 from synthorax.protocols import condition_of
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import TrainedModel
+from synthorax.types import ImageSet
 
 
 def loss_attack(prepared: Prepared, model: TrainedModel, reference: TrainedModel | None, *, seed: int) -> Attack | str:
@@ -31,12 +32,11 @@ def loss_attack(prepared: Prepared, model: TrainedModel, reference: TrainedModel
 
     def losses(network: Any, split: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         parts = [prepared.images(part, size=network.spec.image_size) for part in (("train",) if split == "train" else ("val", "test"))]
-        studies = [study for part in parts for study in part.studies]
-        images = np.concatenate([part.pixels for part in parts])[rows]
+        chosen = ImageSet.join(parts).take(rows)
+        images, studies = chosen.pixels, chosen.studies
         unit = torch.from_numpy(images.astype(np.float32))[:, None] / np.iinfo(images.dtype).max * 2 - 1
-        chosen = [studies[row] for row in rows]
-        told = condition_of(chosen, label_matrix(chosen, network.spec.findings, policy=prepared.policy), sites=network.spec.sites)
-        return denoising_losses(network, unit, told, seed=derive(seed, split))
+        condition = condition_of(studies, label_matrix(studies, network.spec.findings, policy=prepared.policy), sites=network.spec.sites)
+        return denoising_losses(network, unit, condition, seed=derive(seed, split))
 
     def attack(rows: NDArray[np.intp], rows_held: NDArray[np.intp]) -> tuple[AurocInterval, str]:
         members, others = ([losses(network, split, part) for network in networks] for split, part in

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from synthorax.data.dataset import COUNTED_FACTS, Dataset, copy_files, digest_of, write_facts, write_table
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, write_dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
@@ -90,13 +90,11 @@ def _check(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, conf
         if not kept:
             raise InputError(f"all {len(images)} images were flagged", file=suspects.path,
                              remedy="look at flagged.csv without --drop: perhaps they are of another kind than the trusted images")
-        kept = [copy_files(study, source=suspects.path, out=clean) for study in kept]
-        write_table(clean, kept)
         inherited = {key: value for key, value in suspects.facts.items()
                      if key not in COUNTED_FACTS}
         judges = [*inherited.pop("judges", ()), *checked.judges]
-        write_facts(clean, name=suspects.name, studies=kept, synthetic=bool(suspects.facts.get("synthetic")),
-                    extra={**inherited, "judges": judges})
+        write_dataset(clean, kept, name=suspects.name, synthetic=bool(suspects.facts.get("synthetic")), source=suspects.path,
+                      facts={**inherited, "judges": judges}, progress=portion(progress, 0.9, 1))
     write_atomic(out / "flagged.csv", table_bytes(columns, rows))
     counts = Counter(name for row in range(len(images)) for name in checked.reasons(row))
     write_json(out / "poisoning.json", {"images": len(images), "flagged": int(flagged.sum()), "reasons": dict(counts),

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import (
+    FACTS_NAME,
+    TABLE_NAME,
+    Dataset,
+    copy_files,
+    digest_of,
+    read_dataset,
+    write_dataset,
+)
 from synthorax.data.lesions import lesions_of, with_lesions
 from synthorax.data.masks import black_and_white, image_shape, in_square, read_mask
 from synthorax.data.pixels import write_png
@@ -48,8 +56,7 @@ def _join(prepared: Prepared, synthetic: Dataset, *, out: Path, name: str, facts
     for study in synthetic.studies:
         studies.append(replace(copy_files(study, source=synthetic.path, out=out), split="train"))
         progress(len(studies) / total, f"{len(studies)} of {total} images")
-    write_table(out, studies)
-    write_facts(out, name=name, studies=studies, synthetic=False, extra={"labels": list(prepared.findings), "mixed": True, **facts})
+    write_dataset(out, studies, name=name, synthetic=False, facts={"labels": list(prepared.findings), "mixed": True, **facts})
 
 
 def _with_masks(study: Study, prepared: Prepared, *, stem: str, size: int, row: int, out: Path) -> Study:

@@ -25,7 +25,7 @@ from synthorax.config import parse_duration
 from synthorax.data.dataset import read_dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.vocabulary import canonical
-from synthorax.engine import Device, available_cores, describe_machine, started
+from synthorax.engine import Device, describe_machine, started
 from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
 from synthorax.evaluation.comparison.join import SCHEMA, check_joins, joined, read_report
 from synthorax.evaluation.comparison.measures import RealReference, downstream, near_copies, quality_record, reference_record
@@ -45,6 +45,7 @@ from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.training.comparison import FIRST_STAGE_PART, Arm, Design, Terms, claim, designed
+from synthorax.threads import available_cores
 from synthorax.types import ImageSet
 from synthorax.verbs import synthesis
 from synthorax.verbs.training import train as train_generator

@@ -10,10 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from synthorax.data.dataset import Dataset, read_dataset
-from synthorax.data.masks import joined_masks, mask_classes
+from synthorax.data.masks import mask_classes
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, started
@@ -211,7 +209,5 @@ def _sides(prepared: Prepared, synthetic: Dataset, *, masks: bool = False, progr
     images = load_images(synthetic, size=size, findings=prepared.findings, policy=STATED_ONLY, masks=asked, progress=progress)
     known = masks and bool(prepared.mask_classes())
     held_out = tuple(prepared.images(split, size=size, masks=known) for split in ("val", "test"))
-    joined = ImageSet(pixels=np.concatenate([part.pixels for part in held_out]), findings=prepared.findings,
-                   studies=(*held_out[0].studies, *held_out[1].studies), digest=prepared.digest,
-                   labels=np.concatenate([part.labels for part in held_out]), masks=joined_masks(held_out))
-    return RealImages(train=prepared.images("train", size=size, masks=known), held_out=joined), images
+    real = RealImages(train=prepared.images("train", size=size, masks=known), held_out=ImageSet.join(held_out, digest=prepared.digest))
+    return real, images

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthorax.data.attributes import told_age
-from synthorax.data.dataset import FACTS_NAME, Dataset, Note, read_dataset, with_own_patient, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, Dataset, Note, read_dataset, with_own_patient, write_dataset
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import read_image, write_png
 from synthorax.data.rejects import FACT, TABLE_NAME, counted
@@ -85,11 +85,10 @@ def assemble(
         if not studies:
             raise InputError(f"no image could be taken over ({len(rejected)} rejected)",
                              remedy=f"the first because: {rejected[0].reason}" if rejected else "there are no images")
-        write_table(building, studies)
         told = counted((note.reason for note in rejected if note.lost), (note.reason for note in rejected if not note.lost),
                        accepted=len(studies))
         facts = {**(facts or {}), FACT: told.to_facts()}
-        write_facts(building, name=facts.pop("name", out.name), studies=studies, synthetic=False, extra=facts)
+        write_dataset(building, studies, name=facts.pop("name", out.name), synthetic=False, facts=facts)
         _write_notes(building / TABLE_NAME, rejected)
         _write_notes(building / "notes.csv", notes)
         dataset = read_dataset(building)

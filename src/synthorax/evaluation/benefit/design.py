@@ -47,7 +47,7 @@ class Design:
 
 def one_split(train: ImageSet, test: ImageSet, val: ImageSet | None) -> Design:
     """Train on one split, set thresholds on another, test on the third."""
-    real, sizes = joined([train, test, *([val] if val is not None else [])]), np.cumsum([len(train), len(test), len(val or ())])
+    real, sizes = ImageSet.join([train, test, *([val] if val is not None else [])]), np.cumsum([len(train), len(test), len(val or ())])
     train_rows, test_rows, val_rows = np.split(np.arange(sizes[-1]), sizes[:-1])
     part = Fraction(train=train_rows, val=val_rows, test=test_rows)
     return Design(real=real, parts=((part,),), tested=test_rows, told={"protocol": "test split"})
@@ -60,7 +60,7 @@ def cross_validation(seen: ImageSet, unseen: ImageSet, *, targets: Sequence[str]
     of them. A fold is tested by classifiers trained on `seen` and on all folds but two: it, and the next, which sets their threshold.
     Raises InputError where there are fewer patients with a target than folds.
     """
-    real = joined([seen, unseen]) if len(seen) else unseen
+    real = ImageSet.join([seen, unseen]) if len(seen) else unseen
     always, rows = np.arange(len(seen)), np.arange(len(seen), len(real))
     patients, parts = unseen.patients(), []
     for finding in targets:
@@ -96,13 +96,6 @@ def known_to_generator(facts: Mapping[str, Any], prepared: Prepared, *, cross_va
         raise InputError("the generator learned from another division of the same data set, so patients whom it has seen may be tested",
                          remedy="cross-validate on the prepared folder that it was trained on")
     return "nothing" if declared else "training split"
-
-
-def joined(parts: Sequence[ImageSet]) -> ImageSet:
-    """Several sets as one; masks are left behind."""
-    return ImageSet(pixels=np.concatenate([part.pixels for part in parts]), findings=parts[0].findings,
-                 studies=tuple(study for part in parts for study in part.studies), digest=parts[0].digest,
-                 labels=np.concatenate([part.labels for part in parts]))
 
 
 def stated(images: ImageSet, finding: str) -> tuple[NDArray[np.bool_], NDArray[np.int_]]:

@@ -44,8 +44,8 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
     taught, asked = synthetic.take(order[: len(order) // 2]), synthetic.take(order[len(order) // 2 :])
     if min(len(asked), len(real_asked)) < 2 * MIN_IMAGES_PER_ORIGIN:
         return None
-    classifier = train_classifier(np.concatenate([real_train.pixels, taught.pixels]), np.concatenate([real_train.labels, taught.labels]),
-                                  findings=real_train.findings, config=config, seed=derive(seed, "leaning"))
+    learned = ImageSet.join([real_train, taught])
+    classifier = train_classifier(learned.pixels, learned.labels, findings=learned.findings, config=config, seed=derive(seed, "leaning"))
     features = np.concatenate([classifier.features(images.pixels) for images in (real_asked, asked)])
     labels = np.concatenate([real_asked.labels, asked.labels])
     made = np.repeat([0, 1], [len(real_asked), len(asked)])

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.data.pixels import with_bits_of
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit.comparison import Compared, Record, compared, delta_of
-from synthorax.evaluation.benefit.design import Design, Fraction, joined, stated, too_few_patients
+from synthorax.evaluation.benefit.design import Design, Fraction, stated, too_few_patients
 from synthorax.evaluation.benefit.protocol import PLAIN, Arm, BenefitConfig
 from synthorax.evaluation.benefit.subgroups import ARMS, area_told, pair_of
 from synthorax.evaluation.benefit.training import Answers, Job, first
-from synthorax.evaluation.report.contact_sheets import eight_bit
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -117,9 +117,7 @@ def fitted_external(external: ImageSet, like: ImageSet, sides: Mapping[str, Imag
     for column, finding in enumerate(like.findings):
         if finding in external.findings:
             labels[:, column] = external.column(finding)
-    images = external.pixels
-    if images.dtype != like.pixels.dtype:
-        images = eight_bit(images) if like.pixels.dtype == np.uint8 else images.astype(np.uint16) * np.uint16(257)
+    images = with_bits_of(external.pixels, like.pixels.dtype)
     patients = {study.patient_id for study in external.studies}
     pixels = {image.tobytes(): study.file_name for image, study in zip(images, external.studies, strict=True)}
     for side, image_set in sides.items():
@@ -135,7 +133,7 @@ def fitted_external(external: ImageSet, like: ImageSet, sides: Mapping[str, Imag
 
 def with_external(design: Design, external: ImageSet) -> Design:
     """The same design; the external images stand behind all others and are on no side of it."""
-    return replace(design, real=joined([design.real, external]))
+    return replace(design, real=ImageSet.join([design.real, external]))
 
 
 def external_test(external: ImageSet, at_home: Mapping[str, Sequence[Answers]], finding: str, config: BenefitConfig) -> Record:

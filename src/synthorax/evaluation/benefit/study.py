@@ -25,7 +25,6 @@ from synthorax.evaluation.benefit.comparison import (
 from synthorax.evaluation.benefit.design import (
     Design,
     cross_validation,
-    joined,
     one_split,
     refuse_leaks,
     refuse_misfits,
@@ -105,7 +104,7 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
     refuse_leaks(real_train, real_test, synthetic, real_val)
     refuse_misfits(real_train, real_test, synthetic, real_val, findings)
     unseen = [*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test]
-    pool = joined(unseen) if config.folds else real_test
+    pool = ImageSet.join(unseen) if config.folds else real_test
     if external is not None:
         sides = {"training": real_train, "test": real_test, "synthetic": synthetic} | ({"validation": real_val} if real_val else {})
         external = fitted_external(external, real_train, sides)
@@ -200,7 +199,7 @@ def origin_probe(real: ImageSet, synthetic: ImageSet, *, config: BenefitConfig) 
     patients = np.unique(real.patients())
     learns = np.concatenate([np.isin(real.patients(), rng.permutation(patients)[: len(patients) // 2]),
                              rng.permutation(len(synthetic)) < len(synthetic) // 2])
-    images = np.concatenate([real.pixels, synthetic.pixels])
+    images = ImageSet.join([real, synthetic]).pixels
     made = np.repeat([0, 1], [len(real), len(synthetic)])
     classifier = training_of(config.classifier)(images[learns], made[learns, None].astype(np.float32), findings=["synthetic"],
                                                 config=config.classifier, seed=config.seed)

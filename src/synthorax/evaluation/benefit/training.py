@@ -128,9 +128,10 @@ class _Trainer:
             start = self._train(added.pixels, added.labels, findings=own.findings, config=replace(config, updates=before),
                                 seed=derive(job.seed, "synthetic first"), progress=lambda fraction, text: self._count(job))
             config = replace(config, updates=config.updates - before)
+        trained = ImageSet.join(parts)
         # The same function, seed and config for all arms: they differ in images, in how often these are drawn, or in the loss.
         classifier = self._train(
-            np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]), findings=own.findings,
+            trained.pixels, trained.labels, findings=own.findings,
             config=config, seed=job.seed, image_weights=oversampling(own, declared, job.targets) if arm.oversample else None,
             class_weights=class_weights(own, job.targets) if arm.class_weighted else None, start=start,
             progress=lambda fraction, text: self._count(job))

@@ -46,7 +46,7 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups
         if name in fitted_segmenter.reasons and not (name == "lung" and reason):
             missing[name] = fitted_segmenter.reasons[name]
     progress(0.9, "fidelity, images of one patient")
-    every = _joined(real)
+    every = ImageSet.join([real.train, real.held_out])  # for pairs of images of one patient
     pairs = same_patient_pairs(every, seed=seed)
     bands = pixel_bands(every, pairs)
     extra["same_patient_bands"] = {measured.metric: measured.to_dict() for measured in bands}
@@ -111,9 +111,3 @@ def _sizes(images: ImageSet, judge: SegmentationModel) -> dict[str, NDArray[np.f
 
 def _some(images: ImageSet, *, seed: int) -> ImageSet:
     return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_IMAGES]))
-
-
-def _joined(real: RealImages) -> ImageSet:
-    """Training and held-out images in one, for pairs of images of one patient."""
-    return ImageSet(pixels=np.concatenate([real.train.pixels, real.held_out.pixels]), studies=(*real.train.studies, *real.held_out.studies),
-                 findings=real.train.findings, labels=np.concatenate([real.train.labels, real.held_out.labels]), digest=real.train.digest)

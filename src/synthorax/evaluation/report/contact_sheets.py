@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from synthorax.data.pixels import with_bits_of
 from synthorax.errors import UsageError
 from synthorax.files import write_atomic
 
@@ -80,9 +81,7 @@ def _refuse_unusable(images: NDArray[np.uint8] | NDArray[np.uint16], *, columns:
 
 def eight_bit(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Images of any shape in 8 bits, without any stretching."""
-    if image.dtype == np.uint16:
-        return np.rint(image / 257.0).astype(np.uint8)  # 65535 / 255 = 257
-    return image.astype(np.uint8)
+    return np.asarray(with_bits_of(image, np.uint8), dtype=np.uint8)
 
 
 def _font(size_px: int) -> Font:

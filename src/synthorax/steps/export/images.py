@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_facts, write_table
+from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_dataset
 from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import read_image, write_png
@@ -104,8 +104,7 @@ def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
                 write_png(out / target, mask_pixels(dataset.path / mask))
     facts = {key: value for key, value in dataset.facts.items() if key not in COUNTED_FACTS}
     synthetic = all(study.origin == "synthetic" for study in studies)
-    write_facts(out, name=dataset.name, studies=studies, synthetic=synthetic, extra=facts)
-    write_table(out, studies)
+    write_dataset(out, studies, name=dataset.name, synthetic=synthetic, facts=facts)
 
 
 def _write_index(dataset: Dataset, names: Sequence[str], out: Path, *, key: str) -> None:

@@ -13,11 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import (
+    FACTS_NAME,
+    TABLE_NAME,
+    Dataset,
+    copy_files,
+    digest_of,
+    read_dataset,
+    write_dataset,
+)
 from synthorax.data.lesions import lesions_of
+from synthorax.data.pixels import with_bits_of
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluation.benefit.design import joined
 from synthorax.files import read_with_digest, write_json, write_with_digest
 from synthorax.folders import claimed
 from synthorax.judges.classifiers import training_of
@@ -81,7 +89,8 @@ def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], 
                 plan = _plan(folder, train, findings, found if number > 1 else None, number=number, config=config)
                 kept, reasons = _images(make, plan, prepared, findings, judge, folder=folder, config=config,
                                         progress=portion(own, 0, 0.6))
-                added.append(load_images(kept, size=common_size(kept, prepared), findings=train.findings, policy=STATED_ONLY))
+                images = load_images(kept, size=common_size(kept, prepared), findings=train.findings, policy=STATED_ONLY)
+                added.append(replace(images, pixels=with_bits_of(images.pixels, train.pixels.dtype)))
             size = added[0].pixels.shape[1] if added else prepared.size
             real, asked = (prepared.images(split, size=size) for split in ("train", "val"))
             answers = _answers(folder, real, added, asked, config=config, progress=portion(own, 0.6, 1))
@@ -150,7 +159,7 @@ def _answers(folder: Path, real: ImageSet, added: Sequence[ImageSet], val: Image
     path = folder / "validation.npy"
     if path.exists():
         return np.asarray(np.load(io.BytesIO(read_with_digest(path)), allow_pickle=False))
-    images, train = joined([real, *added]), training_of(config.classifier)
+    images, train = ImageSet.join([real, *added]), training_of(config.classifier)
     answers = np.mean([train(images.pixels, images.labels, findings=images.findings, config=config.classifier,
                              seed=derive(config.seed, "training", run),
                              progress=portion(progress, run / config.trainings, (run + 1) / config.trainings)).predict(val.pixels)
@@ -190,11 +199,10 @@ def _join(sets: Sequence[Dataset], *, out: Path, name: str) -> None:
             masks = {column: tuple(path and f"{place}/{path}" for path in paths) for column, paths in study.masks.items()}
             studies.append(replace(study, file_name=f"{place}/{study.file_name}", study_id=f"{study.study_id}-r{number}", masks=masks,
                                    extra={**study.extra, "round": str(number)}))
-    write_table(out, studies)
     judges = {judge["digest"]: judge for dataset in sets for judge in dataset.facts["judges"]}
     told = {name: sets[0].facts[name] for name in ("model", "model_digest", "settings", "trained_on") if name in sets[0].facts}
-    write_facts(out, name=name, studies=studies, synthetic=True,
-                extra={**told, "judges": list(judges.values()), "labels": list(sets[0].findings)})
+    write_dataset(out, studies, name=name, synthetic=True,
+                  facts={**told, "judges": list(judges.values()), "labels": list(sets[0].findings)})
 
 
 def _refuse_few(prepared: Prepared, train: ImageSet, val: ImageSet, findings: Sequence[str]) -> None:

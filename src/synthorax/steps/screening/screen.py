@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthorax.config import read_record
-from synthorax.data.dataset import Dataset, copy_files, digest_of, read_dataset, write_facts, write_table
+from synthorax.data.dataset import Dataset, digest_of, read_dataset, write_dataset
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
@@ -166,7 +166,8 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
     rows = [{"file_name": images.studies[number].file_name, "plan_row": images.studies[number].extra.get("plan_row", ""),
              **rejected[number].row()} for number in sorted(rejected)]
     _write(out, synthetic, kept, rows, name=name,
-           extra={"judges": list(named), "screening": screening, "labels": list(synthetic.findings)})
+           extra={"judges": list(named), "screening": screening, "labels": list(synthetic.findings)},
+           progress=portion(progress, 0.9, 1))
     return Screened(kept=read_dataset(out), num_seen=len(images), reasons=reasons, checks=tuple(checks), copies=copies, judges=named,
                     filters=tuple(chosen))
 
@@ -268,10 +269,8 @@ def _rows(prepared: Prepared, split: str) -> list[int]:
 
 
 def _write(out: Path, synthetic: Dataset, kept: Sequence[Any], dropped: Sequence[dict[str, str]], *, name: str,
-           extra: dict[str, Any]) -> None:
-    kept = [copy_files(study, source=synthetic.path, out=out) for study in kept]
+           extra: dict[str, Any], progress: Progress) -> None:
     write_atomic(out / "dropped.csv", table_bytes(COLUMNS, dropped))
-    write_table(out, kept)
     passed_on = ("model", "model_digest", "settings", "trained_on", "not_trained_on")
     inherited = {key: synthetic.facts[key] for key in passed_on if key in synthetic.facts}
-    write_facts(out, name=name, studies=kept, synthetic=True, extra={**inherited, **extra})
+    write_dataset(out, kept, name=name, synthetic=True, source=synthetic.path, facts={**inherited, **extra}, progress=progress)

@@ -12,7 +12,6 @@ import numpy as np
 
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluation.benefit.design import joined
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP
 from synthorax.families.autoencoders.compressors import TRAINED
 from synthorax.files import read_json_object, safe_name, write_json
@@ -130,7 +129,7 @@ class Design:
 
     def held_out(self) -> ImageSet:
         """Images of patients whom no training sees: validation and test."""
-        return joined([self.prepared.images(split, size=self.size) for split in ("val", "test")])
+        return ImageSet.join([self.prepared.images(split, size=self.size) for split in ("val", "test")])
 
     def compared(self) -> ImageSet:
         """The held-out images that made ones are held against: with a finding, all that show it and as many that do not."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, copy_files, read_dataset, write_facts, write_table
+from synthorax.data.dataset import FACTS_NAME, TABLE_NAME, read_dataset, write_dataset
 from synthorax.data.prepared import Prepared, prepare_dataset
 from synthorax.folders import claimed
 from synthorax.rng import derive
@@ -25,9 +25,7 @@ def training_set(studies: Sequence[Study], *, like: Prepared, findings: Sequence
     inputs = {"prepared images": like.digest, "chosen": chosen, "findings": list(findings)}
     with claimed(out, kind="a few training images", inputs=inputs, wait_seconds=600) as folder:  # trainings side by side share them
         if not folder.done:
-            copied = [copy_files(study, source=like.source, out=folder.work) for study in studies]
-            write_table(folder.work, copied)
-            write_facts(folder.work, name=out.name, studies=copied, synthetic=False, extra={"labels": list(findings)})
+            write_dataset(folder.work, studies, name=out.name, synthetic=False, source=like.source, facts={"labels": list(findings)})
             folder.deliver(last=(TABLE_NAME, FACTS_NAME))
     return prepare_dataset(read_dataset(out, allow=findings), out.with_name(f"{out.name}-prepared"), size=like.size,
                            fractions=(1.0, 0.0, 0.0), images_per_patient=len(studies), policy=like.policy)
