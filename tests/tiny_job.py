@@ -12,8 +12,9 @@ from filelock import FileLock
 
 import synthorax as sx
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
+from synthorax.data.image_files import read_image
 from synthorax.data.phantom import write_phantom_dataset
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from trainings import FEW, SMALL_DIFFUSION, SMALL_SUPER_RESOLUTION, SMALL_VAE
 

@@ -71,6 +71,15 @@ def json_object(content: bytes | str, keys: Kinds | None = None, *, where: Path 
     return found
 
 
+def safetensors_metadata(content: bytes, *, file: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file: eight bytes with the length of a JSON object, then that object. Raises InputError."""
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return dict(header.get("__metadata__") or {})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"is not a safetensors file ({str(error)[:100]})", file=file) from None
+
+
 def json_line(line: str) -> dict[str, Any]:
     """The object on one line of a log; empty for a line that a kill or a damaged disk has left, by which nothing is lost but itself."""
     try:

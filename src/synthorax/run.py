@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from synthorax.config import build
 from synthorax.errors import InputError
-from synthorax.files import check_kind, json_object, read_verified, write_with_digest
+from synthorax.files import check_kind, json_object, read_verified, safetensors_metadata, write_with_digest
 from synthorax.former_names import with_present_weights
 from synthorax.protocols import ModelSpec
 
@@ -148,7 +148,7 @@ def weights_digest(path: Path) -> str:
 
 
 def _described(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]]:
-    metadata = _metadata(content, file=file)
+    metadata = safetensors_metadata(content, file=file).get(METADATA_KEY)
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=file)
     facts = json_object(metadata, {"spec": dict}, where=file, remedy=ANOTHER_COPY)
@@ -164,13 +164,3 @@ def _described(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]
     except InputError as error:
         raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=file,
                          remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error
-
-
-def _metadata(content: bytes, *, file: Path) -> str | None:
-    """Our entry in the header of a safetensors file: eight bytes with the length of a JSON object, then that object."""
-    try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        own: str | None = (header.get("__metadata__") or {}).get(METADATA_KEY)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"is not a safetensors file ({str(error)[:100]})", file=file) from None
-    return own

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from synthorax.data.adapters import cxr14, dicom, folder
 from synthorax.data.dataset import copy_files, read_dataset
-from synthorax.data.pixels import read_image
+from synthorax.data.image_files import read_image
 from synthorax.data.sources import merge_datasets
 from synthorax.verbs import data, synthesis
 

@@ -11,7 +11,8 @@ import torch
 
 from synthorax.data.adapters import cxr14, folder
 from synthorax.data.dataset import read_dataset
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import write_png
 from synthorax.engine import Engine
 from synthorax.files import readable_name, safe_name
 from synthorax.protocols import SampleSettings

@@ -15,7 +15,8 @@ from synthorax import progress as progress_module
 from synthorax.cli.app import app
 from synthorax.data.adapters import dicom, folder
 from synthorax.data.dataset import read_dataset
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import write_png
 from synthorax.data.prepared import SIZES_PX
 from synthorax.data.tables import read_table
 from synthorax.errors import InputError

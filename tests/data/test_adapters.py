@@ -12,7 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from synthorax.data.adapters import ADAPTERS, cxr14, detect, dicom, folder
 from synthorax.data.dataset import read_dataset
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import write_png
 from synthorax.errors import InputError
 from synthorax.registry import lookup
 from synthorax.types import Stated

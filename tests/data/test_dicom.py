@@ -37,7 +37,7 @@ from dicom_files import FULL12, RAMP8, RAMP12, dicom
 from synthorax.data.dicom_grey import window
 from synthorax.data.dicom_read import is_dicom, read_dicom
 from synthorax.data.dicom_write import COMPRESSIONS, uid_of, write_dicom
-from synthorax.data.pixels import read_image
+from synthorax.data.image_files import read_image
 from synthorax.errors import InputError
 from synthorax.types import Stated, Study
 

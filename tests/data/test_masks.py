@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from synthorax.data.dataset import read_dataset, write_table
+from synthorax.data.image_files import read_image
 from synthorax.data.lesions import lesions_of
 from synthorax.data.masks import (
     box_mask,
@@ -22,7 +23,7 @@ from synthorax.data.masks import (
     read_mask,
 )
 from synthorax.data.phantom import write_phantom_dataset
-from synthorax.data.pixels import letterbox, read_image, write_png
+from synthorax.data.pixels import letterbox, write_png
 from synthorax.data.prepared import load_images, prepare_dataset
 from synthorax.data.vocabulary import label_matrix
 from synthorax.errors import InputError

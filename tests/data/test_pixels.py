@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from synthorax.data.pixels import content_box, from_unit, letterbox, read_image, to_unit, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import content_box, from_unit, letterbox, to_unit, write_png
 from synthorax.errors import InputError
 
 IMAGES = Path(__file__).parents[3] / "shared" / "data" / "formats"

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from synthorax.data.dataset import read_dataset, write_table
+from synthorax.data.image_files import read_image
 from synthorax.data.phantom import write_phantom_dataset
-from synthorax.data.pixels import letterbox, read_image, write_png
+from synthorax.data.pixels import letterbox, write_png
 from synthorax.data.prepared import Prepared, load_images, prepare_dataset
 from synthorax.errors import InputError, UsageError
 from synthorax.types import LabelPolicy, Stated, Study

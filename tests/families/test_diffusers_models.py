@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthorax.data.dataset import read_dataset
-from synthorax.data.pixels import read_image
+from synthorax.data.image_files import read_image
 from synthorax.diffusion.guidance import classifier_guided, guided
 from synthorax.diffusion.samplers import solve
 from synthorax.errors import InputError, UsageError

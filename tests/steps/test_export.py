@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import write_png
 from synthorax.errors import InputError, UsageError
 from synthorax.steps.export.images import export_dataset
 from synthorax.types import Stated, Study

@@ -17,9 +17,10 @@ from typing import Any
 
 from synthorax.config import read_record
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
+from synthorax.data.image_files import read_image
 from synthorax.data.lesions import MASK_COLUMNS, lesions_of
 from synthorax.data.masks import mask_pixels
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.pixels import write_png
 from synthorax.data.rejects import FACT
 from synthorax.data.tables import Table, read_table, table_bytes
 from synthorax.data.vocabulary import format_findings, parse_findings

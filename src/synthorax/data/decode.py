@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.pixels import letterbox, read_image
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import letterbox
 from synthorax.errors import InputError
 from synthorax.threads import available_cores
 

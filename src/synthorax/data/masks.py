@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from synthorax.data.image_files import read_image
 from synthorax.data.lesions import lesions_of, measured
-from synthorax.data.pixels import MAX_PIXELS, Pixels, content_box, read_image
+from synthorax.data.pixels import MAX_PIXELS, Pixels, content_box
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError
 from synthorax.threads import available_cores

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from synthorax.engine import describe_machine
 from synthorax.errors import TrainingError, UsageError
 from synthorax.judges.config import FittingConfig as FittingConfig
+from synthorax.nets.affine import affine_matrix, resample
 from synthorax.progress import Progress, quiet
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16]
@@ -81,9 +82,8 @@ def vary(images: Tensor, *maps: Tensor, by: Variation, generator: torch.Generato
     angle, scale = torch.deg2rad(uniform(-by.degrees, by.degrees)), uniform(1 - by.scale, 1 + by.scale)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift_x, shift_y = uniform(-by.shift, by.shift), uniform(-by.shift, by.shift)
-    matrix = torch.stack([cosine, -sine, shift_x, sine, cosine, shift_y], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved, *carried = (F.grid_sample(part, grid, mode="bilinear", padding_mode="border", align_corners=False) for part in (images, *maps))
+    matrix = affine_matrix(cosine, sine, torch.stack([shift_x, shift_y], dim=1))
+    moved, *carried = (resample(part, matrix, padding="border") for part in (images, *maps))
     contrast = uniform(1 - by.contrast, 1 + by.contrast).view(-1, 1, 1, 1)
     brightness = uniform(-by.brightness, by.brightness).view(-1, 1, 1, 1)
     return (moved * contrast + brightness + by.noise * torch.randn(images.shape, generator=generator), *carried)

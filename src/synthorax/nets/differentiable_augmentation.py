@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from synthorax.nets.affine import affine_matrix, resample
 from synthorax.rng import Draws
 
 SHIFT = 0.125
@@ -52,9 +52,7 @@ def _moved(images: Tensor, *, shift: Tensor, angle: Tensor, zoom: Tensor, which:
     """Images shifted [B, 2] in parts of the side, turned by degrees [B] and enlarged [B]; those not in `which` stay as they are."""
     turn = angle * (math.pi / 180)
     cosine, sine = turn.cos() / zoom, turn.sin() / zoom
-    matrix = torch.stack([torch.stack([cosine, -sine, 2 * shift[:, 0]], dim=1), torch.stack([sine, cosine, 2 * shift[:, 1]], dim=1)], dim=1)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = resample(images, affine_matrix(cosine, sine, 2 * shift), padding="reflection")
     return torch.where(which[:, None, None, None], moved, images)
 
 

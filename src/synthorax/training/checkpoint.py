@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from synthorax.config import read_record
 from synthorax.errors import InputError
-from synthorax.files import read_with_digest, remove_temporaries, write_with_digest
+from synthorax.files import read_with_digest, remove_temporaries, safetensors_metadata, write_with_digest
 from synthorax.former_names import with_present_facts, with_present_weights
 
 KEEP = 2
@@ -63,12 +61,12 @@ def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
     for path in _newest_first(folder):
         try:
             content = read_with_digest(path)
-            position = read_record(Position, with_present_facts(json.loads(_metadata(content)["progress"])), what="progress", where=path,
-                                   remedy="")
+            stated = with_present_facts(json.loads(safetensors_metadata(content, file=path)["progress"]))
+            position = read_record(Position, stated, what="progress", where=path, remedy="")
             _restore(with_present_weights(load(content)), modules=modules, optimizers=optimizers)
         except InputError as error:
             damaged.append(str(error))
-        except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError, struct.error) as error:
+        except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
             damaged.append(f"{path}: is not a checkpoint of this training ({' '.join(str(error).split())[:100]})")
         else:
             return position, damaged
@@ -80,13 +78,6 @@ def load_checkpoint(folder: Path, *, modules: Mapping[str, nn.Module],
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
-
-
-def _metadata(content: bytes) -> dict[str, Any]:
-    (length,) = struct.unpack("<Q", content[:8])  # safetensors: header length, then a JSON header
-    header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    metadata: dict[str, Any] = header["__metadata__"]
-    return metadata
 
 
 def _restore(tensors: dict[str, Tensor], *, modules: Mapping[str, nn.Module],

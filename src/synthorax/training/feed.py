@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from synthorax.data.masks import lesion_union, mask_stack
 from synthorax.data.pixels import to_unit
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine
+from synthorax.nets.affine import affine_matrix, resample
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
 from synthorax.training.text_statements import made_up_text, read
@@ -167,9 +167,8 @@ def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws
     zoom = 1 + amount[:, 1] * MAX_ZOOM
     shift = amount[:, 2:4] * 2 * MAX_SHIFT  # the grid spans 2
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
-    matrix = torch.stack([torch.stack([cosine, -sine, shift[:, 0]], dim=1), torch.stack([sine, cosine, shift[:, 1]], dim=1)], dim=1)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    matrix = affine_matrix(cosine, sine, shift)
+    moved = resample(images, matrix, padding="reflection")
     gain, offset = 1 + amount[:, 4] * MAX_EXPOSURE, amount[:, 5] * MAX_EXPOSURE
     exposed = ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > BLACK) - 1).clamp(-1, 1)
 
@@ -177,7 +176,7 @@ def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws
         if masks is None:
             return None
         unstated = masks[:, :, :1, :1].isnan()
-        return F.grid_sample(masks.nan_to_num(), grid, mode="bilinear", align_corners=False).masked_fill(unstated, math.nan)
+        return resample(masks.nan_to_num(), matrix, padding="zeros").masked_fill(unstated, math.nan)
 
     parts = Condition(labels=condition.labels, attributes=condition.attributes, mask=carried(condition.mask), text=condition.text,
                       lesions=None if condition.lesions is None else _moved_lesions(condition.lesions, matrix, zoom))

@@ -10,8 +10,9 @@ from typing import Any
 
 from synthorax.data.attributes import told_age
 from synthorax.data.dataset import FACTS_NAME, Dataset, Note, read_dataset, with_own_patient, write_dataset
+from synthorax.data.image_files import read_image
 from synthorax.data.masks import mask_pixels
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.pixels import write_png
 from synthorax.data.rejects import FACT, TABLE_NAME, counted
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from synthorax.data.adapters.assembly import IMAGE_SUFFIXES, Source, assemble, files_below, leaves, place_image, results_below, what_from
 from synthorax.data.adapters.foreign_table import translated
 from synthorax.data.dataset import Dataset, Note, parse_study
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.image_files import read_image
+from synthorax.data.pixels import write_png
 from synthorax.data.tables import Row, read_table
 from synthorax.data.vocabulary import canonical
 from synthorax.errors import InputError

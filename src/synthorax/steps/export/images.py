@@ -10,8 +10,9 @@ from typing import Literal, get_args
 
 from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_dataset
 from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
+from synthorax.data.image_files import read_image
 from synthorax.data.masks import mask_pixels
-from synthorax.data.pixels import read_image, write_png
+from synthorax.data.pixels import write_png
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import format_findings
 from synthorax.errors import InputError, UsageError, nearest
