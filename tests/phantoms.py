@@ -12,6 +12,7 @@ from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_tab
 from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
 from synthorax.data.pixels import write_png
 from synthorax.data.vocabulary import label_matrix
+from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 from synthorax.steps.planning.plan import Plan
 from synthorax.steps.planning.row import PlanRow
@@ -53,7 +54,7 @@ def write_drawn(out: Path, drawn: Sequence[tuple[Study, Any]], *, synthetic: boo
     return read_dataset(out)
 
 
-def drawing(plan: Plan, out: Path) -> Dataset:
+def drawing(plan: Plan, out: Path, progress: Progress = quiet) -> Dataset:
     """Draw what a plan asks for: a generator that does as it is told."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     return write_drawn(out, [_as_asked(row, number) for number, row in enumerate(plan.rows)], synthetic=True)

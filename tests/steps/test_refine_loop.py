@@ -16,6 +16,7 @@ from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError
 from synthorax.judges.classifier import ClassifierConfig
+from synthorax.progress import Progress
 from synthorax.steps.feedback.rounds import RefineLoopConfig, error_plan, run_refine_loop
 from synthorax.steps.feedback.weak_groups import errors_of, kinds_of, missed_and_alarms
 from synthorax.steps.planning.plan import Plan
@@ -29,7 +30,10 @@ SIDES = {"train": {"right": 38, "left": 4, "": 70}, "val": {"right": 20, "left":
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Effusions on the left are scarce in training, and as frequent as others among validation patients."""
-    folder = tmp_path_factory.mktemp("images")
+    return prepare_drawn(tmp_path_factory.mktemp("images"), bits=8)
+
+
+def prepare_drawn(folder: Path, *, bits: int) -> Prepared:
     (folder / "drawn/images").mkdir(parents=True)
     drawn = []
     for split, sides in SIDES.items():
@@ -37,7 +41,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
             for number in range(count):
                 patient = f"{split}-{side}-{number}"
                 study, image = study_and_image(f"images/{patient}.png", patient=patient, seed=len(drawn) + 1, side=side)
-                drawn.append((replace(study, split=split), image))
+                drawn.append((replace(study, split=split), image if bits == 8 else image.astype(np.uint16) * 257))
     write_drawn(folder / "drawn", drawn)
     return sx.prepare(folder / "drawn", size=32, out=folder / "prepared")
 
@@ -75,10 +79,17 @@ def test_rounds_leave_plan_images_reasons_and_one_set(looped: Path) -> None:
     assert all((looped / "synthetic" / row["file_name"]).exists() for row in rows)
 
 
+def test_synthetic_images_of_8_bits_are_added_to_real_ones_of_16(tmp_path: Path) -> None:
+    prepared = prepare_drawn(tmp_path, bits=16)
+    assert prepared.images("train").pixels.dtype == np.uint16
+    done = run_refine_loop(drawing, prepared, findings=["Effusion"], out=tmp_path / "out", config=replace(CONFIG, rounds=1))
+    assert len(done.synthetic) > 0
+
+
 def test_a_stopped_loop_goes_on_to_the_same_numbers(looped: Path, prepared: Prepared, tmp_path: Path) -> None:
     made = []
 
-    def stopped_in_round_two(plan: Plan, out: Path) -> Dataset:
+    def stopped_in_round_two(plan: Plan, out: Path, progress: Progress) -> Dataset:
         if "round-2" in str(out):
             raise KeyboardInterrupt
         made.append(out)
