@@ -24,7 +24,7 @@ from synthorax.run import Run, save_weights
 from synthorax.steps.models.trained_model import TrainedModel, open_model
 from synthorax.verbs.augmentation import augment
 from tiny_job import EDM
-from trainings import FEW, SMALL_ENLARGING, untrained
+from trainings import FEW, SMALL_SUPER_RESOLUTION, untrained
 
 SIZE_PX = 32
 SMALL_EDM = [f"model.{text}" for text in EDM]
@@ -94,12 +94,12 @@ def base(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A model packed of two stages, 16 and 32 pixels, with a guide."""
     folder = tmp_path_factory.mktemp("base")
     prepared = sx.prepare(sx.ingest(drawn, out=folder / "images"), size=SIZE_PX, out=folder / "prepared")
-    enlarging, *small = SMALL_ENLARGING
+    larger, *small = SMALL_SUPER_RESOLUTION
     small = [text for text in small if "image_size" not in text] + [f"model.image_size={SIZE_PX}"]
     first, weak, second = (
         sx.train(recipe, prepared, out=folder / name, overrides=[*settings, *FEW, "train.steps=2"], device="cpu", threads=1, seed=seed)
         for name, recipe, settings, seed in (("first", "edm-64", SMALL_EDM, 0), ("weak", "edm-64", SMALL_EDM, 1),
-                                             ("second", enlarging, small, 0)))
+                                             ("second", larger, small, 0)))
     return sx.pack([first, second], out=folder / "packed", guide=weak, sample={"steps": 2, "super_resolution_steps": 2})
 
 
