@@ -131,11 +131,11 @@ def test_stated_absent_pushes_the_other_way_than_stated_present() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    (SampleSettings(guidance=math.nan), "not finite"),
-    (SampleSettings(part_guidance={"text": math.inf}), "not finite"),
+    (SampleSettings(guidance=math.nan), "not a finite number"),
+    (SampleSettings(part_guidance={"text": math.inf}), "not a finite number"),
     (SampleSettings(part_guidance={"txt": 2.0}), "did you mean 'text'"),
     (SampleSettings(part_guidance={"prompt": 2.0}), "attributes, image, labels, lesions, mask, text"),
-    (SampleSettings(guidance_from=3.0, guidance_to=1.0), "no interval"),
+    (SampleSettings(guidance_from=3.0, guidance_to=1.0), "guidance from noise level 3.0 to 1.0"),
 ])
 def test_guidance_that_cannot_work_is_refused(settings: SampleSettings, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -212,7 +212,7 @@ def test_autoguidance_extrapolates_from_the_worse_model() -> None:
     good, weak = (lambda x, sigma: 0.5 * x + 1), (lambda x, sigma: 0.2 * x)
     torch.testing.assert_close(autoguided(good, weak, weight=2.5)(x, sigma), 0.2 * x + 2.5 * (0.3 * x + 1))
     assert autoguided(good, weak, weight=1.0) is good
-    with pytest.raises(UsageError, match="not finite"):
+    with pytest.raises(UsageError, match="not a finite number"):
         autoguided(good, weak, weight=math.nan)
 
 
@@ -273,5 +273,5 @@ def test_classifier_guidance_raises_the_probability_and_weight_zero_is_none() ->
     reached = [log_probability(classifier_guided(ideal, log_probability, weight=weight)(x, sigma)).item() for weight in (0.0, 0.3, 0.6)]
     assert reached == sorted(reached) and reached[0] < reached[-1]
     assert classifier_guided(ideal, log_probability, weight=0.0) is ideal
-    with pytest.raises(UsageError, match="not finite"):
+    with pytest.raises(UsageError, match="not a finite number"):
         classifier_guided(ideal, log_probability, weight=math.inf)

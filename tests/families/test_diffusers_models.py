@@ -218,7 +218,7 @@ def test_text_guidance_and_operators_change_the_image(text_to_image: Path) -> No
     others = [image("right effusion"), image(""), image("left effusion NOT nodule"), image("left effusion", part_guidance={"text": 6.0})]
     assert all((plain - other).abs().max() > 1e-3 for other in others)
     torch.testing.assert_close(image(""), model.sample(None, [3], SETTINGS))
-    with pytest.raises(UsageError, match="guidance for 'mask'"):
+    with pytest.raises(UsageError, match="guidance of 'mask'"):
         image("mass", part_guidance={"mask": 2.0})
     with pytest.raises(UsageError, match=r"tokens, and this model reads 12; shorten it"):
         image("small left effusion, no nodule, no mass, large right effusion")

@@ -45,10 +45,7 @@ def guided_by_prompts(denoise: ConditionalDenoise, condition: Condition, setting
     The first text keeps the company of all other parts, of which the model is conditioned on `parts`; the others stand alone, and what NOT
     takes away is its text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
     """
-    for part in settings.part_guidance:
-        if part not in parts:
-            raise UsageError(f"guidance for '{part}': the model is not conditioned on it; "
-                             + (nearest(part, parts) if parts else "it takes no conditions at all"))
+    check_guidance(settings, parts=parts)
     condition = condition.only(parts)
     operands = [split_prompt(text) for text in condition.text or ()]
     if all(len(row) == 1 and row[0][1] > 0 for row in operands):
@@ -135,14 +132,23 @@ def classifier_guided(denoise: Denoise, log_probability: Callable[[Tensor], Tens
     return towards
 
 
-def _check(conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> None:
+def check_guidance(settings: SampleSettings, *, parts: Sequence[str] = PARTS) -> None:
+    """Raises UsageError for weights that are not finite, of parts of a condition that are not among `parts`, and for no interval."""
     for part in settings.part_guidance:
         if part not in PARTS:
-            raise UsageError(f"guidance for '{part}': a condition has no such part; {nearest(part, PARTS)}")
+            raise UsageError(f"guidance of an unknown part '{part}'; {nearest(part, PARTS)}")
+        if part not in parts:
+            raise UsageError(f"guidance of '{part}': the model is not conditioned on it; it is conditioned on "
+                             f"{', '.join(parts) or 'nothing'}")
     for weight in (settings.guidance, *settings.part_guidance.values()):
         _finite(weight)
-    if not settings.guidance_from <= settings.guidance_to:
-        raise UsageError(f"guidance acts from noise level {settings.guidance_from} up to {settings.guidance_to}, which is no interval")
+    if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
+        raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
+                         "and not above the second, and both finite")
+
+
+def _check(conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> None:
+    check_guidance(settings)
     if not conditions or len({len(condition) for condition, _ in conditions}) != 1:
         raise UsageError("conditions are composed row by row; give at least one, and all with the same number of rows")
     for _, factor in conditions:
@@ -152,7 +158,7 @@ def _check(conditions: Sequence[tuple[Condition, float | Tensor]], settings: Sam
 
 def _finite(weight: float) -> None:
     if not math.isfinite(weight):
-        raise UsageError(f"the guidance weight {weight} is not finite; 1 is plain conditioning, and 1 to 4 is usual")
+        raise UsageError(f"guidance {weight} is not a finite number; 1 is none, and 1 to 4 is usual")
 
 
 def _terms(conditions: Sequence[tuple[Condition, Tensor]], weight_of: Callable[[str], float]) -> list[Term]:

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from synthorax.errors import UsageError
+from synthorax.errors import UsageError, nearest
 from synthorax.registry import lookup
 
 NoiseSchedule = Literal["linear", "cosine"]
@@ -53,13 +53,20 @@ def sampling_sigmas(name: str, steps: int, *, sigma_min: float, sigma_max: float
     >>> sampling_sigmas("exponential", 3, sigma_min=0.01, sigma_max=1.0)
     tensor([1.0000, 0.1000, 0.0100, 0.0000], dtype=torch.float64)
     """
+    check_schedule(name, steps)
     schedule = lookup(SCHEDULES, name, kind="schedule")
-    if not 1 <= steps <= TRAINED_STEPS:
-        raise UsageError(f"{steps} steps: choose from 1 to {TRAINED_STEPS}")
     if not 0 < sigma_min < sigma_max < math.inf:
         raise UsageError(f"noise levels from {sigma_min} to {sigma_max}: the lowest must be above 0 and the highest above it, and finite")
     sigmas: Tensor = schedule(steps, sigma_min=sigma_min, sigma_max=sigma_max)
     return sigmas
+
+
+def check_schedule(name: str, steps: int) -> None:
+    """Raises UsageError for a name that is no schedule, and for a number of steps that none has."""
+    if name not in SCHEDULES:
+        raise UsageError(f"unknown schedule '{name}'; {nearest(name, SCHEDULES)}")
+    if not 1 <= steps <= TRAINED_STEPS:
+        raise UsageError(f"{steps} steps: choose from 1 to {TRAINED_STEPS}")
 
 
 # Conversions. Each takes any shape and keeps it.

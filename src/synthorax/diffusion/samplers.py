@@ -28,7 +28,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from synthorax.diffusion.variance import posterior_mean, variance_between
-from synthorax.errors import UsageError
+from synthorax.errors import UsageError, nearest
 from synthorax.registry import lookup
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -64,10 +64,7 @@ def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: N
     method = lookup(SAMPLERS, sampler, kind="sampler")
     if len(sigmas) < 2 or not bool(sigmas.isfinite().all()) or bool((sigmas.diff() >= 0).any()) or sigmas[-1] < 0:
         raise UsageError("noise levels of sampling must be at least two, finite, falling and not below 0")
-    if eta is not None and sampler not in USUAL_ETA:
-        raise UsageError(f"sampler '{sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
-    if eta is not None and not 0 <= eta <= 1:
-        raise UsageError(f"eta {eta} is not in [0, 1]")
+    check_sampler(sampler, eta=eta)
     if sampler in USUAL_ETA:
         eta = USUAL_ETA[sampler] if eta is None else eta
     if noise is None and (eta or sampler in ALWAYS_NOISY):
@@ -80,6 +77,16 @@ def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: N
     else:
         images = method(denoise, x, sigmas)
     return images
+
+
+def check_sampler(sampler: str, *, eta: float | None) -> None:
+    """Raises UsageError for a name that is no sampler, and for an `eta` that it has not or that is outside [0, 1]."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"unknown sampler '{sampler}'; {nearest(sampler, SAMPLERS)}")
+    if eta is not None and sampler not in USUAL_ETA:
+        raise UsageError(f"sampler '{sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UsageError(f"eta {eta} is outside 0 to 1")
 
 
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -22,15 +21,16 @@ from synthorax.data.language import labels_of, parse_text
 from synthorax.data.masks import IN_BOX, black_and_white
 from synthorax.data.pixels import from_unit, write_png
 from synthorax.data.vocabulary import NO_FINDING, NOT_A_FINDING_OF_DISEASE, format_findings
-from synthorax.diffusion.noise import SCHEDULES, TRAINED_STEPS
-from synthorax.diffusion.samplers import SAMPLERS, USUAL_ETA
+from synthorax.diffusion.guidance import check_guidance
+from synthorax.diffusion.noise import check_schedule
+from synthorax.diffusion.samplers import check_sampler
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
 from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
-from synthorax.protocols import PARTS, Model, SampleSettings
+from synthorax.protocols import Model, SampleSettings
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.condition import Drawn, drawn, measured_lesions
 from synthorax.steps.planning.plan import Plan, PlanRow
@@ -102,26 +102,9 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         changed = [name for name in ("sampler", "steps", "schedule", "eta") if getattr(settings, name) != getattr(usual, name)]
         if changed:
             raise UsageError(f"a model of family '{model.spec.family}' has no sampler, so '{changed[0]}' cannot be chosen; leave it out")
-    for name, kind, table in ((settings.sampler, "sampler", SAMPLERS), (settings.schedule, "schedule", SCHEDULES)):
-        if name not in table:
-            raise UsageError(f"unknown {kind} '{name}'; {nearest(name, table)}")
-    if not 1 <= settings.steps <= TRAINED_STEPS:
-        raise UsageError(f"{settings.steps} steps: choose from 1 to {TRAINED_STEPS}")
-    if settings.eta is not None and settings.sampler not in USUAL_ETA:
-        raise UsageError(f"sampler '{settings.sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
-    if settings.eta is not None and not 0 <= settings.eta <= 1:
-        raise UsageError(f"eta {settings.eta} is outside 0 to 1")
-    for part, weight in {"": settings.guidance, **settings.part_guidance}.items():
-        if part and part not in PARTS:
-            raise UsageError(f"guidance of an unknown part '{part}'; {nearest(part, PARTS)}")
-        if part and part not in model.spec.conditions:
-            raise UsageError(f"guidance of '{part}': the model is not conditioned on it; it is conditioned on "
-                             f"{', '.join(model.spec.conditions) or 'nothing'}")
-        if not math.isfinite(weight):
-            raise UsageError(f"guidance {weight} is not a finite number; 1 is none, and 1 to 4 is usual")
-    if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
-        raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
-                         "and not above the second, and both finite")
+    check_sampler(settings.sampler, eta=settings.eta)
+    check_schedule(settings.schedule, settings.steps)
+    check_guidance(settings, parts=model.spec.conditions)
     first = stages[0] if stages else model
     if isinstance(first, Denoiser):
         first.check_settings(settings)
@@ -213,14 +196,14 @@ def stated_by_text(row: PlanRow, *, findings: Sequence[str]) -> dict[str, Stated
 
 def _unusual(settings: SampleSettings) -> dict[str, str]:
     """Columns of settings that most generations leave as they are."""
-    usual = SampleSettings()
-    weights = json.dumps(dict(settings.part_guidance), sort_keys=True)
-    cells = {"schedule": settings.schedule, "eta": f"{settings.eta}", "part_guidance": weights,
-             "guidance_from": f"{settings.guidance_from:g}", "guidance_to": f"{settings.guidance_to:g}",
-             "autoguidance": f"{settings.autoguidance:g}",
-             "conditioning_noise": f"{settings.conditioning_noise}", "super_resolution_steps": f"{settings.super_resolution_steps}",
-             "clip": f"{settings.clip}"}
-    return {name: cell for name, cell in cells.items() if getattr(settings, name) != getattr(usual, name)}
+    cells = {}
+    for setting in fields(settings):
+        value, usual = getattr(settings, setting.name), getattr(SampleSettings(), setting.name)
+        if setting.name in ("sampler", "steps", "guidance") or value == usual:
+            continue
+        cells[setting.name] = (json.dumps(dict(value), sort_keys=True) if isinstance(value, Mapping) else
+                               f"{value:g}" if isinstance(usual, float) else f"{value}")
+    return cells
 
 
 def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
