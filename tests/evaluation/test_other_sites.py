@@ -224,8 +224,5 @@ def test_the_command_shows_groups_sites_the_other_hospital_and_the_gallery(folde
     assert Report.load(tmp_path).dimensions["benefit"].findings[0]["external"] == entry["external"]
 
 
-def test_the_gallery_is_off_unless_it_is_asked_for(folders, tmp_path):
-    real, _, made = map(str, folders)
-    ended = CliRunner().invoke(app, ["benefit", "--real", real, "--synthetic", made, "--finding", "Pneumothorax", "--out", str(tmp_path),
-                                     "--updates", "2", "--seeds", "3"])
-    assert ended.exit_code == 0 and json.loads((tmp_path / "report.json").read_text())["figures"] == {}
+def test_the_gallery_is_off_unless_it_is_asked_for():
+    assert BenefitConfig().gallery is False and run(TINY).figures == {} != run(replace(TINY, gallery=True)).figures

@@ -16,7 +16,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.monitoring.attacks import EPSILON, loss_gradient, with_flipped, with_gradient_noise, with_patch
 from synthorax.evaluation.monitoring.poison import FALSE_ALARM_RATE, PoisonCheck, PoisonConfig, find_poisoned, trigger_scores
 from synthorax.evaluation.statistics.roc import auroc
-from synthorax.judges.classifier import ClassifierConfig
+from synthorax.judges.classifier import Classifier, ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.types import ImageSet
 
@@ -28,6 +28,12 @@ SHOWN = np.flatnonzero(SUSPECTS.column("Effusion") == 1)
 @pytest.fixture(scope="module")
 def judge() -> CrossFit:
     return cross_fit(TRUSTED, config=JUDGE)
+
+
+@pytest.fixture(scope="module")
+def attacker() -> Classifier:
+    """A classifier that has learned from other images than the judge."""
+    return cross_fit(SUSPECTS, config=JUDGE, seed=9).classifiers[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +65,7 @@ def test_a_patch_in_a_tenth_of_one_class_is_a_trigger(clean: PoisonCheck, judge:
 
 @pytest.mark.processor
 @pytest.mark.parametrize("steps", [1, 10])
-def test_gradient_noise_is_adversarial_also_when_made_with_another_classifier(steps: int, judge: CrossFit) -> None:
-    attacker = cross_fit(SUSPECTS, config=JUDGE, seed=9).classifiers[0]
+def test_gradient_noise_is_adversarial_also_when_made_with_another_classifier(steps: int, judge: CrossFit, attacker: Classifier) -> None:
     rows = SHOWN[:16]
     images = SUSPECTS.pixels.copy()
     images[rows] = with_gradient_noise(SUSPECTS.take(rows), attacker, steps=steps)
