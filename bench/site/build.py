@@ -99,7 +99,13 @@ def _text(path: Path) -> str:
         return tutorial(text)
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     text = re.sub(r"<!-- generated: ([\w-]+) -->", lambda match: FILLED[match[1]](), text)
-    return re.sub(r"(?m)^::: (\S+)$", lambda match: f"::: {canonical(match[1])}", text)
+    return _each_once(re.sub(r"(?m)^::: (\S+)$", lambda match: f"::: {canonical(match[1])}", text))
+
+
+def _each_once(text: str) -> str:
+    """The page without a second directive for the same name."""
+    seen: set[str] = set()
+    return re.sub(r"(?m)^::: \S+\n?", lambda match: "" if match[0].strip() in seen else seen.add(match[0].strip()) or match[0], text)
 
 
 def _links(text: str) -> list[str]:
