@@ -37,7 +37,7 @@ C = TypeVar("C")
 def build(kind: type[C], table: Mapping[str, Any], *, where: str, prefix: str) -> C:
     """A config dataclass from a table; unknown keys, wrong types and values out of bounds are errors that name the key.
 
-    Bounds of a field are in its type. What fields have to do with one another is told by a method `faults` of the class, which yields
+    Bounds of a field are in its type. Rules that tie fields to one another are in a method `faults` of the class, which yields
     pairs of a key and what is wrong with it.
     """
     table = _present(kind, table, where=where, prefix=prefix)

@@ -69,10 +69,10 @@ _OF_THE_SYSTEM = {
 """What the errors of the operating system mean for somebody who called a verb, and what to do."""
 
 
-def explained(error: OSError, *, place: str | Path = "") -> InputError | None:
+def explain_os_error(error: OSError, *, place: str | Path = "") -> InputError | None:
     """An error of the operating system as one of ours; `place` is named where the error names no file. None if it says nothing known.
 
-    >>> print(explained(OSError(errno.ENOSPC, "No space left on device"), place="runs/a"))
+    >>> print(explain_os_error(OSError(errno.ENOSPC, "No space left on device"), place="runs/a"))
     runs/a: no space left; make room: what was finished is kept, and the same command goes on
     """
     name = errno.errorcode.get(error.errno or 0, "")

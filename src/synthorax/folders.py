@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from synthorax.errors import InputError, explained
+from synthorax.errors import InputError, explain_os_error
 from synthorax.files import sha256, write_atomic, write_json
 from synthorax.former_names import with_present_claims
 
@@ -111,11 +111,11 @@ def claimed(out: str | Path, *, kind: str, inputs: Mapping[str, Any], take_over:
         claim = _standing(out, wanted, take_over=take_over, drafts=drafts, former=former)
         try:
             if not claim:
-                with _told(out):
+                with _explain_disk_errors(out):
                     write_json(out / CLAIM_NAME, wanted)
-            yield Folder(path=out, again=bool(claim), done=_recovered(out, claim))
+            yield Folder(path=out, again=bool(claim), done=_recover(out, claim))
         finally:
-            _tidied(out)
+            _tidy(out)
 
 
 def claimed_inputs(folder: Path) -> Mapping[str, Any]:
@@ -141,12 +141,12 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def only_user(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold a folder for one process; a second one is told at once instead of spoiling the first one's files.
+    """Hold a folder for one process; a second one is refused at once instead of spoiling the first one's files.
 
     A folder that it had to make and that is empty in the end, because the work was refused, is removed.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    with _told(folder):
+    with _explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
         try:
@@ -173,7 +173,7 @@ def write_once(path: Path, content: bytes) -> None:
         if not path.exists() or path.read_bytes() != content:
             raise InputError("is there already, with another content", file=path, remedy="choose another --out, or delete the file")
         return
-    with _told(path):
+    with _explain_disk_errors(path):
         write_atomic(path, content)
 
 
@@ -187,12 +187,12 @@ def stamps(folder: Path, *, without: Path | None = None) -> dict[str, str]:
         here = Path(place)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != apart)
         for path in (here / name for name in sorted(files) if not name.startswith(".")):
-            told = f"{path.relative_to(folder).as_posix()}\0{file_stamp(path)}\0".encode("utf-8", "surrogateescape")
-            (tables if path.suffix.lower() in _READ_WHOLE else others).update(told)
+            entry = f"{path.relative_to(folder).as_posix()}\0{file_stamp(path)}\0".encode("utf-8", "surrogateescape")
+            (tables if path.suffix.lower() in _READ_WHOLE else others).update(entry)
     return {"labels": tables.hexdigest(), "images": others.hexdigest()}
 
 
-def told_of(given: str | Path | None) -> Any:
+def identity_of(given: str | Path | None) -> Any:
     """What a claim says of a name, a file or a folder that was given: what is in it now, or the name."""
     if given is None:
         return None
@@ -236,7 +236,7 @@ def _standing(out: Path, wanted: Mapping[str, Any], *, take_over: bool, drafts: 
 
 def _refuse_odd(out: Path) -> None:
     """Refuse what is no folder and can become none."""
-    with _told(out):
+    with _explain_disk_errors(out):
         if out.is_symlink() and not out.exists():
             raise InputError("is a link to nothing", file=out, remedy="choose another --out, or delete the link")
         place = next(place for place in (out, *out.parents) if place.exists() or place == place.parent)
@@ -247,7 +247,7 @@ def _refuse_odd(out: Path) -> None:
 
 
 def _names(out: Path) -> frozenset[str]:
-    with _told(out):
+    with _explain_disk_errors(out):
         return frozenset(entry.name for entry in out.iterdir()) if out.exists() else frozenset()
 
 
@@ -284,7 +284,7 @@ def _note(out: Path, **facts: Any) -> dict[str, Any]:
     return claim
 
 
-def _recovered(out: Path, claim: Mapping[str, Any]) -> bool:
+def _recover(out: Path, claim: Mapping[str, Any]) -> bool:
     """Clear away what a killed call has left, and finish what it was delivering; whether the result is there."""
     for left in out.rglob(".*.tmp") if claim else ():
         if _TEMPORARY.fullmatch(left.name):
@@ -305,7 +305,7 @@ def _finish_delivery(out: Path, names: Sequence[str]) -> None:
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
 
 
-def _tidied(out: Path) -> None:
+def _tidy(out: Path) -> None:
     """Remove unfinished work, and where nothing was delivered every trace of this call."""
     claim = _claim_of(out)
     if not claim or "delivering" in claim:  # the next call goes on with a delivery
@@ -316,12 +316,12 @@ def _tidied(out: Path) -> None:
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
+def _explain_disk_errors(out: Path) -> Iterator[None]:
     """Errors of the file system as one sentence with a remedy."""
     try:
         yield
     except OSError as error:
-        raise explained(OSError(error.errno, error.strerror, str(out))) or error from error
+        raise explain_os_error(OSError(error.errno, error.strerror, str(out))) or error from error
 
 
 def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:

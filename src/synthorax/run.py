@@ -63,8 +63,8 @@ class Run:
             return f"run {self.path} (not finished)"
         facts = read_spec(self.weights)[1]
         known, seen = facts.get("data", {}).get("images"), facts.get("images_seen")
-        told = f": {facts.get('steps', 0):,} steps, each of {known:,} images seen about {seen / known:.2g} times" if known and seen else ""
-        return f"run {self.path} (finished{told})"
+        how = f": {facts.get('steps', 0):,} steps, each of {known:,} images seen about {seen / known:.2g} times" if known and seen else ""
+        return f"run {self.path} (finished{how})"
 
     def to_dict(self) -> dict[str, Any]:
         """Paths and digest, JSON-ready."""
@@ -80,10 +80,10 @@ def save_model(path: Path, model: nn.Module, *, spec: ModelSpec, facts: Mapping[
     `bf16` halves the file. Loading makes float32 of it again.
     """
     weights = model.state_dict()
-    save_weights(path, halved(weights, torch.bfloat16, file=path) if precision == "bf16" else weights, spec=spec, facts=facts)
+    save_weights(path, halve(weights, torch.bfloat16, file=path) if precision == "bf16" else weights, spec=spec, facts=facts)
 
 
-def halved(weights: Mapping[str, Tensor], dtype: torch.dtype, *, file: Path) -> dict[str, Tensor]:
+def halve(weights: Mapping[str, Tensor], dtype: torch.dtype, *, file: Path) -> dict[str, Tensor]:
     """The weights with every matrix and kernel in `dtype`; biases, norms and measured scales, which are few and matter more, stay.
 
     Raises InputError where a number is too large for `dtype`.
@@ -112,7 +112,7 @@ class ModelFile:
 
     def __init__(self, path: Path, content: bytes, *, digest: str) -> None:
         self.path, self.digest = path, digest
-        self.spec, self.facts = _described(content, file=path)
+        self.spec, self.facts = _read_description(content, file=path)
         self._content = content
         self._weights: dict[str, Tensor] | None = None
         self._once = threading.Lock()
@@ -147,7 +147,7 @@ def weights_digest(path: Path) -> str:
     return read_verified(path)[1]
 
 
-def _described(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]]:
+def _read_description(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]]:
     metadata = safetensors_metadata(content, file=file).get(METADATA_KEY)
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=file)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """OpenMP's settings, of GCC (in rounds) and of LLVM and Intel (in ms), for how long a thread spins before it sleeps"""
 MOST_THREADS = 1024
-"""more than any machine has use for; OpenMP crashes when it cannot start as many as it is told"""
+"""more than any machine has use for; OpenMP crashes when it cannot start as many as are asked for"""
 TRIAL_SECONDS = 1.0
 """time that a trial gives each number of threads, after one step that is not counted"""
 FEWEST_STEPS = 2

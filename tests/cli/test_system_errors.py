@@ -15,7 +15,7 @@ import synthorax as sx
 from calls import calls
 from synthorax.cli.calls import UNFORESEEN, told_on_stderr
 from synthorax.data.phantom import write_phantom_dataset
-from synthorax.errors import explained
+from synthorax.errors import explain_os_error
 from synthorax.files import write_atomic
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and mounts of POSIX")
@@ -110,15 +110,15 @@ def test_an_out_that_can_be_no_folder_is_named(outputs: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_every_error_of_the_system_has_a_sentence(number: int) -> None:
-    told = explained(OSError(number, os.strerror(number), "runs/a/x"))
+    told = explain_os_error(OSError(number, os.strerror(number), "runs/a/x"))
     assert told is not None and str(told).startswith("runs/a/x: ") and "; " in str(told) and "\n" not in str(told)
     assert told.exit_code == 3
-    assert str(explained(OSError(number, os.strerror(number)), place="runs/a")).startswith("runs/a: ")
+    assert str(explain_os_error(OSError(number, os.strerror(number)), place="runs/a")).startswith("runs/a: ")
 
 
 def test_what_numpy_says_of_a_full_disk_is_understood() -> None:
-    assert "no space left" in str(explained(OSError("4096 requested and 0 written"), place="out"))
-    assert explained(OSError("cannot identify image file")) is None
+    assert "no space left" in str(explain_os_error(OSError("4096 requested and 0 written"), place="out"))
+    assert explain_os_error(OSError("cannot identify image file")) is None
 
 
 def test_writing_names_the_file_not_its_temporary(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from synthorax.data import phantom
-from synthorax.data.describe import NOUNS, describe, lesions_of, mirrored, stated_labels
+from synthorax.data.describe import NOUNS, describe, lesions_of, mirror_sides, stated_labels
 from synthorax.data.language import LOCATIONS, MAX_WORDS, Statement, check_text, labels_of, parse_text
 from synthorax.data.vocabulary import KNOWN, NO_FINDING, SYNONYMS
 from synthorax.errors import InputError
@@ -204,11 +204,11 @@ def test_side_and_place_follow_from_the_centre() -> None:
 def test_mirroring_moves_every_lesion_to_the_other_side() -> None:
     for seed in range(400):
         text = case(seed)[2]
-        assert mirrored(mirrored(text)) == text
-        for before, after in zip(parse_text(text), parse_text(mirrored(text)), strict=True):
+        assert mirror_sides(mirror_sides(text)) == text
+        for before, after in zip(parse_text(text), parse_text(mirror_sides(text)), strict=True):
             assert after.side == {"left": "right", "right": "left"}.get(before.side, before.side)
             assert (after.finding, after.stated, after.location) == (before.finding, before.stated, before.location)
-    assert mirrored("LEFT effusion, RLL nodule; copyright") == "RIGHT effusion, LLL nodule; copyright"
+    assert mirror_sides("LEFT effusion, RLL nodule; copyright") == "RIGHT effusion, LLL nodule; copyright"
 
 
 def test_numbers_become_statements() -> None:

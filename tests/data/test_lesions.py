@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synthorax import protocols
 from synthorax.data.dataset import read_dataset
-from synthorax.data.lesions import PROPERTIES, lesion_cells, lesion_matrix, lesions_of, measured, with_lesions
+from synthorax.data.lesions import PROPERTIES, lesion_cells, lesion_matrix, lesions_of, measure_lesion, with_lesions
 from synthorax.data.pixels import write_png
 from synthorax.errors import InputError
 from synthorax.types import Lesion, Study
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_with_file_row_and_remedy(row, message):
 
 @pytest.mark.parametrize("size", [32, 33, 256])
 def test_a_disc_has_its_area_centre_side_and_box(size):
-    lesion = measured(Lesion(finding="Nodule"), disc(size, 0.7, 0.4, 0.1))
+    lesion = measure_lesion(Lesion(finding="Nodule"), disc(size, 0.7, 0.4, 0.1))
     assert lesion.size == pytest.approx(2 * math.sqrt(math.pi) * 0.1, abs=0.01)  # 2 sqrt(pi r^2)
     assert (lesion.x, lesion.y) == (pytest.approx(0.7, abs=0.005), pytest.approx(0.4, abs=0.005))
     assert lesion.side == "left"  # the right of the image is the patient's left
@@ -122,26 +122,26 @@ def test_a_disc_has_its_area_centre_side_and_box(size):
 @pytest.mark.parametrize("size", [64, 65])
 @pytest.mark.parametrize(("x", "side"), [(0.2, "right"), (0.8, "left"), (0.5, ""), (0.45, ""), (0.43, "right"), (0.57, "left")])
 def test_a_lesion_on_both_sides_has_none(size, x, side):
-    assert measured(Lesion(finding="Mass"), disc(size, x, 0.5, 0.15)).side == side  # a quarter of a disc lies beyond 0.404 of its radius
-    assert measured(Lesion(finding="Cardiomegaly"), disc(size, x, 0.5, 0.15)).side == ""
+    assert measure_lesion(Lesion(finding="Mass"), disc(size, x, 0.5, 0.15)).side == side  # a quarter of a disc lies beyond 0.404 radii
+    assert measure_lesion(Lesion(finding="Cardiomegaly"), disc(size, x, 0.5, 0.15)).side == ""
 
 
 def test_what_is_stated_is_kept_and_an_empty_mask_fills_nothing():
-    assert same(measured(FULL, disc(32, 0.2, 0.8, 0.1)), FULL)
-    assert same(measured(Lesion(finding="Mass"), np.zeros((32, 32), np.uint8)), Lesion(finding="Mass"))
-    assert same(measured(Lesion(finding="Mass")), Lesion(finding="Mass"))
+    assert same(measure_lesion(FULL, disc(32, 0.2, 0.8, 0.1)), FULL)
+    assert same(measure_lesion(Lesion(finding="Mass"), np.zeros((32, 32), np.uint8)), Lesion(finding="Mass"))
+    assert same(measure_lesion(Lesion(finding="Mass")), Lesion(finding="Mass"))
 
 
 def test_a_box_is_measured_as_the_same_area_drawn_as_a_mask():
     drawn = np.zeros((40, 40), dtype=np.uint8)
     drawn[10:30, 4:14] = 128
-    by_box, by_mask = measured(Lesion(finding="Mass", box=(0.1, 0.25, 0.25, 0.5))), measured(Lesion(finding="Mass"), drawn)
+    by_box, by_mask = measure_lesion(Lesion(finding="Mass", box=(0.1, 0.25, 0.25, 0.5))), measure_lesion(Lesion(finding="Mass"), drawn)
     assert by_box.box == pytest.approx(by_mask.box) and by_box.side == by_mask.side == "right"
     for name in ("size", "x", "y"):
         assert getattr(by_box, name) == pytest.approx(getattr(by_mask, name))
     assert by_box.size == pytest.approx(2 * math.sqrt(0.125))
-    assert measured(Lesion(finding="Mass", box=(0.1, 0, 0.7, 1))).side == ""
-    assert measured(Lesion(finding="Mass", box=(0, 0, 1, 1))).size == 1
+    assert measure_lesion(Lesion(finding="Mass", box=(0.1, 0, 0.7, 1))).side == ""
+    assert measure_lesion(Lesion(finding="Mass", box=(0, 0, 1, 1))).size == 1
 
 
 def test_the_matrix_joins_lesions_of_one_finding():

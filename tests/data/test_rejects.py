@@ -11,7 +11,7 @@ from dicom_files import dicom as dicom_file
 from synthorax.cli.app import app
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
-from synthorax.data.rejects import Rejected, counted, stop_if_too_many
+from synthorax.data.rejects import Rejected, count_reasons, stop_if_too_many
 from synthorax.errors import InputError
 from synthorax.verbs import data
 
@@ -37,17 +37,17 @@ def run(*arguments: object) -> tuple[object, str]:
 
 @pytest.mark.parametrize(("lost", "accepted", "too_many"), [(4, 2, False), (5, 45, False), (5, 44, True), (20, 4, True), (10, 90, False)])
 def test_more_than_a_tenth_is_too_many_but_a_handful_never_is(lost: int, accepted: int, too_many: bool) -> None:
-    assert counted(["is empty"] * lost, accepted=accepted).too_many is too_many
+    assert count_reasons(["is empty"] * lost, accepted=accepted).too_many is too_many
 
 
 def test_reasons_are_grouped_whatever_they_name() -> None:
     reasons = ["has the same pixels as 'a.png' in row 4, which is said to be another patient",
                "cannot be decoded as PNG (broken data); copy",
                "has the same pixels as 'b.png' in row 71, which is said to be another patient"]
-    found = counted(reasons, ["no such image in the folder"] * 2, accepted=1)
+    found = count_reasons(reasons, ["no such image in the folder"] * 2, accepted=1)
     assert found.reasons == {"has the same pixels as …, which is said to be another patient": 2, "cannot be decoded as PNG": 1}
     assert str(found).startswith("3 of 4 images (2: has the same pixels") and "also listed: 2 (2: no such image" in str(found)
-    assert str(counted([], accepted=3)) == "none"
+    assert str(count_reasons([], accepted=3)) == "none"
     assert Rejected.of_folder(Path("x"), {"rejected": json.loads(json.dumps(found.to_facts()))}).reasons == found.reasons
 
 
@@ -122,7 +122,7 @@ def test_reports_presentations_and_other_modalities_in_an_archive_are_no_loss(tm
 
 
 def test_a_stop_names_the_folder_and_the_remedy(tmp_path: Path) -> None:
-    many = counted(["is empty"] * 20, accepted=4)
+    many = count_reasons(["is empty"] * 20, accepted=4)
     stop_if_too_many(many, at=tmp_path, allowed=True)
     with pytest.raises(InputError, match="go on with the other 4"):
         stop_if_too_many(many, at=tmp_path, allowed=False)

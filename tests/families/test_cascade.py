@@ -155,7 +155,7 @@ def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(run
     other = stage(tmp_path / "other", super_resolution(parts), findings=("Hernia", "Effusion"), sites=("north", "east"),
                   masks=("heart", "lung"))
     run = sx.pack([runs[0], other], out=tmp_path / "joint")
-    assert "was never told of Mass, west, Mass:" in (run.path / "card.md").read_text()
+    assert "is not conditioned on Mass, west, Mass:" in (run.path / "card.md").read_text()
     model, small = sx.load_model(run.path), torch.zeros(2, 1, 8, 8)
     second = model.stages[1]  # type: ignore[attr-defined]
     told = _in_names_of(requests(size=16), sx.load_model(runs[0]).spec, second.spec)
@@ -165,7 +165,7 @@ def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(run
     assert second.sample(replace(told, image=small), [1, 2]).isfinite().all()
     unconditional = stage(tmp_path / "unconditional", super_resolution('model.parts=["image"]'), findings=("Hernia",), sites=("north",),
                           masks=("heart",))
-    assert "never told" not in (sx.pack([runs[0], unconditional], out=tmp_path / "quiet").path / "card.md").read_text()
+    assert "px is not conditioned on" not in (sx.pack([runs[0], unconditional], out=tmp_path / "quiet").path / "card.md").read_text()
 
 
 def test_a_packed_model_is_a_base_and_its_first_stage_can_be_exchanged(runs: list[Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, Batch, Condition,
 from synthorax.rng import Draws
 from synthorax.steps.generate import check_settings
 from synthorax.steps.models.recipe import build_objective, load_recipe
-from synthorax.training.feed import Feed, unit_images, varied
+from synthorax.training.feed import Feed, unit_images, varying_inputs
 from synthorax.training.loop import train
 from synthorax.types import Masks
 from trainings import FINDINGS, MASKS, SITES, fresh_objective, randomised, smallest, toy_images
@@ -194,14 +194,14 @@ def test_what_no_image_of_training_states_changes_nothing(part: str, engine: Eng
 
 def test_images_say_what_they_differ_in() -> None:
     images, spec = toy_images(8), objective_of().model.spec
-    told = varied(images, spec=spec)
+    told = varying_inputs(images, spec=spec)
     assert not told.labels.isnan().any() and not told.mask.isnan().any()  # type: ignore[union-attr]
     assert told.attributes[0, [0, 1, 3, 4]].eq(1).all() and told.attributes[0, 2].isnan(), "PA, AP, sex and age; no lateral image"
     assert told.lesions is not None and told.lesions.isnan().all(), "all masses have one place and size"
     assert images.masks is not None and images.lesions is not None
     lesions, labels, index = images.lesions.copy(), images.labels.copy(), images.masks.index.copy()
     lesions[0, 1, 1], labels[:, 0], index[:, 0] = 0.1, 0.0, Masks.NOT_STATED
-    other = varied(replace(images, lesions=lesions, labels=labels, masks=replace(images.masks, index=index)), spec=spec)
+    other = varying_inputs(replace(images, lesions=lesions, labels=labels, masks=replace(images.masks, index=index)), spec=spec)
     assert other.lesions is not None and (~other.lesions[0].isnan()).nonzero().tolist() == [[1, 1]]
     assert other.labels[0].isnan().tolist() == [True, False], "absent in every image is nothing to tell images apart by"
     assert other.mask is not None and other.mask[0, :, 0, 0].isnan().tolist() == [True, False]

@@ -24,7 +24,7 @@ from synthorax.data.dataset import read_dataset
 from synthorax.errors import InputError, UsageError
 from synthorax.files import sha256, write_with_digest
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
-from synthorax.run import FORMAT, Run, halved, save_weights, weights_digest
+from synthorax.run import FORMAT, Run, halve, save_weights, weights_digest
 from synthorax.steps.models.card import model_head, read_card, training_of, write_card
 from synthorax.steps.models.ship import MOST_BYTES, image_distance, ship
 from synthorax.steps.models.trained_model import load_model, open_model
@@ -133,8 +133,8 @@ def test_the_distance_counts_grey_levels() -> None:
 def test_numbers_beyond_half_precision_are_refused() -> None:
     weights = {"first": torch.full((2, 2), 1e5), "bias": torch.full((2,), 1e5)}
     with pytest.raises(InputError, match=r"'first' holds numbers that are not finite in torch\.float16; use bfloat16"):
-        halved(weights, torch.float16, file=Path("a"))
-    assert halved(weights, torch.bfloat16, file=Path("a"))["bias"].dtype is torch.float32
+        halve(weights, torch.float16, file=Path("a"))
+    assert halve(weights, torch.bfloat16, file=Path("a"))["bias"].dtype is torch.float32
 
 
 def test_images_that_move_too_far_are_refused(run: Run, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

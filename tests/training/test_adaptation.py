@@ -27,7 +27,7 @@ from synthorax.protocols import Condition, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.steps.models.trained_model import open_model
-from synthorax.steps.training.base_model import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolved
+from synthorax.steps.training.base_model import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolve_way
 from synthorax.training.loop import train
 from synthorax.verbs.augmentation import _known_to_base, _settings, _with_base
 from trainings import (
@@ -299,9 +299,9 @@ def test_a_base_that_does_not_say_how_it_was_trained_needs_a_recipe(tmp_path: Pa
 def test_auto_counts_the_images_of_what_is_new_to_the_base(base: Run, prepared: Prepared) -> None:
     recipe = load_recipe("edm-64", overrides=[*TINY, "train.adapt=auto"])
     for findings, expected in (((), "training images:"), (("Pneumothorax",), "with the rarest finding to learn")):
-        way, why = resolved(recipe, prepared, open_model(base), findings=findings)
+        way, why = resolve_way(recipe, prepared, open_model(base), findings=findings)
         assert way.train.adapt == "trunk" and expected in why
-    unchanged, _ = resolved(recipe.with_train(adapt="full"), prepared, open_model(base))
+    unchanged, _ = resolve_way(recipe.with_train(adapt="full"), prepared, open_model(base))
     assert unchanged.train.adapt == "full"
 
 

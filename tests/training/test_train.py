@@ -26,7 +26,7 @@ from synthorax.rng import Draws
 from synthorax.steps.models.recipe import Recipe
 from synthorax.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
-from synthorax.training.feed import Feed, augmented, image_weights, uncertain_kept, unit_images
+from synthorax.training.feed import Feed, augment_batch, image_weights, labels_with_uncertain, unit_images
 from synthorax.training.loop import _Loop, train
 from synthorax.types import Stated
 from trainings import SITES, digests, fresh_objective, randomised, smallest, toy_images, train_here
@@ -224,7 +224,7 @@ def test_images_are_drawn_as_their_weights_say(engine: Engine) -> None:
 
 
 def moved_images(images: Tensor) -> Tensor:
-    return augmented(images, Condition.unstated(len(images), num_labels=2), None, Draws(range(len(images))))[0]
+    return augment_batch(images, Condition.unstated(len(images), num_labels=2), None, Draws(range(len(images))))[0]
 
 
 def test_augmentation_never_swaps_sides() -> None:
@@ -262,7 +262,7 @@ def test_masks_and_places_move_with_the_image(engine: Engine) -> None:
     stated = torch.tensor([1.0, size, math.nan, 44.5 / side, 20.5 / side])
     mask = torch.cat([disc, torch.full_like(disc, math.nan)], dim=1)
     condition = replace(Condition.unstated(num, num_labels=1), lesions=stated.expand(num, 1, 5), mask=mask)
-    images, moved, lesion = augmented(disc * 1.4 - 0.9, condition, disc, Draws(range(num)))
+    images, moved, lesion = augment_batch(disc * 1.4 - 0.9, condition, disc, Draws(range(num)))
     assert lesion is not None and moved.mask is not None and moved.lesions is not None
     torch.testing.assert_close(moved.mask[:, :1], lesion)
     assert bool(moved.mask[:, 1].isnan().all()) and bool(moved.lesions[:, 0, 2].isnan().all()), "what is not stated stays so"
@@ -310,7 +310,7 @@ def test_uncertain_findings_are_not_unknown_ones(engine: Engine) -> None:
     labels = images.labels.copy()
     labels[3, 0] = math.nan
     studies = (*images.studies[:3], replace(images.studies[3], labels={"Effusion": Stated.UNCERTAIN}), *images.studies[4:])
-    kept = uncertain_kept(replace(images, labels=labels, studies=studies))
+    kept = labels_with_uncertain(replace(images, labels=labels, studies=studies))
     assert kept[3, 0] == UNCERTAIN
     kept[3, 0] = math.nan
     np.testing.assert_array_equal(kept, labels)

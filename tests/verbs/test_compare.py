@@ -34,7 +34,7 @@ from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.metric_table import metric_of
 from synthorax.run import WEIGHTS_NAME, read_spec
-from synthorax.steps.training.comparison import Terms, designed
+from synthorax.steps.training.comparison import Terms, design_comparison
 from synthorax.steps.training.subset import drawn_images
 from synthorax.types import ImageSet
 from synthorax.verbs.comparison import BATCH, Compared, Machine, _apart, train_arm
@@ -185,7 +185,7 @@ def test_trainings_run_elsewhere_join_the_table(three_arms: Compared, prepared: 
 
 
 def test_a_training_of_its_own_process_tells_its_memory(prepared: Prepared, tmp_path: Path) -> None:
-    design = designed(["vae-64"], prepared, out=tmp_path / "c", terms=Terms(images=8, num=24), seeds=[0],
+    design = design_comparison(["vae-64"], prepared, out=tmp_path / "c", terms=Terms(images=8, num=24), seeds=[0],
                       overrides=ALL + VAE)
     told = _apart(train_arm, design, design.arms[0], 0, Machine(device="cpu", threads=1))
     assert told["training_mb"] is None or 50 < told["training_mb"] < 4000

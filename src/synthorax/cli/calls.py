@@ -33,7 +33,7 @@ def with_options_of(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
 @contextlib.contextmanager
 def told_on_stderr(command: Sequence[str]) -> Iterator[None]:
     """Errors become one line on stderr and an exit code; what nobody foresaw keeps its traceback and says how to report it."""
-    from synthorax.errors import OutOfMemoryError, SynthoraxError, explained
+    from synthorax.errors import OutOfMemoryError, SynthoraxError, explain_os_error
 
     try:
         with _sigterm_as_ctrl_c() as terminated:
@@ -49,7 +49,7 @@ def told_on_stderr(command: Sequence[str]) -> Iterator[None]:
     except MemoryError:
         _end("not enough memory; close other programs, or ask for less at a time", OutOfMemoryError.exit_code)
     except Exception as error:
-        known = explained(error, place=_out(command)) if isinstance(error, OSError) else None
+        known = explain_os_error(error, place=_out(command)) if isinstance(error, OSError) else None
         if known is not None:
             _end(str(known), known.exit_code)
         traceback.print_exc()

@@ -76,10 +76,10 @@ def parse_age_years(cell: str) -> tuple[float, str]:
     return age_years, ""
 
 
-def told_age(age_years: float) -> float:
+def age_to_publish(age_years: float) -> float:
     """The age as a data set that may be given away states it (HIPAA, 45 CFR 164.514(b)(2)(i)(C)): exact up to 89, and 90 for all above.
 
-    >>> told_age(89.0), told_age(97.0)
+    >>> age_to_publish(89.0), age_to_publish(97.0)
     (89.0, 90.0)
     """
     return float(OLDEST_TOLD_YEARS) if age_years >= OLDEST_TOLD_YEARS else age_years

@@ -74,7 +74,7 @@ def read_dataset(
 ) -> Dataset:
     """Read a dataset folder; `label_table` takes the place of its `metadata.csv`.
 
-    `allow` are finding names beyond the vocabulary and beyond `labels` of `dataset.json`. `patient_per_film` treats
+    `allow` are finding names beyond the vocabulary and beyond `labels` of `dataset.json`. `patient_per_image` treats
     each real image without a `patient_id` as its own patient: right only where nobody was filmed twice. Raises
     `InputError`.
 

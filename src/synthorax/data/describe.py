@@ -120,7 +120,7 @@ def _choose_mentions(parts: _Said, choose: Choose) -> _Said:
     if not kinds:
         return {}
     if choose(3) != 0:
-        said = {kind: _shuffled(parts[kind], choose) for kind in kinds}
+        said = {kind: _shuffle(parts[kind], choose) for kind in kinds}
         said[Stated.ABSENT] = said.get(Stated.ABSENT, [])[:choose(4)]
         said = {kind: [name for name in names if kind is Stated.ABSENT or choose(4)] for kind, names in said.items()}
         if any(said.values()):
@@ -162,7 +162,7 @@ def _sentences(items: Sequence[_Item], doubted: Sequence[str], denied: Sequence[
     for names in ([denied] if choose(2) else [[name] for name in denied]):
         if names:
             said.append(_pick(_HEARTS, choose) if [*names] == ["Cardiomegaly"] and choose(3) == 0 else _fill(_ABSENT, names, choose))
-    return _pick((". ", "; "), choose).join(_shuffled(said, choose))
+    return _pick((". ", "; "), choose).join(_shuffle(said, choose))
 
 
 def _fill(frames: Sequence[str], findings: Sequence[str], choose: Choose) -> str:
@@ -204,7 +204,7 @@ def _item(finding: str, lesions: Sequence[Lesion], choose: Choose) -> _Item:
 
 def _one(noun: str, counted: bool, finding: str, lesion: Lesion, choose: Choose) -> _Item:
     """One lesion in words: size, severity, side and place, each of which may be left out."""
-    before, behind = _shuffled([*_size_words(finding, noun, lesion, choose), *_severity_words(finding, lesion, choose)], choose), ""
+    before, behind = _shuffle([*_size_words(finding, noun, lesion, choose), *_severity_words(finding, lesion, choose)], choose), ""
     side = "" if finding in WITHOUT_SIDE or choose(8) == 0 else _side(lesion)
     place = "" if finding in WITHOUT_SIDE or choose(2) == 0 else _place(lesion, choose)
     if "{}" in place:
@@ -277,15 +277,15 @@ def _pick(choices: Sequence[_T], choose: Choose) -> _T:
     return choices[choose(len(choices))]
 
 
-def _shuffled(values: Iterable[_T], choose: Choose) -> list[_T]:
+def _shuffle(values: Iterable[_T], choose: Choose) -> list[_T]:
     rest = list(values)
     return [rest.pop(choose(len(rest))) for _ in range(len(rest))]
 
 
-def mirrored(text: str) -> str:
+def mirror_sides(text: str) -> str:
     """The text with left and right exchanged, in any case; mirror images, masks and lesions with it, or it lies.
 
-    >>> mirrored("Left effusion, RLL opacity, right-sided nodule")
+    >>> mirror_sides("Left effusion, RLL opacity, right-sided nodule")
     'Right effusion, LLL opacity, left-sided nodule'
     """
     def other(match: re.Match[str]) -> str:

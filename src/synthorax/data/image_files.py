@@ -19,7 +19,7 @@ _REFUSED_MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BM
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read a PNG, JPEG or DICOM image as [H, W], one grey channel, full range of uint8 or uint16, bone bright.
 
-    The kind of file is told from its first bytes, never from its name. Colour becomes luminance (ITU-R BT.601), transparency is
+    The kind of file is recognised by its first bytes, never by its name. Colour becomes luminance (ITU-R BT.601), transparency is
     laid over black. The size is checked before decoding. An image with an EXIF orientation other than upright is refused, because
     turning it and leaving it are both guesses about where the heart is. Raises `InputError` naming the file and the remedy.
 

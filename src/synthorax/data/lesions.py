@@ -143,7 +143,7 @@ def with_lesions(study: Study, lesions: Sequence[Lesion]) -> Study:
     return replace(study, lesion_label=label, masks=masks, extra=extra | cells)
 
 
-def measured(lesion: Lesion, mask: NDArray[np.uint8] | None = None) -> Lesion:
+def measure_lesion(lesion: Lesion, mask: NDArray[np.uint8] | None = None) -> Lesion:
     """The lesion with what it does not state filled from its mask [S, S], as `Masks.pixels` holds them, or else from its box.
 
     Size and box are those of the area, x and y its centroid. The right of the image is the patient's left; a lesion that lies on both sides
@@ -195,11 +195,11 @@ def lesion_matrix(rows: Sequence[Sequence[Lesion]], findings: Sequence[str]) -> 
     matrix = np.full((len(rows), len(findings), len(PROPERTIES)), np.nan, dtype=np.float32)
     for number, lesions in enumerate(rows):
         for column, finding in enumerate(findings):
-            matrix[number, column] = _joined([lesion for lesion in lesions if lesion.finding == finding])
+            matrix[number, column] = _sum_of_lesions([lesion for lesion in lesions if lesion.finding == finding])
     return matrix
 
 
-def _joined(lesions: Sequence[Lesion]) -> list[float]:
+def _sum_of_lesions(lesions: Sequence[Lesion]) -> list[float]:
     if not lesions:
         return [math.nan] * len(PROPERTIES)
     sides = {lesion.side for lesion in lesions}

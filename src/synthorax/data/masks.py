@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthorax.data.image_files import read_image
-from synthorax.data.lesions import lesions_of, measured
+from synthorax.data.lesions import lesions_of, measure_lesion
 from synthorax.data.pixels import MAX_PIXELS, Pixels, content_box
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError
@@ -107,7 +107,7 @@ def read_mask(
 ) -> NDArray[np.uint8]:
     """A mask file on the grid of its image, [size, size]: 255 inside, 0 outside, at the edges the covered part of the pixel.
 
-    The file is a PNG in which every value but 0 is inside; where its values are 0, 128 and 255, 128 is inside a box only. `film_shape`,
+    The file is a PNG in which every value but 0 is inside; where its values are 0, 128 and 255, 128 is inside a box only. `image_shape`,
     height and width, is what the mask must have. With `blocks`, it goes through `size * blocks` pixels as images do that are
     prepared at that size. A mask that is not empty keeps at least one pixel. Raises `InputError` naming `file` and `row`.
     """
@@ -204,7 +204,7 @@ def load_lesions(
         if not is_organ(name):
             index[_absent(studies, labels, findings, name), column] = Masks.NOTHING_THERE
     used, lesions = 0, []
-    for number, image in enumerate(_marked(work)):
+    for number, image in enumerate(_read_marks(work)):
         for name, mask in image.masks.items():
             if mask.any():
                 pixels[used] = mask
@@ -247,7 +247,7 @@ class _Marked:
     lesions: tuple[Lesion, ...]
 
 
-def _marked(work: Sequence[_Work]) -> Iterator[_Marked]:
+def _read_marks(work: Sequence[_Work]) -> Iterator[_Marked]:
     """Images read on several threads, in order, a few at a time so that memory stays small."""
     cores = available_cores()
     # Pillow warns of pictures that unpack to gigabytes; the filters belong to the process, so they are set once for all threads.
@@ -286,7 +286,7 @@ def _mark(work: _Work) -> _Marked:
         if mask is not None and (name := mask_class(lesion.finding, findings=work.findings)) in work.classes:
             add(name, mask)
         outlined = mask is not None and bool((mask > IN_BOX).any())
-        found.append(measured(replace(lesion, size=math.nan) if outlined else lesion, mask if lesion.mask else None))
+        found.append(measure_lesion(replace(lesion, size=math.nan) if outlined else lesion, mask if lesion.mask else None))
     return _Marked(masks=masks, lesions=tuple(found))
 
 

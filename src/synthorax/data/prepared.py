@@ -26,7 +26,7 @@ from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
 from synthorax.data.masks import load_lesions, mask_classes
 from synthorax.data.pixels import MAX_PIXELS
-from synthorax.data.rejects import FACT, Rejected, counted
+from synthorax.data.rejects import FACT, Rejected, count_reasons
 from synthorax.data.sources import Origin, origins_of
 from synthorax.data.splits import DEFAULT_FRACTIONS, SPLITS, cap_images, split_patients
 from synthorax.data.tables import read_table, table_bytes
@@ -178,7 +178,7 @@ def load_images(
     With `masks`, also its masks and lesions; `classes` are their names, by default all that the dataset has.
     Raises `InputError` at the first image or mask that cannot be decoded.
 
-    >>> synthetic = load_films(read_dataset("synthetic"), size=64, findings=prepared.findings)  # doctest: +SKIP
+    >>> synthetic = load_images(read_dataset("synthetic"), size=64, findings=prepared.findings)  # doctest: +SKIP
     """
     images = np.zeros((len(dataset), size, size), dtype=np.uint16)
     bits = 8
@@ -239,7 +239,7 @@ def _build(
         "schema": SCHEMA, "name": dataset.name, "settings": asdict(settings), "findings": dataset.findings,
         "settings_digest": _settings_digest(asdict(settings)),
         "digest": _digest(partial, dataset.findings, settings.policy), "num_images": len(rows), "num_rejected": len(rejects),
-        FACT: _counted(rejects, num_accepted=len(rows)).to_facts(),
+        FACT: _count_rejects(rejects, num_accepted=len(rows)).to_facts(),
         "source": str(dataset.path.resolve()), "source_digest": digest_of(dataset),
         "sources": [origin.to_dict() for origin in origins_of(dataset)]})
     progress(1.0, f"{len(rows)} images prepared")
@@ -249,9 +249,9 @@ _Reject = tuple[str, str, bool]
 """why an image is rejected, what to do, and whether an image is lost by it"""
 
 
-def _counted(rejects: Mapping[int, _Reject], *, num_accepted: int) -> Rejected:
-    return counted((reason for reason, _, lost in rejects.values() if lost), (reason for reason, _, lost in rejects.values() if not lost),
-                   accepted=num_accepted)
+def _count_rejects(rejects: Mapping[int, _Reject], *, num_accepted: int) -> Rejected:
+    lost, others = ([reason for reason, _, is_lost in rejects.values() if is_lost is wanted] for wanted in (True, False))
+    return count_reasons(lost, others, accepted=num_accepted)
 
 
 def _images(

@@ -1,4 +1,4 @@
-"""What was rejected: counted, told with its commonest reasons where the user looks, and a stop where it is too much."""
+"""What was rejected: counts and the commonest reasons where the user looks, and a stop where too much was."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Rejected:
     def __str__(self) -> str:
         if not self.images and not self.others:
             return "none"
-        told = f"{self.images} of {self.of} images{_told(self.reasons)}"
-        also = f"; also listed: {sum(self.others.values())}{_told(self.others)}" if self.others else ""
-        return f"{told}{also}; see {self.table}" if self.table is not None else told + also
+        summary = f"{self.images} of {self.of} images{_in_words(self.reasons)}"
+        also = f"; also listed: {sum(self.others.values())}{_in_words(self.others)}" if self.others else ""
+        return f"{summary}{also}; see {self.table}" if self.table is not None else summary + also
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the place of the table."""
@@ -62,14 +62,14 @@ class Rejected:
         if not isinstance(kept, dict):
             return cls()
         counts = {name: kept[name] for name in ("images", "of", "reasons", "others") if name in kept}
-        told = read_record(cls, counts, what=FACT, where=folder, remedy="make the folder again")
-        return replace(told, table=folder / TABLE_NAME)
+        stated = read_record(cls, counts, what=FACT, where=folder, remedy="make the folder again")
+        return replace(stated, table=folder / TABLE_NAME)
 
 
-def counted(lost: Iterable[str], others: Iterable[str] = (), *, accepted: int) -> Rejected:
+def count_reasons(lost: Iterable[str], others: Iterable[str] = (), *, accepted: int) -> Rejected:
     """Count reasons: `lost` are those of rejected images, `others` those of lines by which no image was lost.
 
-    >>> str(counted(["is empty", "is empty", "has 9 x 9 pixels; at most 4 are read"], accepted=7))
+    >>> str(count_reasons(["is empty", "is empty", "has 9 x 9 pixels; at most 4 are read"], accepted=7))
     '3 of 10 images (2: is empty; 1: has … pixels)'
     """
     reasons, more = (Counter(_kind(reason) for reason in part) for part in (lost, others))
@@ -85,7 +85,7 @@ def stop_if_too_many(rejected: Rejected, *, at: Path, allowed: bool) -> None:
                                 "by --allow-rejects")
 
 
-def _told(reasons: Mapping[str, int], most: int = 3) -> str:
+def _in_words(reasons: Mapping[str, int], most: int = 3) -> str:
     first = [f"{count}: {reason}" for reason, count in list(reasons.items())[:most]]
     rest = sum(list(reasons.values())[most:])
     return f" ({'; '.join([*first, *([f'{rest}: other reasons'] if rest else [])])})" if first else ""

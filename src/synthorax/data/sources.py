@@ -94,13 +94,13 @@ def _merge(datasets: Mapping[Path, Dataset], out: Path, *, name: str, attributio
         for study in dataset.studies:
             kept = replace(study, masks={kind: paths for kind, paths in study.masks.items() if not kind.startswith(PSEUDO)})
             place = safe_name(dataset.name)
-            studies.append(_renamed(copy_files(kept, source=dataset.path, out=out / place), dataset, place))
+            studies.append(_rename(copy_files(kept, source=dataset.path, out=out / place), dataset, place))
     write_dataset(out, studies, name=name, synthetic=False,
                   facts={"labels": sorted(labels), "licence": "; ".join(sorted({origin.licence for origin in origins})),
                          "sources": [origin.to_dict() for origin in origins]})
 
 
-def _renamed(study: Study, dataset: Dataset, place: str) -> Study:
+def _rename(study: Study, dataset: Dataset, place: str) -> Study:
     """The image as it is called among images of other sets, in the folder `place`."""
     masks = {kind: tuple(path and f"{place}/{path}" for path in paths) for kind, paths in study.masks.items()}
     return replace(study, file_name=f"{place}/{study.file_name}", masks=masks, site=study.site or dataset.name, split="",

@@ -44,7 +44,7 @@ def read_table(path: str | Path, *, former_columns: Mapping[str, str] | None = N
     that columns had in earlier versions, and those that they have now.
     """
     path = Path(path)
-    text = _decoded(path)
+    text = _decode(path)
     separator = re.match(r'"?sep=([^\r\n"])"?[,;\t]*(\r\n|\r|\n)', text, flags=re.IGNORECASE)
     text = text[separator.end():] if separator else text  # spreadsheets do not show this line, so it does not count as a row
     records = _records(path, text, separator[1] if separator else _delimiter(text))
@@ -62,7 +62,7 @@ def read_table(path: str | Path, *, former_columns: Mapping[str, str] | None = N
         if name and name in header[:index]:
             raise InputError(f"two columns are named '{name}'", file=path, row=1, remedy="rename or delete one")
     rows = tuple(
-        Row(number=number, cells={header[i]: _unprotected(record[i].strip()) if i < len(record) else "" for i in named})
+        Row(number=number, cells={header[i]: _unprotect(record[i].strip()) if i < len(record) else "" for i in named})
         for number, record in body
     )
     return Table(path=path, columns=tuple(header[i] for i in named), rows=rows)
@@ -76,11 +76,11 @@ def table_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> by
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_protected(row.get(column, "")) for column in columns] for row in rows)
+    writer.writerows([_protect(row.get(column, "")) for column in columns] for row in rows)
     return buffer.getvalue().encode("utf-8")
 
 
-def _decoded(path: Path) -> str:
+def _decode(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -136,10 +136,10 @@ _FORMULA = re.compile(r"'*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def _protected(cell: str) -> str:
+def _protect(cell: str) -> str:
     cell = cell.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").strip()
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
-def _unprotected(cell: str) -> str:
+def _unprotect(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -82,7 +82,7 @@ def canonical(name: str, *, allow: Iterable[str] = (), file: str | Path | None =
     ('Effusion', 'Pleural_Thickening', 'Bacterial')
     """
     allow = tuple(allow)
-    found = _NAMES.get(_folded(name)) or {_folded(own): own for own in allow}.get(_folded(name))
+    found = _NAMES.get(_fold(name)) or {_fold(own): own for own in allow}.get(_fold(name))
     if found is None:
         remedy = nearest(name.strip(), (*KNOWN, *allow))
         raise InputError(f"unknown finding '{name.strip()}'", file=file, row=row, remedy=remedy)
@@ -103,7 +103,7 @@ def parse_findings(
     allow = tuple(allow)
     labels: dict[str, Stated] = {}
     for part in cell.split("|"):
-        if _folded(part) in _NOTHING_STATED:
+        if _fold(part) in _NOTHING_STATED:
             continue
         name, stated = _statement(part.strip(), allow, file, row)
         if labels.get(name, stated) is not stated:
@@ -175,14 +175,14 @@ def _statement(part: str, allow: tuple[str, ...], file: str | Path | None, row: 
     if part.endswith("?"):
         return canonical(part[:-1], allow=allow, file=file, row=row), Stated.UNCERTAIN
     denied = re.fullmatch(r"no[ _](.+)", part, flags=re.IGNORECASE)  # JSRT writes `No Nodule`
-    if denied and _folded(part) not in _NAMES and _folded(denied[1]) in _NAMES:
-        return _NAMES[_folded(denied[1])], Stated.ABSENT
+    if denied and _fold(part) not in _NAMES and _fold(denied[1]) in _NAMES:
+        return _NAMES[_fold(denied[1])], Stated.ABSENT
     return canonical(part, allow=allow, file=file, row=row), Stated.PRESENT
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-_NAMES = {_folded(name): name for name in KNOWN}
-_NAMES |= {_folded(other): name for name, others in SYNONYMS.items() for other in others}
+_NAMES = {_fold(name): name for name in KNOWN}
+_NAMES |= {_fold(other): name for name, others in SYNONYMS.items() for other in others}

@@ -58,7 +58,7 @@ def check_images(images: ImageArray) -> None:
 
 
 def check_image_size(images: ImageArray, *, image_size: int, judge: str) -> None:
-    """UsageError unless these are images as `check_films` wants them, of the size that the judge was trained on."""
+    """UsageError unless these are images as `check_images` wants them, of the size that the judge was trained on."""
     check_images(images)
     if images.shape[1] != image_size:
         raise UsageError(f"{judge} was trained on images of {image_size} px and got {images.shape[1]} px; prepare both at the same size")
@@ -91,7 +91,7 @@ def vary(images: Tensor, *maps: Tensor, by: Variation, generator: torch.Generato
 
 def image_batches(num_images: int, image_weights: NDArray[np.floating] | None, *, config: FittingConfig,
                  seed: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers of each update's images. Every `num_films` draws hold each image as often as its weight says, give or take one.
+    """Row numbers of each update's images. Every `num_images` draws hold each image as often as its weight says, give or take one.
 
     Systematic resampling: with equal weights an epoch is a plain shuffle, so weighted and unweighted arms differ in nothing
     else.

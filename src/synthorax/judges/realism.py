@@ -78,10 +78,10 @@ class RealismCheck:
         than three are beyond a distance, its p is that of a power law fitted to the farthest tenth (see `_Space.p`). Raises InputError
         for fewer than 10 images or two patients.
 
-        >>> from synthorax.types import Study
+        >>> from synthorax.types import ImageSet, Study
         >>> images = np.random.default_rng(0).integers(90, 110, (40, 32, 32), dtype=np.uint8)
         >>> studies = tuple(Study(file_name=f"{n}.png", patient_id=f"{n}") for n in range(40))
-        >>> real = Images(images=images, studies=studies, findings=(), labels=np.zeros((40, 0), np.float32), digest="")
+        >>> real = ImageSet(pixels=images, studies=studies, findings=(), labels=np.zeros((40, 0), np.float32), digest="")
         >>> bool(RealismCheck.fit(real).check(np.zeros((1, 32, 32), np.uint8)).unrealistic[0])
         True
         """

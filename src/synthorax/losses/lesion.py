@@ -169,7 +169,7 @@ def lesion_sigma(images: Tensor, mask: Tensor) -> Tensor:
     """Noise level at which the matched filter's SNR is 1, |contrast| sqrt(area in px), [B]; 0 where there is no lesion.
 
     The contrast is the median inside the mask less the median of the pixels that are at most a sixteenth of the image outside it. For a
-    data set, with one number a lesion, see `evaluation.lesion_snr`.
+    data set, with one number a lesion, see `evaluation.metrics.lesion_snr`.
     """
     inside = mask > 0
     reach = max(2, min(mask.shape[-2:]) // 16)

@@ -29,11 +29,11 @@ def augment_recipe(recipe: Recipe, *, base: TrainedModel | None, compressor: Tra
     if recipe.family in TRAINED:
         raise UsageError(f"the recipe '{recipe.name}' compresses images and makes no new ones; train it first, then a latent recipe on it "
                          "(--recipe latent-64 --compressor RUN)")
-    heard = conditions_of(recipe)
-    if "image" in heard:
+    conditions = conditions_of(recipe)
+    if "image" in conditions:
         raise UsageError(f"the recipe '{recipe.name}' enlarges images and makes none of its own; pack its run behind a model that does "
                          "(synthorax pack), and give that as --base")
-    if "labels" not in heard:
+    if "labels" not in conditions:
         raise UsageError(f"the recipe '{recipe.name}' makes images of no finding in particular, because family '{recipe.family}' as set "
                          f"there is not conditioned on labels; {CHOOSE}")
     if follows_masks(recipe):

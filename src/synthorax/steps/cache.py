@@ -15,7 +15,7 @@ def cache() -> Path:
     return Path(os.environ.get("SYNTHORAX_CACHE") or Path.home() / ".cache" / "synthorax")
 
 
-def cached(kind: str, source: Path, *parts: str) -> Path:
+def cached_folder(kind: str, source: Path, *parts: str) -> Path:
     """A folder in the cache that belongs to these arguments and to the source as it is now."""
     files = sorted((str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns)
                    for file in source.rglob("*") if file.is_file()) if source.is_dir() else []

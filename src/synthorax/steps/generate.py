@@ -32,7 +32,7 @@ from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import Model, SampleSettings
 from synthorax.steps.models.trained_model import TrainedModel
-from synthorax.steps.planning.condition import Drawn, drawn, measured_lesions
+from synthorax.steps.planning.condition import DrawnMasks, draw_masks, measured_lesions
 from synthorax.steps.planning.plan import Plan, PlanRow
 from synthorax.steps.planning.support import Support
 from synthorax.types import Stated, Study
@@ -61,7 +61,7 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
         folder = out / "images"
         studies, own = [], portion(progress, 0.03, 1)
         for numbers in _chunks(len(plan), batch_size):
-            masks = [drawn(plan.rows[number], size=model.spec.image_size, file=plan.file) for number in numbers]
+            masks = [draw_masks(plan.rows[number], size=model.spec.image_size, file=plan.file) for number in numbers]
             studies += [_study(model, plan, number, settings, masks=masks[number - numbers[0]], support=support, out=out)
                         for number in numbers]
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
@@ -138,7 +138,7 @@ def _chunks(total: int, size: int) -> Iterator[range]:
 
 
 def _sample(model: Model, plan: Plan, numbers: range, *, settings: SampleSettings, engine: Engine, batch_size: int,
-            masks: Sequence[Drawn] | None = None) -> NDArray[np.uint8]:
+            masks: Sequence[DrawnMasks] | None = None) -> NDArray[np.uint8]:
     """Images of some rows, [n, S, S]; the batch is filled up to its full size so that every image meets the same arithmetic."""
     rows = [plan.rows[number] for number in numbers]
     extra = batch_size - len(rows)
@@ -153,7 +153,7 @@ def _file_name(number: int) -> str:
     return f"synthetic-{number:06d}.png"
 
 
-def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, masks: Drawn, support: Support | None,
+def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, masks: DrawnMasks, support: Support | None,
            out: Path) -> Study:
     """The image's row in the table; its masks are copied to `out` first."""
     row = plan.rows[number]
@@ -164,11 +164,11 @@ def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSetting
     if support is not None:
         extra["extrapolation"] = "; ".join(support.beyond(replace(row, lesions=measured_lesions(row, masks))))
     study = own.study(f"images/{_file_name(number)}")
-    if told := stated_by_text(row, findings=model.spec.findings):
-        extra[FROM_TEXT] = format_findings(told)
+    if from_text := stated_by_text(row, findings=model.spec.findings):
+        extra[FROM_TEXT] = format_findings(from_text)
     kinds = ["box" if mask is not None and mask.max() == IN_BOX else "" for mask in masks.lesions]
     lesion_kind = {"lesion_kind": "|".join(kinds)} if any(kinds) else {}
-    return replace(study, study_id=f"synthetic-{model.digest[:8]}-{number:06d}", labels={**study.labels, **told},
+    return replace(study, study_id=f"synthetic-{model.digest[:8]}-{number:06d}", labels={**study.labels, **from_text},
                    extra={**study.extra, **lesion_kind, **extra})
 
 
@@ -178,20 +178,21 @@ def stated_by_text(row: PlanRow, *, findings: Sequence[str]) -> dict[str, Stated
     >>> stated_by_text(PlanRow(seed=0, text="small left effusion NOT nodule"), findings=["Effusion", "Nodule"])
     {'Effusion': <Stated.PRESENT: 'present'>, 'Nodule': <Stated.ABSENT: 'absent'>}
     """
-    told: dict[str, Stated] = {}
+    from_text: dict[str, Stated] = {}
     for text, weight in split_prompt(row.text) if row.text.strip() else ():
         for name, stated in labels_of(parse_text(text, allow=findings)).items():
-            if name in row.labels or name in told:
+            if name in row.labels or name in from_text:
                 continue
             if weight > 0:
-                told[name] = stated
+                from_text[name] = stated
             elif stated is Stated.PRESENT and name != NO_FINDING:
-                told[name] = Stated.ABSENT
-    shown = {name for name, stated in {**told, **row.labels}.items() if stated is Stated.PRESENT and name not in NOT_A_FINDING_OF_DISEASE}
+                from_text[name] = Stated.ABSENT
+    shown = {name for name, stated in {**from_text, **row.labels}.items()
+             if stated is Stated.PRESENT and name not in NOT_A_FINDING_OF_DISEASE}
     if NO_FINDING in shown and len(shown) > 1:  # they exclude one another: what the row itself says stands, or else the finding
         dropped = shown if row.labels.get(NO_FINDING) is Stated.PRESENT else {NO_FINDING}
-        return {name: stated for name, stated in told.items() if name not in dropped}
-    return told
+        return {name: stated for name, stated in from_text.items() if name not in dropped}
+    return from_text
 
 
 def _unusual(settings: SampleSettings) -> dict[str, str]:
@@ -206,7 +207,7 @@ def _unusual(settings: SampleSettings) -> dict[str, str]:
     return cells
 
 
-def _with_own_masks(row: PlanRow, masks: Drawn, number: int, out: Path) -> PlanRow:
+def _with_own_masks(row: PlanRow, masks: DrawnMasks, number: int, out: Path) -> PlanRow:
     """The row with masks that lie in `out`, on the grid of its image, written there unless they are there already."""
     stem = Path(_file_name(number)).stem
 

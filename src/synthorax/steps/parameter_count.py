@@ -33,7 +33,7 @@ def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = Non
     >>> count_parameters("kumar-gan")
     6402880
     """
-    shaped = _shaped(load_recipe(recipe), base=base, compressor=compressor)
+    shaped = _with_shapes(load_recipe(recipe), base=base, compressor=compressor)
     with torch.device("meta"):
         objective = build_objective(shaped, findings=CHESTXRAY14 if findings is None else findings,
                                     masks=masks if "mask" in conditions_of(shaped) else ())
@@ -53,7 +53,7 @@ def facts_of(name: str) -> RecipeFacts:
                        parameters=count_parameters(name))
 
 
-def _shaped(recipe: Recipe, *, base: ModelLike | None, compressor: ModelLike | None) -> Recipe:
+def _with_shapes(recipe: Recipe, *, base: ModelLike | None, compressor: ModelLike | None) -> Recipe:
     """The recipe with the shapes filled in that come from trained models."""
     if is_student(recipe) or is_encoder(recipe):
         if base is None:

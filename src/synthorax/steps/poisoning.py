@@ -1,4 +1,4 @@
-"""Vet: flag images that would poison a training, say why, and leave a folder without them."""
+"""Checking for poisoned images: flag those that would poison a training, say why, and leave a folder without them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CheckedSet:
 
 def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool = False, config: PoisonConfig | None = None,
                 progress: Progress = quiet) -> CheckedSet:
-    """Hold a dataset folder of synthetic or new real images against training images that are trusted to be clean; see `vet_films`.
+    """Hold a dataset folder of synthetic or new real images against training images that are trusted to be clean; see `find_poisoned`.
 
     Leaves flagged.csv and poisoning.json in `out`, and with `drop` a dataset folder `out`/clean without the flagged images. A finished
     result of the same inputs is returned as it is. Raises InputError if `out` holds anything else or `drop` would leave nothing.
@@ -66,12 +66,12 @@ def check_dataset(suspects: Dataset, prepared: Prepared, *, out: Path, drop: boo
         if not folder.done:
             _check(suspects, prepared, out=folder.work, drop=drop, config=config, progress=progress)
             folder.deliver(last=("poisoning.json",))
-    told = read_json_object(present_place(out, "poisoning.json"), {"images": int, "flagged": int, "reasons": dict, "thresholds": dict,
+    record = read_json_object(present_place(out, "poisoning.json"), {"images": int, "flagged": int, "reasons": dict, "thresholds": dict,
                                                      "false_alarms": dict,
                                                "judges": list}, remedy="delete the folder and call the same command again")
-    return CheckedSet(num_images=told["images"], num_flagged=told["flagged"], reasons=told["reasons"], thresholds=told["thresholds"],
-                     false_alarms=told["false_alarms"], judges=tuple(told["judges"]), table=out / "flagged.csv",
-                     clean=out / "clean" if drop else None)
+    return CheckedSet(num_images=record["images"], num_flagged=record["flagged"], reasons=record["reasons"],
+                      thresholds=record["thresholds"], false_alarms=record["false_alarms"], judges=tuple(record["judges"]),
+                      table=out / "flagged.csv", clean=out / "clean" if drop else None)
 
 
 def _check(suspects: Dataset, prepared: Prepared, *, out: Path, drop: bool, config: PoisonConfig, progress: Progress) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 class Ema:
     """Averages a model's weights; the half-life is counted in images and grows with the images seen.
 
-    After n images the half-life is min(`halflife_films`, `rampup` n), so that early, poor weights are forgotten quickly
+    After n images the half-life is min(`halflife_images`, `rampup` n), so that early, poor weights are forgotten quickly
     (Karras et al. 2022, Appendix F). A half-life of 0 keeps a plain copy. Buffers are copied, not averaged.
     """
 
@@ -21,7 +21,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, images_seen: int, images_in_step: int) -> None:
-        """Move the average towards `model` after a step that saw `films_in_step` images, `films_seen` in all."""
+        """Move the average towards `model` after a step that saw `images_in_step` images, `images_seen` in all."""
         halflife = min(self.halflife_images, self.rampup * images_seen)
         keep = 0.5 ** (images_in_step / halflife) if halflife > 0 else 0.0
         for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):

@@ -35,14 +35,14 @@ class Feed:
 
     With `balance` b an image's weight is the largest (1 / prevalence)^b of the findings that it shows. Weighting by labels leaves
     the distribution of images given their labels unchanged, which is what a conditional model learns. The condition has the parts
-    that `spec` says the model is conditioned on: labels and attributes always, the others where they are among `spec.conditions`.
+    on which `spec` says that the model is conditioned: labels and attributes always, the others where they are among `spec.conditions`.
     """
 
     def __init__(self, images: ImageSet, *, spec: ModelSpec, batch_size: int, balance: float, augment: bool, seed: int,
                  engine: Engine) -> None:
         self.images, self.spec, self.augment, self.seed, self.engine = images, spec, augment, seed, engine
         self.batch_size = batch_size  # of one process
-        self.condition = condition_of(images.studies, uncertain_kept(images), sites=spec.sites)
+        self.condition = condition_of(images.studies, labels_with_uncertain(images), sites=spec.sites)
         self.weights = torch.from_numpy(image_weights(images.labels, balance=balance))
 
     def batch(self, number: int) -> Batch:
@@ -61,7 +61,7 @@ class Feed:
         if self.images.masks is not None:
             lesion = torch.from_numpy(lesion_union(self.images.masks, rows.numpy())).to(device)
         if self.augment:
-            images, condition, lesion = augmented(images, condition, lesion, draws)
+            images, condition, lesion = augment_batch(images, condition, lesion, draws)
         text_statements = None
         if condition.text is not None:
             text_statements = read([self._reading_text(text, seed) for text, seed in zip(condition.text, seeds, strict=True)],
@@ -69,12 +69,12 @@ class Feed:
         return Batch(images=images, condition=condition, draws=draws, lesion=lesion, text_statements=text_statements)
 
     def _condition(self, rows: Tensor, seeds: Sequence[int]) -> Condition:
-        images, heard, numbers = self.images, self.spec.conditions, rows.numpy()
+        images, parts, numbers = self.images, self.spec.conditions, rows.numpy()
         known = self.condition[rows]
-        lesions = torch.from_numpy(images.lesions[numbers]) if "lesions" in heard and images.lesions is not None else None
-        mask = torch.from_numpy(mask_stack(images.masks, numbers)) if "mask" in heard and images.masks is not None else None
+        lesions = torch.from_numpy(images.lesions[numbers]) if "lesions" in parts and images.lesions is not None else None
+        mask = torch.from_numpy(mask_stack(images.masks, numbers)) if "mask" in parts and images.masks is not None else None
         text = None
-        if "text" in heard:
+        if "text" in parts:
             text = tuple(self._text(row, seed) for row, seed in zip(numbers.tolist(), seeds, strict=True))
         return Condition(labels=known.labels, attributes=known.attributes, lesions=lesions, mask=mask, text=text)
 
@@ -97,9 +97,9 @@ class Feed:
         return text if rng.random() < OWN_READING else made_up_text(self.spec.findings, rng)
 
 
-def varied(images: ImageSet, *, spec: ModelSpec) -> Condition:
+def varying_inputs(images: ImageSet, *, spec: ModelSpec) -> Condition:
     """What these images differ in, as a condition of one row: 1 where they state two values at least (a mask: any), NaN elsewhere."""
-    known = condition_of(images.studies, uncertain_kept(images), sites=spec.sites)
+    known = condition_of(images.studies, labels_with_uncertain(images), sites=spec.sites)
 
     def differing(values: Tensor) -> Tensor:
         lowest, highest = values.nan_to_num(math.inf).amin(0), values.nan_to_num(-math.inf).amax(0)
@@ -118,7 +118,7 @@ def varied(images: ImageSet, *, spec: ModelSpec) -> Condition:
 STATEMENTS = {1.0: Stated.PRESENT, 0.0: Stated.ABSENT, UNCERTAIN: Stated.UNCERTAIN}
 
 
-def uncertain_kept(images: ImageSet) -> NDArray[np.float32]:
+def labels_with_uncertain(images: ImageSet) -> NDArray[np.float32]:
     """Labels [N, K] in which findings that a reader was not sure of are `UNCERTAIN` where the label policy ignores them."""
     labels = images.labels.copy()
     for row, study in enumerate(images.studies):
@@ -157,7 +157,7 @@ def image_weights(labels: NDArray[np.float32], *, balance: float) -> NDArray[np.
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws: Draws) -> tuple[Tensor, Condition, Tensor | None]:
+def augment_batch(images: Tensor, condition: Condition, lesion: Tensor | None, draws: Draws) -> tuple[Tensor, Condition, Tensor | None]:
     """Rotate, zoom, shift and expose each image a little, [B, 1, S, S] in [-1, 1]; never a flip, which would move the heart.
 
     Masks and the stated place and size of lesions move along.
@@ -168,19 +168,19 @@ def augmented(images: Tensor, condition: Condition, lesion: Tensor | None, draws
     shift = amount[:, 2:4] * 2 * MAX_SHIFT  # the grid spans 2
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
     matrix = affine_matrix(cosine, sine, shift)
-    moved = resample(images, matrix, padding="reflection")
+    resampled = resample(images, matrix, padding="reflection")
     gain, offset = 1 + amount[:, 4] * MAX_EXPOSURE, amount[:, 5] * MAX_EXPOSURE
-    exposed = ((moved + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (moved > BLACK) - 1).clamp(-1, 1)
+    exposed = ((resampled + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (resampled > BLACK) - 1).clamp(-1, 1)
 
-    def carried(masks: Tensor | None) -> Tensor | None:
+    def carry(masks: Tensor | None) -> Tensor | None:
         if masks is None:
             return None
         unstated = masks[:, :, :1, :1].isnan()
         return resample(masks.nan_to_num(), matrix, padding="zeros").masked_fill(unstated, math.nan)
 
-    parts = Condition(labels=condition.labels, attributes=condition.attributes, mask=carried(condition.mask), text=condition.text,
+    parts = Condition(labels=condition.labels, attributes=condition.attributes, mask=carry(condition.mask), text=condition.text,
                       lesions=None if condition.lesions is None else _moved_lesions(condition.lesions, matrix, zoom))
-    return exposed, parts, carried(lesion)
+    return exposed, parts, carry(lesion)
 
 
 def _moved_lesions(lesions: Tensor, matrix: Tensor, zoom: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class PowerAverages:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, images_seen: int, images_in_step: int) -> None:
-        """Move both averages towards `model` after a step that saw `films_in_step` images, `films_seen` in all."""
+        """Move both averages towards `model` after a step that saw `images_in_step` images, `images_seen` in all."""
         for average, gamma in zip(self.models.values(), self._powers, strict=True):
             kept = keep(gamma, now=images_seen, step=images_in_step)
             for old, new in zip(average.parameters(), model.parameters(), strict=True):

@@ -33,7 +33,7 @@ from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_m
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
 from synthorax.steps.screening.config import ScreenConfig
 from synthorax.steps.screening.screen import NonePassedError
-from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolved, with_way
+from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolve_way, with_way
 from synthorax.steps.training.shortfall import TrainingSigns, training_signs
 from synthorax.steps.training.train_run import Beginning
 from synthorax.steps.training_set import join_training_set
@@ -192,7 +192,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             print(f"  rejected: {part}", file=sys.stderr)
         with _nothing_left_if_refused(out):
             _check_findings(prepared, prepared.images("train"), names, num=num)
-            settings, why = resolved(settings, prepared, beginning.base, findings=names)
+            settings, why = resolve_way(settings, prepared, beginning.base, findings=names)
         if beginning.base is not None and recipe is None:  # a named recipe says its own learning rate
             settings = settings.with_train(learning_rate=LEARNING_RATES[settings.train.adapt])
         if work is not None:

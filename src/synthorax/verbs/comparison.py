@@ -44,7 +44,7 @@ from synthorax.steps.models.card import read_card
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
-from synthorax.steps.training.comparison import FIRST_STAGE_PART, Arm, Design, Terms, claim, designed
+from synthorax.steps.training.comparison import FIRST_STAGE_PART, Arm, Design, Terms, claim, design_comparison
 from synthorax.threads import available_cores
 from synthorax.types import ImageSet
 from synthorax.verbs import synthesis
@@ -92,7 +92,7 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
     """Train recipes on the same images, for the same `budget` or number of images drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real images. What was finished is kept in `out`, and the same
-    call goes on after a stop; more recipes and seeds may be added later. `train_films` trains on so many images that each seed draws,
+    call goes on after a stop; more recipes and seeds may be added later. `train_images` trains on so many images that each seed draws,
     smaller numbers being part of larger ones, half of them with `finding`, for which it is then also measured what the made images add
     downstream (in trainings of `judge_updates`). `base` adds arms that start from a trained model, one for each of `ways` (full and lora if
     none is named). `overrides` are `RECIPE:table.key=value`. `jobs` trainings run side by side, on the processor's clock; `only` does one
@@ -106,7 +106,7 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
     terms = Terms(seconds=parse_duration(budget) if isinstance(budget, str) else budget, images=budget_images, clock=clock, num=num,
                   train_images=train_images, finding=canonical(finding, allow=prepared.findings) if finding else "", features=features,
                   augment=augment, judge_updates=judge_updates)
-    design = designed(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, ways=ways,
+    design = design_comparison(recipes, prepared, out=Path(out), terms=terms, seeds=seeds, overrides=overrides, ways=ways,
                       base=None if base is None else open_model(base))
     machine = _machine(device=device, threads=threads, apart=apart, jobs=jobs, clock=clock)
     others = {Path(path): read_report(Path(path)) for path in also}
@@ -239,7 +239,7 @@ def _measures(design: Design, arm: Arm, seed: int) -> Record:
 
 @functools.cache
 def _real_reference(design: Design) -> RealReference:
-    real = RealImages(train=design.prepared.images("train", size=design.size), held_out=design.compared())
+    real = RealImages(train=design.prepared.images("train", size=design.size), held_out=design.reference_images())
     return RealReference.of(real, load_features(design.terms.features, train=real.train))
 
 
@@ -258,7 +258,7 @@ def _detector_of(design: Design, seed: int | None) -> tuple[CopyDetector, FalseA
 def _head(design: Design) -> Record:
     """What two comparisons must have in common for their trainings to stand in one table."""
     terms, space = design.terms, _real_reference(design).space
-    train, real = design.prepared.images("train", size=design.size), design.compared()
+    train, real = design.prepared.images("train", size=design.size), design.reference_images()
     return {"schema": SCHEMA,
             "claim": {"data": design.prepared.digest, "size": design.size, "budget": terms.in_words(), "clock": terms.clock,
                       "num": terms.num, "train_images": terms.train_images, "finding": terms.finding, "augment": terms.augment,
@@ -269,7 +269,7 @@ def _head(design: Design) -> Record:
 
 def _written(design: Design, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> Compared:
     """The report, its table and its sheets."""
-    real = design.compared()
+    real = design.reference_images()
     done = {record["arm"] for record in records if record["seed"] == design.seeds[0] and "failed" not in record}
     made = {arm.name: _images(design, arm, design.seeds[0]).pixels for arm in design.arms if arm.name in done}
     shown = real.pixels[np.random.default_rng(0).permutation(len(real))]

@@ -12,7 +12,7 @@ from synthorax.data.prepared import Prepared, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.progress import progress_line
 from synthorax.registry import lookup
-from synthorax.steps.cache import cache, cached, content_of
+from synthorax.steps.cache import cache, cached_folder, content_of
 from synthorax.steps.models.trained_model import PathLike
 from synthorax.types import LabelPolicy
 
@@ -28,7 +28,7 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
     name = adapter or detect(source)
     if name == "dataset":
         return read_dataset(source, label_table=label_table, allow=allow, patient_per_image=patient_per_image)
-    out = Path(out) if out is not None else cached("ingest", source, name, *content_of(label_table), *allow, str(patient_per_image))
+    out = Path(out) if out is not None else cached_folder("ingest", source, name, *content_of(label_table), *allow, str(patient_per_image))
     if (out / "dataset.json").exists() and out.is_relative_to(cache()):
         return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
@@ -57,7 +57,7 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
     policy = policy or LabelPolicy()
     if out is None:
         labels = hashlib.sha256(repr(dataset.studies).encode()).hexdigest()  # a label table may lie elsewhere
-        out = cached("prepared", dataset.path, str(size), repr(split), str(images_per_patient), str(seed), repr(policy), labels)
+        out = cached_folder("prepared", dataset.path, str(size), repr(split), str(images_per_patient), str(seed), repr(policy), labels)
     with progress_line("prepare") as progress:
         made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, images_per_patient=images_per_patient,
                                policy=policy, progress=progress)

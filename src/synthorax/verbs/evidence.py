@@ -30,7 +30,7 @@ from synthorax.evaluation.monitoring.poison import PoisonConfig
 from synthorax.evaluation.report.folder import report_folder
 from synthorax.evaluation.report.record import Report
 from synthorax.files import write_atomic, write_json
-from synthorax.folders import claimed, told_of
+from synthorax.folders import claimed, identity_of
 from synthorax.judges.features import load_features
 from synthorax.privacy.audit import AuditConfig, audit_images
 from synthorax.progress import Progress, portion, progress_line, quiet
@@ -45,7 +45,7 @@ from synthorax.verbs.inputs import dataset_of, prepared_of
 
 def check_poisoning(suspects: Dataset | PathLike, *, against: Prepared | PathLike, out: PathLike, drop: bool = False, seed: int = 0,
         device: Device = "auto", threads: int | None = None) -> CheckedSet:
-    """Flag images that would poison a training: triggers, adversarial noise, wrong labels; see `steps.vet.vet_dataset`."""
+    """Flag images that would poison a training: triggers, adversarial noise, wrong labels; see `steps.poisoning.check_dataset`."""
     with started(device=device, threads=threads, seed=seed), progress_line("check-poisoning") as progress:
         return check_dataset(dataset_of(suspects), prepared_of(against), out=Path(out), drop=drop, config=PoisonConfig(seed=seed),
                              progress=progress)
@@ -62,7 +62,7 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
                    load_images(read_dataset(folders[0]), size=size, progress=portion(progress, 0, 0.1)))
         later = (prepared[1].images(size=size) if prepared[1] is not None else
                  load_images(read_dataset(folders[1]), size=size, findings=earlier.findings, progress=portion(progress, 0.1, 0.2)))
-        inputs = {"old images": earlier.digest, "new images": later.digest, "features": told_of(features), "seed": seed}
+        inputs = {"old images": earlier.digest, "new images": later.digest, "features": identity_of(features), "seed": seed}
         with contextlib.nullcontext() if out is None else claimed(out, kind="a drift report", inputs=inputs):
             with started(device=device, threads=threads, seed=seed):
                 space = load_features(features, train=earlier, seed=seed)
@@ -79,8 +79,8 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
     """Measure a synthetic set, by any generator, against real images; writes report.json and report.html if `out` is given.
 
     `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. `quick` trains no
-    judge and corrupts no image. `readings` is a table of what readers said of the images, see `evaluation.readings.read_readings`,
-    `rqs` the answers to the radiomics quality score, see `evaluation.rqs.radiomics_quality`.
+    judge and corrupts no image. `readings` is a table of what readers said of the images, see `dimensions.readings.read_readings`,
+    `rqs` the answers to the radiomics quality score, see `dimensions.radiomics_quality`.
     """
     prepared, made = prepared_of(real), dataset_of(synthetic)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
@@ -88,8 +88,8 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
         raise UsageError("evaluate needs at least one feature space")
     read = None if readings is None else read_readings(readings, real=prepared.studies, synthetic=made.studies, findings=prepared.findings)
     quality = {} if rqs is None else {"radiomics_quality": radiomics_quality(rqs)}
-    settings = {"features": [told_of(name) for name in names], "quick": quick, "readings": told_of(readings), "rqs": told_of(rqs),
-                "seed": seed}
+    settings = {"features": [identity_of(name) for name in names], "quick": quick, "readings": identity_of(readings),
+                "rqs": identity_of(rqs), "seed": seed}
     with progress_line("evaluate") as progress:
         sides, images = _sides(prepared, made, masks=True, progress=portion(progress, 0, 0.1))
         with report_folder(out, part="an evaluation", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
@@ -120,7 +120,7 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
     unseen = known_to_generator(made.facts, prepared, cross_validated=bool(config.folds)) == "nothing"
     keep = Path(keep) if keep is not None else None if out is None else Path(out) / "trainings"
     other = None if external is None else prepared_of(external)
-    classifier = {**asdict(config.classifier), "weights": told_of(config.classifier.weights or None)}
+    classifier = {**asdict(config.classifier), "weights": identity_of(config.classifier.weights or None)}
     settings = {"findings": names, "settings": {**asdict(config), "classifier": classifier}, "external": other and other.digest,
                 "seed": seed}
     with report_folder(out, part="a benefit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
@@ -158,8 +158,9 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
         raise UsageError("a reference model corrects the loss of a model; give the model too")
     config = config or AuditConfig(seed=seed)
     opened, other = (None if given is None else open_model(given) for given in (model, reference))
-    told_model, told_reference = (told_of(None if own is None else own.given) for own in (opened, other))
-    settings = {"model": told_model, "reference": told_reference, "features": told_of(features), "settings": asdict(config), "seed": seed}
+    model_identity, reference_identity = (identity_of(None if own is None else own.given) for own in (opened, other))
+    settings = {"model": model_identity, "reference": reference_identity, "features": identity_of(features), "settings": asdict(config),
+                "seed": seed}
     with report_folder(out, part="an audit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
         if folder.done:
             return folder.read()

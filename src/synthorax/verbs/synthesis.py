@@ -30,7 +30,7 @@ from synthorax.verbs.inputs import dataset_of, prepared_of
 
 def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mapping[str, int] | None = None,
          companions: float = 1.0, model: ModelLike | None = None, seed: int = 0, out: PathLike | None = None) -> Plan:
-    """Decide which images to make; see `steps.plan.balancing_plan`. `out` is where plan.csv goes.
+    """Decide which images to make; see `steps.planning.plan.balancing_plan`. `out` is where plan.csv goes.
 
     What `model` is not conditioned on is left out of the plan, such as the site where it knows none. Raises UsageError and InputError.
     """
@@ -101,9 +101,9 @@ def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequen
                 config: RefineLoopConfig | None = None,
          seed: int = 0, device: Device = "auto", threads: int | None = None) -> RefineLoop:
     """Make images, train a classifier with them, and let its errors on validation patients say what to make next; see
-    `steps.loop.run_loop`.
+    `steps.feedback.rounds.run_refine_loop`.
 
-    >>> loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
+    >>> refine_loop("runs/a", real="prepared", findings=["Pneumothorax"], out="rounds")  # doctest: +SKIP
     """
     check_num(2 * (config or RefineLoopConfig()).num)
     trained = open_model(model)
@@ -128,7 +128,7 @@ def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out:
 def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:
     """Write a diffusion model as a folder that diffusers loads, where its network fits; it then makes images of these findings alone.
 
-    Raises UsageError that names every reason for which a network does not fit; see `steps.export_diffusers.export_diffusers`.
+    Raises UsageError that names every reason for which a network does not fit; see `steps.export.diffusers.export_diffusers`.
     """
     trained = open_model(model)
     network, spec, settings = trained.network, trained.spec, trained.settings

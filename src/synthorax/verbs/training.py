@@ -18,7 +18,7 @@ from synthorax.run import Run
 from synthorax.steps.models.pack import pack_cascade
 from synthorax.steps.models.recipe import Recipe, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, PathLike, TrainedModel, open_model
-from synthorax.steps.training.base_model import check_base, resolved, with_compressor_of, with_way
+from synthorax.steps.training.base_model import check_base, resolve_way, with_compressor_of, with_way
 from synthorax.steps.training.checks import check_recipe
 from synthorax.steps.training.inversion_encoder import AS_IT_IS, is_encoder, with_generator
 from synthorax.steps.training.student import TEACHER_DECIDES, is_student, with_teacher
@@ -83,13 +83,13 @@ def _checked(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | None, c
     else:
         recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
         check_base(recipe, base)
-        recipe, why = resolved(recipe, prepared, base, findings=findings)
+        recipe, why = resolve_way(recipe, prepared, base, findings=findings)
     return recipe, Beginning(base=base, compressor=compressor, why=why)
 
 
 def pack(runs: Sequence[ModelLike], *, out: PathLike, guide: ModelLike | None = None, sample: Mapping[str, Any] | None = None,
          precision: Literal["bf16", "fp32"] = "bf16") -> Run:
-    """Put trained models together: one that makes small images, and those that enlarge them step by step; see `steps.pack.pack_cascade`.
+    """Put trained models together: one that makes small images, and those that enlarge them; see `steps.models.pack.pack_cascade`.
 
     >>> pack(["runs/base-64", "runs/super-256"], out="models/cxr-256")  # doctest: +SKIP
     """

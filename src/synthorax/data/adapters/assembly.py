@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synthorax.data.attributes import told_age
+from synthorax.data.attributes import age_to_publish
 from synthorax.data.dataset import FACTS_NAME, Dataset, Note, read_dataset, with_own_patient, write_dataset
 from synthorax.data.image_files import read_image
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import write_png
-from synthorax.data.rejects import FACT, TABLE_NAME, counted
+from synthorax.data.rejects import FACT, TABLE_NAME, count_reasons
 from synthorax.data.tables import table_bytes
 from synthorax.errors import InputError
 from synthorax.files import readable_name, safe_name, write_atomic
@@ -74,7 +74,7 @@ def assemble(
         for number, source in enumerate(sources, start=1):
             try:
                 study = place(source, building)
-                study = replace(study, age_years=told_age(study.age_years))
+                study = replace(study, age_years=age_to_publish(study.age_years))
                 studies.append(with_own_patient(study) if patient_per_image else study)
             except OSError:  # of the disk that is written to: whatever an image raises when it is read is an InputError
                 raise
@@ -86,9 +86,9 @@ def assemble(
         if not studies:
             raise InputError(f"no image could be taken over ({len(rejected)} rejected)",
                              remedy=f"the first because: {rejected[0].reason}" if rejected else "there are no images")
-        told = counted((note.reason for note in rejected if note.lost), (note.reason for note in rejected if not note.lost),
-                       accepted=len(studies))
-        facts = {**(facts or {}), FACT: told.to_facts()}
+        lost, others = ([note.reason for note in rejected if note.lost is wanted] for wanted in (True, False))
+        counts = count_reasons(lost, others, accepted=len(studies))
+        facts = {**(facts or {}), FACT: counts.to_facts()}
         write_dataset(building, studies, name=facts.pop("name", out.name), synthetic=False, facts=facts)
         _write_notes(building / TABLE_NAME, rejected)
         _write_notes(building / "notes.csv", notes)

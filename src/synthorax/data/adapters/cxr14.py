@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.adapters.assembly import IMAGE_SUFFIXES, Source, assemble, files_below, leaves, place_image, results_below, what_from
-from synthorax.data.adapters.foreign_table import translated
+from synthorax.data.adapters.foreign_table import translate_columns
 from synthorax.data.dataset import Dataset, Note, parse_study
 from synthorax.data.image_files import read_image
 from synthorax.data.pixels import write_png
@@ -53,7 +53,7 @@ def ingest(
     """
     source, out = Path(source), Path(out)
     path = Path(label_table) if label_table is not None else _table(source, TABLE_PATTERN)
-    table = translated(read_table(path), allow=allow)
+    table = translate_columns(read_table(path), allow=allow)
     for needed in ("file_name", "patient_id"):
         if needed not in table.columns:
             raise InputError(f"there is no column that is the NIH's for {needed}", file=path, row=1,

@@ -21,7 +21,7 @@ from synthorax.data.adapters.assembly import (
     results_below,
     what_from,
 )
-from synthorax.data.adapters.foreign_table import ALIASES, folded, only_table, translated
+from synthorax.data.adapters.foreign_table import ALIASES, fold_column, only_table, translate_columns
 from synthorax.data.attributes import parse_age_years, parse_view
 from synthorax.data.dataset import Dataset, Note, parse_study
 from synthorax.data.pixels import Pixels, write_png
@@ -142,7 +142,7 @@ class _Labels:
 def _read_labels(path: Path, allow: Sequence[str]) -> _Labels:
     raw = read_table(path)
     kind, column = _key_column(raw)
-    table = translated(raw, allow=allow)
+    table = translate_columns(raw, allow=allow)
     rows: dict[str, tuple[int, Study]] = {}
     notes = []
     for row, original in zip(table.rows, raw.rows, strict=True):
@@ -165,7 +165,7 @@ def _read_labels(path: Path, allow: Sequence[str]) -> _Labels:
 def _key_column(table: Table) -> tuple[str, str]:
     for kind, names in _KEYS.items():
         for column in table.columns:
-            if folded(column) in names:
+            if fold_column(column) in names:
                 return kind, column
     raise InputError("there is no column that names the image", file=table.path, row=1,
                      remedy="name one SOPInstanceUID, StudyInstanceUID or file_name")

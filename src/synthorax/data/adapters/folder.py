@@ -19,7 +19,7 @@ from synthorax.data.adapters.assembly import (
     results_below,
     what_from,
 )
-from synthorax.data.adapters.foreign_table import only_table, translated
+from synthorax.data.adapters.foreign_table import only_table, translate_columns
 from synthorax.data.attributes import parse_split
 from synthorax.data.dataset import Dataset, Note, parse_study, read_facts, relative_path
 from synthorax.data.tables import read_table
@@ -125,7 +125,7 @@ def _below_masks(name: str) -> bool:
 
 
 def _from_table(source: Path, found: _Found, path: Path, allow: Sequence[str]) -> _Work:
-    table = translated(read_table(path), allow=allow)
+    table = translate_columns(read_table(path), allow=allow)
     if "file_name" not in table.columns:
         raise InputError("there is no column that names the image", file=path, row=1,
                          remedy=f"its columns are {', '.join(table.columns)}; name one 'file_name'")

@@ -31,7 +31,7 @@ _STATED = {"1": "{}", "1.0": "{}", "0": "!{}", "0.0": "!{}", "-1": "{}?", "-1.0"
 """a column for each finding, as in CheXpert (Irvin et al. 2019), where -1 is uncertain"""
 
 
-def translated(table: Table, *, allow: Iterable[str] = ()) -> Table:
+def translate_columns(table: Table, *, allow: Iterable[str] = ()) -> Table:
     """The table with the column names of `metadata.csv`; columns that mean nothing here keep their names.
 
     Where there is no column of findings, columns named after findings and filled with 1, 0, -1 (uncertain) or nothing
@@ -61,10 +61,10 @@ def only_table(source: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def folded(column: str) -> str:
+def fold_column(column: str) -> str:
     """A column name without case, with underscores for spaces and hyphens.
 
-    >>> folded("View Position")
+    >>> fold_column("View Position")
     'view_position'
     """
     return re.sub(r"[\s_-]+", "_", column.strip()).casefold()
@@ -73,7 +73,7 @@ def folded(column: str) -> str:
 def _our_columns(table: Table) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, aliases in ALIASES.items():
-        by_alias = {folded(column): column for column in reversed(table.columns)}
+        by_alias = {fold_column(column): column for column in reversed(table.columns)}
         theirs = name if name in table.columns else next((by_alias[a] for a in aliases if a in by_alias), None)
         if theirs is not None:
             found[theirs] = name

@@ -60,8 +60,8 @@ class BenefitResult:
     skipped: tuple[Mapping[str, str], ...]
     """`finding` and `reason`"""
     shortcut_probe: Mapping[str, Any] | None = None
-    """AUROC of a classifier told to tell synthetic from real, near 1 where origin could stand in for a finding; and under `leaning`
-    whether it does, see `leaning.origin_leaning`"""
+    """AUROC of a classifier told to tell synthetic from real, near 1 where origin could stand in for a finding; and under `origin_reliance`
+    whether it does, see `origin_reliance.origin_reliance`"""
     learning_curve: tuple[Mapping[str, Any], ...] = ()
     """by finding: both arms and their difference at each number of real positive images"""
     figures: Mapping[str, bytes] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class BenefitResult:
         return Dimension("measured", findings=self.findings, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands under `dimensions.benefit` in `report.json`."""
+        """As it stands under `dimensions`, `benefit`, in `report.json`."""
         return self.to_dimension().to_dict()
 
 

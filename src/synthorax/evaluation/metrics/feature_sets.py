@@ -89,7 +89,7 @@ def groups_of(images: ImageSet) -> dict[str, tuple[str, Rows]]:
 
 
 def shared_groups(real: RealImages, synthetic: ImageSet) -> Iterator[Group]:
-    """All images, then each group of which both sides have `FEWEST_FILMS`, the real side of `FEWEST_PATIENTS` patients.
+    """All images, then each group of which both sides have `MIN_IMAGES_PER_GROUP`, the real side of `MIN_PATIENTS_PER_GROUP` patients.
 
     A group that all images of both sides belong to says nothing new and is left out.
     """

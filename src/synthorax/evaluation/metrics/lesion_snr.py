@@ -296,7 +296,7 @@ def _advise(lost: float, part: float, *, mean: float, std: float, sigma_min: flo
 
 
 def _greatest_distance(images: ImageSet) -> float:
-    """Greatest Euclidean distance between two of up to `MOST_FILMS_COMPARED` images in [-1, 1]."""
+    """Greatest Euclidean distance between two of up to `MOST_IMAGES_COMPARED` images in [-1, 1]."""
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES_COMPARED)).round().astype(int))
     flat = images.pixels[rows].reshape(len(rows), -1) / np.iinfo(images.pixels.dtype).max * 2.0
     flat = flat - flat.mean(0)

@@ -1,4 +1,4 @@
-"""Attacks on a training set, to measure what `evaluation.poison` notices: gradient noise, patch triggers, flipped labels."""
+"""Attacks on a training set, to measure what `evaluation.monitoring.poison` notices: gradient noise, patch triggers, flipped labels."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, *, level: float = 0.95) -> PairedAuroc:
     """Compare the AUROC of two scores of the same images (DeLong et al. 1988; midranks as in Sun & Xu 2014, algorithm 2).
 
-    Images are taken as independent: with several images of a patient the interval is too narrow, see `resampling.counted_bootstrap`.
+    Images are taken as independent: with several images of a patient the interval is too narrow, see `bootstrap.counted_bootstrap`.
     Scores that rank all images alike have standard error 0 and p = 1. Raises InputError for fewer than two images of a class.
 
     >>> delong([0, 0, 0, 1, 1, 1], [1, 2, 3, 2, 3, 4], [1, 2, 3, 4, 5, 6]).difference > 0
@@ -163,7 +163,7 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> tuple[float, f
 
 
 def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Vector]:
-    """Labels as booleans and scores as float64, or InputError if an area cannot be computed from them; for `resampling` too."""
+    """Labels as booleans and scores as float64, or InputError if an area cannot be computed from them; for `bootstrap` too."""
     given, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if given.ndim != 1 or values.shape[:1] != given.shape:
         raise UsageError(f"labels {list(given.shape)} and scores {list(values.shape)} must have one row an image")

@@ -84,7 +84,7 @@ def misfits(model: DiffusionModel, condition: Condition | None = None) -> list[s
     if averages:
         problems.append("it halves by averaging (train with model.resample=strided)")
     if shape.coordinates:
-        problems.append("it is told coordinates (train with model.coordinates=false)")
+        problems.append("it takes coordinates (train with model.coordinates=false)")
     if not shape.middle_attention:
         problems.append("it has no attention at its lowest resolution (train with model.middle_attention=true)")
     if c.centred:

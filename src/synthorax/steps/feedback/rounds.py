@@ -96,9 +96,9 @@ def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], 
             answers = _answers(folder, real, added, asked, config=config, progress=portion(own, 0.6, 1))
             found = {name: missed_and_alarms(val, answers, name, config.subtypes) for name in findings}
             told.append({"round": str(number), "asked": len(plan), "kept": len(added[-1]) if added else 0,
-                         "dropped": reasons, "findings": {name: _told(*found[name], plan, config) for name in findings}})
+                         "dropped": reasons, "findings": {name: _finding_record(*found[name], plan, config) for name in findings}})
             write_json(folder / "round.json", told[-1])
-        synthetic = _joined([out / f"round-{number + 1}" / "kept" for number in range(config.rounds)], out=out / "synthetic")
+        synthetic = _join_rounds([out / f"round-{number + 1}" / "kept" for number in range(config.rounds)], out=out / "synthetic")
         refine_loop = RefineLoop(synthetic=synthetic, rounds=tuple(told))
         write_json(out / "loop.json", refine_loop.to_dict())
         progress(1.0, f"{config.rounds} rounds")
@@ -170,7 +170,7 @@ def _answers(folder: Path, real: ImageSet, added: Sequence[ImageSet], val: Image
     return np.asarray(answers)
 
 
-def _told(missed: Errors, alarms: Errors, plan: Plan, config: RefineLoopConfig) -> dict[str, Any]:
+def _finding_record(missed: Errors, alarms: Errors, plan: Plan, config: RefineLoopConfig) -> dict[str, Any]:
     """One finding's recall, by kind too, and how many rows of the plan asked for each kind."""
     rows = [row.study("") for row in plan.rows if row.labels.get(missed.finding) is Stated.PRESENT]
     asked = Counter(kind for study in rows for kind in kinds_of(study, missed.finding, config.subtypes))
@@ -179,7 +179,7 @@ def _told(missed: Errors, alarms: Errors, plan: Plan, config: RefineLoopConfig) 
             "groups": groups}
 
 
-def _joined(parts: Sequence[Path], *, out: Path) -> Dataset:
+def _join_rounds(parts: Sequence[Path], *, out: Path) -> Dataset:
     """The kept images of all rounds as one dataset folder, each round's under a folder of its own."""
     sets = [read_dataset(part) for part in parts]
     with claimed(out, kind="the images of a loop", inputs={"rounds": [digest_of(part) for part in sets]}) as folder:

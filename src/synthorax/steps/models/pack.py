@@ -50,47 +50,47 @@ def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | N
     for number, (network, stage) in enumerate(zip(model.stages, stages, strict=True), start=1):
         network.load_state_dict(stage.weights)
         progress(0.6 * number / len(stages), f"read {number} of {len(stages)} stages")
-    told: dict[str, Any] = {"stages": [_remembered(stage) for stage in stages], "precision": precision, "sample": settings}
+    recorded: dict[str, Any] = {"stages": [_stage_record(stage) for stage in stages], "precision": precision, "sample": settings}
     if model.guide is not None and weaker is not None:
         model.guide.load_state_dict(weaker.weights)
-        told["guide"] = _remembered(weaker)
+        recorded["guide"] = _stage_record(weaker)
     name = name or out.resolve().name
-    told |= {"recipe": name, "tool": f"synthorax {__version__}"} | {key: first[key] for key in ("support",) if key in first}
+    recorded |= {"recipe": name, "tool": f"synthorax {__version__}"} | {key: first[key] for key in ("support",) if key in first}
     sources = [source for stage in stages for source in stage.facts.get("sources", ())]
-    told["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
+    recorded["sources"] = [source for number, source in enumerate(sources) if source not in sources[:number]]
     run = Run(path=out)
     inputs = {"stages": [stage.digest for stage in stages], "guide": weaker and weaker.digest, "precision": precision, "sample": settings}
-    duplicate = _unclaimed_duplicate(run, told)
+    duplicate = _unclaimed_duplicate(run, recorded)
     with claimed(out, kind="a packed model", inputs=inputs, take_over=duplicate) as folder:
         if duplicate:
             folder.finish()
         elif not folder.done:
             progress(0.7, "writing")
-            write_atomic(folder.work / "card.md", _card(name, spec, told, specs))
-            save_model(folder.work / WEIGHTS_NAME, model.eval(), spec=spec, facts=told, precision=precision)
+            write_atomic(folder.work / "card.md", _card(name, spec, recorded, specs))
+            save_model(folder.work / WEIGHTS_NAME, model.eval(), spec=spec, facts=recorded, precision=precision)
             folder.deliver(last=(WEIGHTS_NAME,))
             progress(1.0, f"{len(stages)} stages packed")
     return run
 
 
-def _remembered(stage: TrainedModel) -> dict[str, Any]:
+def _stage_record(stage: TrainedModel) -> dict[str, Any]:
     return {**stage.facts, "digest": stage.digest, "image_size": stage.spec.image_size}
 
 
-def _unclaimed_duplicate(run: Run, told: Mapping[str, Any]) -> bool:
+def _unclaimed_duplicate(run: Run, recorded: Mapping[str, Any]) -> bool:
     """Whether the folder holds the same model from before folders had claims."""
     if not run.weights.exists() or (run.path / CLAIM_NAME).exists():
         return False
     facts = read_spec(run.weights)[1]
-    return all(facts.get(key) == told.get(key) for key in ("stages", "guide", "precision", "sample"))
+    return all(facts.get(key) == recorded.get(key) for key in ("stages", "guide", "precision", "sample"))
 
 
-def _card(name: str, spec: ModelSpec, told: dict[str, Any], specs: Sequence[ModelSpec]) -> str:
+def _card(name: str, spec: ModelSpec, recorded: dict[str, Any], specs: Sequence[ModelSpec]) -> str:
     """The card of the whole, with the training of every stage."""
-    head = model_head(spec, told, name=name)
+    head = model_head(spec, recorded, name=name)
     limits = [*head["limits"], f"Detail beyond {specs[0].image_size} px is made up by the later stages."]
-    limits += [f"The stage of {own.image_size} px was never told of {', '.join(unknown)}: of these it shows what the first stage drew."
+    limits += [f"The stage of {own.image_size} px is not conditioned on {', '.join(unknown)}: of these it shows what the first stage drew."
                for own in specs[1:] if (unknown := unknown_to(own, specs[0]))]
-    parts = [*told["stages"], *([told["guide"]] if "guide" in told else [])]
+    parts = [*recorded["stages"], *([recorded["guide"]] if "guide" in recorded else [])]
     training = [training_of(stage) | {"weights_sha256": stage["digest"]} for stage in parts]
     return write_card(head | {"training": training, "limits": limits})

@@ -63,15 +63,15 @@ def load_recipe(name_or_path: str | Path, *, overrides: Sequence[str] = ()) -> R
     tables, where = _read(str(name_or_path))
     for override in overrides:
         _apply(tables, override)
-    return _checked(tables, where)
+    return _checked_recipe(tables, where)
 
 
 def recipe_from_toml(text: str, *, where: str) -> Recipe:
     """What `Recipe.to_toml` wrote, wherever it is kept; `where` is named in errors."""
-    return _checked(tomllib.loads(text), where)
+    return _checked_recipe(tomllib.loads(text), where)
 
 
-def _checked(tables: dict[str, Any], where: str) -> Recipe:
+def _checked_recipe(tables: dict[str, Any], where: str) -> Recipe:
     known = {"name", "family", "model", "objective", "train", "sample"}
     for key, value in tables.items():
         if key not in known:

@@ -20,7 +20,7 @@ class RecipeFacts:
     image_size: int | None
     """side in pixels; None where it is that of the trained model that it needs"""
     parameters: int | None
-    """as `steps.count.count_parameters` counts them; None where they are those of the trained model that it needs"""
+    """as `steps.parameter_count.count_parameters` counts them; None where they are those of the trained model that it needs"""
     needs: tuple[str, ...]
     """what `train` needs beside images: compressor, masks, teacher, generator; or, to make radiographs, a base to be packed with"""
 

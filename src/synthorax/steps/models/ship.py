@@ -19,7 +19,7 @@ from synthorax.files import sha256, write_atomic
 from synthorax.former_names import with_present_facts
 from synthorax.protocols import Condition, Model, SampleSettings
 from synthorax.rng import derive
-from synthorax.run import FORMAT, WEIGHTS_NAME, Run, halved, save_weights
+from synthorax.run import FORMAT, WEIGHTS_NAME, Run, halve, save_weights
 from synthorax.steps.models.card import metrics_of, model_head, read_card, write_card
 from synthorax.steps.models.trained_model import TrainedModel, open_model
 from synthorax.zoo import FOLDER, Shipped, enter
@@ -52,7 +52,7 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     """Write a finished run into the zoo in `folder` under `name`, in place of an earlier model of that name.
 
     `report` is the report.json of its evaluation, whose numbers go onto the card; `earlier` are the runs that it started from or was
-    packed from, whose training and data are told as well; `limits` are further sentences for the card. Raises InputError for a run
+    packed from, whose training and data are named as well; `limits` are further sentences for the card. Raises InputError for a run
     that is not finished, a report on another model, data without terms, images that half precision moves too far, and too many bytes.
     """
     if not name or not all(part.isascii() and part.isalnum() for part in name.split("-")):
@@ -60,11 +60,11 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     path, trained = run.weights, open_model(run)
     head = _head(run, trained, name=name, earlier=earlier, limits=limits)
     if report is not None:
-        head |= _measured(report, digest=trained.digest)
+        head |= _measurements(report, digest=trained.digest)
     out = folder / f"{name}.safetensors"
     trial = folder / f".trial-{name}" / WEIGHTS_NAME
     try:
-        weights = halved(trained.weights, PRECISIONS[precision], file=path)
+        weights = halve(trained.weights, PRECISIONS[precision], file=path)
         save_weights(trial, weights, spec=trained.spec, facts={**trained.facts, "sources": head["data"]})
         _check_size(trial, out)
         distance = image_distance(trained.network, open_model(trial.resolve()).network, num=images, settings=trained.settings)
@@ -117,16 +117,16 @@ def _head(run: Run, trained: TrainedModel, *, name: str, earlier: Sequence[Run],
         if NOT_STATED in source["licence"] or not source.get("attribution"):
             raise InputError(f"was trained on '{source['name']}', which states no terms or nobody to name", file=run.weights,
                              remedy="write `licence` and `attribution` into its dataset.json, prepare and train again")
-    told = [read_card(place.path / "card.md")["training"] for place in runs]
-    return head | {"training": [entry for entries in told for entry in entries], "limits": [*head["limits"], *limits], "licence": LICENCE}
+    entries = [entry for place in runs for entry in read_card(place.path / "card.md")["training"]]
+    return head | {"training": entries, "limits": [*head["limits"], *limits], "licence": LICENCE}
 
 
-def _measured(report: Path, *, digest: str) -> dict[str, Any]:
+def _measurements(report: Path, *, digest: str) -> dict[str, Any]:
     try:
         content = report.read_bytes()
-        told = with_present_facts(json.loads(content))
-        made_by = told["inputs"]["synthetic"].get("model_digest")
-        metrics, judges = metrics_of(told), told.get("judges", [])
+        stated = with_present_facts(json.loads(content))
+        made_by = stated["inputs"]["synthetic"].get("model_digest")
+        metrics, judges = metrics_of(stated), stated.get("judges", [])
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=report) from error
     except (ValueError, KeyError, TypeError) as error:

@@ -198,18 +198,18 @@ def _of_file(file: ModelFile, *, given: str, name: str = "") -> TrainedModel:
     spec, facts, path = file.spec, file.facts, file.path
     parts, guide = [], None
     if spec.family in PACKED:
-        records, told = spec.config.get("stages"), facts.get("stages")
-        if not isinstance(records, list) or not isinstance(told, list) or len(records) != len(told):
+        records, facts_of_parts = spec.config.get("stages"), facts.get("stages")
+        if not isinstance(records, list) or not isinstance(facts_of_parts, list) or len(records) != len(facts_of_parts):
             raise InputError("is damaged: it does not describe each of its stages", file=path, remedy=ANOTHER_COPY)
         parts = [_part(file, record, part, prefix=f"stages.{number}.", given=given)
-                 for number, (record, part) in enumerate(zip(records, told, strict=True))]
+                 for number, (record, part) in enumerate(zip(records, facts_of_parts, strict=True))]
         guide = _part(file, spec.config.get("guide"), facts["guide"], prefix="guide.", given=given) if "guide" in facts else None
     return _stored(file, spec, facts, digest=file.digest, given=given, name=name, parts=tuple(parts), guide=guide)
 
 
-def _part(file: ModelFile, record: Any, told: Any, *, prefix: str, given: str) -> TrainedModel:
+def _part(file: ModelFile, record: Any, stage_facts: Any, *, prefix: str, given: str) -> TrainedModel:
     spec = read_record(ModelSpec, record, what="spec", where=file.path, remedy=ANOTHER_COPY)
-    facts = read_record(dict[str, Any], told, what="stages", where=file.path, remedy=ANOTHER_COPY)
+    facts = read_record(dict[str, Any], stage_facts, what="stages", where=file.path, remedy=ANOTHER_COPY)
     check_kind(facts, "digest", str, where=file.path, remedy=ANOTHER_COPY)
     return _stored(file, spec, facts, digest=facts["digest"], given=given, prefix=prefix)
 

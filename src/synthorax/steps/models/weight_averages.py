@@ -57,12 +57,12 @@ def blend(base: Run, trained: Run, *, part: float, out: str | Path) -> Run:
         raise InputError(f"has other weights than {base.path}, so nothing lies between them", file=trained.path)
     weights = {key: torch.lerp(value.float(), second[key].float(), part).to(value.dtype) if value.is_floating_point() else second[key]
                for key, value in first.items()}
-    run, told = Run(path=Path(out)), {"blended": {"part": part, "with": start.digest}}
-    facts = {**end.facts, **told}
+    run, blend = Run(path=Path(out)), {"blended": {"part": part, "with": start.digest}}
+    facts = {**end.facts, **blend}
     run.path.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         shutil.copyfile(trained.path / name, run.path / name)
-    training = [entry | told for entry in read_card(trained.path / "card.md")["training"]]
+    training = [entry | blend for entry in read_card(trained.path / "card.md")["training"]]
     head = model_head(start.spec, facts, name=str(facts.get("recipe", start.spec.family)))
     write_atomic(run.path / "card.md", write_card(head | {"training": training}))
     save_weights(run.weights, weights, spec=start.spec, facts=facts)

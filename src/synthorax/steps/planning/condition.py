@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synthorax.data.attributes import MAX_AGE_YEARS
 from synthorax.data.language import check_text
-from synthorax.data.lesions import NUMBERS, SIDES, lesion_matrix, measured
+from synthorax.data.lesions import NUMBERS, SIDES, lesion_matrix, measure_lesion
 from synthorax.data.masks import IN_BOX, INSIDE, box_mask, image_shape, is_organ, mask_class, read_mask
 from synthorax.data.vocabulary import NO_FINDING, label_matrix
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
@@ -41,7 +41,7 @@ class Where:
 
 
 def check_row(row: PlanRow, spec: ModelSpec, *, file: Path | None = None) -> None:
-    """Refuse, with the row's place, what cannot be or what the model is not conditioned on. Masks are not read: see `drawn`."""
+    """Refuse, with the row's place, what cannot be or what the model is not conditioned on. Masks are not read: see `draw_masks`."""
     where = Where(file=file, row=row.number)
     _check_values(row, where)
     for part in row.parts():
@@ -115,7 +115,7 @@ def _classes(row: PlanRow, spec: ModelSpec) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class DrawnMasks:
     """The masks of one row as they were read, each [S, S] with the values of `types.Masks.pixels`."""
 
     organs: Mapping[str, NDArray[np.uint8]]
@@ -126,7 +126,7 @@ class Drawn:
         return bool(self.organs) or any(mask is not None for mask in self.lesions)
 
 
-def drawn(row: PlanRow, *, size: int, file: Path | None = None) -> Drawn:
+def draw_masks(row: PlanRow, *, size: int, file: Path | None = None) -> DrawnMasks:
     """Read every mask of a row and draw its boxes. Raises InputError for what is no mask, not square, or smaller than `size`."""
     where = Where(file=file, row=row.number)
     organs = {organ: _read(path, size=size, where=where) for organ, path in row.masks.items()}
@@ -139,7 +139,7 @@ def drawn(row: PlanRow, *, size: int, file: Path | None = None) -> Drawn:
             lesions.append(mask)
         else:
             lesions.append(None if lesion.box is None else box_mask(lesion.box, size))
-    return Drawn(organs=organs, lesions=tuple(lesions))
+    return DrawnMasks(organs=organs, lesions=tuple(lesions))
 
 
 def _read(path: str, *, size: int, where: Where) -> NDArray[np.uint8]:
@@ -155,13 +155,13 @@ def _read(path: str, *, size: int, where: Where) -> NDArray[np.uint8]:
     return mask
 
 
-def measured_lesions(row: PlanRow, masks: Drawn) -> tuple[Lesion, ...]:
+def measured_lesions(row: PlanRow, masks: DrawnMasks) -> tuple[Lesion, ...]:
     """The row's lesions with what they do not state filled in from their masks and boxes."""
-    return tuple(measured(lesion, mask if lesion.mask else None) for lesion, mask in zip(row.lesions, masks.lesions, strict=True))
+    return tuple(measure_lesion(lesion, mask if lesion.mask else None) for lesion, mask in zip(row.lesions, masks.lesions, strict=True))
 
 
 def condition_of_rows(rows: Sequence[PlanRow], spec: ModelSpec, *, file: Path | None = None,
-                      masks: Sequence[Drawn] | None = None) -> Condition:
+                      masks: Sequence[DrawnMasks] | None = None) -> Condition:
     """Rows that `check_row` let pass as the condition of a model; what a row does not state is NaN or empty, what none states is None.
 
     `masks` are those of the rows, where they have been read already.
@@ -175,20 +175,20 @@ def condition_of_rows(rows: Sequence[PlanRow], spec: ModelSpec, *, file: Path | 
     if "labels" not in spec.conditions:
         labels[:] = np.nan
     condition = condition_of(studies, labels, sites=spec.sites)
-    masks = [drawn(row, size=spec.image_size, file=file) for row in rows] if masks is None else masks
+    masks = [draw_masks(row, size=spec.image_size, file=file) for row in rows] if masks is None else masks
     texts = tuple(row.text.strip() for row in rows)
     return replace(condition, text=texts if any(texts) else None, mask=_mask_tensor(rows, masks, studies, spec),
                    lesions=_lesion_tensor(rows, masks, spec))
 
 
-def _lesion_tensor(rows: Sequence[PlanRow], masks: Sequence[Drawn], spec: ModelSpec) -> Tensor | None:
+def _lesion_tensor(rows: Sequence[PlanRow], masks: Sequence[DrawnMasks], spec: ModelSpec) -> Tensor | None:
     if "lesions" not in spec.conditions:
         return None
     matrix = lesion_matrix([measured_lesions(row, given) for row, given in zip(rows, masks, strict=True)], spec.findings)
     return None if np.isnan(matrix).all() else torch.from_numpy(matrix)
 
 
-def _mask_tensor(rows: Sequence[PlanRow], masks: Sequence[Drawn], studies: Sequence[Study], spec: ModelSpec) -> Tensor | None:
+def _mask_tensor(rows: Sequence[PlanRow], masks: Sequence[DrawnMasks], studies: Sequence[Study], spec: ModelSpec) -> Tensor | None:
     """[B, M, S, S] in [0, 1], or None if no row has a mask. In a row that has one, findings stated absent are nowhere: 0."""
     if not any(masks):
         return None

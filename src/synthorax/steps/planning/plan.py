@@ -16,7 +16,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.progress import Progress, quiet
 from synthorax.protocols import Condition, ModelSpec
 from synthorax.rng import derive
-from synthorax.steps.planning.condition import STATED_ONLY, Drawn, check_row, condition_of_rows, drawn, restricted_to
+from synthorax.steps.planning.condition import STATED_ONLY, DrawnMasks, check_row, condition_of_rows, draw_masks, restricted_to
 from synthorax.steps.planning.row import PlanRow
 from synthorax.steps.planning.table import columns_of, read_rows, write_rows
 from synthorax.types import ImageSet, Stated
@@ -70,10 +70,10 @@ class Plan:
         """
         for number, row in enumerate(self.rows, start=1):
             check_row(row, spec, file=self.file)
-            drawn(row, size=spec.image_size, file=self.file)
+            draw_masks(row, size=spec.image_size, file=self.file)
             progress(number / len(self.rows), f"checked {number} of {len(self.rows)} rows")
 
-    def condition(self, spec: ModelSpec, *, masks: Sequence[Drawn] | None = None) -> Condition:
+    def condition(self, spec: ModelSpec, *, masks: Sequence[DrawnMasks] | None = None) -> Condition:
         """The rows as the condition of a model; what a row does not state is NaN or empty, and parts that no row states are None.
 
         `masks` are those of the rows, where they have been read already. Raises the errors of `check`.
@@ -110,8 +110,8 @@ def balancing_plan(train: ImageSet, *, balance: Sequence[str] = (), count: Mappi
     check_counts(wanted_of, companions=companions)
     if wanted_of and not any(wanted_of.values()):
         shown = {name: int((train.column(name) == 1).sum()) for name in wanted_of}
-        told = ", ".join(f"'{name}' ({number:,} training images show it)" for name, number in shown.items())
-        raise InputError(f"there is nothing to balance: no finding is more frequent than {told}",
+        most_frequent = ", ".join(f"'{name}' ({number:,} training images show it)" for name, number in shown.items())
+        raise InputError(f"there is nothing to balance: no finding is more frequent than {most_frequent}",
                          remedy=f"ask for a number instead, such as --count {next(iter(shown))}=100, or balance a rarer finding")
     rng = np.random.default_rng(derive(seed, "plan"))
     rows: list[PlanRow] = []

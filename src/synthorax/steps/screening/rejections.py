@@ -46,7 +46,7 @@ Rejections = dict[int, Rejection]
 """number of the image -> why it is dropped"""
 
 
-def counted(rejected: Rejections) -> dict[str, int]:
+def count_reasons(rejected: Rejections) -> dict[str, int]:
     """How many images were dropped for which reason, the commonest first."""
     return dict(Counter(one.reason for one in rejected.values()).most_common())
 

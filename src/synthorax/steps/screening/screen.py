@@ -28,7 +28,7 @@ from synthorax.progress import Progress, portion, quiet
 from synthorax.steps.planning.plan import STATED_ONLY
 from synthorax.steps.screening import rejections
 from synthorax.steps.screening.filters import ASK_THE_JUDGE, chosen_filters, likeness_of, other_views, unusual_images
-from synthorax.steps.screening.rejections import COLUMNS, UNREALISTIC, Rejection, Rejections, counted, first_of, in_words, remedy
+from synthorax.steps.screening.rejections import COLUMNS, UNREALISTIC, Rejection, Rejections, count_reasons, first_of, in_words, remedy
 from synthorax.types import ImageSet
 
 SENSITIVITY = 0.8
@@ -73,7 +73,7 @@ class Screened:
     copies: dict[str, Any]
     judges: tuple[dict[str, str], ...]
     filters: tuple[str, ...] = ()
-    """those of `screen_filters.FILTERS` that were on"""
+    """those of `screening.filters.FILTERS` that were on"""
 
     @property
     def unrealistic_share(self) -> float:
@@ -99,11 +99,11 @@ class Screened:
     @classmethod
     def read(cls, out: Path) -> Screened:
         """What an earlier call left in `out`."""
-        told = read_json_object(out / RESULT_NAME, {"seen": int, "reasons": dict, "copies": dict, "judges": list, "filters": list},
+        record = read_json_object(out / RESULT_NAME, {"seen": int, "reasons": dict, "copies": dict, "judges": list, "filters": list},
                                 remedy=AGAIN)
-        checks = read_record(tuple[FindingCheck, ...], told.get("checks"), what="checks", where=out / RESULT_NAME, remedy=AGAIN)
-        return cls(kept=read_dataset(out), num_seen=told["seen"], reasons=told["reasons"], copies=told["copies"], checks=checks,
-                   judges=tuple(told["judges"]), filters=tuple(told["filters"]))
+        checks = read_record(tuple[FindingCheck, ...], record.get("checks"), what="checks", where=out / RESULT_NAME, remedy=AGAIN)
+        return cls(kept=read_dataset(out), num_seen=record["seen"], reasons=record["reasons"], copies=record["copies"], checks=checks,
+                   judges=tuple(record["judges"]), filters=tuple(record["filters"]))
 
 
 def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
@@ -115,7 +115,7 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
     training and validation (`judges.realism`). Findings: the requested ones, or only `findings`, judged by classifiers cross-fitted on the
     real training images; a check is used only where these tell real images with and without the finding apart, and its thresholds
     are quantiles of their scores on real images. Duplicates: repeats of an earlier image that is kept. `filters` are names in
-    `screen_filters.FILTERS`, by default the usual ones, and only the judges that they need are trained. `judge` is one that was
+    `screening.filters.FILTERS`, by default the usual ones, and only the judges that they need are trained. `judge` is one that was
     cross-fitted on the same training images before. A finished result of the same inputs is returned as it is. Raises InputError if
     `out` holds anything else, or nothing passes.
     """
@@ -124,7 +124,7 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
               "filters": list(chosen), "seed": seed, "classifier": classifier and asdict(classifier), "judge": judge and judge.digest}
     with claimed(out, kind="a screening", inputs=inputs) as folder:
         if not folder.done:
-            screened = _screened(synthetic, prepared, out=folder.work, name=out.name, findings=findings, chosen=chosen, seed=seed,
+            screened = _screen(synthetic, prepared, out=folder.work, name=out.name, findings=findings, chosen=chosen, seed=seed,
                                  classifier=classifier, judge=judge, progress=progress)
             write_json(folder.work / RESULT_NAME, screened.to_dict())
             folder.deliver(last=("metadata.csv", "dataset.json"))
@@ -132,7 +132,7 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
         return Screened.read(out)
 
 
-def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, findings: Sequence[str], chosen: Sequence[str], seed: int,
+def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, findings: Sequence[str], chosen: Sequence[str], seed: int,
               classifier: ClassifierConfig | None, judge: CrossFit | None, progress: Progress) -> Screened:
     """Screen into the empty folder `out`."""
     size = common_size(synthetic, prepared)
@@ -142,7 +142,7 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
     rejected, copies = _at_first_sight(real, images, prepared, filters=chosen)
     _refuse_if_none_is_left(rejected, images, synthetic)
 
-    asked = list(findings or _requested(images)) if "finding" in chosen else []
+    asked = list(findings or _requested_findings(images)) if "finding" in chosen else []
     needed = any(_checkable(real, name) for name in asked) or not ASK_THE_JUDGE.isdisjoint(chosen)
     judge = (judge or screening_judge(real, config=classifier, seed=seed, progress=portion(progress, 0.3, 0.8))) if needed else None
     progress(0.8, "filters")
@@ -152,13 +152,13 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
         misplaced, of_views = other_views(real, images, config=classifier or USUAL_JUDGE, seed=seed)
         rare += misplaced
         judges += [of_views] if of_views is not None else []
-    rejected = first_of([rejected, {} if judge is None else findings_missed(images, judge, checks), rejections.unusual(rare)])
+    rejected = first_of([rejected, {} if judge is None else missed_findings(images, judge, checks), rejections.unusual(rare)])
     if "duplicate" in chosen:
         rejected |= rejections.repeats(likeness_of(images.pixels, real), images, dropped=rejected)
     _refuse_if_none_is_left(rejected, images, synthetic)
     progress(0.9, "writing")
 
-    reasons = counted(rejected)
+    reasons = count_reasons(rejected)
     kept = [replace(study, split="train") for number, study in enumerate(images.studies) if number not in rejected]
     named = tuple({"name": one.name, "digest": one.digest} for one in judges)
     screening = {"seen": len(images), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
@@ -173,16 +173,16 @@ def _screened(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, f
 
 
 def _at_first_sight(real: ImageSet, images: ImageSet, prepared: Prepared, *, filters: Sequence[str]) -> tuple[Rejections, dict[str, Any]]:
-    """What the filters say that need no training, and what is to be told of the copy check."""
-    size, found, told_of_copies = real.pixels.shape[1], list[Rejections](), dict[str, Any]()
+    """What the filters say that need no training, and what the record says of the copy check."""
+    size, found, copies_record = real.pixels.shape[1], list[Rejections](), dict[str, Any]()
     if "copy" in filters:
         detector = CopyDetector.fit(real.pixels, _held_out(prepared, size=size), false_alarm_rate=FALSE_ALARM_RATE)
         found.append(rejections.copies(detector, images, rows=_rows(prepared, "train")))
-        told_of_copies = {"thresholds": detector.thresholds, "held_out_images": detector.calibration.num_images,
+        copies_record = {"thresholds": detector.thresholds, "held_out_images": detector.calibration.num_images,
                           "false_alarm_rate": detector.calibration.rate}
     if "realism" in filters:
         found.append(rejections.unrealistic(realism_check(prepared, size=size), images))
-    return first_of(found), told_of_copies
+    return first_of(found), copies_record
 
 
 def realism_check(prepared: Prepared, *, size: int) -> RealismCheck:
@@ -196,7 +196,7 @@ class NonePassedError(InputError):
 
 def _refuse_if_none_is_left(rejected: Rejections, images: ImageSet, synthetic: Dataset) -> None:
     if len(rejected) == len(images):
-        reasons = counted(rejected)
+        reasons = count_reasons(rejected)
         raise NonePassedError(f"none of the {len(images)} synthetic images passed: {in_words(reasons)}", file=synthetic.path,
                               remedy=remedy(reasons))
 
@@ -226,7 +226,7 @@ def finding_checks(real: ImageSet, judge: CrossFit | None, findings: Sequence[st
     return checks
 
 
-def findings_missed(images: ImageSet, judge: CrossFit, checks: Sequence[FindingCheck]) -> Rejections:
+def missed_findings(images: ImageSet, judge: CrossFit, checks: Sequence[FindingCheck]) -> Rejections:
     """Images in which the judge does not see a finding that was asked for, or sees one that was to be absent."""
     scores, rejected = judge.predict(images.pixels), Rejections()
     for check in reversed([check for check in checks if check.used]):  # the first finding's reason counts
@@ -254,7 +254,7 @@ def _held_out(prepared: Prepared, *, size: int) -> NDArray[np.uint8] | NDArray[n
     return np.concatenate([validation, prepared.images("test", size=size).pixels])
 
 
-def _requested(images: ImageSet) -> list[str]:
+def _requested_findings(images: ImageSet) -> list[str]:
     return [name for name in images.findings if name != NO_FINDING and (images.column(name) == 1).any()]
 
 

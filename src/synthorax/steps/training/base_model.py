@@ -20,7 +20,7 @@ from synthorax.registry import lookup
 from synthorax.steps.models.recipe import Recipe, families_that_can, load_recipe, needs_of, recipe_from_toml, recipe_names
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.training.inversion_encoder import MOVES, is_encoder
-from synthorax.steps.training.student import described, is_student, ordinary
+from synthorax.steps.training.student import describe_student, is_student, ordinary
 from synthorax.training.loop import TrainConfig
 from synthorax.types import Stated
 
@@ -83,7 +83,7 @@ def with_way(recipe: Recipe, way: str) -> Recipe:
     return recipe.with_train(adapt=way)
 
 
-def resolved(recipe: Recipe, prepared: Prepared, base: TrainedModel | None, *, findings: Sequence[str] = ()) -> tuple[Recipe, str]:
+def resolve_way(recipe: Recipe, prepared: Prepared, base: TrainedModel | None, *, findings: Sequence[str] = ()) -> tuple[Recipe, str]:
     """The recipe with the way that `auto` comes to, and why; the finding to learn is the rarest of `findings`, or of those new to the base.
     """
     if recipe.train.adapt != "auto" or base is None:
@@ -172,12 +172,12 @@ def recipe_of_base(base: TrainedModel, *, train: TrainConfig) -> Recipe:
     return replace(settings, model=model, train=train)
 
 
-def told(base: TrainedModel, recipe: Recipe, why: str) -> dict[str, Any]:
+def started_from(base: TrainedModel, recipe: Recipe, why: str) -> dict[str, Any]:
     """What a run, its card and a report say of the base that it started from."""
     train = recipe.train
     rank = {"rank": train.adapt_rank, "alpha": train.adapt_alpha} if train.adapt == "lora" else {}
     moves = MOVES if is_encoder(recipe) else WAYS[train.adapt]
-    student = {"student": described(recipe)} if is_student(recipe) else {}
+    student = {"student": describe_student(recipe)} if is_student(recipe) else {}
     return {"base": base.label, "base_digest": base.digest, "way": train.adapt, "moves": moves, "why": why, **rank, **student}
 
 

@@ -131,7 +131,7 @@ class Design:
         """Images of patients whom no training sees: validation and test."""
         return ImageSet.join([self.prepared.images(split, size=self.size) for split in ("val", "test")])
 
-    def compared(self) -> ImageSet:
+    def reference_images(self) -> ImageSet:
         """The held-out images that made ones are held against: with a finding, all that show it and as many that do not."""
         held_out = self.held_out()
         if not self.terms.finding:
@@ -150,7 +150,8 @@ class Design:
         return Plan(rows=tuple(row for pair in zip(*(half.rows for half in halves), strict=True) for row in pair)[:num])
 
 
-def designed(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int], overrides: Sequence[str] = (),
+def design_comparison(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int],
+                      overrides: Sequence[str] = (),
              base: TrainedModel | None = None, ways: Sequence[str] = ()) -> Design:
     """The comparison that is asked for, checked before any training begins.
 

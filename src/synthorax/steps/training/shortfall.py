@@ -70,8 +70,8 @@ class TrainingSigns:
         seen = [f"{bad} of {self.num_images} synthetic images do not look like radiographs"]
         seen += [f"each training image was seen only {self.passes:.2g} times"] if self.few_passes else []
         seen += [f"its loss was still falling, by {self.fall:.0%} in the last quarter before the cool-down"] if self.still_falling else []
-        told = ", and ".join([", ".join(seen[:-1]), seen[-1]]) if len(seen) > 1 else seen[0]
-        return (f"The training of the generator fell short ({self.steps:,} steps, {self.images:,} images seen): {told}. Train for longer "
+        signs = ", and ".join([", ".join(seen[:-1]), seen[-1]]) if len(seen) > 1 else seen[0]
+        return (f"The training of the generator fell short ({self.steps:,} steps, {self.images:,} images seen): {signs}. Train for longer "
                 "(--budget or --budget-images), start from a larger base (--base), or give more images, into a new --out.")
 
     def to_dict(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def with_teacher(recipe: Recipe, teacher: TrainedModel | None, *, compressor: Tr
     return replace(recipe, model=replace(theirs, distilled=distilled), sample=sample)
 
 
-def described(recipe: Recipe) -> str:
+def describe_student(recipe: Recipe) -> str:
     """One sentence on what a student has built in, for its card."""
     distilled: Distilled = recipe.model.distilled
     walk = f"walks in {distilled.steps} steps" if distilled.steps else "walks as it is asked to"

@@ -37,7 +37,7 @@ from synthorax.steps.planning.plan import plan_like, sites_of
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training import base_model
 from synthorax.training import loop
-from synthorax.training.feed import unit_images, varied
+from synthorax.training.feed import unit_images, varying_inputs
 from synthorax.types import ImageSet
 
 MEASURED_IMAGES = 256  # enough for the scale of a compressor's latents
@@ -64,7 +64,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
               resume: bool = False) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
 
-    `seconds` and `num_films` are budgets of time and of images drawn. After `pause_seconds` the training is saved, with its model so far
+    `seconds` and `num_images` are budgets of time and of images drawn. After `pause_seconds` the training is saved, with its model so far
     beside it, and another call goes on. `resume` allows other values of `MAY_CHANGE_ON_RESUME`; the finished model then stays until its
     successor is whole. What cannot be trained, or not in this folder, is refused with nothing written.
     """
@@ -79,7 +79,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
     if engine.is_main:
         if run.weights.exists():
             write_json(run.continued, {"model": "that of earlier settings, until the training with those of config.toml has ended"})
-        write_json(run.path / "data.json", _claimed(prepared, beginning))
+        write_json(run.path / "data.json", _data_record(prepared, beginning))
         write_atomic(run.path / "config.toml", recipe.to_toml())
     begin(objective, images, recipe, beginning)
     with progress_line(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as progress:
@@ -93,7 +93,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
                  "data_digest": prepared.digest, "data": {"images": len(images), "patients": len(set(images.patients()))},
                  "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "images_seen": outcome.images,
                  "sample": asdict(recipe.sample), "support": Support.of(images).to_dict(), "tool": f"synthorax {__version__}",
-                 **_begun(beginning, recipe)}
+                 **_facts_of_start(beginning, recipe)}
         spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
         if not outcome.finished:
             save_model(run.so_far, outcome.model, spec=spec, facts=facts | {"hours": hours})
@@ -127,21 +127,21 @@ def begin(objective: Objective[nn.Module], images: ImageSet, recipe: Recipe, beg
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.load_matching(beginning.compressor.weights)
     objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
-    objective.zero_unvaried_inputs(varied(images, spec=as_model(objective.model).spec))
+    objective.zero_unvaried_inputs(varying_inputs(images, spec=as_model(objective.model).spec))
     if beginning.base is not None:
         guide = beginning.base.guide
         objective.start_from(beginning.base.stages[0].build(), guide=None if guide is None else guide.build())
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
 
 
-def _begun(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
+def _facts_of_start(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
     """What the model file and the card say of the models that the training began with; nothing where there were none."""
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if beginning.base is not None:
-        told["started_from"] = base_model.told(beginning.base, recipe, beginning.why)
+        facts["started_from"] = base_model.started_from(beginning.base, recipe, beginning.why)
     if beginning.compressor is not None:
-        told["compressor_digest"] = beginning.compressor.digest
-    return told
+        facts["compressor_digest"] = beginning.compressor.digest
+    return facts
 
 
 def _training_images(prepared: Prepared, recipe: Recipe) -> ImageSet:
@@ -207,7 +207,7 @@ def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginn
         raise InputError(f"is damaged ({error})", file=config, remedy="restore it, or choose another --out") from error
     earlier_facts = read_json_object(run.path / "data.json", remedy="restore it, or choose another --out")
     allowed = {name: getattr(recipe.train, name) for name in MAY_CHANGE_ON_RESUME} if resume else {}
-    facts = _claimed(prepared, beginning)
+    facts = _data_record(prepared, beginning)
     if earlier.with_train(**allowed) != recipe or any(earlier_facts.get(name) != facts[name] for name in facts if "digest" in name):
         raise InputError("holds a run with another recipe or other data", file=run.path,
                          remedy="choose another --out" + ("" if resume else ", or --resume to change steps or learning rate"))
@@ -222,7 +222,7 @@ def _settings_in(run: Run) -> Recipe | None:
     return None if settings is None else recipe_from_toml(settings, where=str(run.weights))
 
 
-def _claimed(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
+def _data_record(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
     """What data.json tells of the images and of the models that the training began with."""
     return {"prepared": prepared.path.resolve().name, "digest": prepared.digest, **beginning.digests()}
 
