@@ -176,7 +176,7 @@ def test_no_file_is_above_500_lines():
 
 PROBED = {"os": "a function that some systems lack", "cli/": "Typer's objects, and results of verbs", "config.py": "any config",
           "former_names.py": "any record",
-          "data/dicom_read.py": "pydicom's objects", "data/pixels.py": "Pillow's objects",
+          "data/dicom_read.py": "pydicom's objects", "data/image_files.py": "Pillow's objects",
           "families/denoising/diffusers.py": "classes of diffusers", "nets/text.py": "models of transformers"}
 """objects, files and folders of which attributes may be asked for that they may lack, and whose these are"""
 

@@ -82,9 +82,9 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
 
     Ways: the maximum mean discrepancy of the features; the AUROC of a linear classifier that tells old from new images of patients whom it
     has not seen (Lopez-Paz and Oquab 2017); shares of findings, views, sexes and sites; means of age and of the numbers of
-    `judges.appearance`. What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are compared. Each way
-    is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits give (max T of
-    Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a
+    `judges.appearance`. What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are
+    compared. Each way is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits
+    give (max T of Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a
     side, and UsageError where sizes or findings differ.
     """
     if old.pixels.shape[1:] != new.pixels.shape[1:] or old.findings != new.findings:
