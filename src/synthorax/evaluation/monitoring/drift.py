@@ -84,8 +84,8 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
     has not seen (Lopez-Paz and Oquab 2017); shares of findings, views, sexes and sites; means of age and of the numbers of
     `judges.appearance`. What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are
     compared. Each way is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits
-    give (max T of Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a
-    side, and UsageError where sizes or findings differ.
+    give (max T of Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than
+    20 patients on a side, and UsageError where sizes or findings differ.
     """
     if old.pixels.shape[1:] != new.pixels.shape[1:] or old.findings != new.findings:
         raise UsageError("both sets must have the same image size and the same findings")
