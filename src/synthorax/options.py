@@ -42,18 +42,17 @@ class Request:
     text: str = ""
     """description in English; AND and NOT in capitals combine descriptions and exclude them"""
     mask: Annotated[Sequence[tuple[str, str | Path]], Form("[CLASS=]FILE", "lung=lung.png")] = ()
-    """mask of an organ or a finding: its class and a PNG; without a class, of the one finding asked for"""
+    """mask of an organ or a finding: its class and a PNG; without a class, of the only finding asked for"""
     box: Annotated[Sequence[tuple[str, Box]], Form("[FINDING=]x,y,w,h", "Mass=0.6,0.3,0.2,0.2")] = ()
-    """box that holds a finding: its name, then left, top, width and height in fractions of the image; without a name, of the one finding
-    asked for"""
+    """box around a finding: its name, then left, top, width and height in fractions of the image; without a name, of the only finding"""
     side: str = ""
-    """side of the patient on which the one finding is: left or right"""
+    """side of the finding, left or right of the patient; needs exactly one finding"""
     size: Fraction = math.nan
-    """size of the one finding"""
+    """size of the finding; needs exactly one"""
     severity: Fraction = math.nan
-    """conspicuity of the one finding, from subtle to obvious"""
+    """conspicuity of the finding, from subtle to obvious; needs exactly one"""
     at: Annotated[tuple[float, float] | None, Form("x,y", "0.7,0.4")] = None
-    """centre of the one finding, in fractions of the image's width and height"""
+    """centre of the finding, in fractions of the image's width and height; needs exactly one"""
     image_size: AtLeastOne | None = None
     """side in pixels that the images must have; refused if the model makes others"""
 

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from synthorax.cli.options import (
+    BUDGET,
+    START,
     Adapt,
     Allow,
     AllowRejects,
     BudgetImages,
     Clock,
     ClockOption,
+    Compressor,
     Device,
     DeviceOption,
     Json,
@@ -27,7 +30,7 @@ from synthorax.cli.output import finish
 from synthorax.cli.panels import add
 from synthorax.cli.values import images_of, split_seeds
 
-PANEL = "Whole jobs"
+PANEL, DIVIDING = "Whole jobs", "Dividing the work"
 
 
 class BaseWay(StrEnum):
@@ -49,16 +52,18 @@ def augment(
     dataset: Annotated[Path, typer.Argument(help="Folder of PNG, JPEG or DICOM with a label table, or a dataset folder.")],
     finding: Annotated[list[str], typer.Option(help="Rare finding to augment; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder for the training set and the report.")],
-    budget: Annotated[str | None, typer.Option(help="Time for the whole job, such as 90m, divided by the measured speed of this machine; "
-                                                    "20m by default.")] = None,
+    budget: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Time for the whole job, such as 90m, divided among its "
+                                                                            "stages by the measured speed of this machine; 20m by "
+                                                                            "default.")] = None,
     budget_images: BudgetImages = None,
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic images of each finding; by default as many as balance the "
                                                         "data.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file to start from; cxr-256 by default.")] = None,
+    base: Annotated[Path | None, typer.Option(rich_help_panel=START, help="Shipped model, run or model file to start from; cxr-256 by "
+                                                                          "default.")] = None,
     adapt: Adapt = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe of the generator, such as edm-64 to train from scratch; by default the "
-                                                    "base's.")] = None,
-    compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents a latent recipe diffuses.")] = None,
+    recipe: Annotated[str | None, typer.Option(rich_help_panel=START, help="Recipe of the generator, such as edm-64 to train from "
+                                                                           "scratch; by default the base's.")] = None,
+    compressor: Compressor = None,
     label_table: LabelTable = None,
     allow: Allow = None,
     patient_per_image: PerImage = False,
@@ -73,7 +78,8 @@ def augment(
     The main job in one go: learn from your images, generate more of a rare finding, screen the new images, and test on held-out patients
     whether they help a classifier.
 
-    Exit code 4: the training of the generator fell short, as the first lines of the report say. No evidence of benefit is no failure.
+    Exit code 4: the training of the generator fell short, as the first lines of the report say. The verdict "no evidence" is no
+    failure.
     """
     from synthorax.verbs.augmentation import augment as verb
 
@@ -106,7 +112,7 @@ def compare(
     recipe: Annotated[list[str], typer.Argument(help="Shipped recipes or TOML files, all of one image size.")],
     data: Annotated[Path, typer.Option(help="Prepared folder.")],
     out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md, .html and .png, and all trainings.")],
-    budget: Annotated[str | None, typer.Option(help="Time of each training, such as 10m.")] = None,
+    budget: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Time of each training, such as 10m.")] = None,
     budget_images: BudgetImages = None,
     clock: ClockOption = Clock.wall,
     seeds: Annotated[list[str] | None, typer.Option(help="Seeds of the trainings of each recipe; 0 1 2 by default. Fewer than 3 show "
@@ -115,18 +121,21 @@ def compare(
     train_images: Annotated[int | None, typer.Option(min=2, help="Train on a random subset of this many images.")] = None,
     finding: Annotated[str, typer.Option(help="With --train-images: finding that half of them show, and whose downstream benefit is "
                                               "measured.")] = "",
-    base: Annotated[Path | None, typer.Option(help="Also fine-tune this shipped model, run or model file.")] = None,
-    adapt: Annotated[list[BaseWay] | None, typer.Option(help="Which weights of the base are trained: full, lora or trunk; full and lora by "
-                                                             "default. Repeat for more.")] = None,
+    base: Annotated[Path | None, typer.Option(rich_help_panel=START, help="Also fine-tune this shipped model, run or model file.")] = None,
+    adapt: Annotated[list[BaseWay] | None, typer.Option(rich_help_panel=START, help="Which weights of the base are trained: full, lora or "
+                                                                                   "trunk; full and lora by default. Repeat for "
+                                                                                   "more.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="RECIPE:TABLE.KEY=VALUE", help="Override a setting of a recipe; repeat "
                                                                                                    "for more.")] = None,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Augment the training images slightly, in all trainings or in "
                                                                          "none.")] = True,
     features: Annotated[str, typer.Option(help="Feature space of the metrics, see synthorax evaluate.")] = "efficientnet-lite0",
-    only: Annotated[tuple[str, int] | None, typer.Option(metavar="RECIPE SEED", help="Do this one training and stop.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of simultaneous trainings; more than 1 needs --clock processor.")] = 1,
-    also: Annotated[list[Path] | None, typer.Option(help="comparison.json with trainings from elsewhere to include; repeat for "
-                                                         "more.")] = None,
+    only: Annotated[tuple[str, int] | None, typer.Option(metavar="RECIPE SEED", rich_help_panel=DIVIDING,
+                                                                 help="Do this one training and stop.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, rich_help_panel=DIVIDING, help="Number of simultaneous trainings; more than 1 needs --clock "
+                                                                          "processor.")] = 1,
+    also: Annotated[list[Path] | None, typer.Option(rich_help_panel=DIVIDING, help="Include the trainings of this comparison.json from "
+                                                                                 "elsewhere; repeat for more.")] = None,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
     json: Json = False,

@@ -12,8 +12,8 @@ import typer
 from synthorax.threads import MOST_THREADS
 
 LAST_SEED = 2**63 - 1
-RUNNING = "Running"
-"""heading of the options that say where and how a command runs"""
+READING, START, BUDGET, RUNNING = "Reading images", "Starting point", "Budget", "Running"
+"""headings in the help, of options on what is read, on the weights to begin with, on how long, and on where and how a command runs"""
 
 
 Given = Mapping[str, Any]
@@ -63,15 +63,21 @@ Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, rich_help_panel=RUNNING
 DeviceOption = Annotated[Device, typer.Option("--device", rich_help_panel=RUNNING, help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, rich_help_panel=RUNNING,
                                              help="Processor threads; by default all cores, or fewer where training is faster with them.")]
-ClockOption = Annotated[Clock, typer.Option("--clock", help="Clock of the time budget; processor time is fair on a busy machine.")]
-Budget = Annotated[str | None, typer.Option(help="Training time, such as 90s, 20m or 1h30m.")]
-BudgetImages = Annotated[str | None, typer.Option(help="Number of images to train on, such as 50k, in place of a time: the same result on "
-                                                       "every machine.")]
-Adapt = Annotated[Way | None, typer.Option(help="Which weights of the base are trained: full (all), lora (low-rank updates), trunk (all "
-                                                "but the trunk), or auto (by the number of images).")]
-LabelTable = Annotated[Path | None, typer.Option(help="Table of labels, if it is not metadata.csv in the folder.")]
-Allow = Annotated[list[str] | None, typer.Option(help="Accept this finding of your own, which the vocabulary lacks; repeat for more.")]
-PerImage = Annotated[bool, typer.Option("--patient-per-image", help="Treat every image as a patient of its own, where no column names the "
-                                                                    "patient.")]
-AllowRejects = Annotated[bool, typer.Option("--allow-rejects", help="Continue even if more than a tenth of the images are rejected.")]
+ClockOption = Annotated[Clock, typer.Option("--clock", rich_help_panel=BUDGET, help="Clock of the time budget; processor time is fair on a "
+                                                                                     "busy machine.")]
+Budget = Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Training time, such as 90s, 20m or 1h30m.")]
+BudgetImages = Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Number of images to train on, such as 50k, in place of a "
+                                                                               "time: the same result on every machine.")]
+Base = Annotated[Path | None, typer.Option(rich_help_panel=START, help="Shipped model, run or model file to start from.")]
+Adapt = Annotated[Way | None, typer.Option(rich_help_panel=START, help="Which weights of the base are trained: full (all), lora (low-rank "
+                                                                       "updates), trunk (all but the trunk, which stays frozen), or auto "
+                                                                       "(by the number of images).")]
+Compressor = Annotated[Path | None, typer.Option(rich_help_panel=START, help="Run of the autoencoder whose latents are diffused.")]
+LabelTable = Annotated[Path | None, typer.Option(rich_help_panel=READING, help="Table of labels, if it is not metadata.csv in the folder.")]
+Allow = Annotated[list[str] | None, typer.Option(rich_help_panel=READING, help="Accept this finding although the vocabulary lacks it; "
+                                                                               "repeat for more.")]
+PerImage = Annotated[bool, typer.Option("--patient-per-image", rich_help_panel=READING,
+                                        help="Treat every image as a patient of its own, where no column names the patient.")]
+AllowRejects = Annotated[bool, typer.Option("--allow-rejects", rich_help_panel=READING,
+                                            help="Continue even if more than a tenth of the images are rejected.")]
 Synthetic = Annotated[Path, typer.Option(help="Dataset folder of synthetic images, from any generator.")]

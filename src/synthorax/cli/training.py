@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from synthorax.cli.options import LAST_SEED, RUNNING, Adapt, Budget, BudgetImages, Clock, ClockOption, Device, DeviceOption, Json, Threads
+from synthorax.cli.options import (
+    BUDGET,
+    LAST_SEED,
+    RUNNING,
+    Adapt,
+    Base,
+    Budget,
+    BudgetImages,
+    Clock,
+    ClockOption,
+    Compressor,
+    Device,
+    DeviceOption,
+    Json,
+    Threads,
+)
 from synthorax.cli.output import finish
 from synthorax.cli.panels import add
 from synthorax.cli.values import images_of, setting_of
@@ -40,12 +55,12 @@ def train(
     budget: Budget = None,
     budget_images: BudgetImages = None,
     clock: ClockOption = Clock.wall,
-    pause_after: Annotated[str | None, typer.Option(help="Save and stop after this time, with exit code 75; the same command "
-                                                         "continues.")] = None,
+    pause_after: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Save and stop after this time, with exit code 75; the "
+                                                                                 "same command continues.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run, even with another number of steps or learning rate.")] = False,
-    base: Annotated[Path | None, typer.Option(help="Shipped model, run or model file to start from.")] = None,
+    base: Base = None,
     adapt: Adapt = None,
-    compressor: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose latents are diffused.")] = None,
+    compressor: Compressor = None,
     seed: Annotated[int | None, typer.Option(min=0, max=LAST_SEED, rich_help_panel=RUNNING,
                                              help="Seed of all random numbers; by default the recipe's.")] = None,
     device: DeviceOption = Device.auto,

@@ -14,9 +14,9 @@ class RefineLoopConfig:
     """How often the loop goes round, and with what."""
 
     rounds: AtLeastOne = 2
-    """number of rounds; the first draws training images evenly, each later one by the errors of the classifier before it"""
+    """number of rounds; the first copies conditions of training images evenly, each later one by the errors of the classifier before it"""
     num: AtLeastOne = 100
-    """images with a finding that a round asks for, all findings together; as many again are asked for without it"""
+    """images with a finding in each round, all findings together; as many without it are added"""
     trainings: AtLeastOne = 3
     """trainings of the classifier whose answers are averaged"""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
