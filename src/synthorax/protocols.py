@@ -95,7 +95,7 @@ class Condition:
     @staticmethod
     def join(first: Condition, second: Condition) -> Condition:
         """Rows of both, first then second; a part that only one of them states is not stated in the other's rows."""
-        def joined(part: str) -> Any:
+        def join_part(part: str) -> Any:
             one, other = getattr(first, part), getattr(second, part)
             if one is None and other is None:
                 return None
@@ -105,7 +105,7 @@ class Condition:
             missing = [torch.full((len(half), *shape), math.nan, device=half.labels.device) for half in (first, second)]
             return torch.cat([missing[0] if one is None else one, missing[1] if other is None else other])
 
-        return Condition(**{part: joined(part) for part in PARTS})
+        return Condition(**{part: join_part(part) for part in PARTS})
 
 
 def encode_attributes(study: Study, *, sites: Sequence[str] = ()) -> list[float]:

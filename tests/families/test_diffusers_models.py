@@ -243,7 +243,7 @@ def test_other_text_encoders_of_transformers_are_read(text_to_image: Path, tmp_p
     (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "BertModel"]}))
     model = load_diffusers(folder)
     one, other = (model.sample(texts_condition(text), [0], SETTINGS) for text in ("left mass", "right mass"))
-    assert model._heard("left mass").shape == (1, 10, 8) and (one - other).abs().max() > 1e-4
+    assert model._tokens("left mass").shape == (1, 10, 8) and (one - other).abs().max() > 1e-4
 
 
 def test_generate_makes_a_data_set_with_the_digest_of_the_folder(text_to_image: Path, tmp_path: Path) -> None:

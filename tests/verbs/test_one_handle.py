@@ -84,16 +84,16 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uses]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
     return write_phantom_dataset(folder / "set", num=100, size=SIZE_PX, seed=0, prevalence={"Effusion": 0.3, "Nodule": 0.6}).path
 
 
 @pytest.fixture(scope="module")
-def base(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def base(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A model packed of two stages, 16 and 32 pixels, with a guide."""
     folder = tmp_path_factory.mktemp("base")
-    prepared = sx.prepare(sx.ingest(drawn, out=folder / "images"), size=SIZE_PX, out=folder / "prepared")
+    prepared = sx.prepare(sx.ingest(phantoms, out=folder / "images"), size=SIZE_PX, out=folder / "prepared")
     larger, *small = SMALL_SUPER_RESOLUTION
     small = [text for text in small if "image_size" not in text] + [f"model.image_size={SIZE_PX}"]
     first, weak, second = (
@@ -103,8 +103,8 @@ def base(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return sx.pack([first, second], out=folder / "packed", guide=weak, sample={"steps": 2, "super_resolution_steps": 2})
 
 
-def test_augment_reads_verifies_and_loads_its_base_and_what_it_trains_once(base: Run, drawn: Path, tmp_path: Path, uses: Uses) -> None:
-    done = augment(drawn, findings=["Effusion"], out=tmp_path / "out", base=base.path, budget_images=8, num=6, threads=1)
+def test_augment_reads_verifies_and_loads_its_base_and_what_it_trains_once(base: Run, phantoms: Path, tmp_path: Path, uses: Uses) -> None:
+    done = augment(phantoms, findings=["Effusion"], out=tmp_path / "out", base=base.path, budget_images=8, num=6, threads=1)
     assert uses.of(base.weights) == (1, 1, 1)
     assert done.run.path == tmp_path / "out/model"
     for run in (Run(path=tmp_path / "out/run"), done.run):

@@ -70,7 +70,7 @@ def _option(field: dataclasses.Field[Any], hint: Any, text: str, group: Fields) 
     form = next((mark for mark in marks if hasattr(mark, "example")), None)
     given, read = _kind(kind, form, option)
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    default = inspect.Parameter.empty if required and group.usual else _shown(field.default) if group.usual else None
+    default = inspect.Parameter.empty if required and group.usual else _default_of(field.default) if group.usual else None
     names = f"{option}/--no-{option[2:]}" if given is bool and default is not False else option
     help_text = text[0].upper() + text[1:].replace("`", "") + ("; repeat for more." if get_origin(given) is list else ".")
     lowest = [mark.ge for mark in marks if hasattr(mark, "ge") and mark.ge > -UNBOUNDED]
@@ -81,7 +81,7 @@ def _option(field: dataclasses.Field[Any], hint: Any, text: str, group: Fields) 
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]), read
 
 
-def _shown(default: Any) -> Any:
+def _default_of(default: Any) -> Any:
     """A default that can be shown and passed on; None for what means "not given"."""
     shown = default != "" if isinstance(default, str) else isinstance(default, (bool, int, float)) and not math.isnan(default)
     return default if shown else None

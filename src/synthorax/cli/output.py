@@ -50,11 +50,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [columns, *([_words(row.get(name) or "") for name in columns] for row in rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
     if sys.stdout.isatty():
-        return _drawn(cells) if sum(widths) + 3 * len(widths) < shutil.get_terminal_size().columns else _paragraphs(cells)
+        return _grid(cells) if sum(widths) + 3 * len(widths) < shutil.get_terminal_size().columns else _paragraphs(cells)
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
-def _drawn(cells: Sequence[Sequence[str]]) -> str:
+def _grid(cells: Sequence[Sequence[str]]) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -40,25 +40,25 @@ class KnownNetwork(nn.Module):
 
 def densenet121(config: ClassifierConfig, *, num_findings: int, size: int, generator: torch.Generator) -> KnownNetwork:
     """DenseNet-121 (Huang et al. 2017), the network of CheXNet."""
-    return _known("densenet121", config, num_findings=num_findings, generator=generator)
+    return _torchvision_network("densenet121", config, num_findings=num_findings, generator=generator)
 
 
 def resnet50(config: ClassifierConfig, *, num_findings: int, size: int, generator: torch.Generator) -> KnownNetwork:
     """ResNet-50 (He et al. 2016)."""
-    return _known("resnet50", config, num_findings=num_findings, generator=generator)
+    return _torchvision_network("resnet50", config, num_findings=num_findings, generator=generator)
 
 
 def efficientnet(config: ClassifierConfig, *, num_findings: int, size: int, generator: torch.Generator) -> KnownNetwork:
     """EfficientNet-B0 (Tan and Le 2019)."""
-    return _known("efficientnet_b0", config, num_findings=num_findings, generator=generator)
+    return _torchvision_network("efficientnet_b0", config, num_findings=num_findings, generator=generator)
 
 
 def vgg16(config: ClassifierConfig, *, num_findings: int, size: int, generator: torch.Generator) -> KnownNetwork:
     """VGG-16 (Simonyan and Zisserman 2015), without batch normalisation."""
-    return _known("vgg16", config, num_findings=num_findings, generator=generator)
+    return _torchvision_network("vgg16", config, num_findings=num_findings, generator=generator)
 
 
-def _known(name: str, config: ClassifierConfig, *, num_findings: int, generator: torch.Generator) -> KnownNetwork:
+def _torchvision_network(name: str, config: ClassifierConfig, *, num_findings: int, generator: torch.Generator) -> KnownNetwork:
     try:
         models: Any = importlib.import_module("torchvision.models")
     except ImportError as error:

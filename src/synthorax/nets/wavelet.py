@@ -41,7 +41,7 @@ class WaveletPacking(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`: up to the rounding of float32, and exactly for images of 8 or 16 bits once they are rounded."""
         for _ in range(self.levels):
-            latents = joined(latents)
+            latents = merge(latents)
         return latents
 
 
@@ -51,7 +51,7 @@ def split(x: Tensor) -> Tensor:
     return torch.stack(_butterfly(a, b, c, d), dim=2).flatten(1, 2)  # [B, C, 4, H / 2, W / 2] -> [B, 4 C, H / 2, W / 2]
 
 
-def joined(x: Tensor) -> Tensor:
+def merge(x: Tensor) -> Tensor:
     """The inverse of `split`, [B, 4 C, H, W] -> [B, C, 2 H, 2 W]."""
     batch, channels, height, width = x.shape
     a, b, c, d = _butterfly(*x.reshape(batch, channels // 4, 4, height, width).unbind(2))  # four of [B, C, H, W]

@@ -244,7 +244,7 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     if folder.has("the report", {}):
         report = Report.load(out)
     else:
-        report = _proved(job, prepared, made, synthetic, stages, why_not=why_not, told=lambda measured: _told(
+        report = _proved(job, prepared, made, synthetic, stages, why_not=why_not, told=lambda measured: _with_notes(
             measured, job, trained, signs, rejected, seen=seen, why_not=why_not))
         folder.add("the report", {})
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
@@ -374,7 +374,7 @@ def _with_base(report: Report, trained: TrainedModel, *, seen: str = "") -> Repo
     return replace(report, inputs={**report.inputs, "base": started_from}, notes=notes)
 
 
-def _told(report: Report, job: _Job, trained: TrainedModel, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
+def _with_notes(report: Report, job: _Job, trained: TrainedModel, signs: TrainingSigns, rejected: Sequence[Rejected], *, seen: str,
           why_not: str) -> Report:
     """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
     report = _with_base(report, trained, seen=seen)

@@ -60,7 +60,7 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed
                       progress: Progress = quiet) -> tuple[Score, ...]:
     """How much farther from real images each corruption carries the synthetic ones: KID afterwards less KID before, on the same images.
 
-    The floor is the same corruption of as many real training images. A shift of nought means that this feature space does not see the
+    The floor is the same corruption of as many real training images. A shift of zero means that this feature space does not see the
     corruption, so it could not see a generator that makes such images either.
     """
     if min(len(synthetic), len(real.train), len(real.held_out)) < MIN_IMAGES_PER_GROUP:

@@ -88,8 +88,8 @@ def mmd_and_influences(real: NDArray[np.floating], synthetic: NDArray[np.floatin
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances [b, M] of a block of rows of `x` [N, F] to all of `y` [M, F], with the slice of these rows.
 
-    The difference of large numbers leaves rounding between equal images; that is set to nought, so that copies have balls of radius
-    nought and a collapsed set scores as one.
+    The difference of large numbers leaves rounding between equal images; that is set to zero, so that copies have balls of radius
+    zero and a collapsed set scores as one.
     """
     sizes_x, sizes_y = x.square().sum(dim=1)[:, None], y.square().sum(dim=1)[None]
     rounding = 1e-12 if x.dtype == torch.float64 else 2e-6

@@ -20,7 +20,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # beta_1 to beta_5, Wa
 def to_intensity(images: Pixels) -> Tensor:
     """Integer images [N, H, W] as float64 [N, 1, H, W] in [0, 1]: the range that these measures expect.
 
-    SSIM compares mean brightness by ratio, so a range around nought, such as [-1, 1], would give another number.
+    SSIM compares mean brightness by ratio, so a range around zero, such as [-1, 1], would give another number.
     """
     return torch.from_numpy(images.astype(np.float64) / np.iinfo(images.dtype).max)[:, None]
 

@@ -65,7 +65,7 @@ class DiscriminatorAugmentation(nn.Module, Term):
         if not self.config.noise_levels:
             return images
         level = self._levels(draws)[:, None, None, None]
-        kept = self._kept(level)
+        kept = self._remaining_variance(level)
         noisy = kept.sqrt() * images + (1 - kept).sqrt() * self.config.noise_strength * draws.normal(*images.shape[1:])
         return torch.cat([noisy, (2 * level / self.config.noise_levels - 1).expand_as(images)], dim=1)
 
@@ -75,7 +75,7 @@ class DiscriminatorAugmentation(nn.Module, Term):
         chance = draws.uniform(2)
         return torch.where(chance[:, 0] < RANDOM_LEVEL_PROBABILITY, (chance[:, 1] * (reach + 1)).floor(), 0.0)
 
-    def _kept(self, level: Tensor) -> Tensor:
+    def _remaining_variance(self, level: Tensor) -> Tensor:
         """Part of an image's variance that is left after `level` steps, abar of the linear schedule (Eq. 33, Song et al. 2021, squared)."""
         t = level / self.config.noise_levels
         return (-(0.1 * t + 0.5 * (20 - 0.1) * t.square())).exp()

@@ -139,7 +139,7 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     real = prepared.images("train", size=size)
     images = load_images(synthetic, size=size, findings=real.findings, policy=STATED_ONLY, progress=portion(progress, 0, 0.1))
     progress(0.1, "copies and realism")
-    rejected, copies = _at_first_sight(real, images, prepared, filters=chosen)
+    rejected, copies = _cheap_rejections(real, images, prepared, filters=chosen)
     _refuse_if_none_is_left(rejected, images, synthetic)
 
     asked = list(findings or _requested_findings(images)) if "finding" in chosen else []
@@ -172,7 +172,7 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
                     filters=tuple(chosen))
 
 
-def _at_first_sight(real: ImageSet, images: ImageSet, prepared: Prepared, *, filters: Sequence[str]) -> tuple[Rejections, dict[str, Any]]:
+def _cheap_rejections(real: ImageSet, images: ImageSet, prepared: Prepared, *, filters: Sequence[str]) -> tuple[Rejections, dict[str, Any]]:
     """What the filters say that need no training, and what the record says of the copy check."""
     size, found, copies_record = real.pixels.shape[1], list[Rejections](), dict[str, Any]()
     if "copy" in filters:

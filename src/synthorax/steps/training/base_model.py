@@ -45,7 +45,7 @@ class Rule:
 
 RULES = (
     Rule(way="trunk", images_below=50, shown_below=10,
-         reason="so few images are learned by heart by anything that can move much; the fewest weights that can change how images look "
+         reason="so few images are memorised by anything that can move much; the fewest weights that can change how images look "
                 "are norms and modulations (Xie et al. 2023)"),
     Rule(way="lora", images_below=2000, shown_below=200,
          reason="some hundred images teach a new look or finding but do not cover a population; updates of low rank keep what the base "
