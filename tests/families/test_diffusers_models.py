@@ -287,7 +287,7 @@ def test_the_digest_depends_on_weights_and_schedule_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"num_class_embeds": 3}, r"told more than timestep and text \(num_class_embeds\)"),
+    ({"num_class_embeds": 3}, r"needs more than timestep and text \(num_class_embeds\)"),
     ({"in_channels": 2}, "sees 2 channels where 1 or 3 are denoised"),
     ({"sample_size": (8, 16)}, r"size \[8, 16\], and images are square"),
     ({"out_channels": 3}, "sees 1 channels and gives 3"),
