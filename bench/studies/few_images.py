@@ -47,7 +47,7 @@ from synthorax.run import Run, read_spec
 from synthorax.steps.models.recipe import load_recipe
 from synthorax.steps.planning.plan import STATED_ONLY, Plan, plan_like
 from synthorax.steps.training.base_model import LEARNING_RATES
-from synthorax.steps.training.subset import training_set
+from synthorax.steps.training.training_subset import training_set
 from synthorax.types import ImageSet, Stated, Study
 
 WAYS = ("scratch", "full", "lora", "trunk")

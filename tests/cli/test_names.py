@@ -20,7 +20,7 @@ from synthorax.steps.generate import generate_images
 from synthorax.steps.models.recipe import build_objective
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, PlanRow
-from synthorax.steps.training.comparison import Arm
+from synthorax.steps.training.comparison_design import Arm
 from synthorax.types import Lesion
 from trainings import randomised, smallest
 

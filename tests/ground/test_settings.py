@@ -14,7 +14,7 @@ from synthorax.data.phantom import write_phantom_dataset
 from synthorax.errors import InputError, UsageError
 from synthorax.families import FAMILIES
 from synthorax.steps.models.recipe import load_recipe, recipe_names
-from synthorax.steps.training.checks import check_recipe
+from synthorax.steps.training.recipe_checks import check_recipe
 
 ANY = [
     "model.image_size=0", "model.image_size=-32", "model.image_size=100000", "model.image_size=nan", "model.image_size=[64]",

@@ -22,8 +22,8 @@ from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import write_json
 from synthorax.steps.models.recipe import Recipe
 from synthorax.steps.training.budget import Budget, Speed, divide, measure, rounded_up
-from synthorax.steps.training.shortfall import TrainingSigns, loss_fall, unrealistic_part
 from synthorax.steps.training.train_run import Beginning
+from synthorax.steps.training.undertraining import TrainingSigns, loss_fall, unrealistic_part
 from synthorax.training.loop import StepSpeed
 from synthorax.types import Study
 from trainings import smallest

@@ -34,8 +34,8 @@ from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.metric_table import metric_of
 from synthorax.run import WEIGHTS_NAME, read_spec
-from synthorax.steps.training.comparison import Terms, design_comparison
-from synthorax.steps.training.subset import drawn_images
+from synthorax.steps.training.comparison_design import Terms, design_comparison
+from synthorax.steps.training.training_subset import drawn_images
 from synthorax.types import ImageSet
 from synthorax.verbs.comparison import BATCH, Compared, Machine, _apart, train_arm
 from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when, toy_images

@@ -34,7 +34,7 @@ from synthorax.run import Run, read_spec
 from synthorax.steps.models.recipe import load_recipe, recipe_from_toml, recipe_names
 from synthorax.steps.models.trained_model import load_model
 from synthorax.steps.poisoning import check_dataset
-from synthorax.steps.training.shortfall import loss_fall
+from synthorax.steps.training.undertraining import loss_fall
 from synthorax.verbs import augmentation
 from synthorax.verbs.training import pack
 from trainings import FEW, SMALL_DIFFUSION, SMALL_SUPER_RESOLUTION, SMALL_VAE, SMALLEST, fresh_objective, smallest

@@ -1,4 +1,4 @@
-"""The English of radiology: its words, what a description states, and prompts with AND and NOT.
+"""The English of radiology: its words, and what a description states.
 
 The tables serve both ways: `parse_text` reads with them what `describe` wrote with them. Places are those of a frontal image
 as it hangs on a light box: the patient's left is on the right of the image.

@@ -13,7 +13,7 @@ from synthorax.errors import UsageError
 from synthorax.steps.models.recipe import Recipe, build_objective, conditions_of, follows_masks, load_recipe
 from synthorax.steps.models.recipe_table import RecipeFacts
 from synthorax.steps.models.trained_model import ModelLike, open_model
-from synthorax.steps.training.comparison import first_stage
+from synthorax.steps.training.comparison_design import first_stage
 from synthorax.steps.training.inversion_encoder import is_encoder, with_generator
 from synthorax.steps.training.student import is_student, with_teacher
 from synthorax.steps.training.train_run import with_compressor

@@ -34,8 +34,8 @@ from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
 from synthorax.steps.screening.config import ScreenConfig
 from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolve_way, with_way
-from synthorax.steps.training.shortfall import TrainingSigns, training_signs
 from synthorax.steps.training.train_run import Beginning
+from synthorax.steps.training.undertraining import TrainingSigns, training_signs
 from synthorax.steps.training_set import join_training_set
 from synthorax.types import ImageSet
 from synthorax.verbs import data, evidence, synthesis, training

@@ -44,7 +44,7 @@ from synthorax.steps.models.card import read_card
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
-from synthorax.steps.training.comparison import FIRST_STAGE_PART, Arm, Design, Terms, claim, design_comparison
+from synthorax.steps.training.comparison_design import FIRST_STAGE_PART, Arm, Design, Terms, claim, design_comparison
 from synthorax.threads import available_cores
 from synthorax.types import ImageSet
 from synthorax.verbs import synthesis

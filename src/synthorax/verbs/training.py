@@ -19,8 +19,8 @@ from synthorax.steps.models.pack import pack_cascade
 from synthorax.steps.models.recipe import Recipe, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, PathLike, TrainedModel, open_model
 from synthorax.steps.training.base_model import check_base, resolve_way, with_compressor_of, with_way
-from synthorax.steps.training.checks import check_recipe
 from synthorax.steps.training.inversion_encoder import AS_IT_IS, is_encoder, with_generator
+from synthorax.steps.training.recipe_checks import check_recipe
 from synthorax.steps.training.student import TEACHER_DECIDES, is_student, with_teacher
 from synthorax.steps.training.train_run import Beginning, claimed_run, train_run, with_compressor
 from synthorax.verbs.inputs import prepared_of

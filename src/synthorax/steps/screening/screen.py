@@ -1,4 +1,4 @@
-"""Screen: drop synthetic images that are no radiographs, copy one another or a training image, or miss what was asked; say why."""
+"""Screening: drop synthetic images that do not look like radiographs, are near-duplicates, or lack what was asked for, and say why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a training collapses: sample sheets measured as they are made, and one warning when images become too alike."""
+"""Whether a training collapses: sample sheets measured during training, and one warning when images become too alike."""
 
 from __future__ import annotations
 

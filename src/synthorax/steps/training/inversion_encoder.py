@@ -1,4 +1,4 @@
-"""Encoders of codes: recipes whose model takes a trained generator into itself and learns to read its codes from images."""
+"""Inversion encoders: recipes whose model holds a trained generator and learns to predict its latents from images."""
 
 from __future__ import annotations
 

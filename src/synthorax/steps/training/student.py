@@ -1,4 +1,4 @@
-"""Students: recipes whose model takes its shape from a trained teacher, and is sampled as its teacher taught it."""
+"""Students: recipes whose model takes its shape from a trained teacher, and is sampled as its teacher was."""
 
 from __future__ import annotations
 

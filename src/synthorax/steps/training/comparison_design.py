@@ -1,4 +1,4 @@
-"""What a comparison of generators is: its arms, the terms that are the same for all of them, and what is refused before any training."""
+"""The design of a comparison of generators: its arms, the terms that all of them share, and what is refused before any training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, plan_like
 from synthorax.steps.training.base_model import LEARNING_RATES, check_base, recipe_of_base, with_way
 from synthorax.steps.training.student import is_student
-from synthorax.steps.training.subset import drawn_images, training_set
 from synthorax.steps.training.train_run import fresh_objective
+from synthorax.steps.training.training_subset import drawn_images, training_set
 from synthorax.training.loop import check_batch
 from synthorax.types import ImageSet
 
