@@ -78,13 +78,10 @@ WORDS_OF_REPORTS = ("data/describe.py", "data/language.py")
 
 
 PENDING = (
-    "data/lesions.py", "data/prepared.py", "data/rejects.py", "evaluation/benefit/comparison.py", "evaluation/benefit/subgroups.py",
-    "evaluation/benefit/training.py", "evaluation/comparison/join.py", "evaluation/comparison/pages.py",
-    "evaluation/dimensions/radiomics_quality.py", "evaluation/metrics/feature_sets.py", "evaluation/metrics/lesion_control.py",
-    "evaluation/monitoring/drift.py", "evaluation/report/folder.py", "evaluation/report/page.py", "families/denoising/distillation.py",
-    "folders.py", "steps/augmentation_check.py", "steps/feedback/rounds.py", "steps/models/ship.py", "steps/planning/condition.py",
-    "steps/screening/rejections.py", "steps/training/base_model.py", "steps/training/comparison.py", "steps/training/train_run.py",
-    "training/feed.py", "verbs/comparison.py")
+    "evaluation/benefit/comparison.py", "evaluation/benefit/subgroups.py", "evaluation/benefit/training.py",
+    "evaluation/comparison/join.py", "evaluation/comparison/pages.py", "evaluation/dimensions/radiomics_quality.py",
+    "evaluation/metrics/feature_sets.py", "evaluation/metrics/lesion_control.py", "evaluation/monitoring/drift.py",
+    "evaluation/report/folder.py", "evaluation/report/page.py", "families/denoising/distillation.py")
 """files of src that are still to follow"""
 
 

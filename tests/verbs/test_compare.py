@@ -37,7 +37,7 @@ from synthorax.run import WEIGHTS_NAME, read_spec
 from synthorax.steps.training.comparison_design import Terms, design_comparison
 from synthorax.steps.training.training_subset import drawn_images
 from synthorax.types import ImageSet
-from synthorax.verbs.comparison import BATCH, Compared, Machine, _apart, train_arm
+from synthorax.verbs.comparison import BATCH, ComparisonResult, Machine, _apart, train_arm
 from trainings import COMPRESSOR, SMALL_VAE, digests, finished, in_new_process, killed_when, toy_images
 
 VAE = [f"vae-64:{text}" for text in (*SMALL_VAE, "model.image_size=32", "train.checkpoint_every=1")]
@@ -67,14 +67,14 @@ def only_vae(out: Path, data: Path, **changes: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def three_arms(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def three_arms(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
     out = tmp_path_factory.mktemp("comparison") / "a"
     result = sx.compare(FAMILIES, prepared, out=out, budget_images=200, seeds=[0], **HERE)
-    assert isinstance(result, Compared)
+    assert isinstance(result, ComparisonResult)
     return result
 
 
-def test_the_table_holds_every_family_and_real_images_first(three_arms: Compared) -> None:
+def test_the_table_holds_every_family_and_real_images_first(three_arms: ComparisonResult) -> None:
     columns, rows = table(three_arms.report)
     assert [row[0] for row in rows] == [REAL, *FAMILIES]
     assert all(len(row) == len(columns) for row in rows)
@@ -87,7 +87,7 @@ def test_the_table_holds_every_family_and_real_images_first(three_arms: Compared
     assert cells["latent-64"]["peak MB in training"] == "not measured"
 
 
-def test_both_stages_share_one_budget_and_are_counted(three_arms: Compared) -> None:
+def test_both_stages_share_one_budget_and_are_counted(three_arms: ComparisonResult) -> None:
     record = next(record for record in three_arms.report["records"] if record["arm"] == "latent-64")
     first, second = record["stages"]
     assert (first["recipe"], second["recipe"]) == ("kl-autoencoder-64", "latent-64")
@@ -100,7 +100,7 @@ def test_both_stages_share_one_budget_and_are_counted(three_arms: Compared) -> N
     assert gan["parameters_trained"] > gan["parameters"], "a discriminator was trained too"
 
 
-def test_equal_requests_and_seeds(three_arms: Compared) -> None:
+def test_equal_requests_and_seeds(three_arms: ComparisonResult) -> None:
     made = {name: read_dataset(three_arms.out / "made" / f"{name}-seed0").studies for name in FAMILIES}
     assert len({tuple(study.extra["seed"] for study in studies) for studies in made.values()}) == 1
     gan, latent = (made[name] for name in FAMILIES[1:])
@@ -132,11 +132,11 @@ def test_only_one_training(prepared: Prepared, tmp_path: Path) -> None:
     assert run.finished and {path.name for path in (tmp_path / "c" / "runs").iterdir()} == {"vae-64-seed1"}
 
 
-def test_side_by_side_is_the_same_as_one_after_the_other(three_arms: Compared, prepared: Prepared, tmp_path: Path) -> None:
+def test_side_by_side_is_the_same_as_one_after_the_other(three_arms: ComparisonResult, prepared: Prepared, tmp_path: Path) -> None:
     apart = {**HERE, "apart": True, "clock": "processor"}
     both = sx.compare(["vae-64", "projection-gan-64"], prepared, out=tmp_path / "c", budget_images=200, seeds=[0], jobs=2,
                       **{**apart, "overrides": ALL + VAE + GAN})
-    assert isinstance(both, Compared)
+    assert isinstance(both, ComparisonResult)
     for name in ("vae-64", "projection-gan-64"):
         one, other = (next(record for record in result.report["records"] if record["arm"] == name) for result in (three_arms, both))
         assert {measure: one[measure] for measure in DISTRIBUTION} == {measure: other[measure] for measure in DISTRIBUTION}
@@ -150,11 +150,11 @@ def test_jobs_that_would_not_be_fair_are_refused(changes: dict[str, Any], messag
     assert not (tmp_path / "c" / "runs").exists()
 
 
-def test_trainings_run_elsewhere_join_the_table(three_arms: Compared, prepared: Prepared, tmp_path: Path) -> None:
-    def here(out: str, *, budget_images: int = 200, seeds: list[int], also: Path) -> Compared:
+def test_trainings_run_elsewhere_join_the_table(three_arms: ComparisonResult, prepared: Prepared, tmp_path: Path) -> None:
+    def here(out: str, *, budget_images: int = 200, seeds: list[int], also: Path) -> ComparisonResult:
         result = sx.compare(["vae-64"], prepared, out=tmp_path / out, budget_images=budget_images, seeds=seeds, also=[also],
                             **{**HERE, "overrides": ALL + VAE})
-        assert isinstance(result, Compared)
+        assert isinstance(result, ComparisonResult)
         return result
 
     elsewhere = three_arms.out / "comparison.json"
@@ -244,7 +244,7 @@ def test_few_images_and_a_base(prepared: Prepared, tmp_path: Path) -> None:
         "model.patch=2", "train.steps=4", "train.batch_size=4", "train.sample_every=0", "sample.steps=2"])
     result = sx.compare(["vae-64"], prepared, out=tmp_path / "c", budget_images=48, seeds=[0], train_images=10, finding="Effusion",
                         base=base.path, ways=["lora"], judge_updates=4, **{**HERE, "overrides": ALL + VAE})
-    assert isinstance(result, Compared)
+    assert isinstance(result, ComparisonResult)
     by_arm = {entry["arm"]: entry for entry in result.report["arms"]}
     assert list(by_arm) == ["vae-64", "edm-64+base:lora"]
     assert "skipped" in by_arm["vae-64"][DOWNSTREAM] and {"value", "low", "high"} <= set(by_arm["edm-64+base:lora"][DOWNSTREAM])

@@ -58,7 +58,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class ComparisonResult:
     """What `compare` leaves: comparison.json, .md, .html and .png."""
 
     out: Path
@@ -88,7 +88,8 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
             num: int = 400, train_images: int | None = None, finding: str = "", base: ModelLike | None = None,
             ways: Sequence[str] = (), overrides: Sequence[str] = (), features: str = "efficientnet-lite0", augment: bool = True,
             judge_updates: int = ClassifierConfig().updates, only: tuple[str, int] | None = None, jobs: int = 1,
-            also: Sequence[str | Path] = (), apart: bool = True, device: Device = "auto", threads: int | None = None) -> Compared | Run:
+            also: Sequence[str | Path] = (), apart: bool = True, device: Device = "auto",
+            threads: int | None = None) -> ComparisonResult | Run:
     """Train recipes on the same images, for the same `budget` or number of images drawn, and measure all of them in the same way.
 
     Leaves comparison.json, .md, .html and .png in `out`; the last two show real images. What was finished is kept in `out`, and the same
@@ -163,7 +164,7 @@ def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
     model = open_model(run)
     settings, spec = model.settings, model.spec
     plan = design.requests(seed).restricted_to(spec)
-    synthesis.generate(model, plan, out=_made(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device,
+    synthesis.generate(model, plan, out=_images_folder(design, arm, seed), seed=seed, batch_size=BATCH, device=machine.device,
                        threads=machine.threads)
     now = {"wall": time.monotonic, "processor": time.process_time}[design.terms.clock]
     taken: dict[int, float] = {}
@@ -197,10 +198,10 @@ def _records(design: Design, machine: Machine) -> list[Record]:
     make = functools.partial(_images_made, design, machine)
     pairs = [(arm, seed) for seed in design.seeds for arm in design.arms]
     if machine.jobs == 1:
-        return [_measured(design, *pair, make(pair)) for pair in pairs]
+        return [_full_record(design, *pair, make(pair)) for pair in pairs]
     with ThreadPoolExecutor(machine.jobs) as pool:
         try:
-            return [_measured(design, *pair, made) for pair, made in zip(pairs, pool.map(make, pairs), strict=True)]
+            return [_full_record(design, *pair, made) for pair, made in zip(pairs, pool.map(make, pairs), strict=True)]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after a failure no further training begins
 
@@ -214,7 +215,7 @@ def _images_made(design: Design, machine: Machine, pair: tuple[Arm, int]) -> Rec
     return trained | _piece(design, f"{name}-sampling", functools.partial(call, sample_arm, design, *pair, machine))
 
 
-def _measured(design: Design, arm: Arm, seed: int, made: Record) -> Record:
+def _full_record(design: Design, arm: Arm, seed: int, made: Record) -> Record:
     """The record of one arm and seed, with every measure of its images if there are any."""
     measures = {} if "failed" in made else _piece(design, f"{_name(arm, seed)}-measures", functools.partial(_measures, design, arm, seed))
     return {"arm": arm.name, "seed": seed, **made, **measures}
@@ -267,7 +268,7 @@ def _head(design: Design) -> Record:
             "settings": {arm.name: arm.settings for arm in design.arms}, "judges": [{"name": space.name, "digest": space.digest}]}
 
 
-def _written(design: Design, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> Compared:
+def _written(design: Design, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> ComparisonResult:
     """The report, its table and its sheets."""
     real = design.reference_images()
     done = {record["arm"] for record in records if record["seed"] == design.seeds[0] and "failed" not in record}
@@ -281,7 +282,7 @@ def _written(design: Design, records: Sequence[Record], reference: Record, *, ot
     write_atomic(design.out / "comparison.md", markdown(report))
     write_atomic(design.out / "comparison.png", picture)
     write_atomic(design.out / "comparison.html", page(report, sheet_png=picture))
-    return Compared(out=design.out, report=report)
+    return ComparisonResult(out=design.out, report=report)
 
 
 def _name(arm: Arm, seed: int) -> str:
@@ -292,14 +293,15 @@ def _run(design: Design, arm: Arm, seed: int) -> Run:
     return Run(path=design.out / "runs" / _name(arm, seed))
 
 
-def _made(design: Design, arm: Arm, seed: int) -> Path:
+def _images_folder(design: Design, arm: Arm, seed: int) -> Path:
     return design.out / "made" / _name(arm, seed)
 
 
 def _images(design: Design, arm: Arm, seed: int) -> ImageSet:
     """What an arm made, with the labels that it was asked for."""
     findings = design.prepared.findings
-    return load_images(read_dataset(_made(design, arm, seed), allow=findings), size=design.size, findings=findings, policy=STATED_ONLY)
+    dataset = read_dataset(_images_folder(design, arm, seed), allow=findings)
+    return load_images(dataset, size=design.size, findings=findings, policy=STATED_ONLY)
 
 
 def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
