@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from synthorax.errors import OutOfMemoryError, UsageError
-from synthorax.threads import MOST_THREADS, Pace, available_cores
+from synthorax.threads import MAX_THREADS, Pace, available_cores
 
 Device = Literal["auto", "cpu", "cuda"]
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
@@ -169,8 +169,8 @@ def _fixed_threads(threads: int | None) -> int:
     fixed = int(named[1]) if named else 0
     if threads is not None:
         fixed = threads
-    if threads == 0 or not 0 <= fixed <= MOST_THREADS:
-        raise UsageError(f"{fixed} threads: choose from 1 to {MOST_THREADS}; this process may use {available_cores()} cores")
+    if threads == 0 or not 0 <= fixed <= MAX_THREADS:
+        raise UsageError(f"{fixed} threads: choose from 1 to {MAX_THREADS}; this process may use {available_cores()} cores")
     return fixed
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 
 WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """OpenMP's settings, of GCC (in rounds) and of LLVM and Intel (in ms), for how long a thread spins before it sleeps"""
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 """more than any machine has use for; OpenMP crashes when it cannot start as many as are asked for"""
 TRIAL_SECONDS = 1.0
 """time that a trial gives each number of threads, after one step that is not counted"""
-FEWEST_STEPS = 2
+MIN_TRIAL_STEPS = 2
 """steps that it takes at least, unless they are very long"""
 LONG_SECONDS = 10.0
 """a trial is content with a single step of this length"""
@@ -71,7 +71,7 @@ class Pace:
             return
         self.tried.append(seconds)
         total = sum(self.tried)
-        if total < LONG_SECONDS and (total < TRIAL_SECONDS or len(self.tried) < FEWEST_STEPS):
+        if total < LONG_SECONDS and (total < TRIAL_SECONDS or len(self.tried) < MIN_TRIAL_STEPS):
             return
         self.trial[self.threads] = _median(self.tried)
         best = min(self.trial.values())

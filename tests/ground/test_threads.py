@@ -16,7 +16,7 @@ import torch
 from synthorax import threads
 from synthorax.engine import _bf16, started
 from synthorax.errors import UsageError
-from synthorax.threads import AGAIN_SECONDS, MOST_THREADS, WAITING, Pace, let_idle_threads_sleep
+from synthorax.threads import AGAIN_SECONDS, MAX_THREADS, WAITING, Pace, let_idle_threads_sleep
 from synthorax.training.checkpoint import Position, load_checkpoint
 from synthorax.training.loop import train
 from trainings import fresh_objective, smallest, toy_images
@@ -108,10 +108,10 @@ def test_what_a_user_says_counts_and_is_not_measured(asked: int | None, variable
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("asked", "variable"), [(MOST_THREADS + 1, ""), (100_000, ""), (0, ""), (-1, ""), (None, "100000")])
+@pytest.mark.parametrize(("asked", "variable"), [(MAX_THREADS + 1, ""), (100_000, ""), (0, ""), (-1, ""), (None, "100000")])
 def test_numbers_that_no_machine_has_use_for_are_refused(asked: int | None, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    with pytest.raises(UsageError, match=f"choose from 1 to {MOST_THREADS}"), started(device="cpu", threads=asked):
+    with pytest.raises(UsageError, match=f"choose from 1 to {MAX_THREADS}"), started(device="cpu", threads=asked):
         pass
 
 

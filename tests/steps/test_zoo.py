@@ -26,7 +26,7 @@ from synthorax.files import sha256, write_with_digest
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.run import FORMAT, Run, halve, save_weights, weights_digest
 from synthorax.steps.models.card import model_head, read_card, training_of, write_card
-from synthorax.steps.models.ship import MOST_BYTES, image_distance, ship
+from synthorax.steps.models.ship import MAX_BYTES, image_distance, ship
 from synthorax.steps.models.trained_model import load_model, open_model
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training.train_run import Beginning
@@ -146,7 +146,7 @@ def test_images_that_move_too_far_are_refused(run: Run, shelf: Path, monkeypatch
 
 def test_more_bytes_than_ship_are_refused(run: Run, shelf: Path) -> None:
     with (shelf / "other.safetensors").open("wb") as file:
-        file.truncate(MOST_BYTES)
+        file.truncate(MAX_BYTES)
     with pytest.raises(InputError, match="MB in all, and 25 MB is the limit"):
         ship(run, name=NAME, folder=shelf)
     assert not (shelf / f"{NAME}.md").exists()
@@ -204,7 +204,7 @@ def test_the_card_has_everything_for_people_and_programs(run: Run, shelf: Path, 
     before = run_in(tmp_path / "before")
     ship(run, name=NAME, folder=shelf, report=report, earlier=[before], limits=["It was never tested."])
     text, head = (shelf / f"{NAME}.md").read_text(), read_card(shelf / f"{NAME}.md")
-    assert head["data"] == [ORIGIN] and head["licence"] == "Apache-2.0" and head["weights"]["bytes"] < MOST_BYTES
+    assert head["data"] == [ORIGIN] and head["licence"] == "Apache-2.0" and head["weights"]["bytes"] < MAX_BYTES
     assert [entry["hours"] for entry in head["training"]] == [0.5, 0.5] and head["training"][0]["machine"] == {"cores": 2}
     assert [(row["dimension"], row["metric"], row.get("group")) for row in head["metrics"]] == [
         ("fidelity", "kid", "all"), ("controllability", "auroc", "Mass"), ("benefit", "verdict", "Mass")]
@@ -388,7 +388,7 @@ def test_the_list_has_shipped_models_and_runs_with_their_terms(run: Run, shelf: 
 
 def test_every_model_that_ships_is_whole_and_has_its_card() -> None:
     table = zoo.shipped()
-    assert sum(model.weights.stat().st_size for model in table.values()) <= MOST_BYTES
+    assert sum(model.weights.stat().st_size for model in table.values()) <= MAX_BYTES
     for name, model in table.items():
         assert zoo.read(name).path == model.weights
         head = read_card(model.folder / model.card)

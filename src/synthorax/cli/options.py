@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthorax.threads import MOST_THREADS
+from synthorax.threads import MAX_THREADS
 
 LAST_SEED = 2**63 - 1
 READING, START, BUDGET, RUNNING = "Reading images", "Starting point", "Budget", "Running"
@@ -61,7 +61,7 @@ Json = Annotated[bool, typer.Option("--json", rich_help_panel=RUNNING,
                                     help="Print one JSON object on stdout at the end, and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, rich_help_panel=RUNNING, help="Seed of all random numbers.")]
 DeviceOption = Annotated[Device, typer.Option("--device", rich_help_panel=RUNNING, help="Where to compute.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, rich_help_panel=RUNNING,
+Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, rich_help_panel=RUNNING,
                                              help="Processor threads; by default all cores, or fewer where training is faster with them.")]
 ClockOption = Annotated[Clock, typer.Option("--clock", rich_help_panel=BUDGET, help="Clock of the time budget; processor time is fair on a "
                                                                                      "busy machine.")]

@@ -12,9 +12,9 @@ from typing import Any
 from synthorax.config import read_record
 from synthorax.errors import InputError
 
-MOST_REJECTED = 0.10
+MAX_REJECTED_SHARE = 0.10
 """part of the images; more are no accident, so the verbs stop unless this is allowed"""
-FEWEST_REJECTED = 5
+MIN_REJECTED_TO_STOP = 5
 """fewer never stop a verb, so that one odd file does not stop a small set"""
 TABLE_NAME = "rejects.csv"
 FACT = "rejected"
@@ -38,7 +38,7 @@ class Rejected:
     @property
     def too_many(self) -> bool:
         """Whether a verb stops unless rejects are allowed."""
-        return self.images >= FEWEST_REJECTED and self.images > MOST_REJECTED * self.of
+        return self.images >= MIN_REJECTED_TO_STOP and self.images > MAX_REJECTED_SHARE * self.of
 
     def __str__(self) -> str:
         if not self.images and not self.others:

@@ -31,7 +31,7 @@ from synthorax.judges.residual import initialise
 from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 
-MIN_PATIENTS_PER_GROUP = 20
+MIN_FOLLOWED_PATIENTS = 20
 """patients with two images or more, below which nothing is learned that holds for others"""
 POSITIONING = Variation(degrees=6, scale=0.08, shift=0.08, contrast=0.3, brightness=0.3, noise=0.1)
 """what differs between two images of a patient and is not identity"""
@@ -84,8 +84,8 @@ def train_same_patient(images: ImageArray, patients: Sequence[str] | NDArray[np.
     check_images(images)
     images_of = _images_of(patients)
     followed = [name for name, rows in images_of.items() if len(rows) > 1]
-    if len(followed) < MIN_PATIENTS_PER_GROUP:
-        raise InputError(f"only {len(followed)} training patients have two images, and {MIN_PATIENTS_PER_GROUP} are needed to learn what "
+    if len(followed) < MIN_FOLLOWED_PATIENTS:
+        raise InputError(f"only {len(followed)} training patients have two images, and {MIN_FOLLOWED_PATIENTS} are needed to learn what "
                          "the images of a patient share", remedy="add follow-up images, or name the patients in patient_id")
     with one_thread():
         return _train(images, images_of, followed, config=ready(config), seed=seed, progress=progress)

@@ -26,7 +26,7 @@ from synthorax.progress import Progress, portion, quiet
 from synthorax.rng import derive
 from synthorax.types import ImageSet, Score
 
-FEWEST_PAIRS = 20
+MIN_FOLLOW_UP_PAIRS = 20
 """same-patient pairs from which a band is calibrated"""
 SHEET_PAIRS = 12
 CARD_COLUMNS = ("model", "model_digest", "seed", "plan_row", "sampler", "steps", "guidance")
@@ -119,8 +119,8 @@ def _same_patient_band(train: ImageSet, held_out: ImageSet, check: CopyCheck, *,
     images, patients = real.pixels, real.patients()
     pairs = np.array([rows[:2] for rows in (np.flatnonzero(patients == name) for name in np.unique(patients)) if len(rows) > 1],
                      dtype=np.intp).reshape(-1, 2)
-    if len(pairs) < FEWEST_PAIRS:
-        return {"status": "uncalibrated", "reason": f"only {len(pairs)} patients have two images, and {FEWEST_PAIRS} are needed"}, []
+    if len(pairs) < MIN_FOLLOW_UP_PAIRS:
+        return {"status": "uncalibrated", "reason": f"only {len(pairs)} patients have two images, and {MIN_FOLLOW_UP_PAIRS} are needed"}, []
     pairs = np.random.default_rng(derive(seed, "band")).permutation(pairs)[:100]
     likeness = Gallery.of(images[pairs[:, 1]]).fit(images[pairs[:, 0]], np.arange(len(pairs)))
     low, middle, high = (float(value) for value in np.quantile(likeness, [0.05, 0.5, 0.95]))

@@ -16,7 +16,7 @@ from synthorax.privacy.copies import FalseAlarms, alarm_rate, conformal_threshol
 from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet
 
-FEWEST_VALIDATED = 10
+MIN_PATIENTS_VALIDATED = 10
 """held-out patients with two images, below which nobody knows how well the judge works"""
 
 
@@ -51,9 +51,9 @@ def reidentify(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, conf
     where too few patients have two images.
     """
     pairs = _pairs(held_out)
-    if pairs.own.sum() < FEWEST_VALIDATED:
-        raise InputError(f"only {int(pairs.own.sum())} held-out patients have two images, and {FEWEST_VALIDATED} are needed to test a "
-                         "same-patient judge")
+    if pairs.own.sum() < MIN_PATIENTS_VALIDATED:
+        raise InputError(f"only {int(pairs.own.sum())} held-out patients have two images, and {MIN_PATIENTS_VALIDATED} are needed to test "
+                         "a same-patient judge")
     judge = train_same_patient(train.pixels, train.patients(), config=config or SamePatientConfig(), seed=seed,
                                progress=progress)
     known, unknown, made = judge(train.pixels), judge(held_out.pixels), judge(synthetic.pixels)

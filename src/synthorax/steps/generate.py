@@ -112,7 +112,7 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
         raise UsageError(f"clip is for models of family 'diffusion', and this one is of family '{model.spec.family}'; leave it out")
 
 
-MOST_AT_A_TIME = 4096
+MAX_BATCH_SIZE = 4096
 """images in a batch"""
 
 

@@ -19,7 +19,7 @@ from synthorax.progress import Progress, portion, progress_line
 from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
-from synthorax.steps.generate import MOST_AT_A_TIME, changed_settings, check_settings, generate_images
+from synthorax.steps.generate import MAX_BATCH_SIZE, changed_settings, check_settings, generate_images
 from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.planning.request import row_of
@@ -69,8 +69,8 @@ def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *,
     what = Request() if what is None else what
     if isinstance(what, Request):
         check_num(what.num)
-    if batch_size is not None and not 1 <= batch_size <= MOST_AT_A_TIME:
-        raise UsageError(f"batch_size {batch_size}: choose from 1 to {MOST_AT_A_TIME} images at a time")
+    if batch_size is not None and not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise UsageError(f"batch_size {batch_size}: choose from 1 to {MAX_BATCH_SIZE} images at a time")
     trained = open_model(model)
     spec = trained.spec
     settings = settings if isinstance(settings, SampleSettings) else changed_settings(trained.settings, settings or {})

@@ -12,7 +12,7 @@ from synthorax.errors import InputError
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.metrics.distances import energy_score, fid_score, kid_score, mmd_score
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, Group, RealImages, Seen
-from synthorax.evaluation.metrics.paired import COLUMN, FEWEST_PAIRS, paired_rows, paired_scores
+from synthorax.evaluation.metrics.paired import COLUMN, MIN_PAIRED_IMAGES, paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.metrics.segmentation import LEAST_DICE, FittedSegmenter, SegmentationModel, describe_segmenter
 from synthorax.evaluation.report.record import Dimension
@@ -57,10 +57,11 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups
             scores.append(nearness_score(measured, nearest_distances(space.synthetic, space.train),
                                          nearest_distances(space.held_out, space.train), space=space.space.name, num_train=len(real.train)))
     rows, partners = paired_rows(synthetic, real.train, real.held_out)
-    if len(rows) >= FEWEST_PAIRS:
+    if len(rows) >= MIN_PAIRED_IMAGES:
         scores += paired_scores(partners, synthetic.pixels[rows], bands=bands)
     else:
-        missing["ssim and psnr"] = f"no pairs: the synthetic table has no column '{COLUMN}' that names {FEWEST_PAIRS} of the real images"
+        missing["ssim and psnr"] = (f"no pairs: the synthetic table has no column '{COLUMN}' that names {MIN_PAIRED_IMAGES} of the real "
+                                    "images")
     if fitted_segmenter.segmenter is not None:
         extra["outlines"] = describe_segmenter(fitted_segmenter)
     return Dimension("measured", scores=tuple(scores), extra=extra | ({"not_measured": missing} if missing else {}))

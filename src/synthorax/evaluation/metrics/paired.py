@@ -16,7 +16,7 @@ from synthorax.types import ImageSet, Score
 
 COLUMN = "pair_of"
 """column of the synthetic table with the `file_name` or `study_id` of the real image that each image was made from"""
-FEWEST_PAIRS = 3
+MIN_PAIRED_IMAGES = 3
 TOP_DB = 100.0
 """PSNR of equal images, which would be infinite"""
 

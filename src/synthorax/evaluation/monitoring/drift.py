@@ -22,7 +22,7 @@ from synthorax.types import ImageSet
 LEVEL = 0.05
 DRAWS = 400
 """splits of the older set that say what chance does"""
-MIN_PATIENTS_PER_GROUP = 20
+MIN_PATIENTS_PER_SET = 20
 MOST_IMAGES = 1000
 """images of a set that are looked at; more are drawn from by patient"""
 FEWEST_STATED = 10
@@ -90,8 +90,8 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
     if old.pixels.shape[1:] != new.pixels.shape[1:] or old.findings != new.findings:
         raise UsageError("both sets must have the same image size and the same findings")
     for name, images in (("older", old), ("newer", new)):
-        if (count := len(np.unique(images.patients()))) < MIN_PATIENTS_PER_GROUP:
-            raise InputError(f"the {name} set has {count} patients", remedy=f"at least {MIN_PATIENTS_PER_GROUP} are needed")
+        if (count := len(np.unique(images.patients()))) < MIN_PATIENTS_PER_SET:
+            raise InputError(f"the {name} set has {count} patients", remedy=f"at least {MIN_PATIENTS_PER_SET} are needed")
     rng = np.random.default_rng(derive(seed, "drift"))
     old, new = (images.take(np.sort(_drawn(images, MOST_IMAGES, rng))) for images in (old, new))
     size = min(len(new), len(old) // 2)

@@ -26,7 +26,7 @@ from synthorax.zoo import FOLDER, Shipped, enter
 
 Precision = Literal["float16", "bfloat16", "float32"]
 PRECISIONS: Mapping[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-MOST_BYTES = 25_000_000
+MAX_BYTES = 25_000_000
 """weights of all shipped models together"""
 FARTHEST_MEAN = 1.0
 """mean difference in grey levels of 255 that half precision may make"""
@@ -139,6 +139,6 @@ def _measurements(report: Path, *, digest: str) -> dict[str, Any]:
 
 def _check_size(new: Path, out: Path) -> None:
     total = new.stat().st_size + sum(path.stat().st_size for path in out.parent.glob("*.safetensors") if path != out)
-    if total > MOST_BYTES:
-        raise InputError(f"the shipped weights would be {total / 1e6:.1f} MB in all, and {MOST_BYTES / 1e6:g} MB is the limit", file=out,
+    if total > MAX_BYTES:
+        raise InputError(f"the shipped weights would be {total / 1e6:.1f} MB in all, and {MAX_BYTES / 1e6:g} MB is the limit", file=out,
                          remedy="train a smaller network, or store it in half precision")

@@ -21,12 +21,12 @@ from synthorax.steps.planning.row import PlanRow
 from synthorax.steps.planning.table import columns_of, read_rows, write_rows
 from synthorax.types import ImageSet, Stated
 
-__all__ = ["MIN_IMAGES_PER_FINDING", "MOST_IMAGES", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "check_counts", "check_num",
+__all__ = ["MIN_IMAGES_PER_FINDING", "MAX_PLAN_ROWS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "check_counts", "check_num",
            "deficits",
            "plan_like", "read_plan", "repeated", "row_like", "simple_plan", "sites_of"]
 
 MIN_IMAGES_PER_FINDING = 5
-MOST_IMAGES = 1_000_000
+MAX_PLAN_ROWS = 1_000_000
 """images of one plan, and of one call of generate"""
 
 
@@ -102,7 +102,7 @@ def balancing_plan(train: ImageSet, *, balance: Sequence[str] = (), count: Mappi
     they do; view, sex and age come from another such image. For every row, `companions` rows ask for a random training image's
     labels *without* the finding: otherwise "synthetic" and "positive" would be the same thing to a classifier. A row keeps the site of
     the image whose labels it has, where the images come from several sites. Raises InputError for a finding with fewer than five images,
-    where all findings to balance are the most frequent one already, and UsageError for more than `MOST_IMAGES`.
+    where all findings to balance are the most frequent one already, and UsageError for more than `MAX_PLAN_ROWS`.
     """
     wanted_of = deficits(train, balance) | dict(count or {})
     for finding in wanted_of:
@@ -153,8 +153,8 @@ def check_counts(count: Mapping[str, int], *, companions: float = 1.0) -> None:
             raise UsageError(f"'{NO_FINDING}' is no finding to ask for by number: every image with a finding gets companions without it "
                              "(--companions); images of normal chests alone are made by generate --without")
     total = sum(count.values()) * (1 + companions)
-    if total > MOST_IMAGES:
-        raise UsageError(f"that would be {total:,.0f} images, companions included, and one plan holds at most {MOST_IMAGES:,}; split it "
+    if total > MAX_PLAN_ROWS:
+        raise UsageError(f"that would be {total:,.0f} images, companions included, and one plan holds at most {MAX_PLAN_ROWS:,}; split it "
                          "into several plans with different seeds (--seed), and generate each into a folder of its own")
 
 
@@ -208,8 +208,8 @@ def check_num(num: int) -> None:
     """Refuse a number of images that is none, or more than one call makes."""
     if num < 1:
         raise UsageError(f"num {num}: make at least one image")
-    if num > MOST_IMAGES:
-        raise UsageError(f"num {num:,}: one call makes at most {MOST_IMAGES:,} images; split it into several calls with different seeds "
+    if num > MAX_PLAN_ROWS:
+        raise UsageError(f"num {num:,}: one call makes at most {MAX_PLAN_ROWS:,} images; split it into several calls with different seeds "
                          "(--seed), each into a folder of its own")
 
 
@@ -221,6 +221,6 @@ def simple_plan(*, num: int, present: Sequence[str] = (), absent: Sequence[str] 
 
 
 def repeated(row: PlanRow, *, num: int, seed: int = 0) -> Plan:
-    """`num` times the same request, each with a seed of its own. Raises UsageError for none, or for more than `MOST_IMAGES`."""
+    """`num` times the same request, each with a seed of its own. Raises UsageError for none, or for more than `MAX_PLAN_ROWS`."""
     check_num(num)
     return Plan(rows=tuple(replace(row, seed=derive(seed, "image", number)) for number in range(num)))

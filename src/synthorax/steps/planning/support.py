@@ -19,7 +19,7 @@ from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN
 from synthorax.steps.planning.row import PlanRow
 from synthorax.types import ImageSet, Lesion, Masks, Stated
 
-FEWEST_SEEN = 3
+MIN_IMAGES_SUPPORTING = 3
 """fewer training images than this that show something count as never having seen it"""
 QUANTILES = (0.05, 0.95)
 """ends of a range of training values, before its margin"""
@@ -90,7 +90,7 @@ class Support:
         return Support(**{**record, "ranges": ranges})
 
     def beyond(self, row: PlanRow) -> tuple[str, ...]:
-        """In plain words, what of a request fewer than `FEWEST_SEEN` training images show, or lies outside their range; empty if nothing.
+        """What of a request fewer than `MIN_IMAGES_SUPPORTING` training images show, or lies outside their range, in words; or nothing.
 
         >>> seen = Support(images=20, labels={"Mass": {"present": 9}, "Hernia": {"present": 8}})
         >>> seen.beyond(PlanRow(seed=0, labels={"Mass": Stated.PRESENT, "Hernia": Stated.PRESENT}))
@@ -136,7 +136,7 @@ class Support:
             return []
         what = "age" if group == ANY else f"{group} {name}"
         if name not in self.ranges.get(group, {}):
-            return [f"{what} {value:.3g}: stated in fewer than {FEWEST_SEEN} training images"]
+            return [f"{what} {value:.3g}: stated in fewer than {MIN_IMAGES_SUPPORTING} training images"]
         low, high = self.ranges[group][name]
         if low <= value <= high:
             return []
@@ -145,7 +145,7 @@ class Support:
 
     @staticmethod
     def _rare(table: Counts, group: str, value: str) -> bool:
-        return table.get(group, {}).get(value, 0) < FEWEST_SEEN
+        return table.get(group, {}).get(value, 0) < MIN_IMAGES_SUPPORTING
 
     @staticmethod
     def _images_with(table: Counts, group: str, value: str, *, seen: str = "seen") -> str:
@@ -185,13 +185,13 @@ def _mask_kinds(masks: Masks) -> dict[str, dict[str, int]]:
 
 
 def _range(values: NDArray[np.float64], *, top: float) -> tuple[float, float] | None:
-    """The 5th to the 95th percentile with a margin, within 0 and `top`; None for fewer than `FEWEST_SEEN` values.
+    """The 5th to the 95th percentile with a margin, within 0 and `top`; None for fewer than `MIN_IMAGES_SUPPORTING` values.
 
     The margin is a tenth of the width, so that an even spread lies inside whole; wider by 1/sqrt(N) of the width, because the
     quantiles of few images are uncertain; and never below a hundredth of `top`.
     """
     values = values[~np.isnan(values)]
-    if len(values) < FEWEST_SEEN:
+    if len(values) < MIN_IMAGES_SUPPORTING:
         return None
     low, high = (float(end) for end in np.quantile(values, QUANTILES))
     margin = (high - low) * (0.1 + 1 / math.sqrt(len(values))) + 0.01 * top

@@ -40,7 +40,7 @@ FALSE_ALARM_RATE = 0.01
 RESULT_NAME = "screening.json"
 """what `Screened` tells, beside the images that were kept"""
 AGAIN = "delete the folder and call the same command again"
-FEWEST_TO_CHECK = 5
+MIN_IMAGES_PER_CHECK = 5
 """real images with a finding, and without it, that a check of the finding needs"""
 USUAL_JUDGE = ClassifierConfig(augment="classic")
 """how the judges are built and trained unless it is said otherwise"""
@@ -260,7 +260,7 @@ def _requested_findings(images: ImageSet) -> list[str]:
 
 def _checkable(real: ImageSet, finding: str) -> bool:
     """Whether enough real images are with and without the finding for a judge of it to be checked."""
-    return min(int((real.column(finding) == value).sum()) for value in (0, 1)) >= FEWEST_TO_CHECK
+    return min(int((real.column(finding) == value).sum()) for value in (0, 1)) >= MIN_IMAGES_PER_CHECK
 
 
 def _rows(prepared: Prepared, split: str) -> list[int]:

@@ -33,7 +33,7 @@ from synthorax.types import ImageSet
 
 TRAIN_SHARE = 0.83
 """part of the time for training and generation that trains, unless generation needs less"""
-LEAST_STEPS = {"scratch": 200, "base": 50}
+MIN_STEPS = {"scratch": 200, "base": 50}
 """training steps below which nothing useful can come out, from fresh weights and from those of a base; or all that the recipe has"""
 JUDGES_OF_SCREENING = 3
 """classifiers that are cross-fitted there, one after the other"""
@@ -116,7 +116,7 @@ def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int,
     UsageError, with the smallest budget that would do, where not even a few training steps fit.
     """
     least = wanted if exact else min(least, wanted)
-    steps = min(recipe.train.steps, LEAST_STEPS["base" if from_base else "scratch"])
+    steps = min(recipe.train.steps, MIN_STEPS["base" if from_base else "scratch"])
 
     def fixed(images: int) -> dict[str, float]:
         return speed.fixed(num_real=num_real, num_images=images, config=config)

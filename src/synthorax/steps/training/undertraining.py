@@ -18,11 +18,11 @@ from synthorax.steps.screening.screen import common_size, realism_check
 MOST_UNREALISTIC, MANY_UNREALISTIC, FEW_UNREALISTIC = 0.5, 0.2, 0.05
 """parts of the synthetic images that do not look like radiographs: more than the first, and nothing is made of them; more than the second,
 and the training fell short; less than the third, and it did not, whatever its loss does"""
-LEAST_PASSES = {"scratch": 10.0, "base": 2.0}
+MIN_PASSES = {"scratch": 10.0, "base": 2.0}
 """how often a training should see each of its images, from fresh weights and from those of a base"""
 CLEAR_FALL = 0.05
 """part by which a loss still falls from one quarter of the training to the next, where it clearly does"""
-FEWEST_LINES = 4
+MIN_LOG_LINES = 4
 """lines of the log in a quarter, below which nothing is said of it"""
 NOT_LOSSES = ("step", "images", "elapsed_seconds", "images_per_second")
 
@@ -51,7 +51,7 @@ class TrainingSigns:
     @property
     def few_passes(self) -> bool:
         """Whether the training has hardly seen its images."""
-        return self.passes < LEAST_PASSES["base" if self.from_base else "scratch"]
+        return self.passes < MIN_PASSES["base" if self.from_base else "scratch"]
 
     @property
     def still_falling(self) -> bool:
@@ -108,7 +108,7 @@ def loss_fall(log: Path, *, cooldown: float) -> float | None:
     losses = _losses(log)
     losses = losses[: round(len(losses) * (1 - cooldown))]
     quarter = len(losses) // 4
-    if quarter < FEWEST_LINES:
+    if quarter < MIN_LOG_LINES:
         return None
     before, last = np.array(losses[-2 * quarter : -quarter]), np.array(losses[-quarter:])
     fall = float(before.mean() - last.mean())
