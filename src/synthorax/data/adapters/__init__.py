@@ -1,6 +1,6 @@
 """Adapters: one file for each way in which public data is laid out; each leaves a dataset folder.
 
-An adapter is a module with one function, `ingest(source, out, *, label_table=None, allow=(), patient_per_film=False,
+An adapter is a module with one function, `ingest(source, out, *, label_table=None, allow=(), patient_per_image=False,
 progress=quiet) -> Dataset`. A new one is a file here, a line in `ADAPTERS` and a section in `docs/reference/data.md`.
 """
 
