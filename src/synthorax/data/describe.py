@@ -101,10 +101,10 @@ def describe(
     parts[Stated.PRESENT] += dict.fromkeys(lesion.finding for lesion in lesions if lesion.finding not in labels)
     whole = {Stated.PRESENT: _NORMAL, Stated.ABSENT: _ABNORMAL}.get(labels.get(NO_FINDING, Stated.UNCERTAIN), ())
     parts[None] = list(whole[:1])
-    said = _choose_mentions(parts, choose)
-    items = [_item(name, [lesion for lesion in lesions if lesion.finding == name], choose) for name in said.get(Stated.PRESENT, ())]
-    doubted, denied = said.get(Stated.UNCERTAIN, ()), said.get(Stated.ABSENT, ())
-    overall = [_pick(whole, choose)] if said.get(None) else []
+    mentions = _choose_mentions(parts, choose)
+    items = [_item(name, [lesion for lesion in lesions if lesion.finding == name], choose) for name in mentions.get(Stated.PRESENT, ())]
+    doubted, denied = mentions.get(Stated.UNCERTAIN, ()), mentions.get(Stated.ABSENT, ())
+    overall = [_pick(whole, choose)] if mentions.get(None) else []
     body = (_note if choose(2) else _sentences)(items, doubted, denied, overall, choose)
     header = _header(view, sex, age_years, choose, always=not body)
     text = _pick((": ", ". ", "; ", ", "), choose).join(filter(None, (header, body)))
@@ -120,11 +120,11 @@ def _choose_mentions(parts: _Said, choose: Choose) -> _Said:
     if not kinds:
         return {}
     if choose(3) != 0:
-        said = {kind: _shuffle(parts[kind], choose) for kind in kinds}
-        said[Stated.ABSENT] = said.get(Stated.ABSENT, [])[:choose(4)]
-        said = {kind: [name for name in names if kind is Stated.ABSENT or choose(4)] for kind, names in said.items()}
-        if any(said.values()):
-            return said
+        mentions = {kind: _shuffle(parts[kind], choose) for kind in kinds}
+        mentions[Stated.ABSENT] = mentions.get(Stated.ABSENT, [])[:choose(4)]
+        mentions = {kind: [name for name in names if kind is Stated.ABSENT or choose(4)] for kind, names in mentions.items()}
+        if any(mentions.values()):
+            return mentions
     kind = _pick(kinds, choose)
     return {kind: [_pick(parts[kind], choose)]}
 
@@ -155,14 +155,14 @@ def _note(items: Sequence[_Item], doubted: Sequence[str], denied: Sequence[str],
 
 def _sentences(items: Sequence[_Item], doubted: Sequence[str], denied: Sequence[str], overall: Sequence[str], choose: Choose) -> str:
     """Sentences in any order; findings that are denied share one or have one each."""
-    said = list(overall)
+    mentions = list(overall)
     for item in items:
-        said.append(_pick(_PRESENT, choose).format(bare=item.bare, item=item.item, **{"is": item.verb}))
-    said += [_fill(_UNCERTAIN, [name], choose) for name in doubted]
+        mentions.append(_pick(_PRESENT, choose).format(bare=item.bare, item=item.item, **{"is": item.verb}))
+    mentions += [_fill(_UNCERTAIN, [name], choose) for name in doubted]
     for names in ([denied] if choose(2) else [[name] for name in denied]):
         if names:
-            said.append(_pick(_HEARTS, choose) if [*names] == ["Cardiomegaly"] and choose(3) == 0 else _fill(_ABSENT, names, choose))
-    return _pick((". ", "; "), choose).join(_shuffle(said, choose))
+            mentions.append(_pick(_HEARTS, choose) if [*names] == ["Cardiomegaly"] and choose(3) == 0 else _fill(_ABSENT, names, choose))
+    return _pick((". ", "; "), choose).join(_shuffle(mentions, choose))
 
 
 def _fill(frames: Sequence[str], findings: Sequence[str], choose: Choose) -> str:

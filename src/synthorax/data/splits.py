@@ -100,7 +100,7 @@ def _stated_splits(studies: Sequence[Study], file: str | Path | None) -> dict[st
             continue
         if not study.patient_id:
             raise InputError(f"'{study.file_name}' has no patient_id", file=file, row=row,
-                             remedy="fill the column patient_id, or say that each image is its own patient (patient_per_film)")
+                             remedy="fill the column patient_id, or say that each image is its own patient (patient_per_image)")
         if study.split:
             split, earlier = stated.setdefault(study.patient_id, (study.split, row))
             if split != study.split:

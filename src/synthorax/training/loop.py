@@ -156,9 +156,9 @@ def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, don
     if step % config.checkpoint_every == 0:
         loop.save()
     if sample is not None and config.sample_every and step % config.sample_every == 0:
-        seen = sample(loop.ema.model, step)
-        if log is not None and seen:
-            log.note(loop.position, seen)
+        facts = sample(loop.ema.model, step)
+        if log is not None and facts:
+            log.note(loop.position, facts)
 
 
 class _Loop:
@@ -196,10 +196,10 @@ class _Loop:
                 for _ in range(self.engine.from_main(self.objective.repeats(phase))):
                     terms |= self._update(phase, learning_rate=self._learning_rate(done))
         self.position.step += 1
-        seen = {"images_seen": self.position.images, "images_in_step": self.position.images - images_before}
-        self.ema.update(self.objective.model, **seen)
+        facts = {"images_seen": self.position.images, "images_in_step": self.position.images - images_before}
+        self.ema.update(self.objective.model, **facts)
         if self.averages is not None:
-            self.averages.update(self.objective.model, **seen)
+            self.averages.update(self.objective.model, **facts)
         return terms
 
     def save(self) -> None:
@@ -311,9 +311,9 @@ class _Log:
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         progress(done, f"step {position.step} {text} {speed or 0:.0f} images/s")
 
-    def note(self, position: Position, seen: Mapping[str, float | str]) -> None:
+    def note(self, position: Position, facts: Mapping[str, float | str]) -> None:
         """One line on something else than losses."""
-        line = {"step": position.step, "images": position.images, "elapsed_seconds": round(position.elapsed_seconds, 1), **seen}
+        line = {"step": position.step, "images": position.images, "elapsed_seconds": round(position.elapsed_seconds, 1), **facts}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 

@@ -82,8 +82,8 @@ def _write_image(dataset: Dataset, study: Study, path: Path, *, key: str) -> Non
     if path.suffix == ".dcm":
         write_dicom(path, image, study=study, provenance=provenance, dataset_key=key, created=_created(dataset))
     else:
-        said = {"Synthorax": "synthetic radiograph, of no patient; for research", **provenance}
-        write_png(path, image, provenance=said if study.origin == "synthetic" else None)
+        provenance_text = {"Synthorax": "synthetic radiograph, of no patient; for research", **provenance}
+        write_png(path, image, provenance=provenance_text if study.origin == "synthetic" else None)
 
 
 def _created(dataset: Dataset) -> datetime | None:

@@ -92,8 +92,8 @@ def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], 
                 images = load_images(kept, size=common_size(kept, prepared), findings=train.findings, policy=STATED_ONLY)
                 added.append(replace(images, pixels=with_bits_of(images.pixels, train.pixels.dtype)))
             size = added[0].pixels.shape[1] if added else prepared.size
-            real, asked = (prepared.images(split, size=size) for split in ("train", "val"))
-            answers = _answers(folder, real, added, asked, config=config, progress=portion(own, 0.6, 1))
+            real, requested = (prepared.images(split, size=size) for split in ("train", "val"))
+            answers = _answers(folder, real, added, requested, config=config, progress=portion(own, 0.6, 1))
             found = {name: missed_and_alarms(val, answers, name, config.subtypes) for name in findings}
             told.append({"round": str(number), "asked": len(plan), "kept": len(added[-1]) if added else 0,
                          "dropped": reasons, "findings": {name: _finding_record(*found[name], plan, config) for name in findings}})
@@ -147,9 +147,9 @@ def _plan(folder: Path, train: ImageSet, findings: Sequence[str], found: Mapping
 def _images(make: Make, plan: Plan, prepared: Prepared, findings: Sequence[str], judge: CrossFit | None, *, folder: Path,
             config: RefineLoopConfig, progress: Progress) -> tuple[Dataset, dict[str, int]]:
     """The images of a round that pass screening, and why the others do not."""
-    made = make(plan, folder / "made", portion(progress, 0, 0.7))
-    screened = screen_images(made, prepared, out=folder / "kept", findings=findings, filters=config.filters, seed=config.seed,
-                            judge=judge if common_size(made, prepared) == prepared.size else None, progress=portion(progress, 0.7, 1))
+    generated = make(plan, folder / "made", portion(progress, 0, 0.7))
+    screened = screen_images(generated, prepared, out=folder / "kept", findings=findings, filters=config.filters, seed=config.seed,
+                            judge=judge if common_size(generated, prepared) == prepared.size else None, progress=portion(progress, 0.7, 1))
     return screened.kept, screened.reasons
 
 
@@ -173,8 +173,8 @@ def _answers(folder: Path, real: ImageSet, added: Sequence[ImageSet], val: Image
 def _finding_record(missed: Errors, alarms: Errors, plan: Plan, config: RefineLoopConfig) -> dict[str, Any]:
     """One finding's recall, by kind too, and how many rows of the plan asked for each kind."""
     rows = [row.study("") for row in plan.rows if row.labels.get(missed.finding) is Stated.PRESENT]
-    asked = Counter(kind for study in rows for kind in kinds_of(study, missed.finding, config.subtypes))
-    groups = [group.to_dict() | {"asked": asked[kind]} for kind, group in missed.groups.items()]
+    requested = Counter(kind for study in rows for kind in kinds_of(study, missed.finding, config.subtypes))
+    groups = [group.to_dict() | {"asked": requested[kind]} for kind, group in missed.groups.items()]
     return {"recall": missed.recall, "images": missed.images, "false_alarms": alarms.wrong, "lacking": alarms.images, "asked": len(rows),
             "groups": groups}
 

@@ -63,14 +63,14 @@ class PlanRow:
     def requested(self) -> dict[str, Any]:
         """The condition as JSON-ready dict: what the `condition` column of a synthetic image holds."""
         cells = self.cells()
-        asked: dict[str, Any] = {part: cells[part] for part in ("view", "sex", "age_years", "site", "text") if cells[part]}
+        request: dict[str, Any] = {part: cells[part] for part in ("view", "sex", "age_years", "site", "text") if cells[part]}
         if self.labels:
-            asked["labels"] = {name: NUMBERS[stated] for name, stated in self.labels.items()}
+            request["labels"] = {name: NUMBERS[stated] for name, stated in self.labels.items()}
         if self.lesions:
-            asked["lesions"] = [_stated(lesion) for lesion in self.lesions]
+            request["lesions"] = [_stated(lesion) for lesion in self.lesions]
         if self.masks:
-            asked["masks"] = dict(self.masks)
-        return asked
+            request["masks"] = dict(self.masks)
+        return request
 
     def with_paths(self, change: Callable[[str], str]) -> PlanRow:
         """The row with each path of a mask put through `change`."""

@@ -96,11 +96,11 @@ class Support:
         >>> seen.beyond(PlanRow(seed=0, labels={"Mass": Stated.PRESENT, "Hernia": Stated.PRESENT}))
         ('Mass with Hernia: never seen together in training',)
         """
-        asked = {name: stated for name, stated in row.labels.items() if name != NO_FINDING}
-        asked |= {name: Stated.PRESENT for name in _named_in(row.text) if name in self.labels and name not in asked}
-        reasons = [f"{name} {stated.value}: {self._images_with(self.labels, name, stated.value)}" for name, stated in asked.items()
+        requested = {name: stated for name, stated in row.labels.items() if name != NO_FINDING}
+        requested |= {name: Stated.PRESENT for name in _named_in(row.text) if name in self.labels and name not in requested}
+        reasons = [f"{name} {stated.value}: {self._images_with(self.labels, name, stated.value)}" for name, stated in requested.items()
                    if self._rare(self.labels, name, stated.value)]
-        known = [name for name, stated in asked.items() if stated is Stated.PRESENT and not self._rare(self.labels, name, "present")]
+        known = [name for name, stated in requested.items() if stated is Stated.PRESENT and not self._rare(self.labels, name, "present")]
         for one, other in combinations(known, 2):
             if self._rare(self.together, one, other):
                 reasons.append(f"{one} with {other}: {self._images_with(self.together, one, other, seen='seen together')}")

@@ -88,15 +88,15 @@ def unusual_images(real: ImageSet, judge: CrossFit, images: ImageSet, *, filters
         return found
     look, appearance_synthetic = appearance_statistics(real.pixels), appearance_statistics(images.pixels)
     rooms = [_Room.of(real, look, judge, fold) for fold in range(len(judge.classifiers))]
-    made = [room.place(images.pixels, appearance_synthetic) for room in rooms]
+    generated = [room.place(images.pixels, appearance_synthetic) for room in rooms]
     if "distance" in filters:
-        found += _distances(real, judge, images, rooms, made)
+        found += _distances(real, judge, images, rooms, generated)
     if "outlier" in filters:
         scores, judged = np.empty(len(real)), list[Vector]()
         for fold, room in enumerate(rooms):
             lof = LocalOutlierFactor(n_neighbors=min(OUTLIER_NEIGHBOURS, len(room.others) - 1), novelty=True).fit(room.others)
             scores[judge.part == fold] = -lof.score_samples(room.own)
-            judged.append(-lof.score_samples(made[fold]))
+            judged.append(-lof.score_samples(generated[fold]))
         found.append(Unusual(reason="unlike any real image (local outlier factor)", p=cross_conformal(scores, judge.part,
                                                                                                       np.stack(judged))))
     return found
@@ -156,12 +156,12 @@ def likeness_of(new: ImageArray, real: ImageSet, *, rate: float = DUPLICATE_RATE
 
     The threshold is the likeness that a real image has to the nearest of as many images of other patients with a chance of `rate` only.
     """
-    made, known = (_contrast(images) for images in (new, real.pixels))
+    generated, known = (_contrast(images) for images in (new, real.pixels))
     patients = real.patients()
     among = np.random.default_rng(0).permutation(len(real))[: len(new)]
     likeness = known @ known[among].T
     likeness[patients[:, None] == patients[among][None]] = -1
-    return Likeness(between=made @ made.T, threshold=conformal_threshold(likeness.max(axis=1), rate))
+    return Likeness(between=generated @ generated.T, threshold=conformal_threshold(likeness.max(axis=1), rate))
 
 
 def _contrast(images: ImageArray) -> Vector:
@@ -186,9 +186,9 @@ class _Room:
 
     @classmethod
     def of(cls, real: ImageSet, look: Vector, judge: CrossFit, fold: int) -> _Room:
-        seen = judge.classifiers[fold].features(real.pixels)
-        raw, rest = np.concatenate([seen, look], axis=1), judge.part != fold
-        size = np.sqrt([seen.shape[1]] * seen.shape[1] + [look.shape[1]] * look.shape[1])
+        features = judge.classifiers[fold].features(real.pixels)
+        raw, rest = np.concatenate([features, look], axis=1), judge.part != fold
+        size = np.sqrt([features.shape[1]] * features.shape[1] + [look.shape[1]] * look.shape[1])
         mean, scale = raw[rest].mean(axis=0), (raw[rest].std(axis=0) + 1e-6) * size
         placed = (raw - mean) / scale
         return cls(classifier=judge.classifiers[fold], mean=mean, scale=scale, own=placed[~rest], others=placed[rest],
@@ -199,7 +199,7 @@ class _Room:
         return np.asarray((np.concatenate([self.classifier.features(images), look], axis=1) - self.mean) / self.scale)
 
 
-def _distances(real: ImageSet, judge: CrossFit, images: ImageSet, rooms: Sequence[_Room], made: Sequence[Vector]) -> list[Unusual]:
+def _distances(real: ImageSet, judge: CrossFit, images: ImageSet, rooms: Sequence[_Room], generated: Sequence[Vector]) -> list[Unusual]:
     """Mean distance to the nearest real images of each requested finding; images that ask for none are held against those with none."""
     found = []
     for name, shown, asked in _kinds(real, images):
@@ -210,7 +210,7 @@ def _distances(real: ImageSet, judge: CrossFit, images: ImageSet, rooms: Sequenc
         for fold, room in enumerate(rooms):
             reference = room.others[shown[room.rows]]
             known[judge.part[shown] == fold] = _nearness(room.own[shown[judge.part == fold]], reference)
-            new.append(_nearness(made[fold][asked], reference))
+            new.append(_nearness(generated[fold][asked], reference))
         p = np.ones(len(images))
         p[asked] = cross_conformal(known, judge.part[shown], np.stack(new))
         found.append(Unusual(reason=f"far from real images {name}", p=p))

@@ -142,11 +142,11 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     rejected, copies = _cheap_rejections(real, images, prepared, filters=chosen)
     _refuse_if_none_is_left(rejected, images, synthetic)
 
-    asked = list(findings or _requested_findings(images)) if "finding" in chosen else []
-    needed = any(_checkable(real, name) for name in asked) or not ASK_THE_JUDGE.isdisjoint(chosen)
+    requested = list(findings or _requested_findings(images)) if "finding" in chosen else []
+    needed = any(_checkable(real, name) for name in requested) or not ASK_THE_JUDGE.isdisjoint(chosen)
     judge = (judge or screening_judge(real, config=classifier, seed=seed, progress=portion(progress, 0.3, 0.8))) if needed else None
     progress(0.8, "filters")
-    checks = finding_checks(real, judge, asked)
+    checks = finding_checks(real, judge, requested)
     judges, rare = ([], []) if judge is None else ([judge], unusual_images(real, judge, images, filters=chosen))
     if "view" in chosen:
         misplaced, of_views = other_views(real, images, config=classifier or USUAL_JUDGE, seed=seed)
@@ -230,12 +230,12 @@ def missed_findings(images: ImageSet, judge: CrossFit, checks: Sequence[FindingC
     """Images in which the judge does not see a finding that was asked for, or sees one that was to be absent."""
     scores, rejected = judge.predict(images.pixels), Rejections()
     for check in reversed([check for check in checks if check.used]):  # the first finding's reason counts
-        asked, seen = images.column(check.finding), scores[:, judge.findings.index(check.finding)]
+        requested, seen = images.column(check.finding), scores[:, judge.findings.index(check.finding)]
         for value, missed, reason, threshold in (
                 (1, seen < check.present_above, f"{check.finding} not visible", check.present_above),
                 (0, seen > check.absent_below, f"{check.finding} visible, though not asked for", check.absent_below)):
             rejected |= {number: Rejection(reason=reason, way="judge's probability", value=float(seen[number]), threshold=threshold)
-                         for number in np.flatnonzero((asked == value) & missed).tolist()}
+                         for number in np.flatnonzero((requested == value) & missed).tolist()}
     return rejected
 
 

@@ -168,14 +168,14 @@ def measure(recipe: Recipe, prepared: Prepared, beginning: Beginning, *, engine:
         step = measure_steps(objective, images, recipe.train, engine=engine, folder=Path(nowhere))
     model, settings = (as_model(objective.model.eval()), recipe.sample) if ready is None else ready
     progress(0.3, "images")
-    made = image_seconds(model, images, settings=settings, engine=engine)
+    seconds_an_image = image_seconds(model, images, settings=settings, engine=engine)
     images = prepared.images("train")  # as judges see them, which may be larger
     progress(0.6, "judges")
     alone, together = (_updates_per_second(images, side_by_side=number) for number in (1, torch.get_num_threads()))
     progress(0.9, "features")
     feature_seconds = _feature_seconds(images)
     progress(1.0, "measured")
-    return Speed(step=step, image_seconds=made, update_seconds=1 / alone, updates_per_second=max(alone, together),
+    return Speed(step=step, image_seconds=seconds_an_image, update_seconds=1 / alone, updates_per_second=max(alone, together),
                  feature_seconds=feature_seconds)
 
 

@@ -40,15 +40,15 @@ class CollapseMonitor:
         chosen = np.random.default_rng(derive(seed, "collapse")).permutation(len(real))[:REAL_IMAGES]
         self.real, self.log, self.seed = _coarse(real[np.sort(chosen)], side or real.shape[1]), log, seed
 
-    def look(self, made: Pixels) -> Mapping[str, float | str]:
+    def look(self, generated: Pixels) -> Mapping[str, float | str]:
         """MS-SSIM within made and within real images, precision and recall of one sheet [M, S, S], and a warning when it is time.
 
         Nothing where images are too few or too small to say.
         """
-        if min(len(self.real), len(made)) < MIN_IMAGES_PER_SHEET or min(made.shape[1:]) < WINDOW_PX:
+        if min(len(self.real), len(generated)) < MIN_IMAGES_PER_SHEET or min(generated.shape[1:]) < WINDOW_PX:
             return {}
-        similarity = {score.metric: score.value for score in ms_ssim_scores(self.real, made, floor_sets=None, seed=self.seed)}
-        near = neighbours(_small(self.real), _small(made), k=NEIGHBOUR)
+        similarity = {score.metric: score.value for score in ms_ssim_scores(self.real, generated, floor_sets=None, seed=self.seed)}
+        near = neighbours(_small(self.real), _small(generated), k=NEIGHBOUR)
         now: dict[str, float | str] = {
             "sample_ms_ssim": round(similarity["ms_ssim_within_synthetic"], 4), "real_ms_ssim": round(similarity["ms_ssim_within_real"], 4),
             "sample_precision": round(near.precision, 4), "sample_recall": round(near.recall, 4)}
@@ -72,11 +72,11 @@ def collapse_warning(looks: Sequence[Mapping[str, float | str]]) -> str:
     def numbers(name: str) -> list[float]:
         return [float(look[name]) for look in looks]
 
-    made, real, precision, recall = (numbers(name) for name in ("sample_ms_ssim", "real_ms_ssim", "sample_precision", "sample_recall"))
-    alike = [one > other + ALIKE * (1 - other) for one, other in zip(made, real, strict=True)]
+    generated, real, precision, recall = (numbers(name) for name in ("sample_ms_ssim", "real_ms_ssim", "sample_precision", "sample_recall"))
+    alike = [one > other + ALIKE * (1 - other) for one, other in zip(generated, real, strict=True)]
     if len(alike) > 1 and all(alike[-2:]):
-        return (f"the images collapse: pairs of them are more alike (MS-SSIM {made[-1]:.2f}) than pairs of real ones ({real[-1]:.2f}); "
-                f"a lower learning rate, a penalty on the discriminator or augmentation before it may help")
+        return (f"the images collapse: pairs of them are more alike (MS-SSIM {generated[-1]:.2f}) than pairs of real ones "
+                f"({real[-1]:.2f}); a lower learning rate, a penalty on the discriminator or augmentation before it may help")
     best = max((one for one, plausible in zip(recall, precision, strict=True) if plausible >= HAD), default=0.0)
     if best >= HAD and recall[-1] < LOST * best:
         return (f"the images lose variety: recall was {best:.2f} and is {recall[-1]:.2f}; an earlier checkpoint may be better, "

@@ -159,13 +159,13 @@ def _sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: Engine) ->
     def write(model: Any, step: int) -> Mapping[str, float | str]:
         from synthorax.steps.training.collapse import CollapseMonitor  # SciPy is not on every machine that trains without sheets
 
-        made = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
-        sheet = contact_sheet(made, columns=8, tile_px=max(96, made.shape[1]), title=f"{recipe.name} step {step}")
+        generated = preview(as_model(model), chosen, settings=recipe.sample, engine=engine)
+        sheet = contact_sheet(generated, columns=8, tile_px=max(96, generated.shape[1]), title=f"{recipe.name} step {step}")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)
         diagnostics = model.diagnostics() if isinstance(model, HasDiagnostics) else {}
         side = int(diagnostics["side_px"]) if "side_px" in diagnostics else None
         monitor = CollapseMonitor(images.pixels, log=run.path / "metrics.jsonl", seed=recipe.train.seed, side=side)
-        return {**monitor.look(made), **diagnostics}
+        return {**monitor.look(generated), **diagnostics}
 
     return write
 
@@ -177,12 +177,12 @@ def _enlarged_sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: E
     real = unit_images(shown.pixels)
     side = recipe.model.image_size // recipe.model.reduction
     small = F.adaptive_avg_pool2d(real, side)
-    asked = replace(condition_of(shown.studies, shown.labels, sites=sites_of(images)), image=small)
+    condition = replace(condition_of(shown.studies, shown.labels, sites=sites_of(images)), image=small)
 
     def write(model: Any, step: int) -> None:
         with engine.autocast():
-            made = as_model(model).sample(asked.to(engine.device), range(len(rows)), recipe.sample).float().cpu()
-        tiles = torch.stack([F.interpolate(small, size=real.shape[2:], mode="nearest"), made, real], dim=1).flatten(0, 1)
+            generated = as_model(model).sample(condition.to(engine.device), range(len(rows)), recipe.sample).float().cpu()
+        tiles = torch.stack([F.interpolate(small, size=real.shape[2:], mode="nearest"), generated, real], dim=1).flatten(0, 1)
         sheet = contact_sheet(from_unit(tiles[:, 0].numpy()), columns=6, tile_px=real.shape[2],
                               title=f"{recipe.name} step {step}: shrunk to {side} px, enlarged, real")
         save_png(run.path / "samples" / f"step-{step:08d}.png", sheet)

@@ -67,10 +67,11 @@ class TrainingSigns:
     def __str__(self) -> str:
         """One sentence on what fell short, and what to do."""
         bad = round(self.unrealistic * self.num_images)
-        seen = [f"{bad} of {self.num_images} synthetic images do not look like radiographs"]
-        seen += [f"each training image was seen only {self.passes:.2g} times"] if self.few_passes else []
-        seen += [f"its loss was still falling, by {self.fall:.0%} in the last quarter before the cool-down"] if self.still_falling else []
-        signs = ", and ".join([", ".join(seen[:-1]), seen[-1]]) if len(seen) > 1 else seen[0]
+        reasons = [f"{bad} of {self.num_images} synthetic images do not look like radiographs"]
+        reasons += [f"each training image was seen only {self.passes:.2g} times"] if self.few_passes else []
+        if self.still_falling:
+            reasons.append(f"its loss was still falling, by {self.fall:.0%} in the last quarter before the cool-down")
+        signs = ", and ".join([", ".join(reasons[:-1]), reasons[-1]]) if len(reasons) > 1 else reasons[0]
         return (f"The training of the generator fell short ({self.steps:,} steps, {self.images:,} images seen): {signs}. Train for longer "
                 "(--budget or --budget-images), start from a larger base (--base), or give more images, into a new --out.")
 
@@ -80,7 +81,7 @@ class TrainingSigns:
                 "unrealistic": round(self.unrealistic, 4), "fell_short": self.fell_short}
 
 
-def training_signs(trained: TrainedModel, made: Dataset, prepared: Prepared, *, log: Path | None, cooldown: float) -> TrainingSigns:
+def training_signs(trained: TrainedModel, synthetic: Dataset, prepared: Prepared, *, log: Path | None, cooldown: float) -> TrainingSigns:
     """Look at a finished training and at what it made.
 
     `log` is its metrics.jsonl, whose loss falls as it learns, or None where it does not, as that of adversaries; the learning rate falls
@@ -90,14 +91,14 @@ def training_signs(trained: TrainedModel, made: Dataset, prepared: Prepared, *, 
     images = int(facts["images_seen"])
     return TrainingSigns(steps=int(facts["steps"]), images=images, passes=images / max(1, int(facts["data"]["images"])),
                          fall=None if log is None else loss_fall(log, cooldown=cooldown),
-                         from_base="started_from" in facts, unrealistic=unrealistic_part(made, prepared), num_images=len(made))
+                         from_base="started_from" in facts, unrealistic=unrealistic_part(synthetic, prepared), num_images=len(synthetic))
 
 
-def unrealistic_part(made: Dataset, prepared: Prepared) -> float:
+def unrealistic_part(synthetic: Dataset, prepared: Prepared) -> float:
     """Part of synthetic images that lie farther from the real ones than those of different patients from one another, as in screening."""
-    size = common_size(made, prepared)
+    size = common_size(synthetic, prepared)
     check = realism_check(prepared, size=size)
-    return float(check.check(load_images(made, size=size, findings=prepared.findings).pixels).unrealistic.mean())
+    return float(check.check(load_images(synthetic, size=size, findings=prepared.findings).pixels).unrealistic.mean())
 
 
 def loss_fall(log: Path, *, cooldown: float) -> float | None:
