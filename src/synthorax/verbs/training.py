@@ -52,8 +52,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
         recipe = with_way(recipe, adapt)
     if seed is not None:
         recipe = recipe.with_train(seed=seed)
-    recipe, beginning = _checked(recipe, prepared, base=None if base is None else open_model(base),
-                                 compressor=None if compressor is None else open_model(compressor), findings=findings)
+    recipe, beginning = _fit_to_start(recipe, prepared, base=None if base is None else open_model(base),
+                                      compressor=None if compressor is None else open_model(compressor), findings=findings)
     return train_from(beginning, recipe, prepared, out=out, budget=budget, budget_images=budget_images, pause_after=pause_after,
                       resume=resume, clock=clock, device=device, threads=threads)
 
@@ -73,8 +73,8 @@ def train_from(beginning: Beginning, recipe: Recipe, prepared: Prepared, *, out:
     return run
 
 
-def _checked(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | None, compressor: TrainedModel | None,
-             findings: Sequence[str]) -> tuple[Recipe, Beginning]:
+def _fit_to_start(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | None, compressor: TrainedModel | None,
+                  findings: Sequence[str]) -> tuple[Recipe, Beginning]:
     """The recipe with the shapes of the models that it begins with and the way in which they are adapted; what does not fit is refused."""
     if is_student(recipe):
         recipe, why = with_teacher(recipe, base, compressor=compressor), TEACHER_DECIDES
