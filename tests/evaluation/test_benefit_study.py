@@ -238,7 +238,7 @@ def test_the_gate_needs_every_finding_and_a_classifier_that_learns():
     untested = {"not_tested": [{"finding": "Hernia", "reason": "in 0 patients"}]}
     assert gate_reasons(Dimension("measured", findings=(entry,), extra=untested)) == ["Hernia: not tested, in 0 patients"]
     assert gate_reasons(Dimension("skipped", reason="no images")) == ["no images"]
-    probe = asked_config(classifier="linear-probe", weights=None, updates=None, seeds=3, folds=0, repeats=1, positives=(), seed=0)
+    probe = asked_config({"seeds": 3}, classifier="linear-probe", weights=None, updates=None, positives=(), seed=0)
     assert "quick screen" in gate_of({"delta": {"value": 0.1}, "verdict": "helps", "others_worse": []}, probe)["reasons"][0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_keywords_of_before_name_the_record_that_has_them_now(run: Run, tmp_path
         sx.screen(tmp_path, against=tmp_path, out=tmp_path / "made", filters=["copy"])
     with pytest.raises(TypeError, match="unexpected keyword argument 'fnding'"):
         sx.generate(run, out=tmp_path / "made", fnding=["Mass"])
+
+
+def test_settings_by_name_change_those_of_the_model_and_a_record_replaces_them(run: Run, tmp_path: Path) -> None:
+    usual, whole = sx.open_model(run).settings, sx.SampleSettings(steps=2, sampler="euler", guidance=1.0)
+    changed = sx.generate(run, sx.Request(num=1), out=tmp_path / "a", settings={"steps": 2}, device="cpu", threads=1)
+    assert changed.facts["settings"] == asdict(replace(usual, steps=2))
+    replaced = sx.generate(run, sx.Request(num=1), out=tmp_path / "b", settings=whole, device="cpu", threads=1)
+    assert replaced.facts["settings"] == asdict(whole)
 
 
 def test_generate_takes_at_most_eight_things() -> None:
