@@ -32,13 +32,13 @@ from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import load_images
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.evaluation.metrics.lesion_control import (
-    Seen,
+    LesionMeasurements,
     leakage,
     lesion_agreement,
     mask_agreement,
     mean_score,
+    measure_lesions,
     natural_spread,
-    see,
     share_inside,
     share_score,
     side_agreement,
@@ -164,9 +164,9 @@ class Look:
         outlines: NDArray[np.bool_] = self.outlines[:, self.judge.classes.index(OUTLINED_BY.get(name, name))]
         return outlines
 
-    def see(self, name: str, regions: NDArray[np.bool_] | None = None) -> Seen:
+    def measure_lesions(self, name: str, regions: NDArray[np.bool_] | None = None) -> LesionMeasurements:
         probability = self.probabilities[:, self.judge.classes.index(name)]
-        return see(self.images, probability, self.outline(name), finding=name, lungs=self.outline("lung"), regions=regions)
+        return measure_lesions(self.images, probability, self.outline(name), finding=name, lungs=self.outline("lung"), regions=regions)
 
     def others(self, name: str) -> dict[str, NDArray[np.float64]]:
         """What should not move when `name` is changed: organs, exposure, and the other findings."""
@@ -484,7 +484,7 @@ def strategies(bench: Bench) -> dict[str, Any]:
 def texts(bench: Bench) -> dict[str, Any]:
     """Text alone, with the same seeds for every text: side of the lesion by words, its score with and without, other words for the same."""
     seeds = bench.seeds(2 * bench.num_seeds, "texts")
-    seen: dict[str, Seen] = {}
+    seen: dict[str, LesionMeasurements] = {}
     records = []
     for number, (text, finding, side) in enumerate(TEXTS):
         images = bench.sample(ask(bench, len(seeds), text=[text] * len(seeds), parts=("text",)), seeds)

@@ -20,7 +20,7 @@ from synthorax.steps.generate import generate_images
 from synthorax.steps.models.recipe import build_objective
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import Plan, PlanRow
-from synthorax.steps.training.comparison_design import Arm
+from synthorax.steps.training.comparison_design import Candidate
 from synthorax.types import Lesion
 from trainings import randomised, smallest
 
@@ -96,7 +96,7 @@ def test_organs_and_files_of_any_name_stay_in_the_folder(tmp_path: Path) -> None
 
 
 def test_a_recipe_of_any_name_is_no_path(tmp_path: Path) -> None:
-    arms = [Arm(name=name, recipe=smallest("diffusion")) for name in ("../../x", "a/b", "a:b", "edm-64+base:lora")]
+    arms = [Candidate(name=name, recipe=smallest("diffusion")) for name in ("../../x", "a/b", "a:b", "edm-64+base:lora")]
     folders = [arm.folder for arm in arms]
     assert len(set(folders)) == 4 and folders[-1] == "edm-64+base-lora"
     assert all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in folders)

@@ -12,7 +12,7 @@ from benefit_task import QUICK, TEST, TRAIN, images, synthetic
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit import study as benefit
 from synthorax.evaluation.benefit import training as benefit_training
-from synthorax.evaluation.benefit.comparison import adjusted, gate_of, verdict_of
+from synthorax.evaluation.benefit.comparison import gate_of, verdict_of, with_holm
 from synthorax.evaluation.benefit.study import TRAININGS, BenefitConfig, measure_benefit
 
 
@@ -155,7 +155,7 @@ def test_where_the_tests_disagree_the_verdict_is_the_cautious_one(one, two, verd
 
 def test_several_findings_are_corrected_for_each_other():
     deltas = [{"test": "DeLong", "tests": {"DeLong": {"p": p}, "patient bootstrap": {"p": 2 * p}}} for p in (0.01, 0.03)]
-    assert [delta["p_holm"] for delta in adjusted(deltas)] == pytest.approx([0.02, 0.03])
+    assert [delta["p_holm"] for delta in with_holm(deltas)] == pytest.approx([0.02, 0.03])
 
 
 def test_small_gain_fails_the_gate_although_it_is_certain():

@@ -14,7 +14,7 @@ from synthorax.data.dataset import write_facts, write_table
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.errors import InputError
 from synthorax.evaluation.benefit import training as benefit_training
-from synthorax.evaluation.benefit.comparison import compared, gate_of
+from synthorax.evaluation.benefit.comparison import arm_predictions, gate_of
 from synthorax.evaluation.benefit.design import cross_validation, known_to_generator, one_split
 from synthorax.evaluation.benefit.learning_curve import fewer_positives
 from synthorax.evaluation.benefit.study import TRAININGS, BenefitConfig, asked_config, gate_reasons, measure_benefit
@@ -153,7 +153,7 @@ def test_folds_with_scales_of_their_own_are_ranked_within_themselves():
     for fold, part in enumerate(design.parts[0]):
         rows = np.concatenate([part.val, part.test])
         answers.append([(0.3 * fold + 0.2 * design.real.labels[rows]).astype(float)] * 3)
-    found = compared(design, {"real": [answers]}, ratios={}, config=replace(CROSS, repeats=1, seeds=3))
+    found = arm_predictions(design, {"real": [answers]}, ratios={}, config=replace(CROSS, repeats=1, seeds=3))
     positive = held.column("Mass") == 1
     assert found.scores["real"][positive, 1].min() > found.scores["real"][~positive, 1].max()
     assert found.probabilities["real"][positive, 1].min() < found.probabilities["real"][~positive, 1].max()

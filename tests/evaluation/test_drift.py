@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from phantoms import phantom_images
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation.metrics.corruptions import corrupted
+from synthorax.evaluation.metrics.corruptions import corrupt
 from synthorax.evaluation.monitoring.drift import Drift, drift_between
 from synthorax.evaluation.monitoring.drift_page import drift_page
 from synthorax.judges.radiomics import RadiomicsFeatures
@@ -40,7 +40,7 @@ def test_halves_of_one_set_rarely_raise_the_alarm() -> None:
 
 @pytest.mark.parametrize(("how", "seen_in"), [("blur", "look: "), ("gain", "look: "), ("noise", "look: noise")])
 def test_changed_images_raise_the_alarm(how: str, seen_in: str) -> None:
-    images = (ndimage.gaussian_filter(NEW.pixels, sigma=(0, 1, 1)) if how == "blur" else corrupted(NEW.pixels, how, seed=0))
+    images = (ndimage.gaussian_filter(NEW.pixels, sigma=(0, 1, 1)) if how == "blur" else corrupt(NEW.pixels, how, seed=0))
     found = drift(OLD, replace(NEW, pixels=images))
     assert found.alarm and any(name.startswith(seen_in) for name in alarms(found))
 
@@ -62,7 +62,7 @@ def test_one_image_of_a_new_site_is_no_alarm() -> None:
 
 
 def test_report_and_page_hold_the_same(tmp_path: Path) -> None:
-    found = drift(OLD, replace(NEW, pixels=corrupted(NEW.pixels, "noise", seed=0)))
+    found = drift(OLD, replace(NEW, pixels=corrupt(NEW.pixels, "noise", seed=0)))
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert told["alarm"] is True and told["schema"] == "synthorax.drift/1" and {"name", "digest"} == set(told["features"])
     page = drift_page(found)

@@ -13,8 +13,8 @@ from synthorax.evaluation.metrics.lesion_control import (
     lesion_agreement,
     mask_agreement,
     mean_score,
+    measure_lesions,
     natural_spread,
-    see,
     share_inside,
     side_agreement,
     sweep_response,
@@ -35,7 +35,7 @@ def disc(*, x=0.7, y=0.5, size=0.4, severity=0.5, seed=0):
 
 def see_discs(requests, **options):
     images, outlines = map(np.stack, zip(*(disc(**request) for request in requests), strict=True))
-    return see(images, outlines * 0.9, outlines, finding="Nodule", **options)
+    return measure_lesions(images, outlines * 0.9, outlines, finding="Nodule", **options)
 
 
 def swept(factor, *, seeds=5, follows=True, **changes):
@@ -68,7 +68,7 @@ def test_what_is_seen_of_a_disc_is_what_was_drawn():
 
 def test_nothing_found_is_size_zero_no_place_and_no_side():
     image, outline = disc()
-    nothing = see(image[None], outline[None] * 0.1, np.zeros((1, SIDE, SIDE), bool), finding="Nodule")
+    nothing = measure_lesions(image[None], outline[None] * 0.1, np.zeros((1, SIDE, SIDE), bool), finding="Nodule")
     assert not nothing.found[0] and nothing.size[0] == nothing.contrast[0] == 0
     assert np.isnan([nothing.x[0], nothing.y[0], nothing.left[0]]).all() and nothing.score[0] == pytest.approx(0.1)
 
@@ -77,8 +77,8 @@ def test_a_single_bright_pixel_is_no_finding():
     image, _ = disc()
     speck = np.zeros((1, SIDE, SIDE), bool)
     speck[0, 3, 3] = True
-    assert not see(image[None], speck * 1.0, speck, finding="Nodule").found[0]
-    assert see(image[None], speck * 1.0, speck, finding="Nodule").score[0] < 0.2
+    assert not measure_lesions(image[None], speck * 1.0, speck, finding="Nodule").found[0]
+    assert measure_lesions(image[None], speck * 1.0, speck, finding="Nodule").score[0] < 0.2
 
 
 @pytest.mark.parametrize(("finding", "sign"), [("Nodule", 1), ("Effusion", 1), ("Pneumothorax", -1), ("Cardiomegaly", 1)])
@@ -204,7 +204,7 @@ def test_sides_agree_only_where_the_lesion_is_found_on_the_side_asked_for():
     assert side_agreement([1, 1, 0, 0], measured).value == 1
     assert side_agreement([0, 0, 1, 1], measured).value == 0
     image, outline = disc()
-    missing = see(image[None], outline[None] * 0.1, np.zeros((1, SIDE, SIDE), bool), finding="Nodule")
+    missing = measure_lesions(image[None], outline[None] * 0.1, np.zeros((1, SIDE, SIDE), bool), finding="Nodule")
     score = side_agreement([1], missing)
     assert score.value == 0 and "1 images without" in score.note
 
@@ -212,7 +212,7 @@ def test_sides_agree_only_where_the_lesion_is_found_on_the_side_asked_for():
 def test_wrong_use_is_refused():
     image, outline = disc()
     with pytest.raises(UsageError, match="must be"):
-        see(image[None], outline[None] * 1.0, outline, finding="Nodule")
+        measure_lesions(image[None], outline[None] * 1.0, outline, finding="Nodule")
     with pytest.raises(UsageError, match="choose from"):
         see_discs([{}]).factor("colour")
     with pytest.raises(UsageError, match="at least 3 values"):

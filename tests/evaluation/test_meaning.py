@@ -16,9 +16,9 @@ from synthorax.evaluation.dimensions.lesion_preservation import lesion_looks, le
 from synthorax.evaluation.dimensions.robustness import corruption_shifts, site_distances
 from synthorax.evaluation.measure import evaluate_images
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
-from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupted
+from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupt
 from synthorax.evaluation.metrics.distances import fid, kid, mmd
-from synthorax.evaluation.metrics.feature_sets import RealImages, Seen, shared_groups
+from synthorax.evaluation.metrics.feature_sets import RealImages, SetFeatures, shared_groups
 from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
 from synthorax.evaluation.metrics.paired import paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
@@ -95,7 +95,7 @@ FAILURES = {
     "inverted grey": lambda images, real: 255 - images.pixels,
     "wrong side": lambda images, real: images.pixels[:, :, ::-1],
     "dropped subtype": lambda images, real: images.pixels[images.column("Effusion") == 0][np.arange(len(images)) % 40],
-    "cropped": lambda images, real: corrupted(images.pixels, "crop", seed=0),
+    "cropped": lambda images, real: corrupt(images.pixels, "crop", seed=0),
 }
 
 
@@ -104,7 +104,7 @@ def values(scores):
 
 
 def fidelity_and_diversity(real, images):
-    seen = Seen.through(SPACE, real, images)
+    seen = SetFeatures.through(SPACE, real, images)
     (whole, *_) = shared_groups(real, images)
     scores = (*distances(real, seen, whole, seed=0), *neighbourhood(real, seen, whole, seed=0),
               *ms_ssim_scores(real.held_out.pixels[:40], images.pixels[:40], floor_sets=None, seed=0),
@@ -202,7 +202,7 @@ def test_a_dropped_subtype_shows_in_its_own_group(real, faithful):
     images.pixels[ap] = faithful.pixels[np.flatnonzero(ap)[0]]
     coverage = {}
     for name, made in (("good", faithful), ("bad", images)):
-        seen = Seen.through(SPACE, real, made)
+        seen = SetFeatures.through(SPACE, real, made)
         coverage[name] = {group.name: values(neighbourhood(real, seen, group, seed=0))["coverage"] for group in shared_groups(real, made)}
     loss = {group: coverage["good"][group] - coverage["bad"][group] for group in coverage["good"]}
     assert set(loss) >= {"all", "Effusion", "view AP", "Effusion, view AP", "sex M"}
@@ -226,7 +226,7 @@ def test_swapped_labels_turn_the_auroc_round(real, faithful):
     swapped = replace(faithful, labels=1 - faithful.labels)
     score = {}
     for name, images in (("right", faithful), ("swapped", swapped)):
-        dimension, judges = controllability(real, images, Seen.through(SPACE, real, images))
+        dimension, judges = controllability(real, images, SetFeatures.through(SPACE, real, images))
         assert judges
         score[name] = {s.group: s.value for s in dimension.scores if s.metric == "requested_finding_auroc"}["Effusion"]
     assert score["right"] > 0.75
@@ -235,7 +235,7 @@ def test_swapped_labels_turn_the_auroc_round(real, faithful):
 
 def test_images_of_the_other_view_lower_the_view_agreement(real, faithful):
     turned = replace(faithful, studies=tuple(replace(study, view={"PA": "AP", "AP": "PA"}[study.view]) for study in faithful.studies))
-    right, wrong = (next(score.value for score in controllability(real, images, Seen.through(SPACE, real, images))[0].scores
+    right, wrong = (next(score.value for score in controllability(real, images, SetFeatures.through(SPACE, real, images))[0].scores
                          if score.metric == "view_agreement") for images in (faithful, turned))
     assert right > 0.75 and wrong == pytest.approx(1 - right)
 
@@ -329,7 +329,7 @@ def test_pairs_are_scored_and_placed_in_the_band(followed, real):
     assert len(rows) == 80 and (partners == made.pixels).all()
     exact = paired_scores(partners, made.pixels, bands=bands)
     assert values(exact) == {"paired_ssim": 1.0, "paired_psnr": 100.0} and all("above the band" in score.note for score in exact)
-    noisy = paired_scores(partners, corrupted(made.pixels, "noise", seed=0), bands=bands)
+    noisy = paired_scores(partners, corrupt(made.pixels, "noise", seed=0), bands=bands)
     assert all(bad.value < good.value for bad, good in zip(noisy, exact, strict=True))
     assert len(paired_rows(real.train, real.train)[0]) == 0
 
@@ -345,19 +345,19 @@ def test_a_site_that_was_never_made_is_the_farther_one(real, faithful):
                                        studies=(*first.studies, *second.studies),
                                        labels=np.concatenate([first.labels, second.labels]), masks=None)
                          for name, first, second in (("train", real.train, other[0]), ("held_out", real.held_out, other[1]))})
-    scores = {score.group: score for score in site_distances(sides, faithful, Seen.through(SPACE, sides, faithful), seed=0)}
+    scores = {score.group: score for score in site_distances(sides, faithful, SetFeatures.through(SPACE, sides, faithful), seed=0)}
     assert scores["site two"].value > scores["site one"].value
-    assert site_distances(real, faithful, Seen.through(SPACE, real, faithful), seed=0) == ()  # one site is no comparison
+    assert site_distances(real, faithful, SetFeatures.through(SPACE, real, faithful), seed=0) == ()  # one site is no comparison
 
 
 def test_every_corruption_changes_images_and_is_measured(real, faithful):
-    scores = corruption_shifts(real, faithful, Seen.through(SPACE, real, faithful), seed=0)
+    scores = corruption_shifts(real, faithful, SetFeatures.through(SPACE, real, faithful), seed=0)
     assert [score.group for score in scores] == list(CORRUPTIONS)
     shift = {score.group: score for score in scores}
     assert shift["vendor look"].value > 0 and shift["vendor look"].floor > 0
     for name in CORRUPTIONS:
-        assert (corrupted(faithful.pixels, name, seed=0) != faithful.pixels).any()
-        assert (corrupted(faithful.pixels, name, seed=0) == corrupted(faithful.pixels, name, seed=0)).all()
+        assert (corrupt(faithful.pixels, name, seed=0) != faithful.pixels).any()
+        assert (corrupt(faithful.pixels, name, seed=0) == corrupt(faithful.pixels, name, seed=0)).all()
 
 
 # Closed forms of what is new

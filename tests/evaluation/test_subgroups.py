@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benefit_task import QUICK
-from synthorax.evaluation.benefit.comparison import Compared
+from synthorax.evaluation.benefit.comparison import ArmPredictions
 from synthorax.evaluation.benefit.shortcuts import shortcuts
 from synthorax.evaluation.benefit.subgroups import subgroup_benefit
 from synthorax.evaluation.benefit.worst_cases import failure_sheets, wrongness
@@ -27,7 +27,7 @@ def scored(real, added, *, labels, images_per_patient=1, **columns):
                  labels=np.asarray(labels, dtype=np.float32)[:, None], digest="d")
     said = {arm: (1 / (1 + np.exp(-values[:, None] - 0.05 * rng.normal(size=(number, 3)))))[:, None]
             for arm, values in (("real", real), ("real+synthetic", added))}
-    return Compared(test=test, probabilities=said, scores=said, thresholds={}, ratios={})
+    return ArmPredictions(test=test, probabilities=said, scores=said, thresholds={}, ratios={})
 
 
 def weak_women(num=600, *, mended):

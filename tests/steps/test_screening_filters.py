@@ -18,7 +18,7 @@ from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.data.tables import read_table
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation.metrics.corruptions import corrupted
+from synthorax.evaluation.metrics.corruptions import corrupt
 from synthorax.judges.appearance import NAMES, appearance_statistics
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit
@@ -97,7 +97,7 @@ def test_spoilt_images_are_far_from_real_ones(prepared: Prepared, judge: CrossFi
 def test_repeated_images_are_dropped_but_for_the_first(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:
     image_set = prepared.images("test").take([0, 1, 2, 3, 0, 1, 0])
     images = image_set.pixels.copy()
-    images[6] = corrupted(images[6:], "gain", seed=1)[0]
+    images[6] = corrupt(images[6:], "gain", seed=1)[0]
     found, dropped = screened_rows(replace(image_set, pixels=images), prepared, judge, tmp_path, "duplicate")
     assert set(dropped) == {4, 5, 6} and dropped[6]["partner"] == "images/synthetic-000000.png"
     assert all(float(row["value"]) > float(row["threshold"]) for row in dropped.values())
@@ -208,11 +208,11 @@ def test_cross_conformal_is_the_plain_rank_with_one_part_and_valid_with_several(
 def test_appearance_statistics_distinguish_noise_from_blur() -> None:
     images = np.full((1, 64, 64), 128, dtype=np.uint8)
     images[0, 20:40, 20:40] = 200
-    noisy = corrupted(images, "noise", seed=0)
+    noisy = corrupt(images, "noise", seed=0)
     noise = 10 ** appearance_statistics(noisy)[0, NAMES.index("noise")]
     assert noise == pytest.approx(0.05, rel=0.1)
     assert appearance_statistics(images)[0, NAMES.index("noise")] < -5  # edges are no noise
-    assert appearance_statistics(corrupted(images, "blur", seed=0))[0, 5] < appearance_statistics(images)[0, 5]
+    assert appearance_statistics(corrupt(images, "blur", seed=0))[0, 5] < appearance_statistics(images)[0, 5]
 
 
 def test_unknown_filters_and_nothing_left_are_refused(prepared: Prepared, judge: CrossFit, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from synthorax.evaluation.dimensions.lesion_preservation import lesion_preservat
 from synthorax.evaluation.dimensions.privacy import privacy
 from synthorax.evaluation.dimensions.readings import Readings
 from synthorax.evaluation.dimensions.robustness import robustness
-from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, Seen, shared_groups
+from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, SetFeatures, shared_groups
 from synthorax.evaluation.metrics.segmentation import FittedSegmenter, fit_segmenter
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 from synthorax.evaluation.report.group_plots import embedding_map
@@ -48,7 +48,7 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
     seen = []
     for number, space in enumerate(spaces):
         share = 0.4 / len(spaces)
-        seen.append(Seen.through(space, real, synthetic, progress=portion(progress, number * share, (number + 1) * share)))
+        seen.append(SetFeatures.through(space, real, synthetic, progress=portion(progress, number * share, (number + 1) * share)))
     control, judges = controllability(real, synthetic, seen[0])
     fitted_segmenter = FittedSegmenter(segmenter=None, reasons=dict.fromkeys((*ORGANS, *requested_classes(synthetic)), LEFT_OUT))
     if not quick:
@@ -87,7 +87,7 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
                   figures=figures, notes=_notes(real.train, facts))
 
 
-def maps(seen: Sequence[Seen], *, most: int = 400) -> dict[str, str]:
+def maps(seen: Sequence[SetFeatures], *, most: int = 400) -> dict[str, str]:
     """For each feature space, where real and synthetic images lie on the two directions in which real images differ most."""
     drawn = {}
     for space in seen:

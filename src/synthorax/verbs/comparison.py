@@ -27,7 +27,7 @@ from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.vocabulary import canonical
 from synthorax.engine import Device, describe_machine, started
 from synthorax.errors import OutOfMemoryError, SynthoraxError, TrainingError, UsageError, nearest
-from synthorax.evaluation.comparison.join import SCHEMA, check_joins, joined, read_report
+from synthorax.evaluation.comparison.join import SCHEMA, check_joins, merge_comparisons, read_report
 from synthorax.evaluation.comparison.measures import RealReference, downstream, near_copies, quality_record, reference_record
 from synthorax.evaluation.comparison.pages import DOWNSTREAM, REAL, markdown, page, sheets, summary
 from synthorax.evaluation.metrics.feature_sets import RealImages
@@ -44,7 +44,7 @@ from synthorax.steps.models.card import read_card
 from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.steps.models.trained_model import ModelLike, open_model
 from synthorax.steps.planning.plan import STATED_ONLY
-from synthorax.steps.training.comparison_design import FIRST_STAGE_PART, Arm, Design, Terms, claim, design_comparison
+from synthorax.steps.training.comparison_design import FIRST_STAGE_PART, Candidate, ComparisonDesign, Terms, claim, design_comparison
 from synthorax.threads import available_cores
 from synthorax.types import ImageSet
 from synthorax.verbs import synthesis
@@ -130,7 +130,7 @@ def compare(recipes: Sequence[str], data: Prepared | str | Path, *, out: str | P
         return _written(design, records, reference, others=tuple(others.values()))
 
 
-def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
+def train_arm(design: ComparisonDesign, arm: Candidate, seed: int, machine: Machine) -> Record:
     """Train one arm, its compressor first if it has one, and tell what that cost; `failed` where a training cannot go on."""
     terms, run = design.terms, _run(design, arm, seed)
     data = design.training_images(seed)
@@ -158,7 +158,7 @@ def train_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
             "parameters_trained": sum(stage["parameters_trained"] for stage in told)}
 
 
-def sample_arm(design: Design, arm: Arm, seed: int, machine: Machine) -> Record:
+def sample_arm(design: ComparisonDesign, arm: Candidate, seed: int, machine: Machine) -> Record:
     """Make the images of one trained arm, and tell how long an image takes and how much memory."""
     run = _run(design, arm, seed)
     model = open_model(run)
@@ -193,7 +193,7 @@ def _machine(*, device: Device, threads: int | None, apart: bool, jobs: int, clo
     return Machine(device=device, threads=threads if threads or jobs == 1 else max(1, available_cores() // jobs), apart=apart, jobs=jobs)
 
 
-def _records(design: Design, machine: Machine) -> list[Record]:
+def _records(design: ComparisonDesign, machine: Machine) -> list[Record]:
     """Everything that is known of every arm and seed; measures are taken here, as images come."""
     make = functools.partial(_images_made, design, machine)
     pairs = [(arm, seed) for seed in design.seeds for arm in design.arms]
@@ -206,7 +206,7 @@ def _records(design: Design, machine: Machine) -> list[Record]:
             pool.shutdown(wait=False, cancel_futures=True)  # after a failure no further training begins
 
 
-def _images_made(design: Design, machine: Machine, pair: tuple[Arm, int]) -> Record:
+def _images_made(design: ComparisonDesign, machine: Machine, pair: tuple[Candidate, int]) -> Record:
     """One arm and seed trained, and its images made: what that cost, or why it failed."""
     name, call = _name(*pair), _apart if machine.apart else _here
     trained = _piece(design, f"{name}-training", functools.partial(call, train_arm, design, *pair, machine))
@@ -215,13 +215,13 @@ def _images_made(design: Design, machine: Machine, pair: tuple[Arm, int]) -> Rec
     return trained | _piece(design, f"{name}-sampling", functools.partial(call, sample_arm, design, *pair, machine))
 
 
-def _full_record(design: Design, arm: Arm, seed: int, made: Record) -> Record:
+def _full_record(design: ComparisonDesign, arm: Candidate, seed: int, made: Record) -> Record:
     """The record of one arm and seed, with every measure of its images if there are any."""
     measures = {} if "failed" in made else _piece(design, f"{_name(arm, seed)}-measures", functools.partial(_measures, design, arm, seed))
     return {"arm": arm.name, "seed": seed, **made, **measures}
 
 
-def _measures(design: Design, arm: Arm, seed: int) -> Record:
+def _measures(design: ComparisonDesign, arm: Candidate, seed: int) -> Record:
     images, finding, reference = _images(design, arm, seed), design.terms.finding, _real_reference(design)
     with progress_line(f"measure {_name(arm, seed)}") as progress:
         progress(0.0, "distances and neighbours")
@@ -239,24 +239,24 @@ def _measures(design: Design, arm: Arm, seed: int) -> Record:
 
 
 @functools.cache
-def _real_reference(design: Design) -> RealReference:
+def _real_reference(design: ComparisonDesign) -> RealReference:
     real = RealImages(train=design.prepared.images("train", size=design.size), held_out=design.reference_images())
     return RealReference.of(real, load_features(design.terms.features, train=real.train))
 
 
-def _detector(design: Design, seed: int) -> tuple[CopyDetector, FalseAlarms]:
+def _detector(design: ComparisonDesign, seed: int) -> tuple[CopyDetector, FalseAlarms]:
     return _detector_of(design, None if design.terms.train_images is None else seed)
 
 
 @functools.cache
-def _detector_of(design: Design, seed: int | None) -> tuple[CopyDetector, FalseAlarms]:
+def _detector_of(design: ComparisonDesign, seed: int | None) -> tuple[CopyDetector, FalseAlarms]:
     """Looks for copies of what the arms of this seed learned from, or of all training images."""
     learned = design.prepared if seed is None else design.training_images(seed)
     held_out = design.held_out()
     return half_calibrated(learned.images("train", size=design.size).pixels, held_out.pixels, held_out.patients())
 
 
-def _head(design: Design) -> Record:
+def _head(design: ComparisonDesign) -> Record:
     """What two comparisons must have in common for their trainings to stand in one table."""
     terms, space = design.terms, _real_reference(design).space
     train, real = design.prepared.images("train", size=design.size), design.reference_images()
@@ -268,13 +268,13 @@ def _head(design: Design) -> Record:
             "settings": {arm.name: arm.settings for arm in design.arms}, "judges": [{"name": space.name, "digest": space.digest}]}
 
 
-def _written(design: Design, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> ComparisonResult:
+def _written(design: ComparisonDesign, records: Sequence[Record], reference: Record, *, others: Sequence[Record]) -> ComparisonResult:
     """The report, its table and its sheets."""
     real = design.reference_images()
     done = {record["arm"] for record in records if record["seed"] == design.seeds[0] and "failed" not in record}
     made = {arm.name: _images(design, arm, design.seeds[0]).pixels for arm in design.arms if arm.name in done}
     shown = real.pixels[np.random.default_rng(0).permutation(len(real))]
-    report = joined({**_head(design), "seeds": list(design.seeds), "machine": describe_machine(),
+    report = merge_comparisons({**_head(design), "seeds": list(design.seeds), "machine": describe_machine(),
                      "two_stages": [arm.name for arm in design.arms if arm.first is not None], "notes": list(design.notes),
                      "reference": reference, "arms": summary(records), "records": list(records)}, others)
     picture = png_bytes(sheets({REAL: shown, **made}))
@@ -285,26 +285,26 @@ def _written(design: Design, records: Sequence[Record], reference: Record, *, ot
     return ComparisonResult(out=design.out, report=report)
 
 
-def _name(arm: Arm, seed: int) -> str:
+def _name(arm: Candidate, seed: int) -> str:
     return f"{arm.folder}-seed{seed}"
 
 
-def _run(design: Design, arm: Arm, seed: int) -> Run:
+def _run(design: ComparisonDesign, arm: Candidate, seed: int) -> Run:
     return Run(path=design.out / "runs" / _name(arm, seed))
 
 
-def _images_folder(design: Design, arm: Arm, seed: int) -> Path:
+def _images_folder(design: ComparisonDesign, arm: Candidate, seed: int) -> Path:
     return design.out / "made" / _name(arm, seed)
 
 
-def _images(design: Design, arm: Arm, seed: int) -> ImageSet:
+def _images(design: ComparisonDesign, arm: Candidate, seed: int) -> ImageSet:
     """What an arm made, with the labels that it was asked for."""
     findings = design.prepared.findings
     dataset = read_dataset(_images_folder(design, arm, seed), allow=findings)
     return load_images(dataset, size=design.size, findings=findings, policy=STATED_ONLY)
 
 
-def _piece(design: Design, name: str, make: Callable[[], Record]) -> Record:
+def _piece(design: ComparisonDesign, name: str, make: Callable[[], Record]) -> Record:
     """The record of one piece, from its file if it is there."""
     path = present_place(design.out / "pieces", f"{name}.json")
     if not path.exists():

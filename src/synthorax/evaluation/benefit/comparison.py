@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from synthorax.evaluation.benefit.design import Design, stated, too_few
+from synthorax.evaluation.benefit.design import Design, stated_labels, too_few
 from synthorax.evaluation.benefit.protocol import CONVENTIONAL, DECLARED, LEVEL, PLAIN, BenefitConfig
 from synthorax.evaluation.statistics.bootstrap import CountedStatistic, counted_auprc, counted_auroc, counted_bootstrap, counted_gain
 from synthorax.evaluation.statistics.calibration import (
@@ -32,7 +32,7 @@ ROC_POINTS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class ArmPredictions:
     """What every arm says of the tested images, and of the images that set its threshold."""
 
     test: ImageSet
@@ -46,8 +46,8 @@ class Compared:
     """arm -> synthetic images for each real one, as used"""
 
 
-def compared(design: Design, answers: Mapping[str, Sequence[Sequence[Sequence[Scores]]]], *, ratios: Mapping[str, float],
-             config: BenefitConfig) -> Compared:
+def arm_predictions(design: Design, answers: Mapping[str, Sequence[Sequence[Sequence[Scores]]]], *, ratios: Mapping[str, float],
+             config: BenefitConfig) -> ArmPredictions:
     """Bring the answers of each arm, by repeat, fold and seed, into the order of the tested images.
 
     A training's answers are those for its fold's validation images and, after them, its test images, [V + T, K].
@@ -67,12 +67,12 @@ def compared(design: Design, answers: Mapping[str, Sequence[Sequence[Sequence[Sc
                 probabilities[arm][rows, :, runs] = tested
                 scores[arm][rows, :, runs] = tested if len(parts) == 1 else rankdata(tested, axis=0) / len(rows)
                 thresholds[arm][rows, :, repeat] = _thresholds(design.real.take(part.val), said[: len(part.val)].mean(axis=-1), config)
-    return Compared(test=test, probabilities=probabilities, scores=scores, thresholds=thresholds, ratios=ratios)
+    return ArmPredictions(test=test, probabilities=probabilities, scores=scores, thresholds=thresholds, ratios=ratios)
 
 
-def delta_of(found: Compared, finding: str, *, against: str, config: BenefitConfig, arm: str = DECLARED) -> Record:
+def delta_of(found: ArmPredictions, finding: str, *, against: str, config: BenefitConfig, arm: str = DECLARED) -> Record:
     """AUROC of an arm minus that of `against`, by three tests; `test` is the one that the data allow to decide."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     column, patients = found.test.findings.index(finding), found.test.patients()[known]
     pair = np.stack([found.scores[against][known, column], found.scores[arm][known, column]], axis=1)  # [N, 2, runs]
     one, other = pair.mean(axis=-1).T
@@ -89,7 +89,7 @@ def delta_of(found: Compared, finding: str, *, against: str, config: BenefitConf
             "tests": tests, "note": note}
 
 
-def adjusted(deltas: Sequence[Record]) -> list[Record]:
+def with_holm(deltas: Sequence[Record]) -> list[Record]:
     """The same records with p-values after Holm over the findings, within each test."""
     for test in deltas[0]["tests"] if deltas else ():
         for delta, p in zip(deltas, holm([delta["tests"][test]["p"] for delta in deltas]), strict=True):
@@ -108,9 +108,9 @@ def verdict_of(delta: Record) -> str:
     return "no evidence"
 
 
-def others_of(found: Compared, others: Sequence[str], config: BenefitConfig) -> Record:
+def others_of(found: ArmPredictions, others: Sequence[str], config: BenefitConfig) -> Record:
     """What became of the findings that the images were not made for; here the deciding test alone counts, to miss less harm."""
-    deltas = adjusted([delta_of(found, finding, against=PLAIN, config=config) for finding in others])
+    deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in others])
     told = [{"finding": finding, **{key: delta[key] for key in ("value", "low", "high", "p", "p_holm", "test")}}
             for finding, delta in zip(others, deltas, strict=True)]
     worse = [entry["finding"] for entry in told if entry["value"] < 0 and entry["p_holm"] < LEVEL]
@@ -131,9 +131,9 @@ def gate_of(entry: Record, config: BenefitConfig) -> Record:
     return {"passed": not reasons, "min_gain": config.min_gain, "reasons": reasons}
 
 
-def power_told(found: Compared, finding: str, delta: Record, config: BenefitConfig) -> Record:
+def power_record(found: ArmPredictions, finding: str, delta: Record, config: BenefitConfig) -> Record:
     """What this test could see, and how many test patients would show a gain of the size that the gate asks for."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     column, patients = found.test.findings.index(finding), found.test.patients()[known]
     one, other = (found.scores[arm][known, column].mean(axis=-1) for arm in (PLAIN, DECLARED))
     effect = 1.0
@@ -144,17 +144,17 @@ def power_told(found: Compared, finding: str, delta: Record, config: BenefitConf
             "note": "from DeLong's variance, for one finding"}
 
 
-def best_conventional(found: Compared, finding: str) -> str:
+def best_conventional(found: ArmPredictions, finding: str) -> str:
     """The remedy without synthetic images that did best on the test images: its luck counts against the synthetic ones."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     column = found.test.findings.index(finding)
     return max((name for name in CONVENTIONAL if name in found.scores),
                key=lambda name: auroc(labels, found.scores[name][known, column].mean(axis=-1)))
 
 
-def arm_told(name: str, found: Compared, finding: str, config: BenefitConfig) -> Record:
+def arm_record(name: str, found: ArmPredictions, finding: str, config: BenefitConfig) -> Record:
     """AUROC and AUPRC of one arm with intervals over patients, of the trainings one by one, calibration, and at the threshold."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     column, patients = found.test.findings.index(finding), found.test.patients()[known]
     runs, said = found.scores[name][known, column], found.probabilities[name][known, column].mean(axis=-1)
     scores = runs.mean(axis=-1)
@@ -189,9 +189,9 @@ def arm_told(name: str, found: Compared, finding: str, config: BenefitConfig) ->
     return record
 
 
-def roc_of(found: Compared, arm: str, finding: str) -> dict[str, list[float]]:
+def roc_of(found: ArmPredictions, arm: str, finding: str) -> dict[str, list[float]]:
     """At most 200 points of the arm's ROC curve."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     fpr, tpr = roc_points(labels, found.scores[arm][known, found.test.findings.index(finding)].mean(axis=-1))
     shown = np.unique(np.linspace(0, len(fpr) - 1, ROC_POINTS).round().astype(int))
     return {"fpr": [round(float(x), 4) for x in fpr[shown]], "tpr": [round(float(y), 4) for y in tpr[shown]]}
@@ -202,7 +202,7 @@ def _thresholds(val: ImageSet, said: Scores, config: BenefitConfig) -> NDArray[n
     found = np.full(len(val.findings), np.nan)
     for column, finding in enumerate(val.findings):
         if len(val) and not too_few(val, finding, config):
-            known, labels = stated(val, finding)
+            known, labels = stated_labels(val, finding)
             found[column] = youden_threshold(labels, said[known, column])
     return found
 

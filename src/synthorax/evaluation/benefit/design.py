@@ -68,7 +68,7 @@ def cross_validation(seen: ImageSet, unseen: ImageSet, *, targets: Sequence[str]
             raise InputError(f"{count} patients that may be tested show {finding}, too few for {config.folds} folds",
                              remedy="take fewer folds, or the test split")
     for repeat in range(config.repeats):
-        fold = _dealt(unseen, targets, folds=config.folds, seed=derive(config.seed, "folds", repeat))
+        fold = _deal_folds(unseen, targets, folds=config.folds, seed=derive(config.seed, "folds", repeat))
         parts.append(tuple(
             Fraction(train=np.concatenate([always, rows[(fold != k) & (fold != (k + 1) % config.folds)]]),
                  val=rows[fold == (k + 1) % config.folds], test=rows[fold == k]) for k in range(config.folds)))
@@ -98,7 +98,7 @@ def known_to_generator(facts: Mapping[str, Any], prepared: Prepared, *, cross_va
     return "nothing" if declared else "training split"
 
 
-def stated(images: ImageSet, finding: str) -> tuple[NDArray[np.bool_], NDArray[np.int_]]:
+def stated_labels(images: ImageSet, finding: str) -> tuple[NDArray[np.bool_], NDArray[np.int_]]:
     """Which images state the finding [N], and what these state, 0 or 1."""
     labels = images.column(finding)
     known = ~np.isnan(labels)
@@ -107,7 +107,7 @@ def stated(images: ImageSet, finding: str) -> tuple[NDArray[np.bool_], NDArray[n
 
 def too_few(test: ImageSet, finding: str, config: BenefitConfig) -> str:
     """Why a finding cannot be tested, or nothing. Patients count, not images: twenty images of one patient are one story."""
-    known, labels = stated(test, finding)
+    known, labels = stated_labels(test, finding)
     return too_few_patients(labels, test.patients()[known], config)
 
 
@@ -161,7 +161,7 @@ def refuse_misfits(train: ImageSet, test: ImageSet, synthetic: ImageSet, val: Im
             raise UsageError(f"unknown finding '{finding}'; {nearest(finding, train.findings)}")
 
 
-def _dealt(images: ImageSet, targets: Sequence[str], *, folds: int, seed: int) -> Rows:
+def _deal_folds(images: ImageSet, targets: Sequence[str], *, folds: int, seed: int) -> Rows:
     """Fold of each image, [N]: patients of one stratum (the rarest target that they show) go round the folds in random order."""
     patients, owner = np.unique(images.patients(), return_inverse=True)
     stratum = np.full(len(patients), len(targets))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synthorax.evaluation.benefit.comparison import Record, arm_told, compared, delta_of
+from synthorax.evaluation.benefit.comparison import Record, arm_predictions, arm_record, delta_of
 from synthorax.evaluation.benefit.design import Design, Fraction, Rows
 from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN, Arm, BenefitConfig
-from synthorax.evaluation.benefit.training import Answers, Job, first
+from synthorax.evaluation.benefit.training import Answers, Job, take_ratio
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -43,7 +43,7 @@ def curve_jobs(design: Design, targets: Sequence[str], config: BenefitConfig) ->
     (part,), = design.parts
     jobs = []
     for finding in targets:
-        for count in _possible(design, part, finding, config)[0]:
+        for count in _feasible_counts(design, part, finding, config)[0]:
             rows = fewer_positives(design.real, part.train, finding, count, seed=config.seed)
             jobs += [Job(name=_name(finding, count, arm, run), arm=Arm(ratio=0.0 if arm == PLAIN else config.ratio), train=rows,
                          asked=np.concatenate([part.val, part.test]), targets=(finding,), seed=derive(config.seed, "training", run))
@@ -54,16 +54,16 @@ def curve_jobs(design: Design, targets: Sequence[str], config: BenefitConfig) ->
 def learning_curve(design: Design, answers: dict[str, Answers], synthetic: ImageSet, finding: str, config: BenefitConfig) -> Record:
     """The points of one finding: AUROC of both arms and their difference, each with its interval, by number of real positives."""
     (part,), = design.parts
-    counts, left_out = _possible(design, part, finding, config)
+    counts, left_out = _feasible_counts(design, part, finding, config)
     points = []
     for count in counts:
         own = {arm: [[[answers[_name(finding, count, arm, run)].probabilities for run in range(config.seeds)]]]
                for arm in (PLAIN, DECLARED)}
         rows = fewer_positives(design.real, part.train, finding, count, seed=config.seed)
-        ratio = len(first(synthetic, config.ratio, len(rows))) / len(rows)
-        found = compared(design, own, ratios={PLAIN: 0.0, DECLARED: round(ratio, 3)}, config=config)
+        ratio = len(take_ratio(synthetic, config.ratio, len(rows))) / len(rows)
+        found = arm_predictions(design, own, ratios={PLAIN: 0.0, DECLARED: round(ratio, 3)}, config=config)
         delta = delta_of(found, finding, against=PLAIN, config=config)
-        arms = {arm: arm_told(arm, found, finding, config) for arm in (PLAIN, DECLARED)}
+        arms = {arm: arm_record(arm, found, finding, config) for arm in (PLAIN, DECLARED)}
         points.append({"n_real_positive_train": count, "n_real_train": len(rows),
                        "arms": [{key: told[key] for key in ("arm", "auroc", "low", "high", "auprc", "auprc_low", "auprc_high", "ratio")
                                  if key in told} for told in arms.values()],
@@ -71,7 +71,7 @@ def learning_curve(design: Design, answers: dict[str, Answers], synthetic: Image
     return {"finding": finding, "points": points, "left_out": left_out, "seeds": config.seeds, "note": NOTE}
 
 
-def _possible(design: Design, part: Fraction, finding: str, config: BenefitConfig) -> tuple[list[int], list[Record]]:
+def _feasible_counts(design: Design, part: Fraction, finding: str, config: BenefitConfig) -> tuple[list[int], list[Record]]:
     """The points for which there are images, and those left out, with the reason."""
     there = int((design.real.column(finding)[part.train] == 1).sum())
     counts = sorted(config.positives)

@@ -62,7 +62,7 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
         column = real_train.findings.index(name)
         before = _logits(classifier, features[asking])[:, column]
         after = _erased_scores(classifier, column, features, labels[:, column], made, learns)
-        one = _one(name, labels[asking, column], made[asking], origin[asking], before, after)
+        one = _finding_record(name, labels[asking, column], made[asking], origin[asking], before, after)
         by_chance = _drops_by_chance(classifier, column, features, labels[:, column], made, learns, rng)
         loses = "auroc_drop" in one and one["auroc_drop"]["low"] > 0 and one["auroc_drop"]["value"] > by_chance
         shifted = abs(one["shift"]["value"]) > LEAST_GAP and one["shift"]["low"] * one["shift"]["high"] > 0
@@ -134,7 +134,7 @@ def partial_rank_correlation(first: Vector, second: Vector, labels: Vector) -> t
     return tuple(float(np.tanh(end)) for end in (centre, centre - reach, centre + reach))  # type: ignore[return-value]
 
 
-def _one(finding: str, labels: Vector, made: NDArray[np.intp], origin: Vector, before: Vector, after: Vector) -> dict[str, Any]:
+def _finding_record(finding: str, labels: Vector, made: NDArray[np.intp], origin: Vector, before: Vector, after: Vector) -> dict[str, Any]:
     shift, left = _shift(before, labels, made), _shift(after, labels, made)
     told: dict[str, Any] = {"finding": finding, "shift": _interval(shift), "shift_without": _interval(left)}
     for name, value in (("real", 0), ("synthetic", 1)):

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from synthorax.data.pixels import with_bits_of
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.evaluation.benefit.comparison import Compared, Record, compared, delta_of
-from synthorax.evaluation.benefit.design import Design, Fraction, stated, too_few_patients
+from synthorax.evaluation.benefit.comparison import ArmPredictions, Record, arm_predictions, delta_of
+from synthorax.evaluation.benefit.design import Design, Fraction, stated_labels, too_few_patients
 from synthorax.evaluation.benefit.protocol import PLAIN, Arm, BenefitConfig
-from synthorax.evaluation.benefit.subgroups import ARMS, area_told, pair_of
-from synthorax.evaluation.benefit.training import Answers, Job, first
+from synthorax.evaluation.benefit.subgroups import ARMS, area_record, pair_of
+from synthorax.evaluation.benefit.training import Answers, Job, take_ratio
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 
@@ -57,13 +57,13 @@ def left_out_sites(design: Design, answers: Mapping[str, Answers], at_home: Mapp
             continue
         own = replace(design, parts=((part,),), tested=part.test)
         rows = np.array([place[int(row)] for row in part.test])
-        without, with_it = (compared(own, {arm: [[said]] for arm, said in by_arm.items()}, ratios={}, config=config) for by_arm in (
+        without, with_it = (arm_predictions(own, {arm: [[said]] for arm, said in by_arm.items()}, ratios={}, config=config) for by_arm in (
             {arm: [answers[_name(site, arm, run)].probabilities for run in range(config.seeds)] for arm in ARMS},
             {arm: [answer.probabilities[rows] for answer in at_home[arm]] for arm in ARMS}))
         added = synthetic.take(np.flatnonzero(made_of != site))
         told.append({"site": site, "n_real_train": len(part.train), "n_synthetic_left_out": int((made_of == site).sum()),
-                     "ratio": round(len(first(added, config.ratio, len(part.train))) / len(part.train), 3),
-                     **_compared_told(without, finding, config), "trained_on_it": _areas(with_it, finding, config)})
+                     "ratio": round(len(take_ratio(added, config.ratio, len(part.train))) / len(part.train), 3),
+                     **_comparison_record(without, finding, config), "trained_on_it": _areas(with_it, finding, config)})
     return {"sites": told, "skipped": skipped, "note": NOTE}
 
 
@@ -138,25 +138,25 @@ def with_external(design: Design, external: ImageSet) -> Design:
 
 def external_test(external: ImageSet, at_home: Mapping[str, Sequence[Answers]], finding: str, config: BenefitConfig) -> Record:
     """Both arms on the external images, whose answers are the last of each training; or `skipped` with the reason."""
-    known, labels = stated(external, finding)
+    known, labels = stated_labels(external, finding)
     if not known.any():
         return {"skipped": "the external images do not state it"}
     if reason := too_few_patients(labels, external.patients()[known], config):
         return {"skipped": reason.replace("real images never seen", "the external images")}
     said = {arm: np.stack([answer.probabilities[-len(external):] for answer in answers], axis=-1) for arm, answers in at_home.items()}
-    found = Compared(test=external, probabilities=said, scores=said, thresholds={}, ratios={})
-    return _compared_told(found, finding, config)
+    found = ArmPredictions(test=external, probabilities=said, scores=said, thresholds={}, ratios={})
+    return _comparison_record(found, finding, config)
 
 
-def _compared_told(found: Compared, finding: str, config: BenefitConfig) -> Record:
-    known, labels = stated(found.test, finding)
+def _comparison_record(found: ArmPredictions, finding: str, config: BenefitConfig) -> Record:
+    known, labels = stated_labels(found.test, finding)
     delta = {key: round(part, 12) if isinstance(part, float) else part  # two equal areas differ in the 17th digit
              for key, part in delta_of(found, finding, against=PLAIN, config=config).items()}
     return {"n_test": len(labels), "n_test_positive": int(labels.sum()), "n_test_patients": len(np.unique(found.test.patients()[known])),
             "arms": _areas(found, finding, config), "delta": {key: delta[key] for key in ("value", "low", "high", "p", "test")}}
 
 
-def _areas(found: Compared, finding: str, config: BenefitConfig) -> list[Record]:
-    known, labels = stated(found.test, finding)
+def _areas(found: ArmPredictions, finding: str, config: BenefitConfig) -> list[Record]:
+    known, labels = stated_labels(found.test, finding)
     pair, patients = pair_of(found, finding), found.test.patients()[known]
-    return [area_told(arm, labels, pair[:, place].mean(axis=-1), patients, config) for place, arm in enumerate(ARMS)]
+    return [area_record(arm, labels, pair[:, place].mean(axis=-1), patients, config) for place, arm in enumerate(ARMS)]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.evaluation.benefit.comparison import Compared, Record
-from synthorax.evaluation.benefit.design import stated, too_few_patients
+from synthorax.evaluation.benefit.comparison import ArmPredictions, Record
+from synthorax.evaluation.benefit.design import stated_labels, too_few_patients
 from synthorax.evaluation.benefit.protocol import LEVEL, BenefitConfig
-from synthorax.evaluation.benefit.subgroups import ARMS, Mask, Vector, pair_of, tested_groups, told
+from synthorax.evaluation.benefit.subgroups import ARMS, Mask, Vector, bootstrap_record, pair_of, tested_groups
 from synthorax.evaluation.metrics.feature_sets import groups_of
 from synthorax.evaluation.statistics.bootstrap import CountedStatistic, counted_auroc, counted_bootstrap, counted_pairs
 from synthorax.evaluation.statistics.roc import holm
@@ -20,7 +20,7 @@ ATTRIBUTES = ("view", "site")
 Resampled = Callable[[Vector, CountedStatistic, Sequence[Mask]], Record]
 
 
-def shortcuts(found: Compared, finding: str, config: BenefitConfig) -> Record:
+def shortcuts(found: ArmPredictions, finding: str, config: BenefitConfig) -> Record:
     """For view and site and both arms: how much of the AUROC is lost when only images of one group are compared with one another.
 
     `pooled` is the AUROC over all images that state the attribute; `within` counts only pairs of images of one group (the
@@ -34,7 +34,7 @@ def shortcuts(found: Compared, finding: str, config: BenefitConfig) -> Record:
         if reason := _unusable(found, finding, attribute, config):
             skipped.append({"attribute": attribute, "reason": reason})
         else:
-            checked.append(_checked(found, finding, attribute, config))
+            checked.append(_shortcut_record(found, finding, attribute, config))
     arms = [arm for record in checked for arm in record["arms"]]
     for arm, p in zip(arms, holm([arm["excess"]["p"] for arm in arms]), strict=True):
         arm["excess"]["p_holm"] = p
@@ -42,17 +42,17 @@ def shortcuts(found: Compared, finding: str, config: BenefitConfig) -> Record:
     return {"checked": checked, "skipped": skipped}
 
 
-def _levels(found: Compared, finding: str, attribute: str) -> NDArray[np.str_]:
+def _levels(found: ArmPredictions, finding: str, attribute: str) -> NDArray[np.str_]:
     """Group of each image that states the finding, [N]; empty where the attribute is not stated."""
     words = np.full(len(found.test), "", dtype=object)
     for name, (kind, rows) in groups_of(found.test).items():
         if kind == attribute:
             words[rows] = name
-    return words[stated(found.test, finding)[0]].astype(np.str_)
+    return words[stated_labels(found.test, finding)[0]].astype(np.str_)
 
 
-def _unusable(found: Compared, finding: str, attribute: str, config: BenefitConfig) -> str:
-    levels, patients = _levels(found, finding, attribute), found.test.patients()[stated(found.test, finding)[0]]
+def _unusable(found: ArmPredictions, finding: str, attribute: str, config: BenefitConfig) -> str:
+    levels, patients = _levels(found, finding, attribute), found.test.patients()[stated_labels(found.test, finding)[0]]
     large = [name for name in set(levels.tolist()) - {""} if len(np.unique(patients[levels == name])) >= config.min_patients]
     if len(large) < 2:
         return f"the tested images name fewer than two groups of {config.min_patients} patients"
@@ -61,8 +61,8 @@ def _unusable(found: Compared, finding: str, attribute: str, config: BenefitConf
     return ""
 
 
-def _checked(found: Compared, finding: str, attribute: str, config: BenefitConfig) -> Record:
-    known, labels = stated(found.test, finding)
+def _shortcut_record(found: ArmPredictions, finding: str, attribute: str, config: BenefitConfig) -> Record:
+    known, labels = stated_labels(found.test, finding)
     levels = _levels(found, finding, attribute)
     here = levels != ""
     levels, labels, patients, pair = levels[here], labels[here], found.test.patients()[known][here], pair_of(found, finding)[here]
@@ -75,7 +75,7 @@ def _checked(found: Compared, finding: str, attribute: str, config: BenefitConfi
         return np.asarray(counted_auroc(positive, scores, counts) - sum(won for won, _ in parts) / sum(pairs for _, pairs in parts))
 
     def resampled(values: Vector, statistic: CountedStatistic, groups: Sequence[Mask]) -> Record:
-        return told(counted_bootstrap(labels, values, patients, statistic, num=config.resamples, over_runs=True, groups=groups,
+        return bootstrap_record(counted_bootstrap(labels, values, patients, statistic, num=config.resamples, over_runs=True, groups=groups,
                                       seed=derive(config.seed, "shortcut", attribute)))
 
     arms = []

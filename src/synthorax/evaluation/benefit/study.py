@@ -11,16 +11,16 @@ import numpy as np
 
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit.comparison import (
-    adjusted,
-    arm_told,
+    arm_predictions,
+    arm_record,
     best_conventional,
-    compared,
     delta_of,
     gate_of,
     others_of,
-    power_told,
+    power_record,
     roc_of,
     verdict_of,
+    with_holm,
 )
 from synthorax.evaluation.benefit.design import (
     Design,
@@ -28,7 +28,7 @@ from synthorax.evaluation.benefit.design import (
     one_split,
     refuse_leaks,
     refuse_misfits,
-    stated,
+    stated_labels,
     too_few,
 )
 from synthorax.evaluation.benefit.learning_curve import curve_jobs, learning_curve
@@ -37,7 +37,7 @@ from synthorax.evaluation.benefit.other_sites import external_test, fitted_exter
 from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN, Arm, BenefitConfig
 from synthorax.evaluation.benefit.shortcuts import shortcuts
 from synthorax.evaluation.benefit.subgroups import ARMS, subgroup_benefit
-from synthorax.evaluation.benefit.training import Answers, Job, first, shuffled, train_jobs
+from synthorax.evaluation.benefit.training import Answers, Job, shuffle, take_ratio, train_jobs
 from synthorax.evaluation.benefit.worst_cases import failure_sheets
 from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.roc import delong_interval
@@ -116,7 +116,7 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
         return BenefitResult(findings=(), skipped=skipped)
     design = (cross_validation(real_train.take([]) if train_unseen else real_train, pool, targets=tested, config=config) if config.folds
               else one_split(real_train, real_test, real_val))
-    made = shuffled(synthetic, seed=config.seed)
+    made = shuffle(synthetic, seed=config.seed)
     arms = _arms_with_images(config, design, made)
     if external is not None:
         design = with_external(design, external)
@@ -135,19 +135,19 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
                     for repeat, parts in enumerate(design.parts)] for arm in arms}
     at_home = {arm: [answers[_name(arm, repeat, fold, run, design, config)] for repeat, parts in enumerate(design.parts)
                      for fold in range(len(parts)) for run in range(config.seeds)] for arm in ARMS}
-    found = compared(design, by_arm, ratios=_ratios(arms, design, made), config=config)
+    found = arm_predictions(design, by_arm, ratios=_ratios(arms, design, made), config=config)
     others = [name for name in design.real.findings if name not in targets and not too_few(pool, name, config)]
     shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
               "n_synthetic": len(synthetic), "design": dict(design.told), **others_of(found, others, config)}
-    deltas = adjusted([delta_of(found, finding, against=PLAIN, config=config) for finding in tested])
-    best = adjusted([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in tested])
+    deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in tested])
+    best = with_holm([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in tested])
     entries = []
     for finding, delta, against_best in zip(tested, deltas, best, strict=True):
         entry = _sizes(finding, design, synthetic) | shared
-        entry |= {"arms": [arm_told(name, found, finding, config) for name in arms],
+        entry |= {"arms": [arm_record(name, found, finding, config) for name in arms],
                   "roc": {name: roc_of(found, name, finding) for name in arms},
                   "delta": delta, "delta_best_conventional": against_best, "verdict": verdict_of(delta),
-                  "power": power_told(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
+                  "power": power_record(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
                   "shortcuts": shortcuts(found, finding, config)}
         if config.leave_site_out:
             entry["left_out_sites"] = left_out_sites(design, answers, at_home, made, finding, config)
@@ -211,7 +211,7 @@ def origin_probe(real: ImageSet, synthetic: ImageSet, *, config: BenefitConfig) 
 def _arms_with_images(config: BenefitConfig, design: Design, made: ImageSet) -> dict[str, Arm]:
     """The arms, less those whose ratio the synthetic images do not reach, and those that would repeat the declared one."""
     largest = max(len(part.train) for parts in design.parts for part in parts)
-    declared = len(first(made, config.ratio, largest))
+    declared = len(take_ratio(made, config.ratio, largest))
     swept = {f"{DECLARED}, ratio {ratio:g}": round(ratio * largest) for ratio in config.sweep}
     return {name: arm for name, arm in config.arms().items()
             if name not in swept or (swept[name] <= len(made) and swept[name] != declared)}
@@ -241,13 +241,13 @@ def _name(arm: str, repeat: int, fold: int, run: int, design: Design, config: Be
 def _ratios(arms: Mapping[str, Arm], design: Design, made: ImageSet) -> dict[str, float]:
     """Synthetic images for each real one, as used, by those arms that mix them; the mean over folds."""
     sizes = [len(part.train) for parts in design.parts for part in parts]
-    return {name: round(float(np.mean([len(first(made, arm.ratio, size)) / size for size in sizes])), 3)
+    return {name: round(float(np.mean([len(take_ratio(made, arm.ratio, size)) / size for size in sizes])), 3)
             for name, arm in arms.items() if arm.real and arm.ratio != 0}
 
 
 def _sizes(finding: str, design: Design, synthetic: ImageSet) -> dict[str, Any]:
     """Counts; in cross-validation the training images are those of the first fold, about as many as in the others."""
-    known, labels = stated(design.test, finding)
+    known, labels = stated_labels(design.test, finding)
     train = design.parts[0][0].train
     return {"finding": finding, "n_real_train": len(train),
             "n_real_positive_train": int((design.real.column(finding)[train] == 1).sum()),

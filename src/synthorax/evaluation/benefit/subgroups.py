@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.evaluation.benefit.comparison import Compared, Record
-from synthorax.evaluation.benefit.design import stated, too_few_patients
+from synthorax.evaluation.benefit.comparison import ArmPredictions, Record
+from synthorax.evaluation.benefit.design import stated_labels, too_few_patients
 from synthorax.evaluation.benefit.protocol import DECLARED, LEVEL, PLAIN, BenefitConfig
 from synthorax.evaluation.metrics.feature_sets import groups_of
 from synthorax.evaluation.statistics.bootstrap import CountedStatistic, counted_auroc, counted_bootstrap, counted_gain
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 Vector = NDArray[np.float64]
 
 
-def subgroup_benefit(found: Compared, finding: str, config: BenefitConfig) -> Record:
+def subgroup_benefit(found: ArmPredictions, finding: str, config: BenefitConfig) -> Record:
     """AUROC of `real` and of `real+synthetic` in each group of tested images, their difference, and the gaps between groups.
 
     A group with too few patients with or without the finding stands under `skipped` with the reason. The `gap` of an attribute is the
@@ -29,7 +29,7 @@ def subgroup_benefit(found: Compared, finding: str, config: BenefitConfig) -> Re
     one pair of groups, best and worst by the mean of both arms, so that the choice favours neither. P-values are after Holm over all
     groups, and over all attributes.
     """
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     patients, pair = found.test.patients()[known], pair_of(found, finding)
     rows, gaps, skipped = [], [], []
     for attribute in ATTRIBUTES:
@@ -39,8 +39,8 @@ def subgroup_benefit(found: Compared, finding: str, config: BenefitConfig) -> Re
             rows.append(_group(attribute, name, labels[mask], patients[mask], pair[mask], config))
         if len(groups) > 1:
             gaps.append(_gap(attribute, groups, labels, patients, pair, config))
-    _hold_to_holm([row["delta"] for row in rows])
-    _hold_to_holm([gap["change"] for gap in gaps])
+    _add_holm([row["delta"] for row in rows])
+    _add_holm([gap["change"] for gap in gaps])
     for gap in gaps:
         change = gap["change"]
         sure = change["p_holm"] < LEVEL and change["low"] * change["high"] > 0
@@ -49,15 +49,15 @@ def subgroup_benefit(found: Compared, finding: str, config: BenefitConfig) -> Re
     return {"groups": rows, "gaps": gaps, "worse": worse, "skipped": skipped}
 
 
-def pair_of(found: Compared, finding: str, arms: Sequence[str] = ARMS) -> Vector:
+def pair_of(found: ArmPredictions, finding: str, arms: Sequence[str] = ARMS) -> Vector:
     """Scores of the arms for the images that state the finding, [N, 2, runs]."""
-    known, _ = stated(found.test, finding)
+    known, _ = stated_labels(found.test, finding)
     return np.stack([found.scores[arm][known, found.test.findings.index(finding)] for arm in arms], axis=1)
 
 
-def tested_groups(found: Compared, finding: str, attribute: str, config: BenefitConfig) -> tuple[dict[str, Mask], list[Record]]:
+def tested_groups(found: ArmPredictions, finding: str, attribute: str, config: BenefitConfig) -> tuple[dict[str, Mask], list[Record]]:
     """Groups of the images that state the finding, name -> mask [N], and those that are too small, with the reason."""
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     patients, groups, skipped = found.test.patients()[known], {}, []
     named = {name: rows for name, (kind, rows) in groups_of(found.test).items() if kind == attribute}
     if len(named) < 2:
@@ -73,17 +73,18 @@ def tested_groups(found: Compared, finding: str, attribute: str, config: Benefit
     return groups, skipped
 
 
-def told(drawn: Bootstrap) -> Record:
+def bootstrap_record(drawn: Bootstrap) -> Record:
     """Value, interval and p-value, JSON-ready."""
     return {"value": drawn.value, "low": min(drawn.low, drawn.value), "high": max(drawn.high, drawn.value), "p": drawn.p}
 
 
-def area_told(arm: str, labels: NDArray[np.int_], scores: Vector, patients: NDArray[np.str_], config: BenefitConfig) -> Record:
+def area_record(arm: str, labels: NDArray[np.int_], scores: Vector, patients: NDArray[np.str_], config: BenefitConfig) -> Record:
     """AUROC of an arm's mean score [N] with its interval: DeLong's, or over patients where one has several images."""
     if len(np.unique(patients)) == len(patients):
         formula = delong_interval(labels, scores)
         return {"arm": arm, "auroc": formula.auc, "low": formula.low, "high": formula.high}
-    drawn = told(counted_bootstrap(labels, scores, patients, counted_auroc, num=config.resamples // 2, seed=derive(config.seed, "area")))
+    drawn = bootstrap_record(counted_bootstrap(labels, scores, patients, counted_auroc, num=config.resamples // 2, seed=derive(config.seed,
+                                                                                                                               "area")))
     return {"arm": arm, "auroc": drawn["value"], "low": drawn["low"], "high": drawn["high"]}
 
 
@@ -93,8 +94,8 @@ def _group(attribute: str, name: str, labels: NDArray[np.int_], patients: NDArra
                               seed=derive(config.seed, "subgroup", name))
     return {"attribute": attribute, "group": name, "n": len(labels), "n_positive": int(labels.sum()),
             "n_patients": len(np.unique(patients)),
-            "arms": [area_told(arm, labels, pair[:, place].mean(axis=-1), patients, config) for place, arm in enumerate(ARMS)],
-            "delta": told(drawn)}
+            "arms": [area_record(arm, labels, pair[:, place].mean(axis=-1), patients, config) for place, arm in enumerate(ARMS)],
+            "delta": bootstrap_record(drawn)}
 
 
 def _gap(attribute: str, groups: dict[str, Mask], labels: NDArray[np.int_], patients: NDArray[np.str_], pair: Vector,
@@ -117,13 +118,14 @@ def _gap(attribute: str, groups: dict[str, Mask], labels: NDArray[np.int_], pati
 
     arms = []
     for place, arm in enumerate(ARMS):
-        drawn = told(resampled(pair[:, place], lambda *given: np.ptp(areas(*given), axis=0), corrected=True))
+        drawn = bootstrap_record(resampled(pair[:, place], lambda *given: np.ptp(areas(*given), axis=0), corrected=True))
         arms.append({"arm": arm, "value": float(np.ptp(by_arm[place])), "best": names[int(by_arm[place].argmax())],
                      "worst": names[int(by_arm[place].argmin())],
                      "beyond_chance": {key: drawn[key] for key in ("value", "low", "high")}})
-    return {"attribute": attribute, "arms": arms, "change": {"between": [names[best], names[worst]], **told(resampled(pair, change))}}
+    return {"attribute": attribute, "arms": arms, "change": {"between": [names[best], names[worst]], **bootstrap_record(resampled(pair,
+                                                                                                                                  change))}}
 
 
-def _hold_to_holm(records: Sequence[Record]) -> None:
+def _add_holm(records: Sequence[Record]) -> None:
     for record, p in zip(records, holm([record["p"] for record in records]), strict=True):
         record["p_holm"] = p

@@ -58,12 +58,12 @@ class Answers:
     classifier: str
 
 
-def first(synthetic: ImageSet, ratio: float | None, num_real: int) -> ImageSet:
+def take_ratio(synthetic: ImageSet, ratio: float | None, num_real: int) -> ImageSet:
     """As many synthetic images as the ratio says, if there are so many; None: all."""
     return synthetic if ratio is None else synthetic.take(np.arange(min(len(synthetic), round(ratio * num_real))))
 
 
-def shuffled(synthetic: ImageSet, *, seed: int) -> ImageSet:
+def shuffle(synthetic: ImageSet, *, seed: int) -> ImageSet:
     """The synthetic images in an order that follows from the seed: smaller ratios are parts of larger ones."""
     return synthetic.take(np.random.default_rng(derive(seed, "mix")).permutation(len(synthetic)))
 
@@ -77,14 +77,14 @@ def train_jobs(jobs: Sequence[Job], real: ImageSet, synthetic: ImageSet, *, conf
     """
     train = _Trainer(jobs, real, synthetic, config=config, progress=progress)
     with only_user(keep) if keep is not None else nullcontext():
-        done = {} if keep is None else _kept(keep, jobs, claim=_claim(jobs, real, synthetic, config))
+        done = {} if keep is None else _finished_answers(keep, jobs, claim=_claim(jobs, real, synthetic, config))
         train.skip(len(done))
         todo = [job for job in jobs if job.name not in done]
 
         def finish(job: Job) -> Answers:
             answers = train(job)
             if keep is not None:
-                write_with_digest(keep / _file_name(job), _packed(answers))
+                write_with_digest(keep / _file_name(job), _pack(answers))
             return answers
 
         # Side by side, one core each: as many as PyTorch was given threads. They share nothing, so order plays no part.
@@ -119,9 +119,9 @@ class _Trainer:
     def __call__(self, job: Job) -> Answers:
         own, arm, config = self._real.take(job.train), job.arm, replace(self._config.classifier, augment=job.arm.augment)
         synthetic = self._synthetic if job.synthetic is None else self._synthetic.take(job.synthetic)
-        added = first(synthetic, arm.ratio, len(own))
+        added = take_ratio(synthetic, arm.ratio, len(own))
         parts = [own] if arm.first_synthetic else [added] if not arm.real else [own, added]
-        declared = first(synthetic, self._config.ratio, len(own))
+        declared = take_ratio(synthetic, self._config.ratio, len(own))
         start = None
         if arm.first_synthetic:
             before = config.updates // 2
@@ -190,7 +190,7 @@ def _digest(images: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def _kept(keep: Path, jobs: Sequence[Job], *, claim: Mapping[str, Any]) -> dict[str, Answers]:
+def _finished_answers(keep: Path, jobs: Sequence[Job], *, claim: Mapping[str, Any]) -> dict[str, Answers]:
     """The answers that are there already, by the name of their job."""
     path = keep / "protocol.json"
     if path.exists():
@@ -201,7 +201,7 @@ def _kept(keep: Path, jobs: Sequence[Job], *, claim: Mapping[str, Any]) -> dict[
     else:
         write_json(path, claim)
     remove_temporaries(keep)
-    return {job.name: _unpacked(read_with_digest(keep / _file_name(job))) for job in jobs if (keep / _file_name(job)).exists()}
+    return {job.name: _unpack(read_with_digest(keep / _file_name(job))) for job in jobs if (keep / _file_name(job)).exists()}
 
 
 def _file_name(job: Job) -> str:
@@ -209,12 +209,12 @@ def _file_name(job: Job) -> str:
     return f"{plain}-{hashlib.sha256(job.name.encode()).hexdigest()[:8]}.npz"
 
 
-def _packed(answers: Answers) -> bytes:
+def _pack(answers: Answers) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, probabilities=answers.probabilities, classifier=np.array(answers.classifier))
     return buffer.getvalue()
 
 
-def _unpacked(content: bytes) -> Answers:
+def _unpack(content: bytes) -> Answers:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         return Answers(probabilities=stored["probabilities"], classifier=str(stored["classifier"]))

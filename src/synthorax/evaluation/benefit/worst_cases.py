@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.evaluation.benefit.comparison import Compared
-from synthorax.evaluation.benefit.design import stated
+from synthorax.evaluation.benefit.comparison import ArmPredictions
+from synthorax.evaluation.benefit.design import stated_labels
 from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN
 from synthorax.evaluation.benefit.subgroups import ARMS, pair_of
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
@@ -17,12 +17,12 @@ COLUMNS, ROWS, TILE_PX = 6, 2, 168
 Vector = NDArray[np.float64]
 
 
-def failure_sheets(found: Compared, finding: str) -> dict[str, bytes]:
+def failure_sheets(found: ArmPredictions, finding: str) -> dict[str, bytes]:
     """PNG by name: twelve images each; the captions give the label and the probabilities, and nothing that names a patient.
 
     How wrong an image is called is the share of images of the other class that it stands on the wrong side of: it needs no threshold.
     """
-    known, labels = stated(found.test, finding)
+    known, labels = stated_labels(found.test, finding)
     rows, column = np.flatnonzero(known), found.test.findings.index(finding)
     said = {arm: found.probabilities[arm][known, column].mean(axis=-1) for arm in ARMS}
     wrong = {arm: wrongness(labels, scores) for arm, scores in zip(ARMS, pair_of(found, finding).mean(axis=-1).T, strict=True)}

@@ -49,7 +49,7 @@ def check_joins(head: Record, pairs: Iterable[tuple[str, int]], others: Mapping[
             known.add(pair)
 
 
-def joined(report: Record, others: Sequence[Record]) -> dict[str, Any]:
+def merge_comparisons(report: Record, others: Sequence[Record]) -> dict[str, Any]:
     """The report with the trainings of the others, which `check_joins` let pass; its own recipes stand first."""
     records = [*report["records"], *(record for other in others for record in other["records"])]
     reports = (report, *others)

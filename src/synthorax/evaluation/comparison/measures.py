@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from synthorax.errors import InputError
 from synthorax.evaluation.dimensions.controllability import controllability
 from synthorax.evaluation.metrics.distances import fid_score, kid_score
-from synthorax.evaluation.metrics.feature_sets import RealImages, Seen, Vectors
+from synthorax.evaluation.metrics.feature_sets import RealImages, SetFeatures, Vectors
 from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
 from synthorax.evaluation.metrics.neighbours import neighbour_scores
 from synthorax.evaluation.report.contact_sheets import eight_bit
@@ -69,7 +69,7 @@ def condition_adherence(reference: RealReference, made: ImageSet, vectors: Vecto
     """
     if np.isnan(made.labels).all() and not any(study.view for study in made.studies):
         return {name: {"skipped": "cannot be asked"} for name in (REQUEST, VIEW)}
-    seen = Seen(space=reference.space, train=reference.train, held_out=reference.held_out, synthetic=vectors)
+    seen = SetFeatures(space=reference.space, train=reference.train, held_out=reference.held_out, synthetic=vectors)
     dimension, _ = controllability(reference.real, made, seen)
     asked = [score for score in dimension.scores if score.metric == REQUEST]
     believed = [score for score in asked if (score.floor or 0) >= MIN_JUDGE_AUROC]

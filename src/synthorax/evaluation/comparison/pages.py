@@ -58,7 +58,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     names = [metric_of(name).name for name in (*measures, *([DOWNSTREAM] if gained else []))]
     columns = ["family", *names[: len(measures)], "near-duplicates (false alarms)", *names[len(measures):],
                "parameters (trained, with discriminators)", *COSTS.values()]
-    rows = [[REAL, *(_shown(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
+    rows = [[REAL, *(_cell(_over(name, [reference[name]])) for name in measures), *[""] * (len(columns) - len(measures) - 1)]]
     most = max(entry["seeds"] + len(entry["failed"]) for entry in entries)
     for entry in entries:
         tried = entry["seeds"] + len(entry["failed"])
@@ -67,7 +67,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         if not entry["seeds"]:
             rows.append([entry["arm"], f"failed: {entry['failed'][0]}", *[""] * (len(columns) - 2)])
             continue
-        cells = {name: _shown(entry[name], best=_is_best(name, entry, entries)) for name in (*measures, *([DOWNSTREAM] if gained else []))}
+        cells = {name: _cell(entry[name], best=_is_best(name, entry, entries)) for name in (*measures, *([DOWNSTREAM] if gained else []))}
         rows.append([entry["arm"] + seeds, *(cells[name] for name in measures), _copies(entry["copies"]),
                      *([cells[DOWNSTREAM]] if gained else []), f"{entry['parameters']:,} ({entry['parameters_trained']:,})",
                      *(_spread(entry[name]) for name in COSTS)])
@@ -155,7 +155,7 @@ def _is_best(name: str, entry: Record, entries: Sequence[Record]) -> bool:
     return bool(entry[name]["low"] > max(others)) if metric_of(name).better == "higher" else bool(entry[name]["high"] < min(others))
 
 
-def _shown(one: Record, *, best: bool = False) -> str:
+def _cell(one: Record, *, best: bool = False) -> str:
     if "skipped" in one:
         return f"not measured: {one['skipped']}"
     value = show(one["value"])

@@ -65,8 +65,9 @@ def reader_study(readings: Readings, real: RealImages, synthetic: ImageSet, *, s
     if shown and len(readers) < MIN_READERS:
         reason = f"{len(readers)} reader{'s' * (len(readers) > 1)}; a verdict takes at least {MIN_READERS} who read independently"
     if reason:
-        return Dimension("skipped", reason=reason, scores=tuple(scores), extra=extra | {"verdict": f"skipped: {reason}"} | _listed(missing))
-    return Dimension("measured", scores=tuple(scores), extra=extra | {"verdict": _verdict(scores, shown)} | _listed(missing))
+        return Dimension("skipped", reason=reason, scores=tuple(scores),
+                         extra=extra | {"verdict": f"skipped: {reason}"} | _not_measured(missing))
+    return Dimension("measured", scores=tuple(scores), extra=extra | {"verdict": _verdict(scores, shown)} | _not_measured(missing))
 
 
 def _turing_scores(shown: Sequence[Impression]) -> list[Score]:
@@ -223,7 +224,7 @@ def _majority_score(metric: str, votes: Mapping[str, tuple[bool, bool]], group: 
 def _verdict(scores: Sequence[Score], shown: Sequence[Impression]) -> dict[str, str]:
     """In words: told apart or not, by whom, and for all images and each finding whether the wanted part of the images is accepted."""
     words: dict[str, str] = {}
-    able = _able(shown)
+    able = _readers_above_chance(shown)
     for score in scores:
         if score.metric == "balanced_turing_accuracy":
             words["real_or_synthetic"] = ("told apart better than by chance" if score.low > 0.5 else
@@ -236,7 +237,7 @@ def _verdict(scores: Sequence[Score], shown: Sequence[Impression]) -> dict[str, 
     return words
 
 
-def _able(shown: Sequence[Impression]) -> list[str]:
+def _readers_above_chance(shown: Sequence[Impression]) -> list[str]:
     """Readers whose answers go with the truth, by Fisher's exact test, which holds in any mix of images, at 5 % after Holm's correction."""
     readers = list(dict.fromkeys(reading.reader for reading in shown))
     tables = np.zeros((len(readers), 2, 2), dtype=np.intp)  # what the image is, what the reader said
@@ -264,5 +265,5 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _listed(missing: Mapping[str, str]) -> dict[str, Any]:
+def _not_measured(missing: Mapping[str, str]) -> dict[str, Any]:
     return {"not_measured": dict(missing)} if missing else {}

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, Seen
+from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, RealImages, SetFeatures
 from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.roc import delong_interval, wilson
 from synthorax.judges.linear_probe import fit_probe
 from synthorax.types import ImageSet, Score
 
 
-def controllability(real: RealImages, synthetic: ImageSet, seen: Seen) -> tuple[Dimension, list[dict[str, str]]]:
+def controllability(real: RealImages, synthetic: ImageSet, seen: SetFeatures) -> tuple[Dimension, list[dict[str, str]]]:
     """AUROC of what was asked for, and the judges of it; floor: the same on real held-out images."""
     if not all(np.isfinite(vectors).all() for vectors in (seen.train, seen.held_out, seen.synthetic)):
         return Dimension("skipped", reason=f"the features of '{seen.space.name}' hold NaN or infinity"), []
@@ -39,7 +39,7 @@ def controllability(real: RealImages, synthetic: ImageSet, seen: Seen) -> tuple[
     return Dimension("measured", scores=tuple(scores)), judges
 
 
-def _views(real: RealImages, synthetic: ImageSet, seen: Seen) -> Score | None:
+def _views(real: RealImages, synthetic: ImageSet, seen: SetFeatures) -> Score | None:
     """How often a probe for the view agrees with the view that was asked for (PA against AP)."""
     train, held_out, made = (_view_labels(images) for images in (real.train, real.held_out, synthetic))
     if not (_both_classes(train) and _both_classes(held_out) and _both_classes(made)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from synthorax.errors import InputError
-from synthorax.evaluation.metrics.feature_sets import Group, RealImages, Seen
+from synthorax.evaluation.metrics.feature_sets import Group, RealImages, SetFeatures
 from synthorax.evaluation.metrics.ms_ssim import ms_ssim_scores
 from synthorax.evaluation.metrics.neighbours import neighbour_scores
 from synthorax.evaluation.metrics.vendi import vendi_score
@@ -14,7 +14,7 @@ from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
 
-def diversity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups: Sequence[Group], *, seed: int,
+def diversity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures], groups: Sequence[Group], *, seed: int,
               progress: Progress = quiet) -> Dimension:
     """Precision, recall, density, coverage and Vendi score by group in the first feature space, of all images in the others."""
     scores: list[Score] = []
@@ -31,7 +31,7 @@ def diversity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], group
     return Dimension("measured", scores=tuple(scores), extra={"not_measured": missing} if missing else {})
 
 
-def neighbourhood(real: RealImages, seen: Seen, group: Group, *, seed: int) -> tuple[Score, ...]:
+def neighbourhood(real: RealImages, seen: SetFeatures, group: Group, *, seed: int) -> tuple[Score, ...]:
     """The five scores of one group in one feature space."""
     held_out, made = seen.held_out[group.held_out], seen.synthetic[group.synthetic]
     floor = (held_out, seen.train[group.train]) if group.floor else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from synthorax.errors import InputError
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.metrics.distances import energy_score, fid_score, kid_score, mmd_score
-from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, Group, RealImages, Seen
+from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, Group, RealImages, SetFeatures
 from synthorax.evaluation.metrics.paired import COLUMN, MIN_PAIRED_IMAGES, paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.metrics.segmentation import LEAST_DICE, FittedSegmenter, SegmentationModel, describe_segmenter
@@ -25,7 +25,7 @@ MOST_IMAGES = 400
 ORGANS = ("lung", "heart")
 
 
-def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups: Sequence[Group], fitted_segmenter: FittedSegmenter, *,
+def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures], groups: Sequence[Group], fitted_segmenter: FittedSegmenter, *,
              seed: int, progress: Progress = quiet) -> Dimension:
     """Every distance between the synthetic and the real held-out images; groups in the first feature space only."""
     scores: list[Score] = []
@@ -67,7 +67,7 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[Seen], groups
     return Dimension("measured", scores=tuple(scores), extra=extra | ({"not_measured": missing} if missing else {}))
 
 
-def distances(real: RealImages, seen: Seen, group: Group, *, seed: int) -> tuple[Score, ...]:
+def distances(real: RealImages, seen: SetFeatures, group: Group, *, seed: int) -> tuple[Score, ...]:
     """FID, KID and MMD of one group in one feature space."""
     held_out, made = seen.held_out[group.held_out], seen.synthetic[group.synthetic]
     floor = (held_out, seen.train[group.train]) if group.floor else None

@@ -14,9 +14,9 @@ from synthorax.data.masks import is_organ
 from synthorax.errors import InputError
 from synthorax.evaluation.metrics.anatomy import distribution_score
 from synthorax.evaluation.metrics.feature_sets import RealImages
-from synthorax.evaluation.metrics.lesion_control import contrast, mask_agreement, see, share_inside, side_agreement
+from synthorax.evaluation.metrics.lesion_control import contrast, mask_agreement, measure_lesions, share_inside, side_agreement
 from synthorax.evaluation.metrics.same_patient_bands import nearest_distances
-from synthorax.evaluation.metrics.segmentation import SIDE_PX, FittedSegmenter, SegmentationModel, drawn_masks, smaller
+from synthorax.evaluation.metrics.segmentation import SIDE_PX, FittedSegmenter, SegmentationModel, downsample, drawn_masks
 from synthorax.evaluation.metrics.ssim import ssim
 from synthorax.evaluation.report.record import Dimension
 from synthorax.evaluation.statistics.intervals import normal_interval, standard_error
@@ -77,8 +77,8 @@ def _agreement(real: RealImages, synthetic: ImageSet, found: NDArray[np.bool_], 
                 f"the same judge on {int(known.sum())} real held-out images: {floor:.2f}")
         scores.append(replace(score, floor=floor, note="; ".join(filter(None, (score.note, note)))))
         if not is_organ(name):
-            images = smaller(synthetic.pixels[has])
-            seen = see(images, found[has].astype(np.float64), found[has], finding=name)
+            images = downsample(synthetic.pixels[has])
+            seen = measure_lesions(images, found[has].astype(np.float64), found[has], finding=name)
             side = asked.shape[-1]
             centre = asked[has].sum(axis=1) @ ((np.arange(side) + 0.5) / side) / asked[has].sum(axis=(1, 2))
             scores.append(side_agreement((centre > 0.5).astype(np.float64), seen, group=name, judge=judge))
@@ -99,7 +99,7 @@ def _boxes(images: ImageSet, name: str) -> tuple[NDArray[np.bool_], NDArray[np.b
     outlined = drawn_masks(images, name)[1]
     index = masks.index[:, masks.names.index(name)]
     for row in np.flatnonzero((index >= 0) & ~outlined):
-        boxes[row] = smaller(masks.pixels[index[row]][None])[0] >= 64
+        boxes[row] = downsample(masks.pixels[index[row]][None])[0] >= 64
         has[row] = bool(boxes[row].any())
     return boxes, has
 
@@ -149,7 +149,7 @@ def _lesions(images: ImageSet, name: str, *, seed: int) -> tuple[NDArray[np.floa
         part = images.pixels[row, top : top + 2 * half, left : left + 2 * half].astype(np.float32) / np.iinfo(images.pixels.dtype).max
         crops[number] = functional.interpolate(torch.from_numpy(part)[None, None], (CROP_PX, CROP_PX), mode="bilinear",
                                                antialias=True)[0, 0].numpy()
-    return crops, contrast(smaller(images.pixels[rows]), outlines[rows])
+    return crops, contrast(downsample(images.pixels[rows]), outlines[rows])
 
 
 def _best_ssim(lesions: NDArray[np.float32], among: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def radiomics_quality(path: str | Path, report: Report | None = None) -> dict[st
     for name in given:
         if name not in ITEMS:
             raise InputError(f"unknown item '{name}'", file=path, remedy=nearest(name, ITEMS))
-    shown = {} if report is None else _shown(report)
+    shown = {} if report is None else _answers_of_report(report)
     items: dict[str, Any] = {}
     for name, item in ITEMS.items():
         if name not in given and name not in shown:
@@ -97,7 +97,7 @@ def _answers(path: Path, name: str, value: Any) -> tuple[str, ...]:
     return answers
 
 
-def _shown(report: Report) -> dict[str, Sequence[str]]:
+def _answers_of_report(report: Report) -> dict[str, Sequence[str]]:
     """Answers that the numbers themselves are: of every trained classifier, measures with intervals over patients drawn anew."""
     arms = [arm for entry in report.dimensions["benefit"].findings for arm in entry.get("arms", ())]
     wanted = {"discrimination": ("auroc", "auprc_low"), "calibration": ("brier", "ece")}

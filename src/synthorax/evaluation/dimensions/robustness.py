@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from synthorax.errors import InputError
-from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupted
+from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupt
 from synthorax.evaluation.metrics.distances import kid, kid_difference, kid_score
-from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, MIN_PATIENTS_PER_GROUP, RealImages, Seen
+from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, MIN_PATIENTS_PER_GROUP, RealImages, SetFeatures
 from synthorax.evaluation.report.record import Dimension
 from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
@@ -17,7 +17,7 @@ from synthorax.types import ImageSet, Score
 MAX_CORRUPTED_IMAGES = 64
 
 
-def robustness(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int, corruptions: bool = True,
+def robustness(real: RealImages, synthetic: ImageSet, seen: SetFeatures, *, seed: int, corruptions: bool = True,
                progress: Progress = quiet) -> Dimension:
     """Scores by site and, unless left out, by corruption; skipped with the reason where neither can be had."""
     sites = site_distances(real, synthetic, seen, seed=seed)
@@ -33,7 +33,7 @@ def robustness(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int, 
     return Dimension("measured", scores=(*sites, *moved), extra={"not_measured": reasons} if reasons else {})
 
 
-def site_distances(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int) -> tuple[Score, ...]:
+def site_distances(real: RealImages, synthetic: ImageSet, seen: SetFeatures, *, seed: int) -> tuple[Score, ...]:
     """KID of all synthetic images to the real images of each site; floor: of real images of the other sites to these."""
     site = {part: np.array([study.site for study in images.studies]) for part, images in (("held_out", real.held_out), ("train",
                                                                                                                         real.train))}
@@ -56,7 +56,7 @@ def site_distances(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: i
     return tuple(scores)
 
 
-def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed: int,
+def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: SetFeatures, *, seed: int,
                       progress: Progress = quiet) -> tuple[Score, ...]:
     """How much farther from real images each corruption carries the synthetic ones: KID afterwards less KID before, on the same images.
 
@@ -71,9 +71,9 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: Seen, *, seed
     scores = []
     for number, name in enumerate(CORRUPTIONS):
         progress(number / len(CORRUPTIONS), f"robustness, {name}")
-        after = seen.space(corrupted(synthetic.pixels[made], name, seed=seed))
+        after = seen.space(corrupt(synthetic.pixels[made], name, seed=seed))
         value, low, high = kid_difference(seen.held_out, seen.synthetic[made], after, real_patients=real.held_out.patients())
-        of_real = seen.space(corrupted(real.train.pixels[known], name, seed=seed))
+        of_real = seen.space(corrupt(real.train.pixels[known], name, seed=seed))
         floor = kid(seen.held_out, of_real) - kid(seen.held_out, seen.train[known])
         scores.append(Score(metric="kid_shift", value=value, low=low, high=high, n_real=len(real.held_out),
                             n_synthetic=num, group=name, features=seen.space.name, floor=floor,

@@ -47,10 +47,10 @@ CORRUPTIONS: Mapping[str, Callable[[Grey, np.random.Generator], Grey]] = {
 }
 
 
-def corrupted(images: NDArray[np.uint8] | NDArray[np.uint16], name: str, *, seed: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def corrupt(images: NDArray[np.uint8] | NDArray[np.uint16], name: str, *, seed: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Images [N, S, S] after one of `CORRUPTIONS`, in the same integer type.
 
-    >>> corrupted(np.full((1, 32, 32), 100, np.uint8), "crop", seed=0)[0, 0, 0]
+    >>> corrupt(np.full((1, 32, 32), 100, np.uint8), "crop", seed=0)[0, 0, 0]
     np.uint8(100)
     """
     top = np.iinfo(images.dtype).max

@@ -31,7 +31,7 @@ class RealImages:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class SetFeatures:
     """All images as one feature space sees them: [N, F] each."""
 
     space: FeatureSpace
@@ -40,7 +40,7 @@ class Seen:
     synthetic: Vectors
 
     @classmethod
-    def through(cls, space: FeatureSpace, real: RealImages, synthetic: ImageSet, *, progress: Progress = quiet) -> Seen:
+    def through(cls, space: FeatureSpace, real: RealImages, synthetic: ImageSet, *, progress: Progress = quiet) -> SetFeatures:
         """Features of the three sets."""
         sets, done, vectors = (real.train, real.held_out, synthetic), 0, []
         total = max(1, sum(map(len, sets)))

@@ -31,11 +31,11 @@ RIM_PART = 1 / 16
 """depth of the rim and of its surroundings that `contrast` compares, in parts of the image's side"""
 NUM_DRAWS = 1000
 FACTORS = ("score", "size", "x", "y", "contrast")
-"""what `Seen` measures of a finding, beside its side"""
+"""what `LesionMeasurements` measures of a finding, beside its side"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class LesionMeasurements:
     """What a judge sees of one finding on N images; NaN where it is not found."""
 
     finding: str
@@ -62,8 +62,9 @@ class Seen:
         return values
 
 
-def see(images: ImageSet, probabilities: NDArray[np.floating[Any]], outlines: Outlines, *, finding: str, lungs: Outlines | None = None,
-        regions: Outlines | None = None) -> Seen:
+def measure_lesions(images: ImageSet, probabilities: NDArray[np.floating[Any]], outlines: Outlines, *, finding: str,
+                    lungs: Outlines | None = None,
+        regions: Outlines | None = None) -> LesionMeasurements:
     """Describe one finding on images [N, S, S] from a judge's probabilities and outlines of it, [N, S, S] each.
 
     `lungs` [N, S, S] keep the surroundings with which the lesion is compared inside the lungs. `regions` [N, S, S] are where the contrast
@@ -71,7 +72,7 @@ def see(images: ImageSet, probabilities: NDArray[np.floating[Any]], outlines: Ou
 
     >>> image, disc = np.full((1, 32, 32), 100, np.uint8), np.zeros((1, 32, 32), bool)
     >>> disc[0, 8:16, 20:28] = True
-    >>> round(float(see(image, disc.astype(float), disc, finding="Nodule").size[0]), 2)
+    >>> round(float(measure_lesions(image, disc.astype(float), disc, finding="Nodule").size[0]), 2)
     0.5
     """
     if not (images.shape == probabilities.shape == outlines.shape) or images.ndim != 3:
@@ -83,7 +84,8 @@ def see(images: ImageSet, probabilities: NDArray[np.floating[Any]], outlines: Ou
     area = np.where(found, outlines.sum(axis=(1, 2)), np.nan)
     x, y = outlines.sum(axis=1) @ centres / area, outlines.sum(axis=2) @ centres / area
     where = outlines if regions is None else regions
-    return Seen(finding=finding, score=ndimage.uniform_filter(probabilities.astype(np.float64), size=(0, 3, 3)).max(axis=(1, 2)),
+    return LesionMeasurements(finding=finding, score=ndimage.uniform_filter(probabilities.astype(np.float64), size=(0, 3, 3)).max(axis=(1,
+                                                                                                                                        2)),
                 found=found, size=np.where(found, np.minimum(1.0, 2 * np.sqrt(parts)), 0.0), x=x, y=y,
                 left=np.where(found, (x > 0.5).astype(np.float64), np.nan),
                 contrast=np.nan_to_num(contrast(images, where, lungs=lungs)))
@@ -247,7 +249,7 @@ def share_inside(boxes: Outlines, found: Outlines) -> Vector:
     return np.where(area > 0, (boxes & found).sum(axis=(1, 2)) / np.maximum(area, 1), 0.0)
 
 
-def side_agreement(left: ArrayLike, seen: Seen, *, group: str = "all", judge: str = "") -> Score:
+def side_agreement(left: ArrayLike, seen: LesionMeasurements, *, group: str = "all", judge: str = "") -> Score:
     """Share of images whose lesion's centroid is on the side asked for, `left` [N] in {0, 1}; not found counts as wrong."""
     right = seen.found & (seen.left == np.asarray(left, dtype=np.float64))
     missing = int((~seen.found).sum())

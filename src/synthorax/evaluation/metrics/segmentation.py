@@ -36,7 +36,7 @@ class SegmentationModel:
 
     def __call__(self, images: ImageArray) -> dict[str, NDArray[np.bool_]]:
         """Class -> outlines of images [N, S, S] on a grid of at most 64 px, [N, P, P]."""
-        found = self.judge.outline(smaller(images))
+        found = self.judge.outline(downsample(images))
         return {name: found[:, column] for column, name in enumerate(self.judge.classes)}
 
 
@@ -49,7 +49,7 @@ class FittedSegmenter:
     """class -> reason"""
 
 
-def smaller(images: ImageArray) -> ImageArray:
+def downsample(images: ImageArray) -> ImageArray:
     """Images [N, S, S] averaged down to 64 px; smaller ones as they are."""
     if images.shape[1] <= SIDE_PX:
         return images
@@ -73,7 +73,7 @@ def drawn_masks(images: ImageSet, name: str) -> tuple[NDArray[np.bool_], NDArray
         pixels = images.masks.pixels[index[row]]
         if pixels.max() < INSIDE and set(np.unique(pixels)) <= {0, 128}:
             continue
-        cover = smaller(pixels[None])[0]
+        cover = downsample(pixels[None])[0]
         drawn[row] = cover >= min(128, max(1, int(cover.max())))
         has[row] = True
     return drawn, has, nothing
@@ -100,13 +100,13 @@ def fit_segmenter(real: RealImages, classes: Sequence[str], *, seed: int, config
     if not drawn:
         return FittedSegmenter(segmenter=None, reasons=reasons)
     rows = np.flatnonzero(np.any(stated, axis=0))
-    judge = train_segmenter(smaller(real.train.pixels[rows]), np.stack(drawn, axis=1)[rows], classes=list(learned_from), config=config,
+    judge = train_segmenter(downsample(real.train.pixels[rows]), np.stack(drawn, axis=1)[rows], classes=list(learned_from), config=config,
                             seed=seed, stated=np.stack(stated, axis=1)[rows], patients=patients[rows], progress=progress)
     agreement = {}
     for column, name in enumerate(judge.classes):
         outlines, has, _ = drawn_masks(real.held_out, name)
         if has.sum() >= 2:
-            found = judge.outline(smaller(real.held_out.pixels[has]))[:, column]
+            found = judge.outline(downsample(real.held_out.pixels[has]))[:, column]
             agreement[name] = float(dice(outlines[has], found).mean())
     return FittedSegmenter(segmenter=SegmentationModel(judge=judge, held_out_dice=agreement, learned_from=learned_from), reasons=reasons)
 

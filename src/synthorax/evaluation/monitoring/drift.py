@@ -93,19 +93,19 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
         if (count := len(np.unique(images.patients()))) < MIN_PATIENTS_PER_SET:
             raise InputError(f"the {name} set has {count} patients", remedy=f"at least {MIN_PATIENTS_PER_SET} are needed")
     rng = np.random.default_rng(derive(seed, "drift"))
-    old, new = (images.take(np.sort(_drawn(images, MOST_IMAGES, rng))) for images in (old, new))
+    old, new = (images.take(np.sort(_sample_by_patient(images, MOST_IMAGES, rng))) for images in (old, new))
     size = min(len(new), len(old) // 2)
     compare, patients = _Compare.of(old, new, features, progress=portion(progress, 0, 0.5)), old.patients()
     parts = []
     for _ in range(draws + 1):  # the last one is the reference for the newer images
-        chosen = _drawn(old, size, rng)
+        chosen = _sample_by_patient(old, size, rng)
         parts.append((np.flatnonzero(~np.isin(patients, patients[chosen])), chosen))
     chance = []
     for number, (reference, sample) in enumerate(parts[:-1], start=1):
         chance.append(compare(reference, sample))
         progress(0.5 + 0.5 * number / len(parts), f"chance, split {number} of {draws}")
     null = np.array(chance)
-    sample = len(old) + _drawn(new, size, rng)
+    sample = len(old) + _sample_by_patient(new, size, rng)
     value = compare(parts[-1][0], sample)
     usable = ~np.isnan(value) & ~np.isnan(null).any(axis=0)
     middle, usual = np.quantile(null[:, usable], [0.5, 0.95], axis=0)
@@ -208,7 +208,7 @@ def _difference(reference: Vector, sample: Vector) -> float:
     return float(abs(one.mean() - other.mean()) / (1.0 if binary else one.std() + 1e-9))
 
 
-def _drawn(images: ImageSet, num: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def _sample_by_patient(images: ImageSet, num: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Rows of patients in random order, all images of a patient together, up to `num` images."""
     _, owner = np.unique(images.patients(), return_inverse=True)
     order = rng.permutation(owner.max() + 1)

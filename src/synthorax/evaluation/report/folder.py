@@ -32,7 +32,7 @@ class ReportFolder:
         if self.folder is None:
             return report
         if (self.folder.path / "report.json").exists():
-            report = joined(self.read(), report)
+            report = merge_reports(self.read(), report)
         report.write(self.folder.path)
         self.folder.add(self.part, self.settings)
         return report
@@ -51,7 +51,7 @@ def report_folder(out: str | Path | None, *, part: str, real: str, synthetic: st
         yield ReportFolder(folder=folder, part=part, settings=settings, done=folder.has(part, settings))
 
 
-def joined(earlier: Report, later: Report) -> Report:
+def merge_reports(earlier: Report, later: Report) -> Report:
     """One report of two on the same images: what was not asked for in one is taken from the other."""
     dimensions = {name: _of_two(earlier.dimensions[name], part) for name, part in later.dimensions.items()}
     inputs = {name: {**later.inputs.get(name, {}), **earlier.inputs.get(name, {})} for name in {**earlier.inputs, **later.inputs}}

@@ -104,7 +104,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     environment.filters.update(show=show, embedded=embedded, words=_words, title=figure_title,
                                metric_name=lambda identifier: metric_of(identifier).name)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
-    drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _drawn(report).items()}
+    drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _plots(report).items()}
     pictures: dict[tuple[bool, str], dict[str, Figure]] = {}  # in the report's order; a pair stands where its first sheet does
     for name, figure in report.figures.items():
         side, _, finding = name.partition(": ")
@@ -131,7 +131,7 @@ def _words(name: str) -> str:
     return " ".join(words).replace("MS SSIM", "MS-SSIM")
 
 
-def _drawn(report: Report) -> dict[str, str]:
+def _plots(report: Report) -> dict[str, str]:
     """The plots that follow from the report's own numbers, by the name under which the page asks for them."""
     drawn: dict[str, str] = {}
     if rows := report.balance:

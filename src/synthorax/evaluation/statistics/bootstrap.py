@@ -11,7 +11,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation.statistics.roc import Bootstrap, checked
+from synthorax.evaluation.statistics.roc import Bootstrap, check_scores
 
 Vector = NDArray[np.float64]
 CountedStatistic = Callable[[NDArray[np.bool_], Vector, Vector], Vector]
@@ -37,7 +37,7 @@ def counted_bootstrap(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike,
     1.0
     """
     values = np.asarray(scores, dtype=np.float64)
-    positive, _ = checked(labels, values)
+    positive, _ = check_scores(labels, values)
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     if owner.shape != positive.shape:
         raise UsageError(f"{len(owner)} patients for {len(positive)} images")

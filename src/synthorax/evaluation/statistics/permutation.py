@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation.statistics.roc import checked, delong
+from synthorax.evaluation.statistics.roc import check_scores, delong
 
 Vector = NDArray[np.float64]
 
@@ -50,8 +50,8 @@ def paired_permutation(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLi
     Scores are replaced by their ranks among all images first, so that two scales can be exchanged. The difference of the AUROCs
     after any exchange is then a signed sum of fixed contributions, one an image, so that all exchanges are one product.
     """
-    positive, a = checked(labels, scores_a)
-    _, b = checked(labels, scores_b)
+    positive, a = check_scores(labels, scores_a)
+    _, b = check_scores(labels, scores_b)
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     if owner.shape != positive.shape:
         raise UsageError(f"{len(owner)} patients for {len(positive)} images")

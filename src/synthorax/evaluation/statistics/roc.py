@@ -61,7 +61,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    positive, values = checked(labels, scores)
+    positive, values = check_scores(labels, scores)
     m, n = int(positive.sum()), int((~positive).sum())
     return float((rankdata(values)[positive].sum() - m * (m + 1) / 2) / (m * n))
 
@@ -74,7 +74,7 @@ def auprc(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> round(auprc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
     """
-    positive, values = checked(labels, scores)
+    positive, values = check_scores(labels, scores)
     true_positives, false_positives = _counts_by_threshold(positive, values)
     precision = true_positives / (true_positives + false_positives)
     gained = np.diff(true_positives, prepend=0) / true_positives[-1]
@@ -83,14 +83,14 @@ def auprc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def roc_points(labels: ArrayLike, scores: ArrayLike) -> tuple[Vector, Vector]:
     """False and true positive rate at every threshold, from (0, 0) to (1, 1); the area under the lines is `auroc`."""
-    true_positives, false_positives = _counts_by_threshold(*checked(labels, scores))
+    true_positives, false_positives = _counts_by_threshold(*check_scores(labels, scores))
     return (np.concatenate([[0.0], false_positives / false_positives[-1]]),
             np.concatenate([[0.0], true_positives / true_positives[-1]]))
 
 
 def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     """The score from which on to call an image positive, so that sensitivity + specificity is largest (Youden 1950)."""
-    positive, values = checked(labels, scores)
+    positive, values = check_scores(labels, scores)
     fpr, tpr = roc_points(positive, values)
     return float(np.unique(values)[::-1][np.argmax((tpr - fpr)[1:])])
 
@@ -162,7 +162,7 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> tuple[float, f
     return max(0.0, centre - reach) if successes else 0.0, min(1.0, centre + reach) if successes < total else 1.0
 
 
-def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Vector]:
+def check_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Vector]:
     """Labels as booleans and scores as float64, or InputError if an area cannot be computed from them; for `bootstrap` too."""
     given, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if given.ndim != 1 or values.shape[:1] != given.shape:
@@ -186,7 +186,7 @@ def _counts_by_threshold(positive: NDArray[np.bool_], values: Vector) -> tuple[V
 
 def _components(labels: ArrayLike, *scores: ArrayLike) -> tuple[Vector, Vector, Vector]:
     """AUROC [K], and for each image its share of the other class that it beats: positives [K, m] and negatives [K, n]."""
-    columns = [checked(labels, column) for column in scores]
+    columns = [check_scores(labels, column) for column in scores]
     positive = columns[0][0]
     m, n = int(positive.sum()), int((~positive).sum())
     if min(m, n) < 2:

@@ -40,7 +40,7 @@ BASE_RECIPE = "edm-64"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
+class Candidate:
     """One way to train a generator."""
 
     name: str
@@ -103,12 +103,12 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Design:
+class ComparisonDesign:
     """A comparison whose arms were checked; it can be sent to another process."""
 
     out: Path
     prepared: Prepared
-    arms: tuple[Arm, ...]
+    arms: tuple[Candidate, ...]
     seeds: tuple[int, ...]
     terms: Terms
     notes: tuple[str, ...] = field(default=())
@@ -152,7 +152,7 @@ class Design:
 
 def design_comparison(recipes: Sequence[str], prepared: Prepared, *, out: Path, terms: Terms, seeds: Sequence[int],
                       overrides: Sequence[str] = (),
-             base: TrainedModel | None = None, ways: Sequence[str] = ()) -> Design:
+             base: TrainedModel | None = None, ways: Sequence[str] = ()) -> ComparisonDesign:
     """The comparison that is asked for, checked before any training begins.
 
     Raises UsageError or InputError for arms that cannot be compared, and for images that are too few.
@@ -164,7 +164,7 @@ def design_comparison(recipes: Sequence[str], prepared: Prepared, *, out: Path, 
         raise UsageError(f"'{repeated[0]}' is named twice; to train it more often, give more seeds")
     if not arms:
         raise UsageError("name at least one recipe, or a base")
-    design = Design(out=out, prepared=prepared, arms=arms, seeds=tuple(seeds), terms=terms, notes=_notes(prepared, base))
+    design = ComparisonDesign(out=out, prepared=prepared, arms=arms, seeds=tuple(seeds), terms=terms, notes=_notes(prepared, base))
     for arm in arms:
         _check_kind(arm)
     _check_images(design)
@@ -173,7 +173,7 @@ def design_comparison(recipes: Sequence[str], prepared: Prepared, *, out: Path, 
     return design
 
 
-def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms) -> list[Arm]:
+def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms) -> list[Candidate]:
     own: dict[str, list[str]] = {}
     for text in overrides:
         left, equals, value = text.partition("=")
@@ -189,7 +189,7 @@ def _recipe_arms(names: Sequence[str], overrides: Sequence[str], *, terms: Terms
         used |= {name, *([first.name] if first else [])}
         if first is not None:
             recipe = replace(recipe, model=replace(recipe.model, compressor_config=asdict(first.model)))
-        arms.append(Arm(name=Path(name).stem if name.endswith(".toml") else name, recipe=_on(terms, recipe),
+        arms.append(Candidate(name=Path(name).stem if name.endswith(".toml") else name, recipe=_on(terms, recipe),
                         first=None if first is None else _on(terms, first)))
     if unknown := sorted(set(own) - used):
         raise UsageError(f"--set {unknown[0]}:{own[unknown[0]][0]}: that recipe is not compared; {nearest(unknown[0], used - {''})}")
@@ -210,7 +210,7 @@ def first_stage(recipe: Recipe, own: Mapping[str, Sequence[str]]) -> Recipe | No
     raise UsageError(f"the recipe '{recipe.name}' diffuses on '{family}' at {recipe.model.image_size} px, and that ships for {sizes} px")
 
 
-def _base_arms(base: TrainedModel | None, ways: Sequence[str], *, terms: Terms) -> list[Arm]:
+def _base_arms(base: TrainedModel | None, ways: Sequence[str], *, terms: Terms) -> list[Candidate]:
     if base is None:
         if ways:
             raise UsageError("--adapt needs a trained model to start from; give its --base, or leave it out")
@@ -221,7 +221,7 @@ def _base_arms(base: TrainedModel | None, ways: Sequence[str], *, terms: Terms) 
             raise UsageError(f"unknown way to adapt '{way}'; {nearest(way, LEARNING_RATES)}")
         recipe = with_way(recipe_of_base(base, train=load_recipe(BASE_RECIPE).train), way).with_train(learning_rate=LEARNING_RATES[way])
         check_base(recipe, base)
-        arms.append(Arm(name=f"{recipe.name}+base:{way}", recipe=_on(terms, recipe), base=base))
+        arms.append(Candidate(name=f"{recipe.name}+base:{way}", recipe=_on(terms, recipe), base=base))
     return arms
 
 
@@ -230,7 +230,7 @@ def _on(terms: Terms, recipe: Recipe) -> Recipe:
     return recipe.with_train(steps=WITHOUT_END, augment=terms.augment, balance=0.0, sample_every=0)
 
 
-def _check_kind(arm: Arm) -> None:
+def _check_kind(arm: Candidate) -> None:
     """Refuse a recipe that makes no images by itself."""
     recipe = arm.recipe
     if is_student(recipe) and arm.base is None:
@@ -241,7 +241,7 @@ def _check_kind(arm: Arm) -> None:
         raise UsageError(f"the recipe '{recipe.name}' trains a compressor, which makes no images; compare a latent diffusion on it")
 
 
-def _check_images(design: Design) -> None:
+def _check_images(design: ComparisonDesign) -> None:
     """Refuse too few images, on either side, or too few with the finding."""
     terms, findings = design.terms, design.prepared.findings
     sizes = {arm.name: int(arm.recipe.model.image_size) for arm in design.arms}
@@ -261,7 +261,7 @@ def _check_images(design: Design) -> None:
                 raise InputError(f"only {count} {kind} images {word} {terms.finding}, and {wanted} are needed", file=design.prepared.path)
 
 
-def _check_trains(arm: Arm, design: Design) -> None:
+def _check_trains(arm: Candidate, design: ComparisonDesign) -> None:
     """Refuse what could not be trained on these images."""
     for stage in (arm.first, arm.recipe):
         if stage is not None:
@@ -280,7 +280,7 @@ def _notes(prepared: Prepared, base: TrainedModel | None) -> tuple[str, ...]:
             "better than they are.",)
 
 
-def claim(design: Design) -> None:
+def claim(design: ComparisonDesign) -> None:
     """Note in `out`/claim.json what is compared; more arms and seeds may join later, and anything else is another comparison.
 
     Raises InputError where the folder holds another one.
@@ -298,11 +298,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _present(settings: list[str], path: Path) -> list[str]:
-    """`Arm.settings` with the keys that settings have now."""
+    """`Candidate.settings` with the keys that settings have now."""
     return [*(recipe_from_toml(text, where=str(path)).to_toml() for text in settings[:-1]), *settings[-1:]]
 
 
-def _join_claim(design: Design, path: Path, terms: dict[str, Any]) -> None:
+def _join_claim(design: ComparisonDesign, path: Path, terms: dict[str, Any]) -> None:
     """Add the arms to the comparison, if it is on the same terms."""
     settings = {arm.name: arm.settings for arm in design.arms}
     common = {"data": design.prepared.digest, **terms}
