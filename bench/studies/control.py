@@ -48,20 +48,10 @@ from synthorax.evaluation.metrics.lesion_control import (
 from synthorax.evaluation.statistics.roc import delong_interval
 from synthorax.files import sha256, write_atomic, write_json
 from synthorax.judges.segmenter import Segmenter, SegmenterConfig, iou, load_segmenter, save_segmenter, train_segmenter
-from synthorax.metric_table import METRICS, Metric
 from synthorax.protocols import ATTRIBUTES, COARSE, EXACT, LESION_PROPERTIES, Condition, Model, SampleSettings
 from synthorax.rng import derive
 from synthorax.run import WEIGHTS_NAME
 from synthorax.types import ImageSet
-
-METRICS |= {
-    "centroid_changes_side": Metric(name="Centroid changes side", better="higher", source="share, Wilson 1927",
-                                    sees="lesions that stay where they were when the other side is requested"),
-    "centroid_follows_words": Metric(name="Centroid follows swapped words", better="higher", source="share, Wilson 1927",
-                                     sees="lesions that stay where they were when left and right are swapped in the text"),
-    "lesion_iou": Metric(name="IoU of each lesion", better="higher", source="Jaccard 1901",
-                         sees="single lesions that are missing or elsewhere"),
-}
 
 JUDGE_PREVALENCE = {"Effusion": 0.30, "Cardiomegaly": 0.25, "Nodule": 0.35, "Pneumothorax": 0.30}
 SIDED = ("Effusion", "Nodule", "Pneumothorax")

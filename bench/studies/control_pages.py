@@ -11,6 +11,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
+from synthorax.metric_table import METRICS, Metric
+
+METRICS |= {
+    "centroid_changes_side": Metric(name="Centroid changes side", better="higher", source="share, Wilson 1927",
+                                    sees="lesions that stay where they were when the other side is requested"),
+    "centroid_follows_words": Metric(name="Centroid follows swapped words", better="higher", source="share, Wilson 1927",
+                                     sees="lesions that stay where they were when left and right are swapped in the text"),
+    "lesion_iou": Metric(name="IoU of each lesion", better="higher", source="Jaccard 1901",
+                         sees="single lesions that are missing or elsewhere"),
+}
 
 ZOOM = 3
 SWEEP_COLUMNS = ("asked from, to", "Spearman of the means (95 %)", "within one seed", "found", "largest leaks (by chance)")

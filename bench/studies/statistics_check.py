@@ -22,7 +22,8 @@ from scipy.stats import norm
 from synthorax.evaluation.statistics.bootstrap import counted_auprc, counted_auroc, counted_bootstrap, counted_gain
 from synthorax.evaluation.statistics.calibration import calibration_error, counted_brier, even_bins
 from synthorax.evaluation.statistics.permutation import paired_permutation
-from synthorax.evaluation.statistics.roc import delong, delong_interval, holm, wilson
+from synthorax.evaluation.statistics.roc import delong, delong_interval, wilson
+from synthorax.multiple_testing import holm
 
 GAP, SHARED, NOISE = 1.5, 1.0, 0.7
 """distance between the classes, standard deviations of the severity that both readings share and of each reading's own noise"""

@@ -71,7 +71,8 @@ METRICS = {
     "view agreement": "view_agreement"}
 """of scores, in reports of the first revision and in cards"""
 REPORT_KEYS = {"leaning": "origin_reliance", "leans": "relies_on_origin", "relies on origin": "relies_on_origin",
-               "real or synthetic": "real_or_synthetic"}
+               "real or synthetic": "real_or_synthetic", "other sites": "other_sites", "assisted reading": "assisted_reading",
+               "ssim and psnr": "paired_ssim, paired_psnr"}
 """keys of `report.json` of the first revision, at any depth"""
 FIGURES = ((r"Map of real and synthetic (?:films|images), (.+)", r"feature_map: \1"), (r"closest pairs", "closest_pairs"),
            (r"(.+), test (?:films|images) of patients, most wrong in arm real: .*", r"most_wrong_without: \1"),

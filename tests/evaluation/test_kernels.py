@@ -9,9 +9,11 @@ from synthorax.evaluation.metrics.distances import energy_score
 from synthorax.evaluation.metrics.kernels import (
     as_tensors,
     gaussian,
+    gaussian_matrix,
     kernel_sums,
     median_distance,
     mmd_and_influences,
+    mmd_from_matrix,
     negative_distance,
     polynomial,
 )
@@ -104,3 +106,10 @@ def test_energy_distance_of_two_points_is_twice_their_distance():
     score = energy_score(x, y, floor_sets=None, features_name="", seed=0)
     assert (score.metric, score.value) == ("energy_distance", pytest.approx(10.0))
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_discrepancy_from_a_kernel_matrix_is_the_same():
+    features = np.random.default_rng(3).normal(size=(60, 5))
+    rows = np.arange(25), np.arange(25, 60)
+    from_matrix = mmd_from_matrix(gaussian_matrix(features, bandwidth=1.7), *rows)
+    assert from_matrix == pytest.approx(mmd_and_influences(features[:25], features[25:], gaussian(1.7))[0], rel=1e-9)

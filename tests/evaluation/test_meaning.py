@@ -437,7 +437,7 @@ def test_the_report_holds_every_part(real, faithful, tmp_path):
     assert {("kid", "thumbnails"), ("kid", "radiomics"), ("radiomics_distance", "radiomics")} <= spaces
     assert {score.group for score in fidelity.scores if score.features == "radiomics"} == {"all"}  # groups in the first space only
     assert fidelity.extra["same_patient_bands"]["ssim"]["verdict"] == "uncalibrated"  # every drawn person has one image
-    assert {"anatomy", "ssim and psnr"} <= set(fidelity.extra["not_measured"])
+    assert {"anatomy", "paired_ssim, paired_psnr"} <= set(fidelity.extra["not_measured"])
     assert "quick" in report.dimensions["robustness"].reason
     page = report.write(tmp_path).read_text()
     assert "Map of real and synthetic images in thumbnails" in page and page.count("Forest plot:") == 2

@@ -9,16 +9,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.statistics.bootstrap import counted_auroc, counted_bootstrap, counted_gain
-from synthorax.evaluation.statistics.roc import (
-    auprc,
-    auroc,
-    delong,
-    delong_interval,
-    holm,
-    roc_points,
-    wilson,
-    youden_threshold,
-)
+from synthorax.evaluation.statistics.roc import auprc, auroc, delong, delong_interval, roc_points, wilson, youden_threshold
+from synthorax.multiple_testing import holm
 
 
 def images(seed, *, n=200, prevalence=0.3, gap=1.0, decimals=1):

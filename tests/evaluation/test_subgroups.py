@@ -12,6 +12,7 @@ from synthorax.evaluation.benefit.comparison import ArmPredictions
 from synthorax.evaluation.benefit.shortcuts import shortcuts
 from synthorax.evaluation.benefit.subgroups import subgroup_benefit
 from synthorax.evaluation.benefit.worst_cases import failure_sheets, wrongness
+from synthorax.evaluation.report.page import figure_title
 from synthorax.evaluation.statistics.roc import auroc
 from synthorax.types import ImageSet, Study
 
@@ -151,5 +152,5 @@ def test_the_gallery_shows_the_worst_images_and_no_patient():
     sheets = failure_sheets(found, "Mass")
     assert all(sheet.startswith(b"\x89PNG") for sheet in sheets.values())
     assert not any("p0" in name or "0.png" in name for name in sheets)
-    assert sum("mended" in name for name in sheets) == 1 and all("test images of patients" in name for name in sheets)
+    assert "corrected_by_synthetic: Mass" in sheets and all("test images of patients" in figure_title(name) for name in sheets)
     assert wrongness(labels, np.array([-3.0, 2, 2, 0, 0, 0])).tolist() == pytest.approx([1, 0, 0, 1 / 3, 1 / 3, 1 / 3])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from synthorax.data.splits import SPLITS
 from synthorax.data.vocabulary import label_matrix
+from synthorax.multiple_testing import holm
 from synthorax.types import LabelPolicy, Stated, Study
 
 FEW_IMAGES, SCARCE_IMAGES = 5, 20
@@ -134,7 +135,7 @@ def _confounders(
             tests.append({"attribute": attribute, "finding": finding, "level": levels[largest],
                           "share_with": round(float(share[0, largest]), 4), "share_without": round(float(share[1, largest]), 4),
                           "p": _chi_square_p(table)})
-    for test, p_holm in zip(tests, _holm([test["p"] for test in tests]), strict=True):
+    for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
         difference = abs(test["share_with"] - test["share_without"])
         test |= {"p_holm": p_holm, "confounds": p_holm < CONFOUNDER_P and difference > CONFOUNDER_DIFFERENCE}
     return tests
@@ -159,16 +160,6 @@ def _chi_square_p(table: NDArray[np.float64]) -> float:
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
     return float(chdtrc((table.shape[0] - 1) * (table.shape[1] - 1), statistic))
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number (Holm 1979), in the order given."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def _confounder_warnings(tests: Sequence[Mapping[str, Any]]) -> list[str]:

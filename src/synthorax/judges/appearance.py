@@ -1,4 +1,4 @@
-"""How an image looks, whatever it shows: grey level, contrast, noise and detail at several scales. No network."""
+"""Nine statistics of how an image looks, whatever it shows: grey level, contrast, noise, detail at several scales. No network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def appearance_statistics(images: ImageArray) -> NDArray[np.float64]:
 
     Detail is the standard deviation between two Gaussian blurs, for each pair of neighbouring scales.
 
-    >>> look_of(np.full((1, 32, 32), 255, np.uint8))[0, :2].tolist()
+    >>> appearance_statistics(np.full((1, 32, 32), 255, np.uint8))[0, :2].tolist()
     [1.0, 0.0]
     """
     check_images(images)
@@ -37,7 +37,7 @@ def appearance_statistics(images: ImageArray) -> NDArray[np.float64]:
 
 
 def noise_level(grey: NDArray[np.float64]) -> float:
-    """Deviation of the noise in one image [S, S], which smooth structure and straight edges do not raise.
+    """Standard deviation of the noise in one image [S, S], which smooth structure and straight edges do not raise.
 
     The mask of Immerkaer 1996 (Eq. 1 to 3) is blind to both; here its median absolute value is taken, so that corners count little.
     """

@@ -1,4 +1,4 @@
-"""Three descriptions of how an image looks, without a network: its grey levels and texture, what lies where, and where structure is."""
+"""Descriptors of an image for `judges.realism`, without a network: its grey levels and texture, what lies where, where structure is."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ RATE = 0.01
 """part of real images of other patients that may be called unrealistic"""
 NUM_FOLDS = 5
 MIN_REAL = 10
-MOST_REAL = 2000
+MAX_REAL_IMAGES = 2000
 """real images that are looked at, at most"""
 TAIL = 0.1
 """part of the real distances, the largest, to which the tail is fitted"""
-FEWEST_IN_TAIL, FEWEST_BEYOND = 5, 3
+MIN_IMAGES_IN_TAIL, MIN_IMAGES_BEYOND = 5, 3
 """real images in the tail, and beyond a threshold, for which these are counted and not fitted"""
 NEIGHBOURS = 5
 CHUNK_IMAGES = 64
@@ -59,8 +59,8 @@ class RealismCheck:
 
     Four ways to look, each with an equal part of the false alarms: `appearance` (grey levels, power spectrum, local contrast) by the
     distance to the nearest real images and by Mahalanobis distance, `layout` (the image on a grid of 8 x 8) and `structure` (local
-    contrast on such a grid); see `judges.appearance`. One alone lets much pass: neighbours overlook smooth images, and the covariance,
-    where a few real images are odd, noise.
+    contrast on such a grid); see `judges.image_descriptors`. One alone lets much pass: neighbours overlook smooth images, and the
+    covariance, where a few real images are odd, noise.
     """
 
     rate: float
@@ -87,7 +87,7 @@ class RealismCheck:
         """
         real = train if held_out is None else ImageSet.join([train, held_out])
         images, patients = real.pixels, real.patients()
-        chosen = np.random.default_rng(derive(0, "realism")).permutation(len(images))[:MOST_REAL]
+        chosen = np.random.default_rng(derive(0, "realism")).permutation(len(images))[:MAX_REAL_IMAGES]
         images, patients = images[chosen], patients[chosen]
         folds = min(NUM_FOLDS, len(np.unique(patients)))
         if len(images) < MIN_REAL or folds < 2:
@@ -126,10 +126,15 @@ def _gaussian(real: Vector) -> Distance:
 def _neighbours(real: Vector) -> Distance:
     """Root of the mean squared distance to the nearest real images."""
     def distances(rows: Vector) -> Vector:
-        squared = (rows**2).sum(axis=1)[:, None] + (real**2).sum(axis=1) - 2 * rows @ real.T
-        return np.asarray(np.sqrt(np.sort(squared.clip(0), axis=1)[:, :NEIGHBOURS].mean(axis=1) / real.shape[1]))
+        return np.asarray(np.sqrt(nearest_squared_distances(rows, real, num=NEIGHBOURS).mean(axis=1) / real.shape[1]))
 
     return distances
+
+
+def nearest_squared_distances(rows: Vector, among: Vector, *, num: int) -> Vector:
+    """Squared distances of each of `rows` [M, F] to its `num` nearest of `among` [N, F], nearest first, [M, num]."""
+    squared = (rows**2).sum(axis=1)[:, None] + (among**2).sum(axis=1) - 2 * rows @ among.T
+    return np.asarray(np.sort(squared.clip(0), axis=1)[:, :num])
 
 
 SPACES: Mapping[str, tuple[Callable[[ImageArray], Vector], Callable[[Vector], Distance]]] = {
@@ -157,10 +162,10 @@ class _Space:
     def threshold(self) -> float:
         """The largest distance whose p is above the rate."""
         above = int(np.floor(self.rate * (len(self.known) + 1) + 1e-9)) - 1
-        if above >= FEWEST_BEYOND:
+        if above >= MIN_IMAGES_BEYOND:
             return float(self.known[-1 - above])
         start, index, share = self._tail()
-        return float(max(start * (share / self.rate) ** index, self.known[-FEWEST_BEYOND]))
+        return float(max(start * (share / self.rate) ** index, self.known[-MIN_IMAGES_BEYOND]))
 
     def distances(self, images: ImageArray) -> Vector:
         rows = _described(images, self.describe)
@@ -169,10 +174,10 @@ class _Space:
     def p(self, distances: Vector) -> Vector:
         """Share of real images that are at least as far, the new one counted among them; by the fitted tail where these are too few."""
         at_least = len(self.known) - np.searchsorted(self.known, distances, side="left")
-        counted = (1 + np.maximum(at_least, FEWEST_BEYOND)) / (1 + len(self.known))
+        counted = (1 + np.maximum(at_least, MIN_IMAGES_BEYOND)) / (1 + len(self.known))
         start, index, share = self._tail()
         fitted = share * np.maximum(distances / start, 1) ** (-1 / index)
-        return np.asarray(np.where(at_least < FEWEST_BEYOND, np.minimum(fitted, counted), counted))
+        return np.asarray(np.where(at_least < MIN_IMAGES_BEYOND, np.minimum(fitted, counted), counted))
 
     def _tail(self) -> tuple[float, float, float]:
         """A power law of the farthest tenth of the real images: where it begins, its index (Hill 1975) and the part of images beyond.
@@ -180,7 +185,7 @@ class _Space:
         A single odd image moves it little, unlike a threshold at the farthest one (Weissman 1978). The index is taken one standard error
         larger, so that with few real images the check is lenient.
         """
-        num = min(max(FEWEST_IN_TAIL, int(np.ceil(TAIL * len(self.known)))), len(self.known) - 1)
+        num = min(max(MIN_IMAGES_IN_TAIL, int(np.ceil(TAIL * len(self.known)))), len(self.known) - 1)
         start = max(self.known[-1 - num], 1e-9)
         top = np.maximum(self.known[-num:], start)
         return float(start), float(max(np.log(top / start).mean(), 1e-3) * (1 + 1 / np.sqrt(num))), num / len(self.known)

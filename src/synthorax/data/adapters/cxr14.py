@@ -84,10 +84,10 @@ def ingest(
                     patient_per_image=patient_per_image, progress=progress)
 
 
-def box_mask(boxes: Sequence[Box], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def mask_of_boxes(boxes: Sequence[Box], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """The boxes as a mask [H, W] in {0, 255} of an image of `shape`; every pixel that a box touches belongs to it.
 
-    >>> box_mask([(512.0, 0.0, 512.0, 256.0)], (4, 4)).tolist()[0]
+    >>> mask_of_boxes([(512.0, 0.0, 512.0, 256.0)], (4, 4)).tolist()[0]
     [0, 0, 255, 255]
     """
     mask = np.zeros(shape, dtype=np.uint8)
@@ -165,7 +165,7 @@ def _with_lesions(study: Study, boxes: dict[str, list[Box]], folder: Path) -> St
     paths = []
     for finding in sorted(boxes):
         path = place / f"{Path(study.file_name).stem}_{safe_name(finding)}.png"
-        write_png(path, box_mask(boxes[finding], (shape[0], shape[1])))
+        write_png(path, mask_of_boxes(boxes[finding], (shape[0], shape[1])))
         paths.append(path.relative_to(folder).as_posix())
     return replace(study, masks={"lesion_mask": tuple(paths)}, lesion_label="|".join(sorted(boxes)),
                    extra={**study.extra, "lesion_kind": "box"})

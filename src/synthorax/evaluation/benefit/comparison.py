@@ -22,7 +22,8 @@ from synthorax.evaluation.statistics.calibration import (
     even_bins,
 )
 from synthorax.evaluation.statistics.permutation import paired_permutation, power_of
-from synthorax.evaluation.statistics.roc import auroc, delong, delong_interval, holm, roc_points, wilson, youden_threshold
+from synthorax.evaluation.statistics.roc import auroc, delong, delong_interval, roc_points, wilson, youden_threshold
+from synthorax.multiple_testing import holm
 from synthorax.rng import derive
 from synthorax.types import ImageSet
 

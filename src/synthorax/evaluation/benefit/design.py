@@ -36,7 +36,7 @@ class Design:
     parts: tuple[tuple[Fraction, ...], ...]
     tested: Rows
     """images that are tested, in the order of all scores"""
-    told: Mapping[str, Any]
+    facts: Mapping[str, Any]
     """what the report says of it"""
 
     @property
@@ -50,7 +50,7 @@ def one_split(train: ImageSet, test: ImageSet, val: ImageSet | None) -> Design:
     real, sizes = ImageSet.join([train, test, *([val] if val is not None else [])]), np.cumsum([len(train), len(test), len(val or ())])
     train_rows, test_rows, val_rows = np.split(np.arange(sizes[-1]), sizes[:-1])
     part = Fraction(train=train_rows, val=val_rows, test=test_rows)
-    return Design(real=real, parts=((part,),), tested=test_rows, told={"protocol": "test split"})
+    return Design(real=real, parts=((part,),), tested=test_rows, facts={"protocol": "test split"})
 
 
 def cross_validation(seen: ImageSet, unseen: ImageSet, *, targets: Sequence[str], config: BenefitConfig) -> Design:
@@ -73,9 +73,9 @@ def cross_validation(seen: ImageSet, unseen: ImageSet, *, targets: Sequence[str]
             Fraction(train=np.concatenate([always, rows[(fold != k) & (fold != (k + 1) % config.folds)]]),
                  val=rows[fold == (k + 1) % config.folds], test=rows[fold == k]) for k in range(config.folds)))
     over = "the patients of validation and test split; the training split, which the generator has seen, always trains"
-    told = {"protocol": "cross-validation", "folds": config.folds, "repeats": config.repeats,
+    facts = {"protocol": "cross-validation", "folds": config.folds, "repeats": config.repeats,
             "over": over if len(seen) else "all patients; the synthetic set says that its generator has seen none of them"}
-    return Design(real=real, parts=tuple(parts), tested=rows, told=told)
+    return Design(real=real, parts=tuple(parts), tested=rows, facts=facts)
 
 
 def known_to_generator(facts: Mapping[str, Any], prepared: Prepared, *, cross_validated: bool) -> Literal["training split", "nothing"]:

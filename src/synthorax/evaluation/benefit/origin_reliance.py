@@ -1,4 +1,4 @@
-"""Does a classifier that also trained on synthetic images lean on their being synthetic? What origin does to its scores."""
+"""Shortcut reliance on image origin: do the scores of a classifier that also trained on synthetic images depend on what is synthetic?"""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from synthorax.types import ImageSet
 
 MIN_IMAGES_PER_ORIGIN = 20
 """images of either origin that are asked, in each half"""
-FEWEST_OF_LABEL = 5
+MIN_IMAGES_PER_LABEL = 5
 SHRINKAGE = 0.3
 """of the features' covariance towards its diagonal: images are few and features many"""
 PERMUTATIONS = 99
-LEAST_GAP = 0.2
-"""shift of scores, in their standard deviation on real images, below which nobody leans on anything that matters"""
+MIN_SHIFT = 0.2
+"""shift of scores, in their standard deviation on real images, below which no reliance on origin is reported"""
 Vector = NDArray[np.float64]
 
 
@@ -35,9 +35,9 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
     each finding, `shift` is how much higher synthetic images score than real ones with the same label (mean over both labels, in standard
     deviations of real images); `association_real` and `association_synthetic` the rank correlation of the score with the probe's, given the
     label; and `auroc_drop` what the AUROC on the real images loses when origin is taken out of the features (`without_origin`),
-    `shift_without` what then is left of the shift. A classifier leans if origin can be told from its features at all, and it has a shift
-    that is not chance or loses more than by taking out what chance calls origin. None where fewer than 40 images of either origin can be
-    asked.
+    `shift_without` what then is left of the shift. A classifier relies on origin if origin can be told from its features at all, and it
+    has a shift that is not chance, or loses more than by taking out a random direction. None where fewer than 40 images of either origin
+    can be asked.
     """
     rng = np.random.default_rng(derive(seed, "leaning"))
     order = rng.permutation(len(synthetic))
@@ -65,7 +65,7 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
         one = _finding_record(name, labels[asking, column], made[asking], origin[asking], before, after)
         by_chance = _drops_by_chance(classifier, column, features, labels[:, column], made, learns, rng)
         loses = "auroc_drop" in one and one["auroc_drop"]["low"] > 0 and one["auroc_drop"]["value"] > by_chance
-        shifted = abs(one["shift"]["value"]) > LEAST_GAP and one["shift"]["low"] * one["shift"]["high"] > 0
+        shifted = abs(one["shift"]["value"]) > MIN_SHIFT and one["shift"]["low"] * one["shift"]["high"] > 0
         told.append(one | {"auroc_drop_by_chance": by_chance, "relies_on_origin": bool(seen.low > 0.5 and (shifted or loses))})
     return {"probe": {"auroc": seen.auc, "low": seen.low, "high": seen.high}, "findings": told}
 
@@ -103,7 +103,7 @@ def without_origin(features: Vector, *, known: Vector, made: NDArray[np.intp], l
     for value in (0, 1):
         sides = [known[(made == origin) & (labels == value)] for origin in (0, 1)]
         centred += [side - side.mean(axis=0) for side in sides if len(side)]
-        if min(map(len, sides)) >= FEWEST_OF_LABEL:
+        if min(map(len, sides)) >= MIN_IMAGES_PER_LABEL:
             gaps.append(sides[1].mean(axis=0) - sides[0].mean(axis=0))
     if not gaps:
         return features
@@ -123,7 +123,7 @@ def partial_rank_correlation(first: Vector, second: Vector, labels: Vector) -> t
     total, weight = 0.0, 0
     for value in (0, 1):
         rows = labels == value
-        if rows.sum() < FEWEST_OF_LABEL or min(np.ptp(first[rows]), np.ptp(second[rows])) == 0:
+        if rows.sum() < MIN_IMAGES_PER_LABEL or min(np.ptp(first[rows]), np.ptp(second[rows])) == 0:
             continue
         correlation = np.corrcoef(rankdata(first[rows]), rankdata(second[rows]))[0, 1]
         total += (int(rows.sum()) - 3) * float(np.arctanh(np.clip(correlation, -0.999, 0.999)))
@@ -154,7 +154,7 @@ def _shift(scores: Vector, labels: Vector, made: NDArray[np.intp]) -> tuple[floa
     gaps, errors = [], []
     for value in (0, 1):
         sides = [scores[(made == origin) & (labels == value)] / spread for origin in (0, 1)]
-        if min(map(len, sides)) >= FEWEST_OF_LABEL:
+        if min(map(len, sides)) >= MIN_IMAGES_PER_LABEL:
             gaps.append(float(sides[1].mean() - sides[0].mean()))
             errors.append(sum(float(side.var(ddof=1)) / len(side) for side in sides))
     if not gaps:

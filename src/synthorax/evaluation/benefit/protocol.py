@@ -11,7 +11,7 @@ from synthorax.judges.config import SCREENS, ClassifierConfig
 
 PLAIN, CONVENTIONAL, DECLARED = "real", ("classic", "oversampling", "class-weighted loss"), "real+synthetic"
 LEVEL = 0.05
-FEWEST_TRAININGS = 3
+MIN_TRAININGS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +70,8 @@ class BenefitConfig:
 
     def __post_init__(self) -> None:
         """Refuse a protocol that cannot answer the question."""
-        if self.seeds < 1 or self.repeats < 1 or self.seeds * self.repeats < FEWEST_TRAININGS:
-            raise UsageError(f"benefit needs at least {FEWEST_TRAININGS} seeds, not {self.seeds}"
+        if self.seeds < 1 or self.repeats < 1 or self.seeds * self.repeats < MIN_TRAININGS:
+            raise UsageError(f"benefit needs at least {MIN_TRAININGS} seeds, not {self.seeds}"
                              + (f" in {self.repeats} repeats" if self.folds else "") + ": one training may be luck")
         if any(not ratio > 0 for ratio in (*self.sweep, 1.0 if self.ratio is None else self.ratio)):
             raise UsageError("ratio and sweep must be above 0; the arm 'real' is ratio 0")
@@ -103,7 +103,7 @@ class BenefitConfig:
 
     def brief(self) -> BenefitConfig:
         """Three trainings of the arms that matter most: for a proof within minutes, beside a training."""
-        return replace(self, seeds=FEWEST_TRAININGS, sweep=(), class_weighted=False, pretraining=False)
+        return replace(self, seeds=MIN_TRAININGS, sweep=(), class_weighted=False, pretraining=False)
 
     def arms(self) -> dict[str, Arm]:
         """Arm by name, in the order of the report."""

@@ -13,7 +13,7 @@ from synthorax.evaluation.benefit.protocol import LEVEL, BenefitConfig
 from synthorax.evaluation.benefit.subgroups import ARMS, Mask, Vector, bootstrap_record, pair_of, tested_groups
 from synthorax.evaluation.metrics.feature_sets import groups_of
 from synthorax.evaluation.statistics.bootstrap import CountedStatistic, counted_auroc, counted_bootstrap, counted_pairs
-from synthorax.evaluation.statistics.roc import holm
+from synthorax.multiple_testing import holm
 from synthorax.rng import derive
 
 ATTRIBUTES = ("view", "site")
@@ -27,7 +27,7 @@ def shortcuts(found: ArmPredictions, finding: str, config: BenefitConfig) -> Rec
     covariate-adjusted area of Janes and Pepe 2009). A score that tells groups apart given the label wins pairs between groups of different
     prevalence for nothing: the `excess` of `pooled` is then above 0, and flagged as `shortcut` if p is below 0.05 after Holm. `association`
     is, for each group, how much more often its images score above those of other groups with the same label than below (-1 to 1), mean over
-    both labels; it shows leaning also where the groups show the finding equally often, and so nothing is won by it.
+    both labels; it shows reliance on the group also where the groups show the finding equally often, and nothing is gained by it.
     """
     checked, skipped = [], []
     for attribute in ATTRIBUTES:

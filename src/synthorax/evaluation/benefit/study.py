@@ -60,8 +60,8 @@ class BenefitResult:
     skipped: tuple[Mapping[str, str], ...]
     """`finding` and `reason`"""
     shortcut_probe: Mapping[str, Any] | None = None
-    """AUROC of a classifier told to tell synthetic from real, near 1 where origin could stand in for a finding; and under `origin_reliance`
-    whether it does, see `origin_reliance.origin_reliance`"""
+    """AUROC of a classifier that tells synthetic from real images, near 1 where origin could stand in for a finding; and under
+    `origin_reliance` whether it does, see `origin_reliance.origin_reliance`"""
     learning_curve: tuple[Mapping[str, Any], ...] = ()
     """by finding: both arms and their difference at each number of real positive images"""
     figures: Mapping[str, bytes] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
     found = arm_predictions(design, by_arm, ratios=_ratios(arms, design, made), config=config)
     others = [name for name in design.real.findings if name not in targets and not too_few(pool, name, config)]
     shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
-              "n_synthetic": len(synthetic), "design": dict(design.told), **others_of(found, others, config)}
+              "n_synthetic": len(synthetic), "design": dict(design.facts), **others_of(found, others, config)}
     deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in tested])
     best = with_holm([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in tested])
     entries = []

@@ -12,7 +12,8 @@ from synthorax.evaluation.benefit.design import stated_labels, too_few_patients
 from synthorax.evaluation.benefit.protocol import DECLARED, LEVEL, PLAIN, BenefitConfig
 from synthorax.evaluation.metrics.feature_sets import groups_of
 from synthorax.evaluation.statistics.bootstrap import CountedStatistic, counted_auroc, counted_bootstrap, counted_gain
-from synthorax.evaluation.statistics.roc import Bootstrap, auroc, delong_interval, holm
+from synthorax.evaluation.statistics.roc import Bootstrap, auroc, delong_interval
+from synthorax.multiple_testing import holm
 from synthorax.rng import derive
 
 ARMS = (PLAIN, DECLARED)

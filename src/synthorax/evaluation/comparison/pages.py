@@ -14,7 +14,7 @@ from PIL import Image
 from synthorax.evaluation.comparison.measures import DISTRIBUTION, REQUEST, VIEW, WITHIN
 from synthorax.evaluation.report.contact_sheets import contact_sheet, eight_bit
 from synthorax.evaluation.report.page import embedded, show
-from synthorax.evaluation.statistics.over_seeds import FEWEST_SEEDS, over_seeds, summed_copies
+from synthorax.evaluation.statistics.over_seeds import MIN_SEEDS_FOR_SPREAD, over_seeds, summed_copies
 from synthorax.metric_table import metric_of
 
 DOWNSTREAM = "downstream_auroc_gain"
@@ -93,8 +93,9 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
                     "images and parameters are of both stages.")
     if claim["clock"] == "processor":
         told.append("Speeds are in processor time.")
-    if len(report["seeds"]) < FEWEST_SEEDS:
-        told.append(f"Only {len(report['seeds'])} of {FEWEST_SEEDS} seeds: the intervals do not hold how much trainings differ, and an "
+    if len(report["seeds"]) < MIN_SEEDS_FOR_SPREAD:
+        told.append(f"Only {len(report['seeds'])} of {MIN_SEEDS_FOR_SPREAD} seeds: the intervals do not hold how much trainings differ, "
+                    f"and an "
                     "order of the families may be luck.")
     machines = sorted({stage["machine"]["processor"] for record in report["records"] for stage in record.get("stages", ())})
     if len(machines) > 1:

@@ -22,7 +22,8 @@ from synthorax.evaluation.statistics.agreement import (
     mean_change,
     share_over_readers_and_images,
 )
-from synthorax.evaluation.statistics.roc import delong_interval, holm, wilson
+from synthorax.evaluation.statistics.roc import delong_interval, wilson
+from synthorax.multiple_testing import holm
 from synthorax.types import ImageSet, Score
 
 MIN_READERS = 3

@@ -14,18 +14,19 @@ from synthorax.evaluation.metrics.distances import energy_score, fid_score, kid_
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, Group, RealImages, SetFeatures
 from synthorax.evaluation.metrics.paired import COLUMN, MIN_PAIRED_IMAGES, paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
-from synthorax.evaluation.metrics.segmentation import LEAST_DICE, FittedSegmenter, SegmentationModel, describe_segmenter
+from synthorax.evaluation.metrics.segmentation import MIN_DICE, FittedSegmenter, SegmentationModel, describe_segmenter
 from synthorax.evaluation.report.record import Dimension
 from synthorax.judges.radiomics import RadiomicsFeatures
 from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Score
 
-MOST_IMAGES = 400
+MAX_IMAGES_MEASURED_SLOWLY = 400
 """images of a set for what is slow to measure: radiomics and outlines"""
 ORGANS = ("lung", "heart")
 
 
-def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures], groups: Sequence[Group], fitted_segmenter: FittedSegmenter, *,
+def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures], groups: Sequence[Group], fitted_segmenter: FittedSegmenter,
+             *,
              seed: int, progress: Progress = quiet) -> Dimension:
     """Every distance between the synthetic and the real held-out images; groups in the first feature space only."""
     scores: list[Score] = []
@@ -60,8 +61,8 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures],
     if len(rows) >= MIN_PAIRED_IMAGES:
         scores += paired_scores(partners, synthetic.pixels[rows], bands=bands)
     else:
-        missing["ssim and psnr"] = (f"no pairs: the synthetic table has no column '{COLUMN}' that names {MIN_PAIRED_IMAGES} of the real "
-                                    "images")
+        missing["paired_ssim, paired_psnr"] = (f"the synthetic table has no column '{COLUMN}' that names {MIN_PAIRED_IMAGES} of the real "
+                                               "images")
     if fitted_segmenter.segmenter is not None:
         extra["outlines"] = describe_segmenter(fitted_segmenter)
     return Dimension("measured", scores=tuple(scores), extra=extra | ({"not_measured": missing} if missing else {}))
@@ -95,7 +96,7 @@ def anatomy(held_out: ImageSet, train: ImageSet, synthetic: ImageSet, fitted_seg
     judge = fitted_segmenter.segmenter
     if judge is None or "lung" not in judge.judge.classes:
         return (), fitted_segmenter.reasons.get("lung", "no real training image has a lung mask, so no judge of lungs could learn")
-    if judge.held_out_dice.get("lung", 1.0) < LEAST_DICE:
+    if judge.held_out_dice.get("lung", 1.0) < MIN_DICE:
         return (), f"the judge of lungs agrees with held-out human outlines by a Dice of {judge.held_out_dice['lung']:.2f} only"
     try:
         sizes = [_sizes(images, judge) for images in (held_out, synthetic, train)]
@@ -106,9 +107,9 @@ def anatomy(held_out: ImageSet, train: ImageSet, synthetic: ImageSet, fitted_seg
 
 def _sizes(images: ImageSet, judge: SegmentationModel) -> dict[str, NDArray[np.float64]]:
     found = judge(images.pixels)
-    heart = found.get("heart") if judge.held_out_dice.get("heart", 1.0) >= LEAST_DICE else None
+    heart = found.get("heart") if judge.held_out_dice.get("heart", 1.0) >= MIN_DICE else None
     return measure_anatomy(found["lung"], heart)
 
 
 def _some(images: ImageSet, *, seed: int) -> ImageSet:
-    return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_IMAGES]))
+    return images.take(np.sort(np.random.default_rng(seed).permutation(len(images))[:MAX_IMAGES_MEASURED_SLOWLY]))

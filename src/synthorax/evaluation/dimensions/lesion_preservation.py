@@ -23,16 +23,16 @@ from synthorax.evaluation.statistics.intervals import normal_interval, standard_
 from synthorax.judges.features import FeatureSpace
 from synthorax.types import ImageSet, Score
 
-FEWEST_REQUESTS, FEWEST_REAL_LESIONS, MOST_LESIONS = 5, 5, 60
+MIN_REQUESTED_MASKS, MIN_REAL_LESIONS, MAX_LESIONS = 5, 5, 60
 CROP_PX = 32
 
 
 def requested_classes(synthetic: ImageSet) -> tuple[str, ...]:
-    """Mask classes that at least `FEWEST_REQUESTS` synthetic images were asked for with."""
+    """Mask classes that at least `MIN_REQUESTED_MASKS` synthetic images were asked for with."""
     if synthetic.masks is None:
         return ()
     stated = (synthetic.masks.index >= 0).sum(axis=0)
-    return tuple(name for name, count in zip(synthetic.masks.names, stated, strict=True) if count >= FEWEST_REQUESTS)
+    return tuple(name for name, count in zip(synthetic.masks.names, stated, strict=True) if count >= MIN_REQUESTED_MASKS)
 
 
 def lesion_preservation(real: RealImages, synthetic: ImageSet, fitted_segmenter: FittedSegmenter, *, space: FeatureSpace,
@@ -40,7 +40,8 @@ def lesion_preservation(real: RealImages, synthetic: ImageSet, fitted_segmenter:
     """The dimension: agreement with the requested masks by a judge, and the lesions' contrast and looks against real lesions."""
     classes = requested_classes(synthetic)
     if not classes:
-        return Dimension("skipped", reason=f"no class of mask was requested of {FEWEST_REQUESTS} of these images, so there is no region "
+        return Dimension("skipped", reason=f"no class of mask was requested of {MIN_REQUESTED_MASKS} of these images, so there is no "
+                                           f"region "
                                            "to compare")
     scores: list[Score] = []
     missing: dict[str, str] = {}
@@ -67,7 +68,7 @@ def _agreement(real: RealImages, synthetic: ImageSet, found: NDArray[np.bool_], 
     asked, has, _ = drawn_masks(synthetic, name)
     boxes, boxed = _boxes(synthetic, name)
     scores: list[Score] = []
-    if has.sum() >= FEWEST_REQUESTS:
+    if has.sum() >= MIN_REQUESTED_MASKS:
         truth, known, _ = drawn_masks(real.held_out, name)
         floor = None
         if known.sum() >= 2:
@@ -82,7 +83,7 @@ def _agreement(real: RealImages, synthetic: ImageSet, found: NDArray[np.bool_], 
             side = asked.shape[-1]
             centre = asked[has].sum(axis=1) @ ((np.arange(side) + 0.5) / side) / asked[has].sum(axis=(1, 2))
             scores.append(side_agreement((centre > 0.5).astype(np.float64), seen, group=name, judge=judge))
-    if boxed.sum() >= FEWEST_REQUESTS:
+    if boxed.sum() >= MIN_REQUESTED_MASKS:
         inside = share_inside(boxes[boxed], found[boxed])
         low, high = normal_interval(float(inside.mean()), standard_error(inside - inside.mean()), lowest=0.0, highest=1.0)
         scores.append(Score(metric="lesion_inside_box", value=float(inside.mean()), low=low, high=high, n_real=0,
@@ -108,10 +109,10 @@ def lesion_looks(real: RealImages, synthetic: ImageSet, name: str, *, space: Fea
     """Contrast of lesions against real ones (Wasserstein-1), and SSIM and feature distance of each to the most similar real lesion."""
     made = _lesions(synthetic, name, seed=seed)
     known, other = _lesions(real.train, name, seed=seed), _lesions(real.held_out, name, seed=seed)
-    if len(known[0]) < FEWEST_REAL_LESIONS or len(made[0]) < FEWEST_REQUESTS:
+    if len(known[0]) < MIN_REAL_LESIONS or len(made[0]) < MIN_REQUESTED_MASKS:
         raise InputError(f"{len(known[0])} real training images and {len(made[0])} synthetic ones have an outline of '{name}'; at least "
-                         f"{FEWEST_REAL_LESIONS} are needed")
-    has_floor = len(other[0]) >= FEWEST_REAL_LESIONS
+                         f"{MIN_REAL_LESIONS} are needed")
+    has_floor = len(other[0]) >= MIN_REAL_LESIONS
     scores = [distribution_score("lesion_contrast", known[1], made[1], floor_sets=(known[1], other[1]) if has_floor else None, judge="",
                                  seed=seed, group=name)]
     nearest = {"lesion_ssim": (_best_ssim(made[0], known[0]), _best_ssim(other[0], known[0]) if has_floor else None)}
@@ -133,7 +134,7 @@ def lesion_looks(real: RealImages, synthetic: ImageSet, name: str, *, space: Fea
 def _lesions(images: ImageSet, name: str, *, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Crops [L, 32, 32] in [0, 1] around outlines, with half their size as margin, and the lesions' contrasts [L]."""
     outlines, has, _ = drawn_masks(images, name)
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(has))[:MOST_LESIONS]
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(has))[:MAX_LESIONS]
     if not len(rows):
         return np.zeros((0, CROP_PX, CROP_PX), np.float32), np.zeros(0)
     masks, side = images.masks, images.pixels.shape[1]

@@ -21,7 +21,7 @@ def robustness(real: RealImages, synthetic: ImageSet, seen: SetFeatures, *, seed
                progress: Progress = quiet) -> Dimension:
     """Scores by site and, unless left out, by corruption; skipped with the reason where neither can be had."""
     sites = site_distances(real, synthetic, seen, seed=seed)
-    reasons = {} if sites else {"other sites": "the real images name fewer than two sites with enough held-out images"}
+    reasons = {} if sites else {"other_sites": "the real images name fewer than two sites with enough held-out images"}
     try:
         if not corruptions:
             raise InputError("left out of a quick evaluation; run `synthorax evaluate` without --quick for it")

@@ -13,7 +13,7 @@ from synthorax.types import Score
 
 Outlines = NDArray[np.bool_]
 MEASURES = ("lung_area", "lung_width", "lung_height", "right_lung_share", "heart_width", "cardiothoracic_ratio")
-SMALLEST_PART = 1 / 200
+MIN_ORGAN_AREA = 1 / 200
 """part of the image from which on an organ counts as found"""
 
 
@@ -28,7 +28,7 @@ def measure_anatomy(lungs: Outlines, hearts: Outlines | None = None) -> dict[str
     0.48
     """
     side = lungs.shape[-1]
-    there = lungs.mean(axis=(1, 2)) >= SMALLEST_PART
+    there = lungs.mean(axis=(1, 2)) >= MIN_ORGAN_AREA
     left, right = _ends(lungs.sum(axis=1))
     top, bottom = _ends(lungs.sum(axis=2))
     columns = lungs.sum(axis=1)
@@ -38,7 +38,7 @@ def measure_anatomy(lungs: Outlines, hearts: Outlines | None = None) -> dict[str
              "right_lung_share": on_image_left / np.maximum(1, columns.sum(axis=1))}
     if hearts is not None:
         heart_left, heart_right = _ends(hearts.sum(axis=1))
-        heart = np.where(hearts.mean(axis=(1, 2)) >= SMALLEST_PART, heart_right - heart_left, np.nan)
+        heart = np.where(hearts.mean(axis=(1, 2)) >= MIN_ORGAN_AREA, heart_right - heart_left, np.nan)
         sizes |= {"heart_width": heart / side, "cardiothoracic_ratio": heart / np.maximum(right - left, 1)}
     return {name: np.where(there, values, np.nan) for name, values in sizes.items()}
 

@@ -1,4 +1,4 @@
-"""What is compared: the real side, and the groups of images that both sides have enough of."""
+"""What is compared: the real images, features of all sets, and the groups of which both sides have enough images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealImages:
-    """The real side: images that the generator may have learned from, and images of patients whom it never saw."""
+    """The real side: images that the generator may have learned from, and held-out images of other patients."""
 
     train: ImageSet
     held_out: ImageSet
@@ -89,7 +89,8 @@ def groups_of(images: ImageSet) -> dict[str, tuple[str, Rows]]:
 
 
 def shared_groups(real: RealImages, synthetic: ImageSet) -> Iterator[Group]:
-    """All images, then each group of which both sides have `MIN_IMAGES_PER_GROUP`, the real side of `MIN_PATIENTS_PER_GROUP` patients.
+    """All images, then each group of which both sides have `MIN_IMAGES_PER_GROUP`, the real side of
+    `MIN_PATIENTS_PER_GROUP` patients.
 
     A group that all images of both sides belong to says nothing new and is left out.
     """

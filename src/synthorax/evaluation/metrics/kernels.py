@@ -85,6 +85,24 @@ def mmd_and_influences(real: NDArray[np.floating], synthetic: NDArray[np.floatin
     return value, 2 * (within[0] - along), 2 * (within[1] - down)
 
 
+def gaussian_matrix(features: Matrix, *, bandwidth: float) -> Matrix:
+    """The kernel of `gaussian` between all of some features [N, F], [N, N]: for sets that are drawn from them again and again."""
+    squared = (features**2).sum(axis=1)
+    apart = (squared[:, None] + squared[None] - 2 * features @ features.T).clip(0)
+    return np.asarray(np.exp(-apart / (2 * bandwidth**2)))
+
+
+def mmd_from_matrix(kernel: Matrix, first: NDArray[np.intp], second: NDArray[np.intp]) -> float:
+    """`mmd_and_influences` of two sets of rows of a kernel matrix whose diagonal is 1, without influences.
+
+    >>> mmd_from_matrix(np.eye(4), np.array([0, 1]), np.array([2, 3]))
+    0.0
+    """
+    n, m = len(first), len(second)
+    within = [(kernel[np.ix_(rows, rows)].sum() - len(rows)) / (len(rows) * (len(rows) - 1)) for rows in (first, second)]
+    return float(sum(within) - 2 * kernel[np.ix_(first, second)].sum() / (n * m))
+
+
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances [b, M] of a block of rows of `x` [N, F] to all of `y` [M, F], with the slice of these rows.
 

@@ -12,24 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial.distance import pdist
 
 from synthorax.data.pixels import from_unit
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.metrics.kernels import gaussian, mmd_and_influences
 from synthorax.evaluation.report.contact_sheets import contact_sheet
-from synthorax.evaluation.statistics.intervals import Matrix, checked_features, normal_interval, standard_error
+from synthorax.evaluation.statistics.intervals import checked_features, normal_interval, standard_error
 from synthorax.types import Score
 
 Latents = NDArray[np.floating]
 Decode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """latents [N, Z] to images [N, 1, S, S] in [-1, 1]"""
 
-ACTIVE_PART = 0.01
+ACTIVE_VARIANCE = 0.01
 """a number of the latent is active if its mean varies between images by more than this part of the prior's variance"""
-FEW_ACTIVE_PART = 0.02
+MIN_ACTIVE_FRACTION = 0.02
 """of the numbers of a latent; fewer active ones, or fewer than two, are a collapse"""
-LITTLE_NATS = 0.5
+MIN_NATS_PER_LATENT = 0.5
 """mean divergence of a whole latent below which it tells next to nothing of its image"""
-LITTLE_VARIATION = 0.01
+MIN_DECODED_VARIATION = 0.01
 """part of the variance of real images that the decoded ones must at least have"""
 
 
@@ -71,7 +73,7 @@ def active_numbers(centres: Latents, prior: Latents | None = None) -> NDArray[np
     """
     centres, _ = checked_features(centres, centres)
     spread = np.ones(centres.shape[1]) if prior is None else np.asarray(prior, np.float64).var(axis=0)
-    return np.asarray(centres.var(axis=0) > ACTIVE_PART * spread)
+    return np.asarray(centres.var(axis=0) > ACTIVE_VARIANCE * spread)
 
 
 def collapse_alarms(active: NDArray[np.bool_], *, nats: Latents | None = None, decoded: Latents | None = None,
@@ -82,13 +84,13 @@ def collapse_alarms(active: NDArray[np.bool_], *, nats: Latents | None = None, d
     decoder makes the same of all latents.
     """
     found = []
-    if active.sum() < max(2, FEW_ACTIVE_PART * len(active)):
+    if active.sum() < max(2, MIN_ACTIVE_FRACTION * len(active)):
         found.append(f"{int(active.sum())} of {len(active)} numbers of the latent vary with the image")
-    if nats is not None and (mean := float(np.asarray(nats, np.float64).sum(axis=1).mean())) < LITTLE_NATS:
-        found.append(f"a latent differs from the prior by {mean:.2f} nats, less than {LITTLE_NATS}")
+    if nats is not None and (mean := float(np.asarray(nats, np.float64).sum(axis=1).mean())) < MIN_NATS_PER_LATENT:
+        found.append(f"a latent differs from the prior by {mean:.2f} nats, less than {MIN_NATS_PER_LATENT}")
     if decoded is not None and images is not None:
         part = float(_variation(decoded) / max(_variation(images), 1e-12))
-        if part < LITTLE_VARIATION:
+        if part < MIN_DECODED_VARIATION:
             found.append(f"decoded images vary {part:.1%} as much as real ones")
     return tuple(found)
 
@@ -101,14 +103,15 @@ def prior_distance(latents: Latents, prior: Latents) -> Score:
     distance between the two halves of the prior's latents.
     """
     first, second = checked_features(latents, prior, at_least=4)
-    width = float(np.median(_squared_distances(second, second)[np.triu_indices(len(second), 1)]))
+    width = float(np.median(pdist(second, "sqeuclidean")))
     if width <= 0:
         raise InputError("all latents of the prior are the same", remedy="draw them with different seeds")
-    value, by_latents, by_prior = _mmd(first, second, width=width)
+    kernel = gaussian(np.sqrt(width / 2))  # exp(-|x - y|^2 / width)
+    value, by_latents, by_prior = mmd_and_influences(first, second, kernel)
     error = float(np.hypot(standard_error(by_latents), standard_error(by_prior)))
     low, high = normal_interval(value, error)
     half = len(second) // 2
-    floor = _mmd(second[:half], second[half:], width=width)[0] if half >= 2 else None
+    floor = mmd_and_influences(second[:half], second[half:], kernel)[0] if half >= 2 else None
     return Score(metric="latent_mmd", value=value, low=low, high=high, n_real=len(first), n_synthetic=len(second),
                  floor=floor)
 
@@ -142,19 +145,3 @@ def _sheet(images: NDArray[np.float32], *, columns: int, captions: Sequence[str]
 def _variation(images: Latents) -> float:
     """Variance of a pixel between images, averaged over pixels, [N, ...]."""
     return float(np.asarray(images, np.float64).reshape(len(images), -1).var(axis=0).mean())
-
-
-def _mmd(first: Matrix, second: Matrix, *, width: float) -> tuple[float, Matrix, Matrix]:
-    """The discrepancy, and the influence of every latent on it, [N] and [M]; a latent is never paired with itself."""
-    within = []
-    for x in (first, second):
-        kernel = np.exp(-_squared_distances(x, x) / width)
-        within.append((kernel.sum(axis=1) - kernel.diagonal()) / (len(x) - 1))
-    across = np.exp(-_squared_distances(first, second) / width)
-    value = float(within[0].mean() + within[1].mean() - 2 * across.mean())
-    return value, 2 * (within[0] - across.mean(axis=1)), 2 * (within[1] - across.mean(axis=0))
-
-
-def _squared_distances(x: Matrix, y: Matrix) -> Matrix:
-    squares = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1) - 2 * x @ y.T
-    return np.asarray(squares.clip(0))

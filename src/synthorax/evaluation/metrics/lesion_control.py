@@ -25,7 +25,7 @@ ImageSet = NDArray[np.uint8] | NDArray[np.uint16]
 Outlines = NDArray[np.bool_]
 Vector = NDArray[np.float64]
 
-SMALLEST_PART = 1 / 1500
+MIN_LESION_AREA = 1 / 1500
 """part of the image from which on an outline counts as found; 3 of 64 x 64 pixels"""
 RIM_PART = 1 / 16
 """depth of the rim and of its surroundings that `contrast` compares, in parts of the image's side"""
@@ -42,7 +42,7 @@ class LesionMeasurements:
     score: Vector
     """[N] in [0, 1]: the highest probability over 3 x 3 pixels"""
     found: NDArray[np.bool_]
-    """[N]: the outline covers at least `SMALLEST_PART`"""
+    """[N]: the outline covers at least `MIN_LESION_AREA`"""
     size: Vector
     """[N] in [0, 1]: twice the root of the covered part of the image, at most 1, as in `types.Lesion`; 0 where not found"""
     x: Vector
@@ -79,7 +79,7 @@ def measure_lesions(images: ImageSet, probabilities: NDArray[np.floating[Any]], 
         raise UsageError(f"images {images.shape}, probabilities {probabilities.shape} and outlines {outlines.shape} must be [N, S, S]")
     side = images.shape[-1]
     parts = outlines.mean(axis=(1, 2))
-    found = parts >= SMALLEST_PART
+    found = parts >= MIN_LESION_AREA
     centres = (np.arange(side) + 0.5) / side
     area = np.where(found, outlines.sum(axis=(1, 2)), np.nan)
     x, y = outlines.sum(axis=1) @ centres / area, outlines.sum(axis=2) @ centres / area

@@ -28,10 +28,10 @@ from synthorax.types import ImageSet
 FloatArray = NDArray[np.float64]
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-MOST_IMAGES_COMPARED = 300  # for the greatest distance between two images
+MAX_IMAGES_FOR_RANGE = 300  # for the greatest distance between two images
 NUM_LEVELS = 1000
 CRUMB = 0.01  # smaller parts of an outline, compared with its largest, come from drawing and from reducing it
-LEAST_AROUND_PX = 4
+MIN_SURROUNDINGS_PX = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,7 +259,7 @@ def _contrast(image: FloatArray, values: NDArray[np.uint8], *, free: NDArray[np.
     distance = ndimage.distance_transform_edt(values == 0)
     width = max(2.0, (math.sqrt(2) - 1) * math.sqrt(inside.sum() / math.pi))  # of a ring as large as a disc of this area
     around = (distance > 1) & (distance <= 1 + width) & free
-    if (around & lung).sum() >= LEAST_AROUND_PX:  # else the brighter chest wall makes an opacity look dark
+    if (around & lung).sum() >= MIN_SURROUNDINGS_PX:  # else the brighter chest wall makes an opacity look dark
         around &= lung
     if not around.any():
         return math.nan
@@ -296,8 +296,8 @@ def _advise(lost: float, part: float, *, mean: float, std: float, sigma_min: flo
 
 
 def _greatest_distance(images: ImageSet) -> float:
-    """Greatest Euclidean distance between two of up to `MOST_IMAGES_COMPARED` images in [-1, 1]."""
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES_COMPARED)).round().astype(int))
+    """Greatest Euclidean distance between two of up to `MAX_IMAGES_FOR_RANGE` images in [-1, 1]."""
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGES_FOR_RANGE)).round().astype(int))
     flat = images.pixels[rows].reshape(len(rows), -1) / np.iinfo(images.pixels.dtype).max * 2.0
     flat = flat - flat.mean(0)
     squares = (flat**2).sum(1)

@@ -17,7 +17,7 @@ from synthorax.evaluation.statistics.intervals import Matrix
 from synthorax.evaluation.statistics.roc import wilson
 from synthorax.types import ImageSet, Score
 
-MIN_SAME_PATIENT_PAIRS, FEWEST_PAIR_PATIENTS, MOST_PAIRS = 20, 10, 300
+MIN_SAME_PATIENT_PAIRS, MIN_PATIENTS_WITH_PAIRS, MAX_SAME_PATIENT_PAIRS = 20, 10, 300
 Verdict = Literal["below the band", "inside the band", "above the band", "uncalibrated"]
 
 
@@ -46,7 +46,7 @@ class Band:
         """JSON-ready; without pairs it says `uncalibrated`."""
         if not self.calibrated:
             return {"verdict": "uncalibrated", "pairs": self.num_pairs, "patients": self.num_patients,
-                    "needed": f"{MIN_SAME_PATIENT_PAIRS} pairs of {FEWEST_PAIR_PATIENTS} patients"}
+                    "needed": f"{MIN_SAME_PATIENT_PAIRS} pairs of {MIN_PATIENTS_WITH_PAIRS} patients"}
         return {key: value for key, value in asdict(self).items() if key != "metric"}
 
 
@@ -59,14 +59,14 @@ def same_patient_pairs(images: ImageSet, *, seed: int = 0) -> NDArray[np.intp]:
     for name in names[(counts > 1) & (names != "")]:
         rows = rng.permutation(np.flatnonzero(owners == name))[:4]
         pairs += [(int(a), int(b)) for a, b in itertools.pairwise(rows)]
-    chosen = rng.permutation(len(pairs))[:MOST_PAIRS]
+    chosen = rng.permutation(len(pairs))[:MAX_SAME_PATIENT_PAIRS]
     return np.array([pairs[i] for i in sorted(chosen.tolist())], dtype=np.intp).reshape(-1, 2)
 
 
 def band(metric: str, images: ImageSet, pairs: NDArray[np.intp], measure: Callable[[NDArray[np.intp], NDArray[np.intp]], Matrix]) -> Band:
     """The band of `measure`, which takes rows of first and second images [P] and gives [P]."""
     patients = len(set(images.patients()[pairs[:, 0]])) if len(pairs) else 0
-    if len(pairs) < MIN_SAME_PATIENT_PAIRS or patients < FEWEST_PAIR_PATIENTS:
+    if len(pairs) < MIN_SAME_PATIENT_PAIRS or patients < MIN_PATIENTS_WITH_PAIRS:
         return Band(metric=metric, low=np.nan, high=np.nan, num_pairs=len(pairs), num_patients=patients)
     low, high = np.quantile(measure(pairs[:, 0], pairs[:, 1]), [0.05, 0.95])
     return Band(metric=metric, low=float(low), high=float(high), num_pairs=len(pairs), num_patients=patients)

@@ -19,7 +19,7 @@ from synthorax.progress import Progress, quiet
 from synthorax.types import ImageSet, Masks
 
 SIDE_PX = 64
-LEAST_DICE = 0.7
+MIN_DICE = 0.7
 """overlap with human outlines on held-out images below which the judge of an organ says nothing"""
 QUICK = SegmenterConfig(updates=400, batch_size=16, width=16, input_size=SIDE_PX)
 

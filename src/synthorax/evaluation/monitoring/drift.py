@@ -1,4 +1,4 @@
-"""Have the images changed since? Two sets held against each other, with an alarm whose false rate splits of the older set have set."""
+"""Distribution shift: have the images changed? Two sets compared, with an alarm whose rate of false alarms is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError, UsageError
-from synthorax.evaluation.metrics.kernels import median_distance
+from synthorax.evaluation.metrics.kernels import gaussian_matrix, median_distance, mmd_from_matrix
 from synthorax.evaluation.statistics.roc import auroc
 from synthorax.judges.appearance import NAMES, appearance_statistics
 from synthorax.judges.features import FeatureSpace, features_of
@@ -23,9 +23,9 @@ LEVEL = 0.05
 DRAWS = 400
 """splits of the older set that say what chance does"""
 MIN_PATIENTS_PER_SET = 20
-MOST_IMAGES = 1000
+MAX_IMAGES_PER_SET = 1000
 """images of a set that are looked at; more are drawn from by patient"""
-FEWEST_STATED = 10
+MIN_STATED_PER_PART = 10
 COMPONENTS = 20
 """principal components in which old and new images are told apart"""
 Vector = NDArray[np.float64]
@@ -64,9 +64,9 @@ class Drift:
 
     def __str__(self) -> str:
         head = "ALARM: the newer images differ" if self.alarm else "no alarm: no difference beyond chance"
-        told = sorted(self.shifts, key=lambda shift: (not shift.alarm, shift.p))
+        shifts = sorted(self.shifts, key=lambda shift: (not shift.alarm, shift.p))
         lines = [f"  {shift.name:<24}{shift.value:>8.3f}  usually up to {shift.usual:.3f}{'  <- alarm' if shift.alarm else ''}"
-                 for shift in told[:8]]
+                 for shift in shifts[:8]]
         return "\n".join([f"{head} ({self.num_old} and {self.num_new} images, false alarms {self.level:.0%})", *lines])
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,14 +78,14 @@ class Drift:
 
 def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed: int = 0, draws: int = DRAWS,
                   level: float = LEVEL, progress: Progress = quiet) -> Drift:
-    """Compare embeddings, labels, people and looks of two sets of images.
+    """Compare the embeddings, labels, demographics and appearance of two sets of images.
 
     Ways: the maximum mean discrepancy of the features; the AUROC of a linear classifier that tells old from new images of patients whom it
-    has not seen (Lopez-Paz and Oquab 2017); shares of findings, views, sexes and sites; means of age and of the numbers of
-    `judges.appearance`. What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are
-    compared. Each way is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits
-    give (max T of Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than
-    20 patients on a side, and UsageError where sizes or findings differ.
+    has not seen (Lopez-Paz and Oquab 2017); shares of findings, views, sexes and sites; means of age and of `judges.appearance`.
+    What chance does is learned from `draws` splits of the older set by patient, into parts as large as those that are compared. Each way
+    is measured in its own spread over these, and the alarm goes by the largest, whose distribution the same splits give (max T of
+    Westfall and Young 1993, Sec. 2.5): of sets of one kind a part of `level` raises it. Raises InputError for fewer than 20 patients on a
+    side, and UsageError where sizes or findings differ.
     """
     if old.pixels.shape[1:] != new.pixels.shape[1:] or old.findings != new.findings:
         raise UsageError("both sets must have the same image size and the same findings")
@@ -93,7 +93,7 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
         if (count := len(np.unique(images.patients()))) < MIN_PATIENTS_PER_SET:
             raise InputError(f"the {name} set has {count} patients", remedy=f"at least {MIN_PATIENTS_PER_SET} are needed")
     rng = np.random.default_rng(derive(seed, "drift"))
-    old, new = (images.take(np.sort(_sample_by_patient(images, MOST_IMAGES, rng))) for images in (old, new))
+    old, new = (images.take(np.sort(_sample_by_patient(images, MAX_IMAGES_PER_SET, rng))) for images in (old, new))
     size = min(len(new), len(old) // 2)
     compare, patients = _Compare.of(old, new, features, progress=portion(progress, 0, 0.5)), old.patients()
     parts = []
@@ -116,10 +116,10 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
     names = [name for name, use in zip(compare.names, usable, strict=True) if use]
     everything = np.arange(len(old)), np.arange(len(old), len(old) + len(new))
     shifts = [Shift(name=name, value=float(value[usable][i]), usual=float(usual[i]), alarm=bool(far[i] > alarm_above),
-                    p=float((1 + (null[:, usable][:, i] >= value[usable][i]).sum()) / (1 + draws)), **compare.told(name, *everything))
+                    p=float((1 + (null[:, usable][:, i] >= value[usable][i]).sum()) / (1 + draws)), **compare.in_words(name, *everything))
               for i, name in enumerate(names)]
     progress(1.0, f"{len(names)} ways compared")
-    left = tuple(f"{name}: stated in fewer than {FEWEST_STATED} images of a part" for name in compare.names if name not in names)
+    left = tuple(f"{name}: stated in fewer than {MIN_STATED_PER_PART} images of a part" for name in compare.names if name not in names)
     return Drift(shifts=tuple(shifts), num_old=len(old), num_new=len(new), level=level, not_compared=left,
                  features={"name": features.name, "digest": features.digest})
 
@@ -138,13 +138,11 @@ class _Compare:
     def of(cls, old: ImageSet, new: ImageSet, features: FeatureSpace, *, progress: Progress) -> _Compare:
         parts = [features_of(features, images.pixels, progress=portion(progress, number / 2, (number + 1) / 2))
                  for number, images in enumerate((old, new))]
-        seen = np.concatenate(parts).astype(np.float64)
-        mean, scale = seen[: len(old)].mean(axis=0), seen[: len(old)].std(axis=0) + 1e-6
-        seen = (seen - mean) / scale
-        squared = (seen**2).sum(axis=1)
-        apart = (squared[:, None] + squared[None] - 2 * seen @ seen.T).clip(0)
-        kernel = np.exp(-apart / (2 * median_distance(seen[: len(old)]) ** 2))
-        directions = np.linalg.svd(seen - seen.mean(axis=0), full_matrices=False)[2][:COMPONENTS]
+        vectors = np.concatenate(parts).astype(np.float64)
+        mean, scale = vectors[: len(old)].mean(axis=0), vectors[: len(old)].std(axis=0) + 1e-6
+        vectors = (vectors - mean) / scale
+        kernel = gaussian_matrix(vectors, bandwidth=median_distance(vectors[: len(old)]))
+        directions = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2][:COMPONENTS]
         studies, look = (*old.studies, *new.studies), np.concatenate([appearance_statistics(images.pixels) for images in (old, new)])
         columns: dict[str, Vector] = {f"finding {name}": np.concatenate([images.column(name) for images in (old, new)]).astype(np.float64)
                                       for name in old.findings}
@@ -156,7 +154,7 @@ class _Compare:
         columns["age"] = np.array([study.age_years for study in studies], dtype=np.float64)
         columns |= {f"look: {name}": look[:, number] for number, name in enumerate(NAMES)}
         patients = np.concatenate([np.char.add("old ", old.patients()), np.char.add("new ", new.patients())])
-        return cls(kernel, seen @ directions.T, patients, columns)
+        return cls(kernel, vectors @ directions.T, patients, columns)
 
     @property
     def names(self) -> list[str]:
@@ -164,22 +162,16 @@ class _Compare:
 
     def __call__(self, reference: NDArray[np.intp], sample: NDArray[np.intp]) -> Vector:
         """One number a way, in the order of `names`; NaN where too few images state it."""
-        return np.array([self._mmd(reference, sample), self._auroc(reference, sample),
+        return np.array([mmd_from_matrix(self.kernel, reference, sample), self._auroc(reference, sample),
                          *(_difference(column[reference], column[sample]) for column in self.columns.values())])
 
-    def told(self, name: str, old: NDArray[np.intp], new: NDArray[np.intp]) -> dict[str, str]:
+    def in_words(self, name: str, old: NDArray[np.intp], new: NDArray[np.intp]) -> dict[str, str]:
         """Mean, or share, of either set in words."""
         column = self.columns.get(name)
         if column is None or column.ndim > 1:
             return {}
         unit = "{:.1%}" if name.startswith("finding") else "{:.3g}"
         return {side: unit.format(float(np.nanmean(column[rows]))) for side, rows in (("old", old), ("new", new))}
-
-    def _mmd(self, reference: NDArray[np.intp], sample: NDArray[np.intp]) -> float:
-        """Unbiased squared MMD (Gretton et al. 2012, Eq. 3), from the kernel of all images; its diagonal is 1."""
-        n, m = len(reference), len(sample)
-        within = [(self.kernel[np.ix_(rows, rows)].sum() - len(rows)) / (len(rows) * (len(rows) - 1)) for rows in (reference, sample)]
-        return float(sum(within) - 2 * self.kernel[np.ix_(reference, sample)].sum() / (n * m))
 
     def _auroc(self, reference: NDArray[np.intp], sample: NDArray[np.intp]) -> float:
         """Fisher's discriminant learns on every other patient and is asked about the rest, both ways."""
@@ -199,7 +191,7 @@ class _Compare:
 def _difference(reference: Vector, sample: Vector) -> float:
     """Of means in standard deviations of the reference; of shares their difference, or half the sum over levels (total variation)."""
     stated = [~np.isnan(values if values.ndim == 1 else values[:, 0]) for values in (reference, sample)]
-    if min(int(known.sum()) for known in stated) < FEWEST_STATED:
+    if min(int(known.sum()) for known in stated) < MIN_STATED_PER_PART:
         return float("nan")
     one, other = reference[stated[0]], sample[stated[1]]
     if one.ndim > 1:

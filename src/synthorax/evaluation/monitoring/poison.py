@@ -30,10 +30,10 @@ REASONS = {
     "adversarial": "carries noise that moves the judge's answer",
     "label": "its label contradicts the judge",
 }
-FEWEST_CALIBRATING = 50
+MIN_TRUSTED_IMAGES = 50
 WINDOW_PX, STRIDE_PX = 4, 2
-FEWEST_IN_GROUP, MOST_IN_GROUP = 20, 400
-FEWEST_WITHOUT, MOST_WITHOUT = 40, 1000
+MIN_IMAGES_PER_GROUP, MAX_IMAGES_PER_GROUP = 20, 400
+MIN_IMAGES_OUTSIDE, MAX_IMAGES_OUTSIDE = 40, 1000
 ALIKE_PART = 0.03
 """part of a label's images with which an image is compared: those most alike in one place"""
 Vector = NDArray[np.float64]
@@ -80,8 +80,8 @@ def find_poisoned(suspects: ImageSet, trusted: ImageSet, *, config: PoisonConfig
     InputError for fewer than 50 trusted images, and UsageError where sizes or findings differ.
     """
     config = config or PoisonConfig()
-    if len(trusted) < FEWEST_CALIBRATING:
-        raise InputError(f"{len(trusted)} trusted images set no threshold", remedy=f"give at least {FEWEST_CALIBRATING}, better 300")
+    if len(trusted) < MIN_TRUSTED_IMAGES:
+        raise InputError(f"{len(trusted)} trusted images set no threshold", remedy=f"give at least {MIN_TRUSTED_IMAGES}, better 300")
     if suspects.pixels.shape[1:] != trusted.pixels.shape[1:] or suspects.findings != trusted.findings:
         raise UsageError("suspect and trusted images must have the same size and the same findings")
     if not any({0.0, 1.0} <= set(column[~np.isnan(column)].tolist()) for column in trusted.labels.T):
@@ -149,8 +149,8 @@ def _group_sizes(*sets: ImageSet) -> dict[int, tuple[int, int]]:
     sizes = {}
     for column in range(len(sets[0].findings)):
         counts = [[int((images.labels[:, column] == value).sum()) for images in sets] for value in (1, 0)]
-        if min(counts[0]) >= FEWEST_IN_GROUP and min(counts[1]) >= FEWEST_WITHOUT:
-            sizes[column] = min(*counts[0], MOST_IN_GROUP), min(*counts[1], MOST_WITHOUT)
+        if min(counts[0]) >= MIN_IMAGES_PER_GROUP and min(counts[1]) >= MIN_IMAGES_OUTSIDE:
+            sizes[column] = min(*counts[0], MAX_IMAGES_PER_GROUP), min(*counts[1], MAX_IMAGES_OUTSIDE)
     return sizes
 
 
@@ -203,7 +203,7 @@ def label_scores(trusted: ImageSet, known: Vector, labels: NDArray[np.floating],
     """
     scores = np.zeros(len(labels))
     for column, truth in enumerate(trusted.labels.T):
-        if min((truth == 0).sum(), (truth == 1).sum()) < FEWEST_IN_GROUP / 4:
+        if min((truth == 0).sum(), (truth == 1).sum()) < MIN_IMAGES_PER_GROUP / 4:
             continue
         answers, given = (logit(values[:, column].clip(1e-6, 1 - 1e-6)) for values in (known, said))
         likely = []

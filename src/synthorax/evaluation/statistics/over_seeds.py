@@ -12,7 +12,7 @@ from synthorax.evaluation.statistics.intervals import Z_95
 from synthorax.evaluation.statistics.roc import wilson
 from synthorax.types import Score
 
-FEWEST_SEEDS = 3
+MIN_SEEDS_FOR_SPREAD = 3
 """trainings from which on their spread is a part of the interval"""
 
 
@@ -32,7 +32,7 @@ def over_seeds(values: Sequence[float], errors: Sequence[float]) -> dict[str, fl
     """
     mean, count = float(np.mean(values)), len(values)
     half = Z_95 * float(np.sqrt(np.mean(np.square(errors))))
-    if count >= FEWEST_SEEDS:
+    if count >= MIN_SEEDS_FOR_SPREAD:
         half = max(half, float(student.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)))
     return {"value": mean, "low": mean - half, "high": mean + half}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,21 +129,6 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike, *, level: float = 0.95
         reach = float(norm.ppf(0.5 + level / 2)) * error / (area * (1 - area))
         low, high = float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
     return AurocInterval(auc=area, low=min(low, area), high=max(high, area), standard_error=error)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for making several tests (Holm 1979), in the order given; reject those below the wanted level.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if ((p < 0) | (p > 1) | np.isnan(p)).any():
-        raise UsageError(f"p-values must lie in [0, 1], not {list(p_values)}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
 
 
 def wilson(successes: int, total: int, *, level: float = 0.95) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from synthorax.judges.appearance import appearance_statistics
 from synthorax.judges.classifier import Classifier, ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.judges.fitting import ImageArray
+from synthorax.judges.realism import nearest_squared_distances
 from synthorax.privacy.copies import conformal_threshold
 from synthorax.privacy.registration import local_contrast
 from synthorax.rng import derive
@@ -226,8 +227,7 @@ def _kinds(real: ImageSet, images: ImageSet) -> list[tuple[str, NDArray[np.bool_
 
 
 def _nearness(images: Vector, reference: Vector) -> Vector:
-    squared = (images**2).sum(axis=1)[:, None] + (reference**2).sum(axis=1)[None] - 2 * images @ reference.T
-    return np.asarray(np.sqrt(np.sort(squared.clip(0), axis=1)[:, :NEIGHBOURS]).mean(axis=1))
+    return np.asarray(np.sqrt(nearest_squared_distances(images, reference, num=NEIGHBOURS)).mean(axis=1))
 
 
 def _entropy(probabilities: Vector) -> Vector:
