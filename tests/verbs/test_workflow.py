@@ -140,7 +140,8 @@ def test_screening_drops_planted_copies_and_says_which_image(synthetic: Dataset,
     for name in ("metadata.csv", "dataset.json"):
         (copied / name).write_bytes((synthetic.path / name).read_bytes())
     sx.screen(copied, against=prepared, out=tmp_path / "kept",
-              config=sx.ScreenConfig(findings=("Pneumothorax",), filters=("copy", "finding")))
+              config=sx.ScreenConfig(findings=("Pneumothorax",), filters=("copy", "finding"),
+                                     classifier=ClassifierConfig(updates=4, width=4, input_size=32)))
     dropped = (tmp_path / "kept/dropped.csv").read_text().splitlines()[1:]
     planted = [line for line in dropped if int(line.split(",")[1]) < 5]
     assert len(planted) == 5 and all("near-duplicate" in line for line in planted)
