@@ -159,7 +159,7 @@ def test_rates_at_a_threshold():
 
 
 def test_the_check_of_the_statistics_in_small():
-    """The table of docs/explanation/benefit.md with few runs: no rate may be far from what it should be."""
+    """The table of docs/studies/statistics.md with few runs: no rate may be far from what it should be."""
     rows = {name: rate for name, rate, _ in CHECK["error_rates"](80, draws=200, positives=40, negatives=120)}
     assert len(rows) == 15
     for name, rate in rows.items():
