@@ -84,8 +84,8 @@ def _vgg16_layers() -> list[nn.Module]:
 
 
 class DenseNet121(nn.Module):
-    """Four blocks of layers that are conditioned on all before them, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1, Huang et al.
-    2017).
+    """Four dense blocks, in which each layer takes the outputs of all before it, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1,
+    Huang et al. 2017).
     """
 
     channels = 1024

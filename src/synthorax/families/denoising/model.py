@@ -252,8 +252,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
                                              base_names=base.named_axes()))
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights that are conditioned on what is NaN in `varied`, a condition of one row: statements on which images to come
-        do not differ.
+        """Set to 0 the weights of inputs that are NaN in `varied`, a condition of one row: statements on which images to come do not
+        differ.
 
         Training does not move weights that nothing reaches. Left random, those of a lesion's side overexposed whole images once a text
         named a side. (All weights at 0 would do too, but then labels are learned far more slowly.)

@@ -123,7 +123,7 @@ class KumarGmvaeModel(nn.Module, HasConditionInputs):
             return self.decode(latent, labels).mean(1, keepdim=True).clamp(-1, 1)
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights that are conditioned on findings on which the training images do not differ."""
+        """Set to 0 the weights of findings on which the training images do not differ."""
         if self.config.labels:
             first = self.decoder.first
             assert isinstance(first, nn.Linear)
