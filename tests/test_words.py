@@ -77,12 +77,7 @@ WORDS_OF_REPORTS = ("data/describe.py", "data/language.py")
 """these read and write what radiologists write, and that says film"""
 
 
-PENDING = (
-    "evaluation/benefit/comparison.py", "evaluation/benefit/subgroups.py", "evaluation/benefit/training.py",
-    "evaluation/comparison/join.py",
-    "evaluation/comparison/pages.py", "evaluation/dimensions/radiomics_quality.py", "evaluation/metrics/feature_sets.py",
-    "evaluation/metrics/lesion_control.py", "evaluation/monitoring/drift.py", "evaluation/report/folder.py", "evaluation/report/page.py",
-    "families/denoising/distillation.py")
+PENDING = ("families/denoising/distillation.py",)
 """files of src that are still to follow"""
 
 
