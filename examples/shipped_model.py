@@ -28,13 +28,13 @@ SETTINGS = sx.SampleSettings(steps=STEPS, super_resolution_steps=SUPER_RESOLUTIO
 # %% [markdown]
 # ## Tensors
 #
-# `cxr-256` ships with the package. Each seed gives one image, and always the same one. `None` asks for nothing in
-# particular.
+# `cxr-256` ships with the package. `open_model` reads and checks its file once; the weights are loaded when they are needed.
+# Each seed gives one image, and always the same one. `None` asks for nothing in particular.
 
 # %%
-model = sx.load_model("cxr-256")
+model = sx.open_model("cxr-256")
 print(model.spec.image_size, model.spec.findings)
-images = model.sample(None, seeds=range(NUM), settings=SETTINGS)  # [NUM, 1, 256, 256] in [-1, 1]
+images = model.network.sample(None, seeds=range(NUM), settings=SETTINGS)  # [NUM, 1, 256, 256] in [-1, 1]
 print(tuple(images.shape))
 
 # %% [markdown]
@@ -44,7 +44,7 @@ print(tuple(images.shape))
 
 # %%
 rows = tuple(PlanRow(seed=seed, labels={"Effusion": Stated.PRESENT}, view="PA", sex="F", age_years=60.0) for seed in range(NUM))
-effusions = model.sample(Plan(rows=rows).condition(model.spec), seeds=[row.seed for row in rows], settings=SETTINGS)
+effusions = model.network.sample(Plan(rows=rows).condition(model.spec), seeds=[row.seed for row in rows], settings=SETTINGS)
 
 # %% [markdown]
 # ## Text, and images on disk
@@ -53,8 +53,8 @@ effusions = model.sample(Plan(rows=rows).condition(model.spec), seeds=[row.seed 
 # are marked as synthetic in the table, in their names and in their metadata.
 
 # %%
-hearts = sx.generate("cxr-256", Plan(rows=tuple(PlanRow(seed=seed, text="cardiomegaly, no effusion") for seed in range(NUM))),
-                     out=OUT / "hearts")
+hearts = sx.generate(model, sx.Request(num=NUM, text="cardiomegaly, no effusion"), out=OUT / "hearts",
+                     settings={"steps": STEPS, "super_resolution_steps": SUPER_RESOLUTION_STEPS})
 print(hearts.path, hearts.studies[0].labels)
 
 # %% [markdown]
@@ -80,8 +80,7 @@ run = sx.train("controlled-64", drawn, out=OUT / "run", seed=0, overrides=[
 mask = np.zeros((32, 32), np.uint8)
 mask[18:28, 18:28] = 255  # white is inside; the patient's left is on the right of the image
 write_png(OUT / "effusion.png", mask)
-masked = sx.generate(run, Plan(rows=tuple(PlanRow(seed=seed, masks={"Effusion": str((OUT / "effusion.png").resolve())})
-                                          for seed in range(NUM))), out=OUT / "masked")
+masked = sx.generate(run, sx.Request(num=NUM, finding=["Effusion"], mask=[("Effusion", OUT / "effusion.png")]), out=OUT / "masked")
 print(masked.path, len(masked))
 
 # %% [markdown]

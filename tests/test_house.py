@@ -267,6 +267,33 @@ def test_no_line_of_prose_is_above_160_characters(page):
     assert [line for line in prose.splitlines() if len(line) > 160 and not line.startswith("|")] == []
 
 
+ROOMS = "|".join(path.name for path in SOURCE.iterdir() if path.is_dir() and not path.name.startswith("_") and path.name != "recipes")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_files_and_dotted_names_that_a_page_gives_exist(page):
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8")))
+    files = [name for span in spans for name in re.findall(r"(?<![\w/.{-])(?:[\w-]+/)+[\w-]+\.(?:py|sh|toml)\b", span)]
+    assert [name for name in files if not any((folder / name).exists() for folder in (ROOT, SOURCE))] == []
+    dotted = [name for span in spans for name in re.findall(rf"^(?:synthorax\.|(?:{ROOMS})\.)[\w.]+", span)
+              if not re.search(r"\.(json|csv|md|html|toml|py)$", name)]
+    assert [name for name in dotted if not names_something(name.removeprefix("synthorax."))] == []
+
+
+def names_something(dotted):
+    """Whether this is a module of the package, or something in one."""
+    parts = dotted.split(".")
+    for number in range(len(parts), -1, -1):
+        try:
+            thing = importlib.import_module(".".join(["synthorax", *parts[:number]]))
+        except ImportError:
+            continue
+        for name in parts[number:]:
+            thing = getattr(thing, name, None)
+        return thing is not None
+    return False
+
+
 def test_version_is_the_same_everywhere():
     version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text())[1]
     assert synthorax.__version__ == version
