@@ -48,7 +48,7 @@ class ArmPredictions:
 
 
 def arm_predictions(design: Design, answers: Mapping[str, Sequence[Sequence[Sequence[Scores]]]], *, ratios: Mapping[str, float],
-             config: BenefitConfig) -> ArmPredictions:
+                    config: BenefitConfig) -> ArmPredictions:
     """Bring the answers of each arm, by repeat, fold and seed, into the order of the tested images.
 
     A training's answers are those for its fold's validation images and, after them, its test images, [V + T, K].

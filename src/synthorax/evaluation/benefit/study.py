@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit.comparison import (
+    ArmPredictions,
+    Scores,
     arm_predictions,
     arm_record,
     best_conventional,
@@ -24,6 +26,7 @@ from synthorax.evaluation.benefit.comparison import (
 )
 from synthorax.evaluation.benefit.design import (
     Design,
+    Fraction,
     cross_validation,
     one_split,
     refuse_leaks,
@@ -108,53 +111,22 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
     if external is not None:
         sides = {"training": real_train, "test": real_test, "synthetic": synthetic} | ({"validation": real_val} if real_val else {})
         external = fitted_external(external, real_train, sides)
-    targets = list(dict.fromkeys(findings))
-    reasons = {finding: too_few(pool, finding, config) for finding in targets}
+    reasons = {finding: too_few(pool, finding, config) for finding in findings}
     skipped = tuple({"finding": finding, "reason": reason} for finding, reason in reasons.items() if reason)
-    tested = [finding for finding in targets if not reasons[finding]]
+    tested = [finding for finding, reason in reasons.items() if not reason]
     if not tested:
         return BenefitResult(findings=(), skipped=skipped)
     design = (cross_validation(real_train.take([]) if train_unseen else real_train, pool, targets=tested, config=config) if config.folds
               else one_split(real_train, real_test, real_val))
-    made = shuffle(synthetic, seed=config.seed)
-    arms = _arms_with_images(config, design, made)
-    if external is not None:
-        design = with_external(design, external)
-    jobs = _jobs(arms, design, tested, config, num_external=len(external or ()))
-    jobs += curve_jobs(design, tested, config) if config.positives else []
-    elsewhere = site_jobs(design, made, tested, config) if config.leave_site_out else []
-    answers, done, total = dict[str, Answers](), 0, len(jobs) + len(elsewhere)
-    for part, folder in ((jobs, keep), (elsewhere, keep and keep / "sites")):  # apart: sites may be left out later
-        if part:
-            own = portion(progress, TRAININGS * done / total, TRAININGS * (done + len(part)) / total)
-            answers |= train_jobs(part, design.real, made, config=config, keep=folder, progress=own)
-            done += len(part)
+    mix = shuffle(synthetic, seed=config.seed)
+    study = BenefitStudy(config=config, arms=_arms_with_images(config, design, mix), tested=tuple(tested), synthetic=mix, external=external,
+                         design=design if external is None else with_external(design, external),
+                         others=tuple(name for name in pool.findings if name not in reasons and not too_few(pool, name, config)))
+    answers = _train(study, keep=keep, progress=portion(progress, 0.0, TRAININGS))
     progress(TRAININGS, "comparing the arms")
-    by_arm = {arm: [[[answers[_name(arm, repeat, fold, run, design, config)].probabilities[: len(part.val) + len(part.test)]
-                      for run in range(config.seeds)] for fold, part in enumerate(parts)]
-                    for repeat, parts in enumerate(design.parts)] for arm in arms}
-    at_home = {arm: [answers[_name(arm, repeat, fold, run, design, config)] for repeat, parts in enumerate(design.parts)
-                     for fold in range(len(parts)) for run in range(config.seeds)] for arm in ARMS}
-    found = arm_predictions(design, by_arm, ratios=_ratios(arms, design, made), config=config)
-    others = [name for name in design.real.findings if name not in targets and not too_few(pool, name, config)]
-    shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
-              "n_synthetic": len(synthetic), "design": dict(design.facts), **others_of(found, others, config)}
-    deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in tested])
-    best = with_holm([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in tested])
-    entries = []
-    for finding, delta, against_best in zip(tested, deltas, best, strict=True):
-        entry = _sizes(finding, design, synthetic) | shared
-        entry |= {"arms": [arm_record(name, found, finding, config) for name in arms],
-                  "roc": {name: roc_of(found, name, finding) for name in arms},
-                  "delta": delta, "delta_best_conventional": against_best, "verdict": verdict_of(delta),
-                  "power": power_record(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
-                  "shortcuts": shortcuts(found, finding, config)}
-        if config.leave_site_out:
-            entry["left_out_sites"] = left_out_sites(design, answers, at_home, made, finding, config)
-        if external is not None:
-            entry["external"] = external_test(external, at_home, finding, config)
-        entries.append(entry | {"gate": gate_of(entry, config)})
-    curve = tuple(learning_curve(design, answers, made, finding, config) for finding in tested) if config.positives else ()
+    found = _compare(study, answers)
+    entries = _entries(study, answers, found)
+    curve = tuple(learning_curve(study.design, answers, mix, finding, config) for finding in tested) if config.positives else ()
     progress((1 + TRAININGS) / 2, "reliance on the origin of images")
     probe = origin_probe(real_train, synthetic, config=config) if config.probe else None
     if probe is not None and not config.is_screen:
@@ -162,7 +134,86 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
                                                    seed=config.seed)
     figures = {name: sheet for finding in (tested if config.gallery else ()) for name, sheet in failure_sheets(found, finding).items()}
     progress(1.0, "measured")
-    return BenefitResult(findings=tuple(entries), skipped=skipped, shortcut_probe=probe, learning_curve=curve, figures=figures)
+    return BenefitResult(findings=entries, skipped=skipped, shortcut_probe=probe, learning_curve=curve, figures=figures)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenefitStudy:
+    """What is trained and compared: the design, the arms, and the findings that the images allow to test."""
+
+    config: BenefitConfig
+    design: Design
+    """with the external images, if there are any, behind all others"""
+    arms: Mapping[str, Arm]
+    tested: tuple[str, ...]
+    """findings for which the images were made, and of which there are patients enough"""
+    others: tuple[str, ...]
+    """further findings that can be tested: they must not become worse"""
+    synthetic: ImageSet
+    """in the order in which ratios take them"""
+    external: ImageSet | None
+
+    def folds(self) -> Iterator[tuple[int, int, Fraction]]:
+        """Repeat, fold and its division, in the order of the trainings."""
+        for repeat, parts in enumerate(self.design.parts):
+            for fold, part in enumerate(parts):
+                yield repeat, fold, part
+
+    def job_name(self, arm: str, repeat: int, fold: int, run: int) -> str:
+        """Of one training, for people and for the file that keeps its answers."""
+        where = f", fold {fold + 1} of {len(self.design.parts[repeat])}" if self.config.folds else ""
+        where += f", repeat {repeat + 1} of {self.config.repeats}" if self.config.repeats > 1 else ""
+        return f"{arm}{where}, training {run + 1} of {self.config.seeds}"
+
+
+def _train(study: BenefitStudy, *, keep: Path | None, progress: Progress) -> dict[str, Answers]:
+    """Every training of the study, or what is kept of it: answers by the name of the job."""
+    config, design = study.config, study.design
+    jobs = _jobs(study) + (curve_jobs(design, study.tested, config) if config.positives else [])
+    elsewhere = site_jobs(design, study.synthetic, study.tested, config) if config.leave_site_out else []
+    answers, done, total = dict[str, Answers](), 0, len(jobs) + len(elsewhere)
+    for part, folder in ((jobs, keep), (elsewhere, keep and keep / "sites")):  # apart: sites may be left out later
+        if part:
+            own = portion(progress, done / total, (done + len(part)) / total)
+            answers |= train_jobs(part, design.real, study.synthetic, config=config, keep=folder, progress=own)
+            done += len(part)
+    return answers
+
+
+def _compare(study: BenefitStudy, answers: Mapping[str, Answers]) -> ArmPredictions:
+    """The answers of all arms about the validation and test images, in the order of the tested images."""
+    by_arm: dict[str, list[list[list[Scores]]]] = {arm: [[] for _ in study.design.parts] for arm in study.arms}
+    for arm, repeats in by_arm.items():
+        for repeat, fold, part in study.folds():
+            asked = len(part.val) + len(part.test)  # after these, some arms are asked about external images
+            repeats[repeat].append([answers[study.job_name(arm, repeat, fold, run)].probabilities[:asked]
+                                    for run in range(study.config.seeds)])
+    return arm_predictions(study.design, by_arm, ratios=_ratios(study), config=study.config)
+
+
+def _entries(study: BenefitStudy, answers: Mapping[str, Answers], found: ArmPredictions) -> tuple[dict[str, Any], ...]:
+    """What the report says of each tested finding."""
+    config, design = study.config, study.design
+    at_home = {arm: [answers[study.job_name(arm, repeat, fold, run)] for repeat, fold, _ in study.folds() for run in range(config.seeds)]
+               for arm in ARMS}
+    shared = {"seeds": config.seeds, "updates": config.classifier.updates, "classifier": next(iter(answers.values())).classifier,
+              "n_synthetic": len(study.synthetic), "design": dict(design.facts), **others_of(found, study.others, config)}
+    deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in study.tested])
+    best = with_holm([delta_of(found, finding, config=config, against=best_conventional(found, finding)) for finding in study.tested])
+    entries = []
+    for finding, delta, against_best in zip(study.tested, deltas, best, strict=True):
+        entry = _sizes(finding, design, study.synthetic) | shared
+        entry |= {"arms": [arm_record(name, found, finding, config) for name in study.arms],
+                  "roc": {name: roc_of(found, name, finding) for name in study.arms},
+                  "delta": delta, "delta_best_conventional": against_best, "verdict": verdict_of(delta),
+                  "power": power_record(found, finding, delta, config), "subgroups": subgroup_benefit(found, finding, config),
+                  "shortcuts": shortcuts(found, finding, config)}
+        if config.leave_site_out:
+            entry["left_out_sites"] = left_out_sites(design, answers, at_home, study.synthetic, finding, config)
+        if study.external is not None:
+            entry["external"] = external_test(study.external, at_home, finding, config)
+        entries.append(entry | {"gate": gate_of(entry, config)})
+    return tuple(entries)
 
 
 def asked_config(given: Mapping[str, Any], *, classifier: str, weights: Path | None, updates: int | None, positives: Sequence[int],
@@ -217,32 +268,26 @@ def _arms_with_images(config: BenefitConfig, design: Design, made: ImageSet) -> 
             if name not in swept or (swept[name] <= len(made) and swept[name] != declared)}
 
 
-def _jobs(arms: Mapping[str, Arm], design: Design, targets: Sequence[str], config: BenefitConfig, *, num_external: int) -> list[Job]:
+def _jobs(study: BenefitStudy) -> list[Job]:
     """Every training of every arm; with one split their seeds are those of the runs alone.
 
-    The two arms compared are also asked about the external images, the last `num_external` of the design.
+    The two arms compared are also asked about the external images, which are the last of the design.
     """
-    jobs, external = [], np.arange(len(design.real) - num_external, len(design.real))
-    for repeat, parts in enumerate(design.parts):
-        for fold, part in enumerate(parts):
-            place = (repeat, fold) if config.folds else ()
-            jobs += [Job(name=_name(name, repeat, fold, run, design, config), arm=arm, train=part.train,
-                         asked=np.concatenate([part.val, part.test, *([external] if name in ARMS else [])]), targets=tuple(targets),
-                         seed=derive(config.seed, "training", run, *place)) for run in range(config.seeds) for name, arm in arms.items()]
+    jobs, config, num_real = [], study.config, len(study.design.real)
+    external = np.arange(num_real - len(study.external or ()), num_real)
+    for repeat, fold, part in study.folds():
+        place = (repeat, fold) if config.folds else ()
+        jobs += [Job(name=study.job_name(name, repeat, fold, run), arm=arm, train=part.train,
+                     asked=np.concatenate([part.val, part.test, *([external] if name in ARMS else [])]), targets=study.tested,
+                     seed=derive(config.seed, "training", run, *place)) for run in range(config.seeds) for name, arm in study.arms.items()]
     return jobs
 
 
-def _name(arm: str, repeat: int, fold: int, run: int, design: Design, config: BenefitConfig) -> str:
-    where = f", fold {fold + 1} of {len(design.parts[repeat])}" if config.folds else ""
-    where += f", repeat {repeat + 1} of {config.repeats}" if config.repeats > 1 else ""
-    return f"{arm}{where}, training {run + 1} of {config.seeds}"
-
-
-def _ratios(arms: Mapping[str, Arm], design: Design, made: ImageSet) -> dict[str, float]:
+def _ratios(study: BenefitStudy) -> dict[str, float]:
     """Synthetic images for each real one, as used, by those arms that mix them; the mean over folds."""
-    sizes = [len(part.train) for parts in design.parts for part in parts]
-    return {name: round(float(np.mean([len(take_ratio(made, arm.ratio, size)) / size for size in sizes])), 3)
-            for name, arm in arms.items() if arm.real and arm.ratio != 0}
+    sizes = [len(part.train) for _, _, part in study.folds()]
+    return {name: round(float(np.mean([len(take_ratio(study.synthetic, arm.ratio, size)) / size for size in sizes])), 3)
+            for name, arm in study.arms.items() if arm.real and arm.ratio != 0}
 
 
 def _sizes(finding: str, design: Design, synthetic: ImageSet) -> dict[str, Any]:
