@@ -116,7 +116,7 @@ def too_few_patients(labels: NDArray[np.int_], patients: NDArray[np.str_], confi
     with_it, without = (len(np.unique(patients[labels == value])) for value in (1, 0))
     if min(with_it, without) >= config.min_patients:
         return ""
-    return (f"real images never seen show it in {with_it} patients and are without it in {without}; "
+    return (f"unseen real images show it in {with_it} patients and lack it in {without}; "
             f"{config.min_patients} of each are needed")
 
 

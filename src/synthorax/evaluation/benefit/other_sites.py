@@ -142,7 +142,7 @@ def external_test(external: ImageSet, at_home: Mapping[str, Sequence[Answers]], 
     if not known.any():
         return {"skipped": "the external images do not state it"}
     if reason := too_few_patients(labels, external.patients()[known], config):
-        return {"skipped": reason.replace("real images never seen", "the external images")}
+        return {"skipped": reason.replace("unseen real images", "the external images")}
     said = {arm: np.stack([answer.probabilities[-len(external):] for answer in answers], axis=-1) for arm, answers in at_home.items()}
     found = ArmPredictions(test=external, probabilities=said, scores=said, thresholds={}, ratios={})
     return _comparison_record(found, finding, config)

@@ -11,8 +11,8 @@ from synthorax.evaluation.benefit.protocol import DECLARED, PLAIN
 from synthorax.evaluation.benefit.subgroups import ARMS, pair_of
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 
-NOTE = ("This report shows images of real patients (the gallery of failures). It may go only where these images may go; make it without "
-        "--gallery to pass it on.")
+NOTE = ("This report shows images of real patients (the gallery of failures). Share it only where these images may be shared, or make it "
+        "again without --gallery.")
 COLUMNS, ROWS, TILE_PX = 6, 2, 168
 Vector = NDArray[np.float64]
 

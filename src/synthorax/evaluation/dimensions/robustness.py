@@ -77,5 +77,5 @@ def corruption_shifts(real: RealImages, synthetic: ImageSet, seen: SetFeatures, 
         floor = kid(seen.held_out, of_real) - kid(seen.held_out, seen.train[known])
         scores.append(Score(metric="kid_shift", value=value, low=low, high=high, n_real=len(real.held_out),
                             n_synthetic=num, group=name, features=seen.space.name, floor=floor,
-                            note="of these images after corruption less before; floor: the same of real training images"))
+                            note="KID after the corruption minus KID before, on the same images; floor: the same for real training images"))
     return tuple(scores)

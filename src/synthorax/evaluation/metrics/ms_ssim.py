@@ -63,7 +63,7 @@ def ms_ssim_scores(real: Pixels, synthetic: Pixels, *, floor_sets: tuple[Pixels,
 
     return (score("ms_ssim_gap", gap, error_gap, floor_gap, note),
             score("ms_ssim_within_synthetic", within_synthetic, error_synthetic, within_real,
-                  "the aim is the floor: above it images are too alike, below it they may be noise"),
+                  "aim for the floor: above it, images are too alike; below it, they may be noise"),
             score("ms_ssim_within_real", within_real, error_real, None, "reference", 0),
             score("ms_ssim_across", across, error_across, floor_across, note))
 

@@ -39,7 +39,8 @@ def vendi_score(real: NDArray[np.floating], synthetic: NDArray[np.floating], *, 
     low, high = normal_interval(value, standard_error(influences), lowest=1.0, highest=float(num))
     return Score(metric="vendi", value=value, low=low, high=high, n_real=num, n_synthetic=num, group=group,
                  features=features_name, floor=_vendi_and_influences(real)[0],
-                 note="the aim is the floor, real images as many: below it images repeat one another, above it they may be noise")
+                 note="aim for the floor, the score of as many real images: below it, images repeat one another; above it, they may be "
+                      "noise")
 
 
 def _vendi_and_influences(features: NDArray[np.floating]) -> tuple[float, Matrix]:

@@ -1,4 +1,4 @@
-"""The report as one page to read: numbers and verdicts in plain words, plots and sheets inside the file."""
+"""The report as one page: numbers and verdicts in words, with plots and contact sheets inside the file."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(show=show, embedded=embedded, words=_words, title=figure_title,
-                               metric_name=lambda identifier: metric_of(identifier).name)
+                               metric_name=_metric_name)
     namespace = ' xmlns="http://www.w3.org/2000/svg"'  # a page needs none, and is then free of addresses altogether
     drawn = {name: Markup(svg.replace(namespace, "")) for name, svg in _plots(report).items()}
     pictures: dict[tuple[bool, str], dict[str, Figure]] = {}  # in the report's order; a pair stands where its first sheet does
@@ -122,6 +122,12 @@ def figure_title(name: str) -> str:
     """
     kind, _, subject = name.partition(": ")
     return FIGURE_TITLES[kind].format(subject) if kind in FIGURE_TITLES else name
+
+
+def _metric_name(identifier: str) -> str:
+    """The name of a metric, with its unit if it has one."""
+    known = metric_of(identifier)
+    return f"{known.name} ({known.unit})" if known.unit else known.name
 
 
 def _words(name: str) -> str:

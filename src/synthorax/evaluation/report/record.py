@@ -30,12 +30,12 @@ DIMENSIONS: Mapping[str, str] = {
     "fidelity": "Do the synthetic images, as a set, look like real ones?",
     "lesion_preservation": "Is the requested finding really there, and where it belongs?",
     "controllability": "Does an image show what was asked for, and only that?",
-    "diversity": "Do they vary as real images do, or repeat one another?",
+    "diversity": "Do they vary as much as real images, or repeat one another?",
     "balance": "Does the augmented training set have the intended mix?",
-    "benefit": "Does training with them do better on real patients never seen?",
+    "benefit": "Does training with them improve results on unseen real patients?",
     "clinical_acceptability": "Do readers accept them?",
     "robustness": "Does the result hold across views, sites, sexes and ages?",
-    "privacy": "Do they give training patients away?",
+    "privacy": "Do they reveal who was trained on?",
 }
 """name -> the question that it answers, in the order of the page; every report has them all"""
 NOT_ASKED_FOR = "not asked for in this run"
@@ -93,7 +93,7 @@ class BalanceRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything known about one synthetic set, held against one real set.
+    """Everything measured of one synthetic set, compared with one real set.
 
     Dimensions that are not given are `skipped`. Figures are PNG bytes or SVG text by name; those called `real: X` and
     `synthetic: X` are shown side by side as sheets of finding X. Raises UsageError when a number is not finite or a
