@@ -98,8 +98,7 @@ def screen(synthetic: Dataset | PathLike, *, against: Prepared | PathLike, out: 
 
 
 def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequence[str], out: PathLike,
-                config: RefineLoopConfig | None = None,
-         seed: int = 0, device: Device = "auto", threads: int | None = None) -> RefineLoop:
+                config: RefineLoopConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None) -> RefineLoop:
     """Make images, train a classifier with them, and let its errors on validation patients say what to make next; see
     `steps.feedback.rounds.run_refine_loop`.
 
