@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
 from synthorax.families import FAMILIES, PACKED
-from synthorax.families.adoption import matched_weights
 from synthorax.families.autoencoders.vq_vae import VqVaeModel
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective
+from synthorax.families.weight_matching import matched_weights
 from synthorax.protocols import (
     ATTRIBUTES,
     COARSE,

@@ -1,4 +1,4 @@
-"""Generative families. A new one is a file here and a line in one of these tables."""
+"""Generative families. A new one is a file here and a line in `FAMILIES`."""
 
 FAMILIES: dict[str, str] = {
     "aae": "synthorax.families.autoencoders.aae:FAMILY",
@@ -19,4 +19,4 @@ FAMILIES: dict[str, str] = {
 }
 """families that are trained by a recipe"""
 PACKED: dict[str, str] = {"cascade": "synthorax.families.denoising.cascade:build_cascade"}
-"""families whose models are put together from trained ones, and what builds them from a spec"""
+"""families whose models are packed from trained ones, and what builds them from a spec"""

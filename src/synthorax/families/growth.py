@@ -1,4 +1,4 @@
-"""How far networks that grow have grown: a schedule in images, saved with the players."""
+"""The schedule of progressive growing, counted in images and saved with the players."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Growth(nn.Module):
         self.register_buffer("images", torch.tensor(0))
 
     def grow(self, networks: Iterable[Growing], *, images: int) -> None:
-        """Give the networks the level that is due before so many more images are learned from."""
+        """Set the level of the networks before they learn from so many more images."""
         for network in networks:
             network.level.fill_(level_after(int(self.images), pace=self.pace, doublings=network.doublings))
         self.images += images
 
     def go_on_from(self, level: float) -> None:
-        """Count as if the networks had just come to this level."""
+        """Set the count to that of networks that have just reached this level."""
         whole, fade = divmod(level, 1)
         self.images.fill_(round(self.pace * (2 * whole + (1 + fade if fade else 0))))

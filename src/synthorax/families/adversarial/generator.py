@@ -1,4 +1,4 @@
-"""Adversarial generators, plain, residual or growing, with or without a condition: DCGAN, LSGAN, WGAN-GP, AC-GAN, projection, ProGAN."""
+"""Convolutional generators, plain, residual or growing: DCGAN, LSGAN, WGAN-GP, AC-GAN, projection GAN, ProGAN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from synthorax.capabilities import HasConditionInputs, HasDiagnostics, LatentGenerator, StartsFromBase
 from synthorax.config import Side, Width
 from synthorax.errors import UsageError
-from synthorax.families.adoption import Names, matched_weights
 from synthorax.families.adversarial.label_conditioning import (
     CONDITION_PARTS,
     num_statements,
@@ -21,6 +20,7 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
+from synthorax.families.weight_matching import Names, matched_weights
 from synthorax.nets.convolutional_gan import Generator
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.progressive import GrowingGenerator
@@ -37,13 +37,13 @@ class GanConfig:
     network: Literal["plain", "residual", "progressive"] = "plain"
     """plain transposed convolutions (DCGAN), residual blocks, or blocks that fade in while training goes on (progressive growing)"""
     norm: Literal["batch", "group"] = "batch"
-    """what the generator's features are normalised with, except those of progressive; batch needs batches of two images at least"""
+    """normalisation of the generator's features, except in progressive networks; batch needs batches of two images at least"""
     latent_size: Width = 128
-    """numbers in the latent"""
+    """size of the latent"""
     channels: Width = 32
     """feature maps at full resolution"""
     conditioning: Literal["none", "auxiliary", "projection"] = "none"
-    """whether images follow labels and attributes, and how the discriminator checks it: by guessing them, or by a projection"""
+    """whether images follow labels and attributes, and how the discriminator judges it: by an auxiliary classifier, or by a projection"""
     embedding: Width = 64
     """width of the embedded condition"""
 
@@ -66,11 +66,11 @@ class GanModel(nn.Module, LatentGenerator, HasConditionInputs, StartsFromBase, H
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes, for one image, of the normal numbers that make it."""
+        """Shape of the latent of one image."""
         return ((self.config.latent_size,),)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
+        """The image of latents, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
         (latent,) = latents
         embedded = latent.new_zeros(len(latent), 0)
         if self.embedding is not None:
@@ -79,7 +79,7 @@ class GanModel(nn.Module, LatentGenerator, HasConditionInputs, StartsFromBase, H
         return made.tanh() if isinstance(self.generator, GrowingGenerator) else made
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
-        """One image a seed, [B, 1, S, S] in (-1, 1); `condition` counts where `conditioning` is not none."""
+        """One image a seed, [B, 1, S, S] in (-1, 1); `condition` is ignored where `conditioning` is none."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
             return self.decode_latents(self.draw_latents(draws, condition), condition).float()
@@ -101,7 +101,7 @@ class GanModel(nn.Module, LatentGenerator, HasConditionInputs, StartsFromBase, H
                                              base_names=base.named_axes()))
 
     def named_axes(self) -> dict[str, Names]:
-        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        """Weights with an axis whose entries mean something by name: the axis and the names."""
         return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
 
     def latent_weights(self) -> Tensor:

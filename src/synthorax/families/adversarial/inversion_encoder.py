@@ -43,14 +43,14 @@ class InversionEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InversionEncoderObjectiveConfig:
-    """Weights of what the encoder learns from."""
+    """Weights of the losses."""
 
     latent: NotNegative = 1.0
     """weight of the mean squared error of a latent, for generated images, whose latents are known"""
     pixels: NotNegative = 10.0
-    """weight of the mean squared error of a pixel, for real images through encoder and generator"""
+    """weight of the mean squared error of a pixel, for real images reconstructed through encoder and generator"""
     features: NotNegative = 1.0
-    """weight of the distance of perceptual features, for the same"""
+    """weight of the perceptual distance, for the same"""
     perceptual: str = "oriented"
     """perceptual features: oriented, vgg16, or a TorchScript file"""
     typical: NotNegative = 0.01
@@ -60,7 +60,7 @@ class InversionEncoderObjectiveConfig:
 class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
     """The frozen generator and its encoder, which both ship: it samples as the generator does, and reads latents of images.
 
-    Latents are styles where the generator has some, the same in all layers, or else what it makes images of; noises are read as 0.
+    Latents are styles where the generator has some, the same in all layers; noises are 0.
     """
 
     centre: Tensor
@@ -82,7 +82,7 @@ class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
 
     @property
     def space(self) -> LatentGenerator:
-        """The generator as what makes images of latents: itself, or its space of styles."""
+        """The space of latents: the generator's own, or that of its styles."""
         if isinstance(self.generator, StyleGan2Model):
             return StyleSpace(self.generator, self.centre, self.spread)
         generator: LatentGenerator = self.generator
@@ -95,7 +95,7 @@ class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes, for one image, of what makes it; the encoder reads the first."""
+        """Shapes of the latents of one image; the encoder reads the first."""
         return self.space.latent_shapes
 
     def train(self, mode: bool = True) -> InversionEncoderModel:
@@ -111,18 +111,18 @@ class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
                                    ("mask", own.masks if "mask" in own.conditions else (), theirs.masks)):
             new = [name for name in names if name not in known]
             if new and own.conditions:
-                raise UsageError(f"the generator knows no {kind} '{new[0]}', so images cannot be asked of it by that; give images that "
+                raise UsageError(f"the generator knows no {kind} '{new[0]}', so it cannot be conditioned on it; give images that "
                                  f"state {', '.join(known) or f'no {kind}'}")
         self.generator.load_matching(base)
         self._measure()
 
-    def encoded(self, images: Tensor) -> Tensor:
-        """What the encoder reads, [B, 1, S, S] in [-1, 1] -> [B, numbers of a latent]."""
+    def read(self, images: Tensor) -> Tensor:
+        """The encoder's latent, [B, 1, S, S] in [-1, 1] -> [B, numbers of a latent]."""
         latent: Tensor = self.last(self.trunk(images)).float()
         return latent
 
     def latents_with(self, latent: Tensor) -> list[Tensor]:
-        """Everything that makes an image, of the part that the encoder reads, each [B, *size]; noises are 0."""
+        """All latents of images, given the one that the encoder reads, each [B, *size]; noises are 0."""
         first, *noises = self.latent_shapes
         spread = latent[:, None].expand(-1, *first) if len(first) == 2 else latent
         return [spread, *(latent.new_zeros(len(latent), *size) for size in noises)]
@@ -130,7 +130,7 @@ class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
     def encode_latents(self, images: Tensor) -> list[Tensor]:
         """Latents of images [B, 1, S, S] in [-1, 1] in one pass, each [B, *size]."""
         with torch.inference_mode():
-            return self.latents_with(self.encoded(images))
+            return self.latents_with(self.read(images))
 
     def draw_latents(self, draws: Draws, condition: Condition | None) -> list[Tensor]:
         """Latents of random images, each [B, *size]."""
@@ -150,11 +150,11 @@ class InversionEncoderModel(nn.Module, LatentGenerator, LatentEncoder):
 
     def _measure(self) -> None:
         if isinstance(self.generator, StyleGan2Model):
-            self.centre, self.spread = self.generator.measured_styles()
+            self.centre, self.spread = self.generator.style_statistics()
 
 
 class InversionEncoderObjective(Objective[InversionEncoderModel]):
-    """The encoder learns latents of generated images, and to give real images back through the generator, which never moves."""
+    """The encoder learns latents of generated images, and to reconstruct real images through the frozen generator."""
 
     phases = (Phase(name="encode", updates=("model",)),)
 
@@ -174,8 +174,8 @@ class InversionEncoderObjective(Objective[InversionEncoderModel]):
             latents = model.draw_latents(batch.draws, batch.condition)
             made = model.decode_latents(latents, batch.condition).float().clamp(-1, 1)
             wanted = latents[0].mean(1) if latents[0].ndim == 3 else latents[0]
-        read = model.encoded(torch.cat([made, batch.images]))  # one pass for both halves
-        guessed, latent = read.chunk(2)
+        latents_read = model.read(torch.cat([made, batch.images]))  # one pass for both halves
+        guessed, latent = latents_read.chunk(2)
         again = model.decode_latents(model.latents_with(latent), batch.condition).float()
         terms = {"code": config.latent * (guessed - wanted).square().mean(1),
                  "pixels": config.pixels * (again - batch.images).square().flatten(1).mean(1),
@@ -186,7 +186,7 @@ class InversionEncoderObjective(Objective[InversionEncoderModel]):
 
 
 def _generator(config: InversionEncoderConfig) -> tuple[Family, Any]:
-    """Family and config of the generator; without a shape of its own it has the usual one at the images' size."""
+    """Family and config of the generator; without a shape of its own it has the default one at the images' size."""
     family: Family = lookup(GENERATORS, config.generator, kind="generator")
     table = {"image_size": config.image_size, **config.generator_config}
     return family, build(family.model_config, table, where="model.generator_config", prefix="model.generator_config")

@@ -22,7 +22,7 @@ def num_statements(spec: ModelSpec) -> int:
 
 
 def statements(condition: Condition | None, spec: ModelSpec, *, size: int, device: torch.device) -> Tensor:
-    """Labels and attributes beside each other, [B, K + A] in [0, 1] or NaN; None states nothing."""
+    """Labels, then attributes, [B, K + A] in [0, 1] or NaN; None states nothing."""
     if condition is None:
         condition = Condition.unstated(size, num_labels=len(spec.findings), num_sites=len(spec.sites))
     return torch.cat([condition.labels, condition.attributes], dim=1).to(device)
@@ -34,7 +34,7 @@ def statement_names(spec: ModelSpec) -> list[str]:
 
 
 def twice(names: Sequence[str]) -> list[str]:
-    """The names of inputs that are used as whether they are stated, and as a value."""
+    """Names of inputs of which each has two: whether it is stated, and its value."""
     return [f"{half} {name}" for half in ("stated", "value") for name in names]
 
 
@@ -44,7 +44,7 @@ def varied_statements(varied: Condition) -> Tensor:
 
 
 class DiscriminatorHead(nn.Module):
-    """Scores of features, [B, F] -> [B, 1], judged against a condition on request, and guesses at what an image shows.
+    """Scores of features, [B, F] -> [B, 1], given a condition if there is a projection, and logits of what an image shows.
 
     projection: linear(f) + <f, e(c)>, where e sums one vector for each statement, exactly 0 for what is not stated
     (Eq. 3, Miyato and Koyama 2018, for many labels at once). auxiliary: guesses of every statement (Odena et al. 2017).

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialConfig:
-    """The discriminator, what both players pay, and how often each moves."""
+    """The discriminator, the losses of both players, and how often each is updated."""
 
     loss: Annotated[str, one_of("synthorax.losses.adversarial:ADVERSARIAL")] = "non-saturating"
     """minimax, non-saturating, least-squares, hinge or wasserstein"""
@@ -55,10 +55,10 @@ class AdversarialConfig:
     discriminator_repeats: AtLeastOne = 1
     """discriminator updates for one of the generator"""
     discriminator_repeats_most: AtLeastOne | None = None
-    """let the discriminator's own distance decide how many updates it gets, up to this many; None: always `discriminator_repeats`"""
+    """let the critic's estimate of the distance decide how many updates it gets, up to this many; None: always `discriminator_repeats`"""
     discriminator_warmup: WholeNotNegative = 100
-    """updates of the fresh discriminator alone where the generator starts from a trained one, so that it does not learn from a
-    discriminator that knows nothing"""
+    """updates of the fresh discriminator alone where the generator starts from a trained one, so that it does not learn from an
+    untrained discriminator"""
     growth_images: WholeNotNegative = 0
     """images of the discriminator at each resolution, and again so many in which the next one fades in, for progressive networks; 0: all at
     once
@@ -68,22 +68,22 @@ class AdversarialConfig:
     r1: NotNegative = 0.0
     """gamma of the penalty on the discriminator's gradient at real images"""
     r1_every: AtLeastOne = 16
-    """steps between two R1 penalties, which count as many times more"""
+    """steps between two R1 penalties, whose weight is multiplied by it"""
     path_length: NotNegative = 0.0
-    """weight of keeping the length of style steps in images alike; for generators with styles"""
+    """weight of the path length regularisation; for generators with styles"""
     path_every: AtLeastOne = 8
-    """steps between two path length terms, which count as many times more"""
+    """steps between two path length terms, whose weight is multiplied by it"""
     auxiliary: NotNegative = 1.0
-    """weight of guessing labels and attributes, where model.conditioning is auxiliary"""
+    """weight of the auxiliary classifier's loss, where model.conditioning is auxiliary"""
     segmenter: NotNegative = 0.0
     """weight, in the generator's loss, of a segmenter that reads the mask from generated images; it learns from real images alone"""
     segmenter_channels: Width = 8
     """feature maps of the segmenter at full resolution"""
     part_dropout: Fraction = 0.1
-    """probability of withholding labels, of withholding attributes, of withholding the mask, and, where several are used, of withholding
-    all of them, from all players, so that images can be asked for with any part or with none"""
+    """probability of dropping labels, of dropping attributes, of dropping the mask, and, where several are used, of dropping all of
+    them, for all players, so that images can be asked for with any part or with none"""
     label_classifier: bool = False
-    """let a third player guess the labels that images do not state, and the discriminator judge its pairs too; for
+    """train a classifier that guesses the labels which images do not state, and let the discriminator judge its pairs too; for
     model.conditioning=projection
     """
     beta1: Fraction = 0.5
@@ -123,7 +123,7 @@ class AdversarialObjective(Objective[nn.Module]):
 
     @property
     def generator(self) -> LatentGenerator:
-        """The model as what makes images of latents."""
+        """The model as a generator of images from latents."""
         return cast(LatentGenerator, self.model)
 
     def _add(self, term: Term) -> None:

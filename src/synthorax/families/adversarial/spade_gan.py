@@ -1,4 +1,4 @@
-"""Masks to images: a SPADE generator (Park et al. 2019) with a passive segmenter that reads the mask back (Red-GAN, Qasim et al. 2020)."""
+"""Masks to images: a SPADE generator (Park et al. 2019) with a segmenter that reads the mask back (Red-GAN, Qasim et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from synthorax.capabilities import HasConditionInputs, LatentGenerator, MaskConditioned, StartsFromBase
 from synthorax.config import Side, Width
 from synthorax.errors import UsageError
-from synthorax.families.adoption import Names, matched_weights
 from synthorax.families.adversarial.label_conditioning import (
     CONDITION_PARTS,
     num_statements,
@@ -22,6 +21,7 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
+from synthorax.families.weight_matching import Names, matched_weights
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.spade import SpadeGenerator, mask_channels
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
@@ -35,15 +35,15 @@ class SpadeGanConfig:
     image_size: Side = 64
     """side of the square images in pixels: 8, 16, 32, 64, 128 or 256"""
     norm: Literal["batch", "group"] = "batch"
-    """what features are normalised with before the mask scales them; batch needs batches of two images at least"""
+    """normalisation of features before the mask scales them; batch needs batches of two images at least"""
     latent_size: Width = 128
-    """numbers in the latent"""
+    """size of the latent"""
     channels: Width = 16
     """feature maps at full resolution"""
     hidden: Width = 32
     """feature maps between the mask and what it changes"""
     conditioning: Literal["none", "auxiliary", "projection"] = "projection"
-    """whether images follow labels and attributes too, and how the discriminator checks it"""
+    """whether images follow labels and attributes too, and how the discriminator judges it"""
     embedding: Width = 64
     """width of the embedded condition"""
 
@@ -64,7 +64,7 @@ class SpadeGanModel(nn.Module, LatentGenerator, MaskConditioned, HasConditionInp
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes, for one image, of the normal numbers that make it."""
+        """Shape of the latent of one image."""
         return ((self.config.latent_size,),)
 
     def mask_planes(self, condition: Condition | None, *, size: int, device: torch.device) -> Tensor:
@@ -73,7 +73,7 @@ class SpadeGanModel(nn.Module, LatentGenerator, MaskConditioned, HasConditionInp
                              side=self.config.image_size, device=device)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
+        """The image of latents, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] in (-1, 1)."""
         (latent,) = latents
         embedded = latent.new_zeros(len(latent), 0)
         if self.embedding is not None:
@@ -103,7 +103,7 @@ class SpadeGanModel(nn.Module, LatentGenerator, MaskConditioned, HasConditionInp
                                              base_names=base.named_axes()))
 
     def named_axes(self) -> dict[str, Names]:
-        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        """Weights with an axis whose entries mean something by name: the axis and the names."""
         axes: dict[str, Names] = {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
         masks = twice(self.spec.masks)
         return axes | {name: (1, masks) for name in self.state_dict() if name.endswith(".shared.weight")}

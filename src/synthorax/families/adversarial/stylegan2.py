@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from synthorax.capabilities import HasConditionInputs, LatentGenerator, StartsFromBase, StyledGenerator
 from synthorax.config import Depth, NotNegative, Side, Width
 from synthorax.errors import UsageError
-from synthorax.families.adoption import Names, matched_weights
 from synthorax.families.adversarial.label_conditioning import (
     CONDITION_PARTS,
     num_statements,
@@ -23,13 +22,14 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
+from synthorax.families.weight_matching import Names, matched_weights
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.stylegan2 import Mapping, Synthesis
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
 from synthorax.rng import Draws
 
-MEASURED = 1024
-"""random styles of which mean and spread are measured"""
+NUM_STYLES = 1024
+"""random styles from which mean and spread are measured"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,19 +39,19 @@ class StyleGan2Config:
     image_size: Side = 64
     """side of the square images in pixels: 8, 16, 32, 64, 128 or 256"""
     latent_size: Width = 128
-    """numbers in the latent"""
+    """size of the latent"""
     style_size: Width = 128
-    """numbers in a style"""
+    """size of a style"""
     mapping_depth: Depth = 2
     """layers from latent to style; 2 suit few images (Sec. 4.1, Karras et al. 2020b), 8 many"""
     channels: Width = 16
     """feature maps at full resolution"""
     conditioning: Literal["none", "auxiliary", "projection"] = "none"
-    """whether styles follow labels and attributes, and how the discriminator checks it: by guessing them, or by a projection"""
+    """whether styles follow labels and attributes, and how the discriminator judges it: by an auxiliary classifier, or by a projection"""
     embedding: Width = 64
     """width of the embedded condition"""
     truncation: NotNegative = 1.0
-    """sampling: distance from the mean style in parts of what was drawn; less than 1 is more typical and less varied"""
+    """truncation psi of sampling, distance from the mean style in units of the drawn one; below 1: more typical, less varied"""
 
 
 class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromBase):
@@ -68,7 +68,7 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes, for one image, of the normal numbers that make it: the latent, then each layer's noise."""
+        """Shapes, for one image, of the latent and of each layer's noise."""
         return ((self.config.latent_size,), *((1, side, side) for side in self.synthesis.noise_sides))
 
     def styles_of(self, latent: Tensor, condition: Condition | None) -> Tensor:
@@ -82,7 +82,7 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
         return style[:, None].expand(-1, len(self.synthesis.layers), -1)
 
     def decode_latents(self, latents: Sequence[Tensor], condition: Condition | None) -> Tensor:
-        """The image of normal numbers, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] of any range."""
+        """The image of latents, each [B, *size] as `latent_shapes` says, -> [B, 1, S, S] of any range."""
         latent, *noises = latents
         return self.decode_styles(self.styles_of(latent, condition), noises)
 
@@ -92,20 +92,20 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
         return image
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
-        """One image a seed, [B, 1, S, S] in [-1, 1]; `condition` counts where `conditioning` is not none."""
+        """One image a seed, [B, 1, S, S] in [-1, 1]; `condition` is ignored where `conditioning` is none."""
         draws = Draws(seeds, device=next(self.parameters()).device)
         with torch.inference_mode():
             return self.decode_latents(self.draw_latents(draws, condition), condition).float().clamp(-1, 1)
 
     def style_space(self) -> StyleSpace:
-        """The same images by their styles, in units of how far random styles lie from their mean."""
-        return StyleSpace(self, *self.measured_styles())
+        """The space of styles, in units of the standard deviation of random styles."""
+        return StyleSpace(self, *self.style_statistics())
 
     @torch.no_grad()
-    def measured_styles(self) -> tuple[Tensor, Tensor]:
-        """Mean [W] of random styles that nothing is asked of, and the root of their mean variance."""
+    def style_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean [W] of random styles without a condition, and the root of their mean variance."""
         training, device = self.training, next(self.parameters()).device
-        latents = torch.randn(MEASURED, self.config.latent_size, generator=torch.Generator().manual_seed(0))
+        latents = torch.randn(NUM_STYLES, self.config.latent_size, generator=torch.Generator().manual_seed(0))
         styles = self.eval().styles_of(latents.to(device), None)[:, 0]
         self.train(training)
         return styles.mean(0), styles.var(0).mean().sqrt()
@@ -123,7 +123,7 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
                                              base_names=base.named_axes()))
 
     def named_axes(self) -> dict[str, Names]:
-        """Weights that have an axis whose entries mean something by name: the axis and the names."""
+        """Weights with an axis whose entries mean something by name: the axis and the names."""
         return {} if self.embedding is None else {"embedding.linear.weight": (1, statement_names(self.spec))}
 
     def latent_weights(self) -> Tensor:
@@ -134,7 +134,7 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
 
 
 class StyleSpace(LatentGenerator):
-    """Images of styles, one a layer, beside each layer's noise: images are found and moved more easily among styles than among latents.
+    """The space of styles, one a layer, and of each layer's noise: images are inverted and edited better here than among latents.
 
     A latent here is (style - centre) / spread, so that numbers are about as large as normal ones and 0 is the mean style. Styles hold
     the condition, so none is used.

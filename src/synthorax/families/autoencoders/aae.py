@@ -19,22 +19,22 @@ from synthorax.protocols import Batch, Family, Objective, Phase
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AaeObjectiveConfig:
-    """Weights of reconstruction and discriminator."""
+    """Weights of the losses."""
 
     adversarial: NotNegative = 100.0
-    """weight of the discriminator on latents beside the reconstruction in nats an image"""
+    """weight of the adversarial loss of latents, beside the reconstruction in nats an image"""
     discriminator_width: Width = 256
-    """numbers in each of the discriminator's two hidden layers"""
+    """width of the discriminator's two hidden layers"""
     sigma: NotNegative = 0.1
-    """standard deviation of the likelihood gaussian, in an image's range [-1, 1]"""
+    """standard deviation of the likelihood gaussian, for images in [-1, 1]"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole"""
+    """probability of dropping each part of the condition as a whole"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label, attribute and mask class"""
+    """probability of dropping each single label, attribute and mask class"""
 
 
 class AaeObjective(Objective[VaeModel]):
-    """Reconstruction, latents that the discriminator takes for the prior's, and the discriminator.
+    """The autoencoder pays for its reconstruction and for latents that the discriminator tells from the prior's.
 
     The encoder is a Gaussian, or what the prior asks for, and not a point: the paper's second choice (Sec. 2).
     """

@@ -1,4 +1,4 @@
-"""The discriminators beside autoencoders, of images and of latents: what each learns from, and what it makes the others pay."""
+"""Discriminators of images and of latents for autoencoders, with their own losses and those of what they judge."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ class ImageDiscriminator(PatchDiscriminator):
     """Tells images [B, 1, S, S] from generated ones by overlapping patches, with the hinge loss."""
 
     def features(self, images: Tensor) -> Tensor:
-        """What it makes of images before it scores them, [B, 1, S, S] -> [B, C, h, w]."""
+        """The features that it scores, [B, 1, S, S] -> [B, C, h, w]."""
         features: Tensor = self.layers[:-1](images)
         return features.float()
 
     def discriminator_loss(self, images: Tensor, made: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What it pays for images and for generated ones of several kinds, each [B]."""
+        """Its losses on real images and on generated ones of several kinds, each [B]."""
         return {"real": hinge_real(self(images).float()), "made": torch.stack([hinge_generated(self(some).float())
                                                                                for some in made]).mean(0)}
 
     def generator_loss(self, made: Sequence[Tensor]) -> Tensor:
-        """What whoever made the images pays, the mean of their kinds, [B]."""
+        """The loss of what generated the images, the mean over their kinds, [B]."""
         return torch.stack([hinge_generator(self(some).float()) for some in made]).mean(0)
 
 
 class LatentDiscriminator(nn.Module):
-    """Tells latents of images from latents of the prior, [B, Z] -> [B, 1], higher for the prior's; is conditioned on them as the decoder
-    does.
+    """Tells latents of images from latents of the prior, as the decoder gets them, [B, Z] -> [B, 1], higher for the prior's.
 
-    It pays least squares in place of logistic losses, which also pull back latents that went past the prior (Mao et al. 2017).
+    Its losses are least squares and not logistic: these also pull back latents that went past the prior (Mao et al. 2017).
     """
 
     def __init__(self, latent_size: int, *, width: int) -> None:
@@ -46,9 +45,9 @@ class LatentDiscriminator(nn.Module):
         return scores
 
     def discriminator_loss(self, given: Tensor, latents: Tensor) -> dict[str, Tensor]:
-        """What it pays for latents of the prior and of images, each [B]."""
+        """Its losses on latents of the prior and of images, each [B]."""
         return {"given": least_squares(self(given), target=1), "latent": least_squares(self(latents), target=0)}
 
     def generator_loss(self, latents: Tensor) -> Tensor:
-        """What the encoder pays, [B]."""
+        """The encoder's loss, [B]."""
         return least_squares(self(latents), target=1)

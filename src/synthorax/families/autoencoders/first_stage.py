@@ -1,4 +1,4 @@
-"""What the trained compressors share: the loss of a reconstruction, a discriminator that is used after some steps, and their settings."""
+"""What the trained compressors share: reconstruction losses, a discriminator that is used after some steps, and their settings."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class FirstStageConfig:
     perceptual: NotNegative = 1.0
     """weight of the perceptual distance"""
     features: str = "oriented"
-    """what the perceptual distance looks at: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
+    """perceptual features: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
     adversarial: NotNegative = 0.0
-    """pull of the discriminator beside that of the reconstruction; 0 trains without one, which invents no texture"""
+    """weight of the adversarial loss, once its gradient is as long as that of the reconstruction;
+    0 trains without a discriminator, which invents no texture"""
     adversarial_after: WholeNotNegative = 2000
     """steps before the discriminator is used"""
     discriminator_channels: Width = 32
@@ -40,7 +41,7 @@ class FirstStageConfig:
 
 
 class Reconstruction(nn.Module):
-    """How far a reconstruction is from its image, pixel by pixel and as it looks; [B, 1, S, S] twice -> terms of [B]."""
+    """Pixel-wise and perceptual distances of a reconstruction from its image, [B, 1, S, S] twice -> terms of [B]."""
 
     def __init__(self, *, absolute: float, squared: float, perceptual: float, features: str) -> None:
         super().__init__()
@@ -73,8 +74,8 @@ class Discriminator(nn.Module):
         self.register_buffer("balance", torch.tensor(1.0))
 
     def term(self, made: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
-        """What the compressor pays for images that do not convince, [B, 1, S, S] -> [B]; `reconstruction` is its loss, [B],
-        and `last` the weights of its last layer.
+        """The compressor's adversarial loss, [B, 1, S, S] -> [B]; `reconstruction` is its other loss, [B], and `last` the weights of its
+        last layer.
 
         The balance is measured on the training batch (Eq. 7, Esser et al. 2021). In evaluation mode the last one holds, so that
         no image's loss depends on others.
@@ -90,7 +91,7 @@ class Discriminator(nn.Module):
         return self.weight * self.balance * term
 
     def losses(self, images: Tensor, made: Tensor) -> dict[str, Tensor]:
-        """What the discriminator pays for taking real images and reconstructions for each other, [B, 1, S, S] twice -> two of [B]."""
+        """The discriminator's losses on real images and on reconstructions, [B, 1, S, S] twice -> two of [B]."""
         return self.patches.discriminator_loss(images, [made.detach()])
 
 
@@ -100,7 +101,7 @@ def needs(model: object, objective: FirstStageConfig) -> Needs:
 
 
 class FirstStageObjective(Objective[M]):
-    """Reconstruction of images, and a discriminator if one is asked for; each compressor adds its own losses."""
+    """Reconstruction of images, and a discriminator if there is one; each compressor adds its own losses."""
 
     def __init__(self, model: M, config: FirstStageConfig) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class FirstStageObjective(Objective[M]):
 
     @property
     def discriminator(self) -> Discriminator | None:
-        """The second player, if there is one."""
+        """The discriminator, if there is one."""
         if "discriminator" not in self.players:
             return None
         discriminator = self.players["discriminator"]
@@ -125,7 +126,7 @@ class FirstStageObjective(Objective[M]):
         return discriminator
 
     def terms(self, made: Tensor, images: Tensor, *, last: Tensor) -> dict[str, Tensor]:
-        """What the compressor pays for reconstructions, [B, 1, S, S] twice -> terms of [B]; `last` are the weights of its last layer."""
+        """The compressor's losses on reconstructions, [B, 1, S, S] twice -> terms of [B]; `last` are the weights of its last layer."""
         terms: dict[str, Tensor] = self.reconstruction(made, images)
         if self.discriminator is not None:
             terms["adversarial"] = self.discriminator.term(made, torch.stack(list(terms.values())).sum(0), last)

@@ -1,7 +1,7 @@
-"""Latents drawn where images are: sampling by the geometry that the posteriors give to the space of latents, for few images.
+"""Geometric sampling for few images: latents are drawn where posteriors are (Chadebec and Allassonniere 2022).
 
-Training is that of the standard normal prior. What was seen last of every image's posterior makes a Riemannian metric, and latents are
-drawn uniformly in it, so that holes between images are avoided (Chadebec and Allassonniere 2022).
+Training is that of the standard normal prior. The last posterior of every image makes a Riemannian metric, and latents are drawn uniformly
+in it, so that holes between images are avoided.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from synthorax.families.autoencoders.priors import Normal, moments
 from synthorax.rng import Draws
 
 FLOOR = 1e-2
-"""lambda: what is left of the metric far from all images"""
+"""lambda: the metric far from all images"""
 ROUNDS, LEAPS, LEAP = 50, 10, 0.1
 """of Hamiltonian Monte Carlo: proposals, leaps of each, and their length in mean standard deviations of the posteriors"""
 
@@ -54,7 +54,7 @@ def riemannian_latents(means: Tensor, log_variances: Tensor, draws: Draws, *, ro
                      leap: float = LEAP, width: Tensor | None = None) -> Tensor:
     """Latents with density sqrt det G(z), by Hamiltonian Monte Carlo that starts at random posteriors' means, [N, Z] twice -> [B, Z].
 
-    Chadebec and Allassonniere 2022, with a proposal's leaps scaled by the mean standard deviation of each number. `width` is rho^2, usually
+    Chadebec and Allassonniere 2022, with leapfrog steps scaled by the mean standard deviation of each number. `width` is rho^2, usually
     `reach`.
     """
     precisions = (-log_variances).exp()

@@ -1,7 +1,6 @@
-"""A posterior that follows the image: a latent from the encoder, moved by a few leapfrog steps on log p(x, z) that cool down.
+"""The Hamiltonian posterior: a latent from the encoder, moved by a few tempered leapfrog steps on log p(x, z) (Caterini et al. 2018).
 
-Caterini et al. 2018. The encoder says where to begin, the decoder itself says where to go, so that little is left to be learned: of use
-where images are few.
+The encoder gives the start and the decoder's own gradient the direction, so that little is left to be learned: of use where images are few.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from synthorax.losses.divergence import normal_log_density
 Slope = Callable[[Tensor], Tensor]
 """the gradient of log p(x, z) by the latent z, [B, Z] -> [B, Z]"""
 FIRST_STEP, FIRST_HEAT = 0.1, 1.4
-"""where learning begins: a step in standard deviations of the encoder's posterior, and the standard deviation of the first momentum"""
+"""initial values: a step in standard deviations of the encoder's posterior, and the standard deviation of the first momentum"""
 
 
 class HamiltonianFlow(nn.Module):
-    """K leapfrog steps of learned length, each followed by a cooling of the momentum.
+    """K leapfrog steps of learned length, each followed by tempering of the momentum.
 
     rho_0 = gamma_0 / sqrt(beta_0); after step k the momentum is multiplied by sqrt(beta_(k-1) / beta_k), with
     1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0), the quadratic tempering of Caterini et al. 2018. The leapfrog
-    keeps volumes and the cooling has a known determinant, so the bound on log p(x) is exact. Each number of the latent has its step; ours
-    is that it is in standard deviations of the image's own posterior from the encoder, which is as fixed for the flow as a number.
+    keeps volumes and tempering has a known determinant, so the bound on log p(x) is exact. Each number of the latent has its own step,
+    here in standard deviations of the image's posterior from the encoder, which are constants for the flow.
     """
 
     sigma: Tensor
@@ -51,8 +50,7 @@ class HamiltonianFlow(nn.Module):
         return (1 - first) * parts.square() + first
 
     def forward(self, latent: Tensor, momentum: Tensor, slope: Slope, *, std: Tensor) -> tuple[Tensor, Tensor]:
-        """Code z_0 and standard normal gamma_0 -> z_K and rho_K, all [B, Z]; `standard deviation` is that of the encoder's posterior, [B,
-        Z].
+        """Latent z_0 and standard normal gamma_0 -> z_K and rho_K, all [B, Z]; `std` is that of the encoder's posterior, [B, Z].
         """
         steps, heats = self.step * std, self.heats
         momentum, force = heats[0] * momentum, slope(latent)
@@ -71,10 +69,10 @@ def leap(latent: Tensor, momentum: Tensor, force: Tensor, slope: Slope, *, steps
 
 
 def flow_divergence(*, first: Tensor, gamma: Tensor, last: Tensor, momentum: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """What a latent costs beside its reconstruction: log q(z_0) - log p(z_K) + |rho_K|^2 / 2 - |gamma_0|^2 / 2, all [B, Z] -> [B].
+    """The rest of the bound, beside the reconstruction: log q(z_0) - log p(z_K) + |rho_K|^2 / 2 - |gamma_0|^2 / 2, all [B, Z] -> [B].
 
-    The determinant of the cooling, beta_0^(Z / 2), cancels with that of the first momentum (Caterini et al. 2018). Its mean over
-    draws is no divergence of two distributions of latents, but reconstruction and this make a lower bound on log p(x), as there.
+    The determinant of the tempering, beta_0^(Z / 2), cancels with that of the first momentum (Caterini et al. 2018). Its mean over
+    draws is no divergence of two distributions of latents, but reconstruction and this make a lower bound on log p(x), as in the paper.
     """
     kinetic = 0.5 * (momentum.square() - gamma.square()).sum(1)
     zeros = torch.zeros_like(last)

@@ -1,4 +1,4 @@
-"""A compressor of images with a nearly free Gaussian latent: the first stage of latent diffusion (Sec. 3.1, Rombach et al. 2022)."""
+"""A compressor of images with a weakly regularised Gaussian latent: the first stage of latent diffusion (Sec. 3.1, Rombach et al. 2022)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KlAutoencoderObjectiveConfig(FirstStageConfig):
 
 
 START = -9.0
-"""Log-variance of the latent before training: a standard deviation of 0.011, a grey level or two, so that noise does not hide the image."""
+"""Log-variance of the latent before training: a standard deviation of 0.011, so that noise does not hide the image."""
 
 
 class KlAutoencoderModel(nn.Module):
@@ -67,7 +67,7 @@ class KlAutoencoderModel(nn.Module):
 
 
 class KlAutoencoderObjective(FirstStageObjective[KlAutoencoderModel]):
-    """Reconstruction of images from noisy latents, the bound on the latents, and a discriminator if one is asked for."""
+    """Reconstruction of images from noisy latents, the bound on the latents, and a discriminator if there is one."""
 
     def __init__(self, model: KlAutoencoderModel, config: KlAutoencoderObjectiveConfig) -> None:
         super().__init__(model, config)

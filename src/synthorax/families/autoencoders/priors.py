@@ -1,6 +1,6 @@
 """Priors of the latent, each with the posterior that goes with it and the divergence of the two.
 
-A prior says how many numbers the encoder must put out for a latent of Z numbers, draws a latent from them, and measures the divergence of
+A prior says how many numbers the encoder must output for a latent of Z numbers, draws a latent from them, and measures the divergence of
 the posterior from itself. `decoder_input` is a change of variables that leaves the divergence as it is.
 """
 
@@ -32,23 +32,23 @@ class Prior(Protocol):
     """The prior of a latent of Z numbers, and the posterior that goes with it."""
 
     numbers: int
-    """that the encoder puts out for an image"""
+    """numbers that the encoder outputs for an image"""
 
     def draw(self, raw: Tensor, draws: Draws) -> Tensor:
         """A latent from the posterior, [B, numbers] -> [B, Z]."""
 
     def centre(self, raw: Tensor) -> Tensor:
-        """The middle of the posterior, without chance, [B, numbers] -> [B, Z]."""
+        """The centre of the posterior, without noise, [B, numbers] -> [B, Z]."""
 
     def divergence(self, raw: Tensor, latent: Tensor) -> Tensor:
         """Of the posterior from the prior in nats, [B, numbers] and a latent drawn from it -> [B, Z]; [B, 1] where the latent's numbers
-        hang together."""
+        depend on one another."""
 
     def sample(self, draws: Draws) -> Tensor:
         """Latents from the prior, [B, Z]."""
 
     def decoder_input(self, latent: Tensor) -> Tensor:
-        """The latent as the decoder is conditioned on it, [B, Z] -> [B, Z]."""
+        """The latent as the decoder gets it, [B, Z] -> [B, Z]."""
 
 
 class Normal(nn.Module, Prior):
@@ -105,7 +105,7 @@ class Mixture(nn.Module, Prior):
 
 
 class Dirichlet(nn.Module, Prior):
-    """Parts of a whole, such as of themes in a text; the posterior is a Dirichlet too, so the divergence is exact.
+    """Proportions that add up to 1, such as of topics in a text; the posterior is a Dirichlet too, so the divergence is exact.
 
     Normalised gamma numbers are Dirichlet, and their gradients by the shape are exact too (Figurnov et al. 2018): neither the softmax
     approximation nor the inverse of an approximated distribution function (Joo et al. 2020) is needed.
@@ -180,7 +180,7 @@ def build_prior(name: str, *, latent_size: int, components: int, concentration: 
 
 
 def moments(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance, or place and log-scale, as the encoder puts them out, [B, 2 Z] -> two of [B, Z]."""
+    """Mean and log-variance, or location and log-scale, as the encoder outputs them, [B, 2 Z] -> two of [B, Z]."""
     mean, log_variance = raw.float().chunk(2, dim=1)
     return mean, log_variance.clamp(-20, 10)
 

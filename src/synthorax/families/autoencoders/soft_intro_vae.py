@@ -27,15 +27,15 @@ class SoftIntroVaeObjectiveConfig:
     beta: NotNegative = 0.5
     """weight of the divergence of real images, and for the decoder of generated ones"""
     beta_made: NotNegative = 256.0
-    """weight of the divergence of generated images where the encoder pushes them off; the larger, the less is enough"""
+    """weight of the divergence of generated images where the encoder rejects them; the larger, the smaller the divergence that suffices"""
     alpha: NotNegative = 2.0
-    """how steeply the encoder's reward for pushing off generated images ends: exp(alpha bound)"""
+    """how steeply the encoder's reward for rejecting generated images falls: exp(alpha bound)"""
     gamma: NotNegative = 0.0
     """weight for the decoder of reconstructing generated images; the paper's 1e-8 is next to nothing and costs two more passes"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole"""
+    """probability of dropping each part of the condition as a whole"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label, attribute and mask class"""
+    """probability of dropping each single label, attribute and mask class"""
 
 
 class SoftIntroVaeObjective(Objective[VaeModel]):

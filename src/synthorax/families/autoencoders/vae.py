@@ -27,16 +27,16 @@ class VaeObjectiveConfig:
     """Weights of the bound."""
 
     beta: NotNegative = 1.0
-    """weight of the divergence; 1 is the evidence lower bound, more asks for latents that are simpler (Higgins et al. 2017)"""
+    """weight of the divergence; 1 is the evidence lower bound, more for disentangled latents (Higgins et al. 2017)"""
     beta_warmup: WholeNotNegative = 0
     """steps over which the weight rises from 0 (Bowman et al. 2016)"""
     growth_images: WholeNotNegative = 0
     """images at each resolution, and again so many in which the next one fades in, for the network progressive; 0: all at once"""
     free_bits: NotNegative = 0.0
     """nats of each number of the latent that cost the same used or not, so that it pays to use them; of the whole latent where its numbers
-    hang together (mixture, dirichlet, hamiltonian)"""
+    depend on one another (mixture, dirichlet, hamiltonian)"""
     sigma: NotNegative = 0.1
-    """standard deviation of the likelihood gaussian, in an image's range [-1, 1]"""
+    """standard deviation of the likelihood gaussian, for images in [-1, 1]"""
     discriminative: NotNegative = 0.0
     """weight of a discriminator's loss on rebuilt images and on images of the prior's latents, beside the bound in nats an image; 0 for
     no discriminator
@@ -46,9 +46,9 @@ class VaeObjectiveConfig:
     discriminator_layers: Depth = 3
     """halvings in that discriminator"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole"""
+    """probability of dropping each part of the condition as a whole"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label, attribute and mask class"""
+    """probability of dropping each single label, attribute and mask class"""
 
 
 class VaeObjective(Objective[VaeModel]):

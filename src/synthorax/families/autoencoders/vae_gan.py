@@ -26,21 +26,21 @@ class VaeGanObjectiveConfig:
     features: NotNegative = 4.0
     """weight of the squared error of the discriminator's features, summed over them"""
     pixels: NotNegative = 2.0
-    """weight of the squared error summed over pixels; the paper has 0, and without any a patch discriminator lets grey levels drift"""
+    """weight of the squared error summed over pixels; the paper has 0, and without any a patch discriminator lets intensities drift"""
     adversarial: NotNegative = 100.0
     """weight of the adversarial loss of reconstructions and of images of the prior's latents"""
     latent_adversarial: NotNegative = 0.0
     """weight of a discriminator of latents, which with `beta` 0 takes the place of the divergence (alpha-GAN); 0 for none"""
     latent_discriminator_width: Width = 256
-    """numbers in each of the two hidden layers of the discriminator of latents"""
+    """width of the two hidden layers of the discriminator of latents"""
     discriminator_channels: Width = 32
     """feature maps of the discriminator's first layer"""
     discriminator_layers: Depth = 3
     """halvings in the discriminator; its features are what it scores"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole"""
+    """probability of dropping each part of the condition as a whole"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label, attribute and mask class"""
+    """probability of dropping each single label, attribute and mask class"""
 
 
 class VaeGanObjective(Objective[VaeModel]):
@@ -60,7 +60,7 @@ class VaeGanObjective(Objective[VaeModel]):
         if model.config.likelihood != "mse":
             raise UsageError(f"model.likelihood={model.config.likelihood}: the family vae-gan has the likelihood of a discriminator's "
                              f"features; "
-                             "take mse, which says that the decoder puts out the image itself")
+                             "take mse, with which the decoder outputs the image itself")
         if model.config.prior == "geometric":
             raise UsageError("model.prior=geometric belongs to the family vae: vae-gan samples in every step of its training")
         self.config, self.model = config, model

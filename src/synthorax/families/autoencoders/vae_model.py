@@ -37,20 +37,20 @@ class VaeConfig:
     parts: tuple[Annotated[str, one_of("synthorax.protocols:PARTS")], ...] = ()
     """what encoder and decoder are conditioned on: any of labels, attributes, mask; nothing for an unconditional model"""
     latent_size: Width = 64
-    """numbers in the latent"""
+    """size of the latent"""
     likelihood: Literal["mse", "gaussian", "learned-gaussian", "bernoulli"] = "gaussian"
-    """how far an image may be from what is expected: mse, gaussian (one fixed standard deviation), learned-gaussian (a variance for every
+    """likelihood of an image given its latent: mse, gaussian (one fixed standard deviation), learned-gaussian (a variance for every
     pixel) or bernoulli"""
     prior: Literal["normal", "mixture", "dirichlet", "cauchy", "geometric"] = "normal"
-    """what latents are thought to be before an image is seen; geometric is normal in training, and samples where images are"""
+    """prior of the latent; geometric is normal in training, and samples where the posteriors of images are"""
     posterior: Literal["encoder", "hamiltonian"] = "encoder"
-    """where the latent of an image comes from: from the encoder alone, or moved on from there by the decoder's own gradient"""
+    """where the latent of an image comes from: from the encoder alone, or moved from there along the decoder's own gradient"""
     leaps: AtLeastOne = 3
     """steps of the posterior hamiltonian; each costs a pass through the decoder and back"""
     components: AtLeastOne = 20
     """Gaussians of the prior mixture"""
     concentration: NotNegative = 0.98
-    """of the prior dirichlet, below 1 for latents with few large parts; the scale of the prior cauchy"""
+    """of the prior dirichlet, below 1 for sparse latents; the scale of the prior cauchy"""
     remembered: AtLeastOne = 256
     """posteriors that the prior geometric keeps; about as many as there are images"""
     network: Literal["residual", "progressive"] = "residual"
@@ -87,16 +87,16 @@ class VaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
         self.encoder, self.decoder = _networks(c, numbers=self.prior.numbers, maps=2 * len(spec.masks) * ("mask" in c.parts))
 
     def posterior(self, images: Tensor, condition: Condition | None = None) -> Tensor:
-        """The numbers that `prior` makes latents of, [B, 1, S, S] in [-1, 1] -> [B, prior.numbers]."""
+        """The parameters of the posterior, as `prior` reads them, [B, 1, S, S] in [-1, 1] -> [B, prior.numbers]."""
         embedding, maps = self._embedded(condition, len(images))
         inputs = images if maps is None else torch.cat([images, maps.to(images)], dim=1)
         numbers: Tensor = self.encoder(inputs, F.silu(embedding)).float()
         return numbers
 
     def latents(self, images: Tensor, condition: Condition | None, raw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """A latent of each image and what it costs in nats, of images [B, 1, S, S] and their posterior's numbers -> [B, Z], [B, Z or 1].
+        """A latent of each image and its divergence in nats, from images [B, 1, S, S] and their posterior's numbers -> [B, Z], [B, Z or 1].
 
-        The cost belongs to each number of the latent, or to all where they hang together.
+        One divergence a number of the latent, or one for all where they depend on one another.
         """
         latent = self.prior.draw(raw, draws)
         if self.flow is None:
@@ -122,7 +122,7 @@ class VaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
         return raw.float()
 
     def encode(self, images: Tensor, condition: Condition | None = None) -> Tensor:
-        """The middle of the posterior, [B, 1, S, S] in [-1, 1] -> [B, Z]."""
+        """The centre of the posterior, [B, 1, S, S] in [-1, 1] -> [B, Z]."""
         return self.prior.centre(self.posterior(images, condition))
 
     def decode(self, latent: Tensor, condition: Condition | None = None) -> Tensor:
@@ -182,7 +182,7 @@ def _networks(config: VaeConfig, *, numbers: int, maps: int) -> tuple[ImageEncod
     outputs = outputs_of(config.likelihood)
     if config.network == "progressive":
         if maps:
-            raise UsageError("model.network=progressive is conditioned on no masks: take mask out of model.parts, or take "
+            raise UsageError("model.network=progressive takes no masks: take mask out of model.parts, or take "
                              "model.network=residual")
         size = {"image_size": config.image_size, "channels": config.channels, "embedding": config.embedding}
         return GrowingEncoder(**size, outputs=numbers), GrowingGenerator(**size, latent_size=config.latent_size, outputs=outputs)

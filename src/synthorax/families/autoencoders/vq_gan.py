@@ -1,4 +1,4 @@
-"""A compressor of images into the words of a learned codebook (van den Oord et al. 2017), sharpened by a discriminator (Esser et al.
+"""A compressor of images into codes of a learned codebook (van den Oord et al. 2017), sharpened by a discriminator (Esser et al.
 2021).
 """
 
@@ -33,7 +33,8 @@ class VqGanObjectiveConfig(FirstStageConfig):
     commitment: NotNegative = 0.25
     """weight of the squared distance of the encoder's vectors from their codes"""
     adversarial: NotNegative = 0.5
-    """pull of the discriminator beside that of the reconstruction; 0 trains without one"""
+    """weight of the adversarial loss, once its gradient is as long as that of the reconstruction;
+    0 trains without a discriminator"""
     adversarial_after: WholeNotNegative = 1000
     """steps before the discriminator is used"""
 

@@ -1,7 +1,7 @@
-"""VQ-VAE and VQ-VAE-2: images as one or two grids of code numbers, and a prior over the grids that makes new ones on request.
+"""VQ-VAE and VQ-VAE-2: images as one or two grids of codes, and an autoregressive prior over the grids.
 
-The autoencoder is that of van den Oord et al. 2017 (one grid) and Razavi et al. 2019 (two). The prior is autoregressive: p(coarse | asked)
-p(fine | coarse, asked), a causal transformer for each grid.
+The autoencoder is that of van den Oord et al. 2017 (one grid) and Razavi et al. 2019 (two). The prior is p(coarse | condition)
+p(fine | coarse, condition), a causal transformer for each grid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONDITION_PARTS = ("labels", "attributes")
 AUTOENCODE = Phase(name="autoencode", updates=("autoencoder",))
 PRIOR = Phase(name="prior", updates=("prior",))
 WHILE_CODES_MOVE = 4
-"""steps of the autoencoder for one of the prior, where the autoencoder will stand still later"""
+"""steps of the autoencoder for one of the prior, until the autoencoder is frozen"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class VqVaeConfig:
     codes: AtLeastOne = 256
     """vectors in the codebook of each grid"""
     code_channels: Width = 8
-    """numbers in a code vector"""
+    """length of a code vector"""
     codebook: Literal["means", "gradient"] = "means"
     """how codes move: to the running means of the vectors that chose them, or by gradients"""
     channels: Width = 32
@@ -78,17 +78,17 @@ class VqVaeObjectiveConfig:
     perceptual: NotNegative = 0.3
     """weight of the perceptual distance"""
     features: str = "oriented"
-    """what the perceptual distance looks at: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
+    """perceptual features: a name in `losses.perceptual.PERCEPTUAL` or a TorchScript file"""
     autoencoder_steps: WholeNotNegative = 0
-    """steps after which the autoencoder stands still and the prior alone learns; 0: both learn in every step"""
+    """steps after which the autoencoder is frozen and the prior alone learns; 0: both learn in every step"""
     part_dropout: Fraction = 0.15
-    """probability of withholding each part of the condition as a whole"""
+    """probability of dropping each part of the condition as a whole"""
     statement_dropout: Fraction = 0.2
-    """probability of withholding each single label and attribute"""
+    """probability of dropping each single label and attribute"""
 
 
 class Priors(nn.Module):
-    """p(coarse | asked) p(fine | coarse, asked), or the one of them that there is; grids of numbers [B, s, s], coarse first."""
+    """p(coarse | condition) p(fine | coarse, condition), or the one of them that there is; grids of numbers [B, s, s], coarse first."""
 
     def __init__(self, config: VqVaeConfig, spec: ModelSpec, *, sides: Sequence[int]) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class VqVaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
             return self.decode(self.prior.draw(condition, Draws(seeds, device=self.autoencoder.codes_in.weight.device)))
 
     def diagnostics(self) -> dict[str, float]:
-        """How many equally used codes would be as varied as those of each grid, coarse first: 1 to `codes`."""
+        """Perplexity of the codes of each grid, coarse first: how many equally frequent codes would be as varied, 1 to `codes`."""
         grids = range(len(self.autoencoder.quantizers))
         return {f"codes_in_use_{number + 1}": round(self.autoencoder.quantizer(number).perplexity(), 1) for number in grids}
 
@@ -168,7 +168,7 @@ class VqVaeModel(nn.Module, HasConditionInputs, HasDiagnostics):
 
 
 class VqVaeObjective(Objective[VqVaeModel]):
-    """Reconstruction and commitment teach the autoencoder (Eq. 2, Razavi et al. 2019), and the codes that it makes teach the prior.
+    """Reconstruction and commitment teach the autoencoder (Eq. 2, Razavi et al. 2019), and its codes teach the prior.
 
     |x - D(e)|^2 + commitment |E(x) - sg[e]|^2, with the codes e moved by running means, or by |sg[E(x)] - e|^2.
     """
@@ -183,7 +183,7 @@ class VqVaeObjective(Objective[VqVaeModel]):
                                              features=config.features)
 
     def repeats(self, phase: Phase) -> int:
-        """First the autoencoder, and the prior in one step of some; then the prior alone; see `autoencoder_steps`."""
+        """First the autoencoder, with the prior in every fourth step; then the prior alone; see `autoencoder_steps`."""
         steps, last = int(self._clock.steps), self.config.autoencoder_steps
         if not last:
             return 1

@@ -1,4 +1,4 @@
-"""Cascade: a model that makes small images and diffusion models that enlarge them, one after the other (Ho et al. 2022)."""
+"""Cascade: a model of small images and diffusion models for super-resolution, one after the other (Ho et al. 2022)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synthorax.rng import derive
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeConfig:
-    """What a cascade is made of; filled in when it is packed."""
+    """Stages of a cascade and how they are sampled; filled in when it is packed."""
 
     image_size: int
     """side of the images of the last stage in pixels"""
@@ -35,7 +35,7 @@ class CascadeConfig:
 
 
 class CascadeModel(nn.Module, Cascade):
-    """Stages that each enlarge the image of the one before; what is asked for is used by all, as far as they know it by name."""
+    """Stages that each enlarge the image of the one before; all are conditioned on what they know of the request by name."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class CascadeModel(nn.Module, Cascade):
         guide = None if config.guide is None else ModelSpec.from_dict(config.guide)
         check_stages(specs, guide=guide)
         if len(config.settings) != len(specs) - 1:
-            raise UsageError(f"a cascade of {len(specs)} stages has settings for {len(config.settings)} of them beyond the first")
+            raise UsageError(f"a cascade of {len(specs)} stages has settings for {len(config.settings)} super-resolution stages")
         self.spec = spec
         self.stages = nn.ModuleList([DiffusionModel(own) for own in specs])
         self.guide = None if guide is None else DiffusionModel(guide)
@@ -53,7 +53,7 @@ class CascadeModel(nn.Module, Cascade):
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One image a seed, [B, 1, H, W] in [-1, 1], of the size of the last stage.
 
-        `settings` are those of the first stage, its guide included; of the others they change the number of steps, where
+        `settings` are those of the first stage, its guide included; of the others they replace the number of steps, where
         `super_resolution_steps` is set, and the noise in the images that they enlarge, where `conditioning_noise` is. Masks may have the
         size of any stage.
         """
@@ -63,17 +63,17 @@ class CascadeModel(nn.Module, Cascade):
             condition = Condition.unstated(len(seeds), num_labels=len(base.spec.findings), num_sites=len(base.spec.sites))
         images = base.sample(condition, seeds, settings, change=self._away_from_guide(condition, seeds, settings))
         for number, (stage, own) in enumerate(zip(enlarging, self.settings, strict=True), start=1):
-            asked = replace(_in_names_of(condition.to(images.device), base.spec, stage.spec), image=images)
+            asked = replace(_translated(condition.to(images.device), base.spec, stage.spec), image=images)
             noise = own.conditioning_noise if settings.conditioning_noise is None else settings.conditioning_noise
             chosen = replace(own, steps=settings.super_resolution_steps or own.steps, conditioning_noise=noise)
             images = stage.sample(asked, [derive(seed, "stage", number) for seed in seeds], chosen)
         return images
 
     def _away_from_guide(self, condition: Condition, seeds: Sequence[int], settings: SampleSettings) -> Change | None:
-        """What autoguidance does to the first stage's denoiser; None where it does nothing."""
+        """The change that autoguidance makes to the first stage's denoiser; None without it."""
         if self.guide is None or settings.autoguidance == 1:
             return None
-        asked = _in_names_of(condition, cast(DiffusionModel, self.stages[0]).spec, self.guide.spec)
+        asked = _translated(condition, cast(DiffusionModel, self.stages[0]).spec, self.guide.spec)
         weak, _ = self.guide.guided(asked, len(seeds), replace(settings, guidance=1.0, part_guidance={}), seeds=seeds)
         return lambda denoise: autoguided(denoise, weak, weight=settings.autoguidance)
 
@@ -84,7 +84,7 @@ def build_cascade(spec: ModelSpec) -> CascadeModel:
 
 
 def cascade_spec(specs: Sequence[ModelSpec], settings: Sequence[Mapping[str, Any]], *, guide: ModelSpec | None = None) -> ModelSpec:
-    """What a cascade of stages with these specs, and of a guide, says of itself. Raises UsageError as `check_stages`."""
+    """The spec of a cascade of stages with these specs, and of a guide. Raises UsageError as `check_stages`."""
     check_stages(specs, guide=guide)
     base, size = specs[0], specs[-1].image_size
     return ModelSpec(family="cascade", image_size=size, findings=base.findings, conditions=base.conditions, sites=base.sites,
@@ -106,7 +106,7 @@ def check_stages(specs: Sequence[ModelSpec], *, guide: ModelSpec | None = None) 
         for key in ("image_size", "compressor"):
             own, other = specs[0].config.get(key), guide.config.get(key)
             if own != other:
-                raise UsageError(f"the guide has {key} {other} and the first stage {own}; both must work on the same numbers")
+                raise UsageError(f"the guide has {key} {other} and the first stage {own}; both must denoise the same latents")
         if "image" in guide.conditions:
             raise UsageError("the guide enlarges images; take a weaker model of what the first stage makes")
     for before, spec in pairwise(specs):
@@ -125,7 +125,7 @@ def unknown_to(spec: ModelSpec, first: ModelSpec) -> tuple[str, ...]:
                  for name in getattr(first, kind) if name not in getattr(spec, kind))
 
 
-def _in_names_of(condition: Condition, theirs: ModelSpec, own: ModelSpec) -> Condition:
+def _translated(condition: Condition, theirs: ModelSpec, own: ModelSpec) -> Condition:
     """The condition with its findings, sites and masks in the order of another stage; names that one of them lacks are not stated."""
     attributes = condition.attributes
     split = [attributes[:, : len(ATTRIBUTES)], _named(attributes[:, len(ATTRIBUTES):], theirs.sites, own.sites)]

@@ -1,8 +1,8 @@
-"""The image that the part `image` shows: shrunk, made imperfect on purpose, and enlarged to the image that follows it.
+"""Noise conditioning augmentation: the part `image` is reduced, made noisy and blurred, and enlarged again.
 
-A network that learns from perfectly shrunk images believes every pixel of the image that it enlarges, the mistakes of a generator
-included. So training adds noise of a random level and tells the network which (Sec. 4.2, Ho et al. 2022, "Cascaded diffusion
-models"), and blurs a little, because a small model's images are softer than shrunken real ones. Sampling adds a little noise too.
+A super-resolution network that learns from perfectly reduced images trusts every pixel of its input, the artefacts of a generator included.
+So training adds noise of a random level, on which the network is conditioned (Sec. 4.2, Ho et al. 2022, "Cascaded diffusion models"), and
+blurs a little, because generated images are softer than reduced real ones. Sampling adds a little noise too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVEL_UNIT = 0.1
-"""noise level at which the plane that tells of it is 1"""
+"""noise level at which its input plane is 1"""
 _REACH_PX = 4  # of the blur on each side; four standard deviations of one pixel
 
 
 def resized(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Images [B, C, h, w] at other sides, [B, C, *sides]: means of pixels on the way down, cubic interpolation on the way up."""
+    """Images [B, C, h, w] at other sides, [B, C, *sides]: by averaging down, by cubic interpolation up."""
     if tuple(images.shape[2:]) == sides:
         return images
     if images.shape[2] >= sides[0] and images.shape[3] >= sides[1]:
@@ -39,8 +39,8 @@ def blurred(images: Tensor, sigma_px: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
 
-def disturbed(images: Tensor, *, level: Tensor, noise: Tensor) -> Tensor:
-    """Images [B, 1, h, w] with noise of standard deviation `level` [B], and a second channel that says which level, [B, 2, h, w].
+def with_noise(images: Tensor, *, level: Tensor, noise: Tensor) -> Tensor:
+    """Images [B, 1, h, w] with noise of standard deviation `level` [B], and that level as a second channel, [B, 2, h, w].
 
     An image of NaN, which is not stated, has no level either.
     """

@@ -28,7 +28,7 @@ from synthorax.rng import Draws
 
 INDEX_NAME = "model_index.json"
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-"""What the networks of diffusers give out, and the names of ours for it."""
+"""Outputs of the networks of diffusers, and our names for them."""
 USUAL_GUIDANCE = 7.5
 """Default of diffusers' own text-to-image pipeline."""
 SUPPORTED = ("text-to-image (unet UNet2DConditionModel, vae AutoencoderKL, text_encoder and tokenizer of transformers, scheduler) and "
@@ -43,12 +43,12 @@ _DARKEST = 1e-10  # less image than this in a state is none: rescaled noise sche
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseSchedule:
-    """What the scheduler of a folder says of the network."""
+    """Noise schedule and parameterisation of the network, from the scheduler of a folder."""
 
     sigmas: Tensor
     """[T] rising, float64: the noise level of each timestep"""
     prediction: Literal["eps", "x0", "v"]
-    """what the network gives out"""
+    """the network's output"""
     clip: float | None = None
     """estimates of the image are kept within this distance from 0"""
 
@@ -78,7 +78,7 @@ def load_diffusers(folder: Path) -> DiffusersModel:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of the weights and of the scheduler's settings: the name by which images call their model."""
+    """SHA-256 over names and contents of the weights and of the scheduler's settings: the digest that images carry of their model."""
     files = [path for part in ("unet", "vae", "text_encoder") for path in (folder / part).glob("*")
              if path.suffix in (".safetensors", ".bin")] + [*(folder / "scheduler").glob("scheduler_config.json")]
     names = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
@@ -86,7 +86,7 @@ def folder_digest(folder: Path) -> str:
 
 
 class DiffusersModel(nn.Module, Denoiser):
-    """A U-Net of diffusers seen as a denoiser D(x; sigma, condition) of x = x0 + sigma n, in pixels or in the latents of its autoencoder.
+    """A U-Net of diffusers as a denoiser D(x; sigma, condition) of x = x0 + sigma n, in pixels or in its autoencoder's latents.
 
     A network that was trained on T timesteps gets a level in between by interpolation in ln sigma. Images in colour are averaged to grey.
     The one part of a condition that it may follow is text.
@@ -108,12 +108,12 @@ class DiffusersModel(nn.Module, Denoiser):
 
     @property
     def usual_settings(self) -> SampleSettings:
-        """How images are drawn where no settings are given."""
+        """Sampling settings where none are given."""
         return SampleSettings(guidance=USUAL_GUIDANCE) if self.spec.conditions else SampleSettings()
 
     @property
     def needs_image(self) -> bool:
-        """It never does."""
+        """Never."""
         return False
 
     def check_settings(self, settings: SampleSettings) -> None:
@@ -156,7 +156,7 @@ class DiffusersModel(nn.Module, Denoiser):
             return self.images(latents).clamp(-1, 1)
 
     def images(self, latents: Tensor) -> Tensor:
-        """What was diffused, [B, C, h, w], as grey images [B, 1, H, W]; one at a time, which keeps memory and arithmetic those of one."""
+        """Grey images [B, 1, H, W] of latents [B, C, h, w], decoded one at a time, so that a batch changes neither memory nor rounding."""
         if self.vae is not None:
             vae: Any = self.vae
             latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
@@ -190,7 +190,7 @@ def _config(network: nn.Module) -> Mapping[str, Any]:
 
 
 def _check_networks(unet: Mapping[str, Any], *, vae: nn.Module | None, text_encoder: nn.Module | None, file: Path | None) -> int:
-    """Side of what the U-Net makes. InputError where it needs more than timestep and text, or does not fit the other networks."""
+    """Side of the U-Net's output. InputError where it needs more than timestep and text, or does not fit the other networks."""
     inputs = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
     further = [name for name in inputs if unet.get(name) is not None]
     side, channels = unet["sample_size"], unet["in_channels"]
@@ -202,7 +202,7 @@ def _check_networks(unet: Mapping[str, Any], *, vae: nn.Module | None, text_enco
     if further:
         problem = f"its U-Net needs more than timestep and text ({', '.join(further)})"
     elif unet.get("time_embedding_type", "positional") not in ("positional", "learned"):
-        problem = f"its U-Net is conditioned on timesteps as '{unet['time_embedding_type']}'"
+        problem = f"its U-Net embeds timesteps as '{unet['time_embedding_type']}'"
     elif not isinstance(side, int):
         problem = f"its U-Net makes images of size {side}, and images are square and of one size here"
     elif channels not in made:
@@ -239,7 +239,7 @@ def _classes(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _loaded(folder: Path, part: str, classes: Mapping[str, tuple[str, str]]) -> Any:
-    """One part of the pipeline, by a class of diffusers or transformers itself; networks in float32, ready to run."""
+    """One part of the pipeline, loaded by its class in diffusers or transformers; networks in float32, ready to run."""
     library, name = classes[part]
     kind = getattr(_library(library), name, None)
     if not (isinstance(kind, type) and hasattr(kind, "from_pretrained")) or not (folder / part).is_dir():
@@ -264,13 +264,13 @@ def _loaded(folder: Path, part: str, classes: Mapping[str, tuple[str, str]]) -> 
 
 
 def _noise_schedule(folder: Path, classes: Mapping[str, tuple[str, str]]) -> NoiseSchedule:
-    """Noise levels and meaning of the output, as the scheduler knows them; how it would walk does not matter here."""
+    """Noise levels and meaning of the output, from the scheduler; its own sampling steps do not matter here."""
     scheduler, name = _loaded(folder, "scheduler", classes), classes["scheduler"][1]
     prediction = scheduler.config.get("prediction_type", "epsilon")
     kept = getattr(scheduler, "alphas_cumprod", None)
     if kept is None or prediction not in PREDICTIONS or scheduler.config.get("timestep_type", "discrete") != "discrete":
         problem = f"the scheduler {name} with prediction type '{prediction}'" if kept is not None else f"the scheduler {name}"
-        raise InputError(f"{problem} has no noise schedule of noise levels that is known here", file=folder / "scheduler",
+        raise InputError(f"{problem} has no noise schedule that is known here", file=folder / "scheduler",
                          remedy=f"known are noise schedules of alpha_bar with one of {', '.join(PREDICTIONS)}")
     sigmas = alpha_bar_to_sigma(kept[kept > _DARKEST])
     if len(sigmas) < 2 or bool((sigmas.diff() <= 0).any()):

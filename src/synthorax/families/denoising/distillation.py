@@ -1,4 +1,4 @@
-"""What a student has built in: its teacher's guidance and, if it walks in few steps, the levels that it visits."""
+"""What is distilled into a student: its teacher's guidance and, for sampling in few steps, the noise levels that it visits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STUDENT_SAMPLER = "ddim"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distilled:
-    """What one evaluation of a student stands for, which also says how the student is to be sampled."""
+    """What one evaluation of a student stands for, and so how the student is sampled."""
 
     guidance: Finite = 1.5
     """the teacher's guidance weight of every part that has none of its own; 1 is none"""
@@ -31,12 +31,12 @@ class Distilled:
     guidance_to: NotNegative = 1e6
     """highest noise level at which the teacher is guided"""
     autoguidance: Finite = 1.0
-    """weight with which the teacher is led away from a weaker model that is packed beside it; 1 is none. Alone, it makes a student that is
-    guided and trained on as any other model: its estimates are better, and mean the same"""
+    """weight of the teacher's autoguidance by a weaker model that is packed with it; 1 is none. Alone, it gives a student that can be
+    guided and fine-tuned as any other model: its estimates are better, and mean the same"""
     steps: Annotated[WholeNotNegative, Field(le=1000)] = 0
-    """steps of the student; 0 builds in guidance alone, and any sampler and number of steps can follow"""
+    """steps of the student; 0 distils guidance alone, and any sampler and number of steps can be used"""
     substeps: Annotated[AtLeastOne, Field(le=1000)] = 4
-    """steps of the teacher in place of one of the student's; 16 in all are enough for a walk"""
+    """steps of the teacher for one of the student's; 16 in all are enough"""
     schedule: Annotated[str, one_of("synthorax.diffusion.noise:SCHEDULES")] = "karras"
     """how the levels of the teacher's steps * substeps steps fall; the student visits the first of every `substeps`"""
 
@@ -47,33 +47,33 @@ class Distilled:
 
     @property
     def guides(self) -> bool:
-        """Whether guidance by the condition is built in, on top of which there must be no more."""
+        """Whether classifier-free guidance is distilled, which must not be applied again."""
         return any(weight != 1 for weight in (self.guidance, *self.part_guidance.values()))
 
-    def taught(self) -> SampleSettings:
-        """The guidance that the teacher gets."""
+    def teacher_settings(self) -> SampleSettings:
+        """The guidance of the teacher."""
         return SampleSettings(guidance=self.guidance, part_guidance=self.part_guidance, guidance_from=self.guidance_from,
                               guidance_to=self.guidance_to)
 
     def settings(self, wish: SampleSettings | None = None) -> SampleSettings:
-        """How the student is sampled: in its own way, or as wished as far as that is left open; never guided where that is built in."""
+        """Sampling settings of the student: its own, or as wished where these leave it open; never guided where guidance is distilled."""
         usual = wish or SampleSettings()
         if self.guides:
             usual = replace(usual, guidance=1.0, part_guidance={}, guidance_from=0.0, guidance_to=1e6)
         return replace(usual, sampler=STUDENT_SAMPLER, steps=self.steps, schedule=self.schedule, eta=None) if self.steps else usual
 
     def teacher_levels(self, *, sigma_min: float, sigma_max: float) -> Tensor:
-        """All levels of the teacher's walk, [steps * substeps + 1], float64, falling to 0."""
+        """All noise levels of the teacher's sampling, [steps * substeps + 1], float64, falling to 0."""
         return sampling_sigmas(self.schedule, self.steps * self.substeps, sigma_min=sigma_min, sigma_max=sigma_max)
 
     def levels(self, *, sigma_min: float, sigma_max: float) -> Tensor:
-        """The student's levels, [steps + 1], float64, falling to 0."""
+        """The student's noise levels, [steps + 1], float64, falling to 0."""
         return student_levels(self.teacher_levels(sigma_min=sigma_min, sigma_max=sigma_max), substeps=self.substeps)
 
     def check(self, settings: SampleSettings) -> None:
-        """Refuse settings that would guide twice, or walk over levels that the student has not learned."""
+        """Refuse settings that would guide twice, or visit noise levels that the student has not learned."""
         if self.guides and any(weight != 1 for weight in (settings.guidance, *settings.part_guidance.values())):
-            raise UsageError(f"this model has guidance {self.said()} built in, and more on top of it would guide twice; "
+            raise UsageError(f"this model has guidance {self.description()} built in, and more on top of it would guide twice; "
                              "ask for guidance 1 and no part_guidance, or take its teacher")
         if not self.steps:
             return
@@ -85,8 +85,8 @@ class Distilled:
         if settings.eta:
             raise UsageError(f"eta {settings.eta}: a student of few steps adds no noise; leave it out, or take its teacher")
 
-    def said(self) -> str:
-        """The built-in guidance in words."""
+    def description(self) -> str:
+        """The distilled guidance in words."""
         parts = "".join(f", {part} {weight:g}" for part, weight in sorted(self.part_guidance.items()))
         weaker = "" if self.autoguidance == 1 else f", away from a weaker model {self.autoguidance:g}"
         return f"{self.guidance:g}{parts}{weaker}"
@@ -94,9 +94,9 @@ class Distilled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationSettings:
-    """How a teacher shows a student of few steps where to go."""
+    """How a student of few steps learns from its teacher."""
 
     sampler: Annotated[str, one_of("synthorax.diffusion.samplers:SAMPLERS")] = "unipc"
     """the teacher's: unipc, dpmpp-2m, heun, ddim or euler"""
     own: Fraction = 0.5
-    """part of the lessons that begin where the student's own walk from pure noise has got to; the others begin at noisy real images"""
+    """fraction of training states that the student's own sampling reaches from pure noise; the others are noisy real images"""

@@ -1,4 +1,4 @@
-"""Teaching a student: one evaluation for the teacher's guided ones, and one step for several of the teacher's."""
+"""What trains a student: one evaluation for the teacher's guided ones, and one step for several of the teacher's."""
 
 from __future__ import annotations
 
@@ -44,15 +44,14 @@ class StudentObjective(Objective[DiffusionModel]):
         self.guide: DiffusionModel | None = None
         if config.distillation.sampler in ALWAYS_NOISY or USUAL_ETA.get(config.distillation.sampler):
             raise UsageError(f"objective.distillation.sampler: '{config.distillation.sampler}' adds fresh noise, and a student can only "
-                             f"learn where "
-                             "a walk without any leads; choose unipc, dpmpp-2m, heun, ddim or euler")
+                             "learn from a deterministic sampler; choose unipc, dpmpp-2m, heun, ddim or euler")
         if config.lesion.active:
             raise UsageError("objective.lesion: a student has no lesion terms, because it learns from its teacher and not from real "
                              "images; leave it out")
         if config.crop or model.config.centred:
-            raise UsageError("a student of a model that enlarges images is not built: such a model walks in few steps as it is")
+            raise UsageError("super-resolution models have no students: they need few steps as they are")
         lookup(SAMPLERS, config.distillation.sampler, kind="sampler")
-        self.levels = torch.zeros(1, dtype=torch.float64)  # of the teacher's walk
+        self.levels = torch.zeros(1, dtype=torch.float64)  # of the teacher's sampling
         if self.distilled.steps:
             self.levels = self.distilled.teacher_levels(sigma_min=model.config.sigma_min, sigma_max=model.config.sigma_max)
 
@@ -60,14 +59,14 @@ class StudentObjective(Objective[DiffusionModel]):
         """Take `base` for the teacher, and start from its weights. UsageError where it is no teacher for these images or this student."""
         if self.distilled.autoguidance != 1:
             if not isinstance(guide, DiffusionModel):
-                raise UsageError("model.distilled.autoguidance: the teacher has no weaker model beside it; pack one with it "
+                raise UsageError("model.distilled.autoguidance: the teacher has no weaker model packed with it; add one "
                                  "(synthorax pack --guide)")
             guiding = DiffusionModel(replace(guide.spec, findings=self.model.spec.findings, sites=self.model.spec.sites,
                                              masks=self.model.spec.masks))
             guiding.load_matching(guide)
             self.guide = guiding.requires_grad_(False).eval()
         if not isinstance(base, DiffusionModel):
-            raise UsageError("the teacher of a student must be a diffusion model of ours")
+            raise UsageError("the teacher of a student must be a diffusion model of this package")
         if base.config.distilled is not None and base.config.distilled.steps:
             raise UsageError(f"a student of {base.config.distilled.steps} steps cannot teach another one; give the model that it "
                              "learned from")
@@ -78,7 +77,7 @@ class StudentObjective(Objective[DiffusionModel]):
             if new:
                 raise UsageError(f"the teacher knows no {kind} '{new[0]}', so it cannot teach it; give images that state "
                                  f"{', '.join(known) or f'no {kind}'}")
-        teacher = DiffusionModel(_with(own, distilled=theirs.config.get("distilled")))
+        teacher = DiffusionModel(_with_distilled(own, distilled=theirs.config.get("distilled")))
         teacher.load_matching(base)
         self.teacher = teacher.requires_grad_(False).eval()
         self.model.load_matching(base)
@@ -108,10 +107,10 @@ class StudentObjective(Objective[DiffusionModel]):
         """Noisy images [B, C, h, w], their levels [B], and the teacher's guided estimate of the image (Eq. 2, Meng et al. 2023)."""
         sigma = self.images.noise_levels(draws)
         noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
-        return noisy, sigma, self._teach(condition)(noisy, sigma)
+        return noisy, sigma, self._guided_teacher(condition)(noisy, sigma)
 
     def _step_targets(self, clean: Tensor, condition: Condition, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """States [B, C, h, w] at levels [B] of the student's, each alike often, and the estimates that land where the teacher does."""
+        """States [B, C, h, w] at levels [B] of the student's, each equally often, and the estimates that land where the teacher does."""
         count, substeps = self.distilled.steps, self.distilled.substeps
         number = (draws.uniform() * count).long()  # [B]: which step
         noise = draws.normal(*clean.shape[1:])
@@ -119,28 +118,28 @@ class StudentObjective(Objective[DiffusionModel]):
         state = clean + noise * sigma[:, None, None, None]
         own = (draws.uniform() < self.config.distillation.own).nonzero()[:, 0]
         if len(own):
-            state[own] = self._arrived(noise[own], number[own], condition[own])
+            state[own] = self._own_states(noise[own], number[own], condition[own])
         wanted = torch.empty_like(state)
         for step in sorted(set(number.tolist())):  # solvers walk over the same levels in all rows
             rows = (number == step).nonzero()[:, 0]
             levels = self.levels[step * substeps: (step + 1) * substeps + 1]
-            landed = solve(self._teach(condition[rows]), state[rows], levels, sampler=self.config.distillation.sampler)
+            landed = solve(self._guided_teacher(condition[rows]), state[rows], levels, sampler=self.config.distillation.sampler)
             wanted[rows] = landing_target(state[rows], landed, sigma=levels[0].item(), sigma_next=levels[-1].item())
         return state, sigma, wanted
 
-    def _teach(self, condition: Condition) -> Denoise:
+    def _guided_teacher(self, condition: Condition) -> Denoise:
         """The teacher's guided estimate; a teacher that has guidance built in is not guided again."""
         if self.teacher is None:
             raise UsageError("a student learns from a trained model: give the run of its teacher with --base")
         built_in = self.teacher.config.distilled is not None and self.teacher.config.distilled.guides
-        taught = guided(self.teacher.denoise, condition, SampleSettings(guidance=1.0) if built_in else self.distilled.taught())
+        teacher = guided(self.teacher.denoise, condition, SampleSettings(guidance=1.0) if built_in else self.distilled.teacher_settings())
         if self.guide is None:
-            return taught
+            return teacher
         weak = guided(self.guide.denoise, condition.only(self.guide.config.parts), SampleSettings(guidance=1.0))
-        return autoguided(taught, weak, weight=self.distilled.autoguidance)
+        return autoguided(teacher, weak, weight=self.distilled.autoguidance)
 
-    def _arrived(self, noise: Tensor, number: Tensor, condition: Condition) -> Tensor:
-        """Where the student's walk from pure noise is before its step `number` [B], so that it learns to go on from its own errors."""
+    def _own_states(self, noise: Tensor, number: Tensor, condition: Condition) -> Tensor:
+        """States that the student reaches from pure noise before step `number` [B], so that it learns from its own errors."""
         levels = student_levels(self.levels, substeps=self.distilled.substeps)
         state = noise * levels[0].item()
         training = self.model.training
@@ -153,5 +152,5 @@ class StudentObjective(Objective[DiffusionModel]):
         return state
 
 
-def _with(spec: ModelSpec, *, distilled: Any) -> ModelSpec:
+def _with_distilled(spec: ModelSpec, *, distilled: Any) -> ModelSpec:
     return replace(spec, config={**spec.config, "distilled": distilled})

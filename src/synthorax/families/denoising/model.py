@@ -18,11 +18,11 @@ from synthorax.diffusion.noise import sampling_sigmas
 from synthorax.diffusion.precondition import PARAMETERISATIONS, Scalings
 from synthorax.diffusion.samplers import Denoise, ddpm_learned, solve
 from synthorax.errors import UsageError, nearest
-from synthorax.families.adoption import Names, matched_weights
 from synthorax.families.autoencoders.compressors import build_compressor
 from synthorax.families.denoising.condition_maps import condition_maps
-from synthorax.families.denoising.conditioning_augmentation import disturbed, resized
+from synthorax.families.denoising.conditioning_augmentation import resized, with_noise
 from synthorax.families.denoising.distillation import Distilled
+from synthorax.families.weight_matching import Names, matched_weights
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layers import Modulation
 from synthorax.nets.text import TextConfig, build_text_encoder
@@ -51,9 +51,9 @@ class DiffusionConfig:
     parameterisation: Annotated[str, one_of("synthorax.diffusion.precondition:PARAMETERISATIONS")] = "edm"
     """what the network estimates: edm, eps, x0, v or flow"""
     learned_variance: bool = False
-    """estimate the variance of the ancestral step too; the sampler is then ddpm"""
+    """learn the variance of the ancestral step too; the sampler is then ddpm"""
     compressor: Annotated[str, one_of("synthorax.families.autoencoders.compressors:TRAINED", "none", "wavelet")] = "none"
-    """what the diffusion runs on: none (pixels), wavelet (a lossless packing), kl-autoencoder or vq-gan (a trained run)"""
+    """what is diffused: none (pixels), wavelet (a lossless transform), or the latents of a trained kl-autoencoder or vq-gan"""
     compressor_config: Mapping[str, Any] = field(default_factory=dict)
     """shape of a trained compressor; filled in from its run"""
     channels: Width = 32
@@ -67,7 +67,7 @@ class DiffusionConfig:
     resample: Literal["average", "strided"] = "average"
     """U-Net: how resolution is halved"""
     coordinates: bool = False
-    """U-Net: tell every position where in the image it is"""
+    """U-Net: give every position its coordinates as inputs"""
     middle_attention: bool = True
     """U-Net: self-attention at the lowest resolution, whatever `attention` says; a network without any can be trained on crops"""
     width: Width = 384
@@ -83,27 +83,27 @@ class DiffusionConfig:
     embedding: Width = 256
     """width of the noise and condition embedding"""
     text_encoder: str = "words"
-    """words (trained along, offline), or the name or folder of a Hugging Face encoder"""
+    """words (trained with the model, offline), or the name or folder of a Hugging Face encoder"""
     text_width: Width = 128
     """length of a text token"""
     text_depth: Depth = 2
     """blocks of the encoder `words`"""
     text_tokens: AtLeastOne = 256
-    """words and marks of a text that are read; what is beyond is cut off"""
+    """longest text in words and punctuation marks; longer ones are cut off"""
     reduction: Patch = 4
     """how many times smaller the image is that the part image shows"""
     conditioning_noise: NotNegative = 0.02
     """noise added to that image at sampling, whose level the network gets too; more hides more of its mistakes and of its content"""
     centred: bool = False
-    """make what the image of the part image lacks when it is enlarged, and add the two; that image must then be given"""
+    """estimate the residual to the enlarged image of the part image, which must then be given"""
     sigma_data: Positive = 0.5
     """standard deviation of the images' pixels in [-1, 1], or of what is added to an enlarged image; latents have 1 by construction"""
     sigma_min: Positive = 0.005
-    """lowest noise level of sampling; half of an 8-bit grey level is 0.004"""
+    """lowest noise level of sampling; half of an 8-bit intensity level is 0.004"""
     sigma_max: Positive = 80.0
     """highest noise level of sampling"""
     distilled: Distilled | None = None
-    """what a student has built in; none for a model that learned from images"""
+    """what is distilled into a student; none for a model that learned from images"""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What does not go together, by key."""
@@ -188,9 +188,9 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
                change: Change | None = None, start: Tensor | None = None) -> Tensor:
         """One image a seed, [B, 1, H, W] in [-1, 1]; the noise depends on the seed alone.
 
-        `condition` has one row a seed; None asks for nothing in particular. Upper-case AND and NOT in a text compose conditions
+        `condition` has one row a seed; None is unconditional. Upper-case AND and NOT in a text compose conditions
         (Liu et al. 2022). `change` wraps the guided denoiser, for autoguidance or guidance by a classifier; `start` [B, C, h, w]
-        takes the place of the initial noise, as `invert` returns it. Without `settings` the `usual_settings` hold.
+        takes the place of the initial noise, as `invert` returns it. Without `settings` those of `usual_settings` hold.
         """
         settings = settings or self.usual_settings
         with torch.inference_mode():
@@ -215,7 +215,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
                  level: float) -> Tensor:
         """Images [B, 1, H, W] in [-1, 1] brought to noise level `level` and sampled again from there (SDEdit, Meng et al. 2022).
 
-        The higher the level, the more changes. The network sees nothing but these images: a convolutional one also takes patches, of
+        The higher the level, the more changes. The network's input is these images alone: a convolutional one also takes patches, of
         sides that are multiples of `size_multiple`.
         """
         settings = settings or self.usual_settings
@@ -234,7 +234,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
                refinements: int = 1) -> Tensor:
         """The noise from which the sampler ddim makes these images [B, 1, H, W] again, [B, C, h, w]; see `diffusion.inversion.invert`."""
         if self.config.distilled is not None and self.config.distilled.steps:
-            raise UsageError("a student of few steps cannot be walked backwards; invert with its teacher")
+            raise UsageError("a student of few steps cannot be inverted; use its teacher")
         settings = settings or self.usual_settings
         with torch.inference_mode():
             denoise, _ = self.guided(condition, len(images), settings)
@@ -252,11 +252,9 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
                                              base_names=base.named_axes()))
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights of inputs that are NaN in `varied`, a condition of one row: statements on which images to come do not
-        differ.
+        """See `HasConditionInputs`. Left random, the weights of a lesion's side overexposed whole images once a text named a side.
 
-        Training does not move weights that nothing reaches. Left random, those of a lesion's side overexposed whole images once a text
-        named a side. (All weights at 0 would do too, but then labels are learned far more slowly.)
+        (All weights at 0 would do too, but then labels are learned far more slowly.)
         """
         for part in ("labels", "attributes", "lesions"):
             if part in self.embeddings:
@@ -328,8 +326,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
 
     def guided(self, condition: Condition | None, size: int, settings: SampleSettings, *, seeds: Sequence[int] = (),
                 sides: tuple[int, int] | None = None) -> tuple[Denoise, Condition]:
-        """The guided denoiser of images of these sides, and the condition as it is used; without seeds an image in it stays free of
-        noise.
+        """The guided denoiser of images of these sides, and the condition as it is used; without seeds no noise is added to an
+        image in it.
         """
         self.check_settings(settings)
         if condition is None:
@@ -341,7 +339,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         if not self.config.centred:
             return guided_by_prompts(self.denoise, condition, settings, parts=self.config.parts), condition
         if condition.image is None or not bool(condition.stated("image").all()):
-            raise UsageError("this model enlarges images and was given none: put it behind a model that makes small ones (synthorax pack), "
+            raise UsageError("this super-resolution model was given no image: pack it behind a model of small images (synthorax pack), "
                              "or state condition.image")
         with torch.inference_mode(False):
             image = condition.image.clone()
@@ -353,14 +351,14 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         return guided_by_prompts(denoise, condition.only(others), settings, parts=others), condition
 
     def _low_resolution(self, image: Tensor, sides: tuple[int, int], settings: SampleSettings, seeds: Sequence[int]) -> Tensor:
-        """Images of any size as the network knows them from training, with their noise level, [B, C, h, w] -> [B, 2, *sides]."""
+        """Images of any size as in training, at low resolution and with their noise level, [B, C, h, w] -> [B, 2, *sides]."""
         low = resized(image[:, :1].float(), (sides[0] // self.config.reduction, sides[1] // self.config.reduction))
         level = self.config.conditioning_noise if settings.conditioning_noise is None else settings.conditioning_noise
         level, noise = (level, self._own_noise(low, seeds)) if seeds and level else (0.0, torch.zeros_like(low))
-        return resized(disturbed(low, level=low.new_full((len(low),), level), noise=noise), sides)
+        return resized(with_noise(low, level=low.new_full((len(low),), level), noise=noise), sides)
 
     def _own_noise(self, low: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Noise in a stream of its own, so that an image without an image has the same noise beside one with an image as alone."""
+        """Noise in a stream of its own, so that rows without an image get the same noise in any batch."""
         return Draws([derive(seed, "image") for seed in seeds], device=self._device).normal(*low.shape[1:])
 
     def _with_variance(self, denoise: Denoise, condition: Condition) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -372,7 +370,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         return both
 
     def _embedded(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
-        """The condition with what its text states, embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
+        """The condition completed by what its text states, embedding [B, E], text tokens [B, T, D] and which of them are stated [B, T]."""
         tokens = stated = None
         if self.text is not None:
             tokens, stated = self.text(condition.text or ("",) * size)
@@ -389,7 +387,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         return condition, embedded, tokens, stated
 
     def _with_text_statements(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
-        """The condition with a text's statements [B, K] and [B, K, P] where its labels and lesions state nothing themselves."""
+        """The condition with a text's labels [B, K] and lesions [B, K, P] where it states none itself."""
         present = torch.ones_like(labels, dtype=torch.bool)  # or not stated
         if "labels" in self.config.parts:
             present = condition.labels.isnan() | (condition.labels == 1)
@@ -411,7 +409,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
 
 
 def _config(spec: ModelSpec) -> DiffusionConfig:
-    """The config of a spec, in which what is built in is a plain table if it was read from a file."""
+    """The config of a spec; `distilled` is a plain table where it was read from a file."""
     config = DiffusionConfig(**spec.config)
     return replace(config, distilled=Distilled(**config.distilled)) if isinstance(config.distilled, Mapping) else config
 

@@ -1,4 +1,4 @@
-"""What trains a diffusion model: denoising at random noise levels, parts of the condition withheld, lesions weighted on request."""
+"""What trains a diffusion model: denoising at random noise levels with condition dropout, and lesion terms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthorax.diffusion.noise import TRAINING_LEVELS, level_below
 from synthorax.diffusion.precondition import output_weight
 from synthorax.diffusion.variance import vlb_terms
 from synthorax.errors import UsageError, nearest
-from synthorax.families.denoising.conditioning_augmentation import blurred, crop_at, disturbed, resized
+from synthorax.families.denoising.conditioning_augmentation import blurred, crop_at, resized, with_noise
 from synthorax.families.denoising.distillation import DistillationSettings
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.losses.lesion import LesionLossConfig, lesion_terms
@@ -112,7 +112,7 @@ class Crop:
 
 
 class DiffusionObjective(Objective[DiffusionModel]):
-    """The denoising loss, and beside it the bound of a learned variance, the text parser's loss, and the lesion terms of Papadopoulos and
+    """The denoising loss, and with it the bound of a learned variance, the text parser's loss, and the lesion terms of Papadopoulos and
     Georgiou 2024.
     """
 
@@ -217,7 +217,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
         noise = draws.normal(*small.shape[1:])
         gone = draws.uniform(1) < self.config.dropout.get("image", self.config.part_dropout)
         small = blurred(small, self.config.image_blur * draws.uniform(1)[:, 0])
-        large = resized(disturbed(small, level=level, noise=noise), (images.shape[2], images.shape[3]))
+        large = resized(with_noise(small, level=level, noise=noise), (images.shape[2], images.shape[3]))
         if self.model.config.centred:
             return large  # it cannot do without
         return large.masked_fill(gone[:, :, None, None], float("nan"))
@@ -233,7 +233,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
 
 
 def _check_crop(crop: int, model: DiffusionModel) -> None:
-    """Refuse crops that the network would take for something else than the image shows around them."""
+    """Refuse crops where a network uses attention, coordinates or places, which crops would change."""
     if not crop:
         return
     c = model.config

@@ -24,14 +24,14 @@ class KumarGanConfig:
     image_size: Side = 128
     """side of the square images in pixels, a multiple of 64; the printed parameter counts hold at 128"""
     latent_size: Width = 100
-    """numbers in the latent"""
+    """size of the latent"""
     equalise: bool = False
-    """learn images with equalised histograms, as Kumar et al. did, which are then also what is made"""
+    """learn images with equalised histograms, as Kumar et al. did; generated images have them too"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KumarGanObjectiveConfig:
-    """Kumar et al. leaves nothing to choose here."""
+    """Kumar et al. leave nothing to choose here."""
 
 
 class KumarGanModel(nn.Module):

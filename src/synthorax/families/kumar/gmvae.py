@@ -1,6 +1,6 @@
 """Kumar's mixture autoencoders: ImageNet features, a mixture of Gaussians as prior, and decoders at 224 px (Kumar and Triana Martinez).
 
-What Kumar et al. leaves open, and what we chose, is written down in docs/studies/kumar.md.
+What Kumar et al. leave open, and what we chose, is written down in docs/studies/kumar.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class KumarGmvaeConfig:
     image_size: Side = 224
     """side of the square images in pixels, a multiple of 32; Kumar's is 224"""
     latent_size: Width = 1000
-    """numbers in the latent"""
+    """size of the latent"""
     components: AtLeastOne = 50
     """Gaussians in the prior"""
     encoder: Literal["vgg16", "densenet121"] = "vgg16"
@@ -41,13 +41,13 @@ class KumarGmvaeConfig:
     transition: bool = True
     """squeeze the features to 300 numbers before the heads"""
     normalise: bool = True
-    """bring grey values to ImageNet's mean and standard deviation before the encoder; else they are in [0, 1]"""
+    """normalise intensities to ImageNet's mean and standard deviation before the encoder; else they are in [0, 1]"""
     decoder: Literal["linear", "1", "2"] = "1"
     """two linear layers, or Kumar's decoder 1 or 2"""
     labels: bool = False
     """condition the decoder on the findings (Kumar's FS-GMVAE)"""
     equalise: bool = True
-    """learn images with equalised histograms, which are then also what is made"""
+    """learn images with equalised histograms; generated images have them too"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class KumarGmvaeObjectiveConfig:
     train_encoder: bool = True
     """whether the feature layers learn; without, they stay as they are (Kumar's encoder in eval)"""
     label_dropout: Fraction = 0.15
-    """probability of withholding all findings of an image, so that the decoder also knows what to make of no request"""
+    """probability of dropping all findings of an image, so that the decoder also works without a request"""
 
 
 class KumarGmvaeModel(nn.Module, HasConditionInputs):
@@ -91,7 +91,7 @@ class KumarGmvaeModel(nn.Module, HasConditionInputs):
             self.decoder = MixtureDecoder(int(c.decoder), inputs=inputs, image_size=c.image_size)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the posterior, [B, 1, S, S] in [-1, 1], equalised where that is asked for -> two of [B, Z]."""
+        """Mean and log-variance of the posterior, [B, 1, S, S] in [-1, 1], equalised if the config says so -> two of [B, Z]."""
         seen = (images.expand(-1, 3, -1, -1) + 1) / 2
         if self.config.normalise:
             mean, std = (torch.tensor(numbers, device=images.device)[:, None, None] for numbers in (MEAN, STD))
@@ -123,7 +123,7 @@ class KumarGmvaeModel(nn.Module, HasConditionInputs):
             return self.decode(latent, labels).mean(1, keepdim=True).clamp(-1, 1)
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
-        """Set to 0 the weights of findings on which the training images do not differ."""
+        """See `HasConditionInputs`."""
         if self.config.labels:
             first = self.decoder.first
             assert isinstance(first, nn.Linear)
@@ -165,7 +165,7 @@ class KumarGmvaeObjective(Objective[KumarGmvaeModel]):
 
 
 def stated_and_value(labels: Tensor | None, size: int, spec: ModelSpec, *, like: Tensor) -> Tensor:
-    """Findings as the decoder is conditioned on them, [B, K] in [0, 1] or NaN -> [B, 2 K]: whether each is stated, and 2 y - 1 or 0."""
+    """Findings as the decoder gets them, [B, K] in [0, 1] or NaN -> [B, 2 K]: whether each is stated, and 2 y - 1 or 0."""
     if labels is None:
         return like.new_zeros(size, 2 * len(spec.findings))
     stated = ~labels.isnan()

@@ -25,9 +25,9 @@ class KumarVaeConfig:
     image_size: Side = 128
     """side of the square images in pixels, a multiple of 32; the printed parameter counts hold at 128"""
     latent_size: Width = 1024
-    """numbers in the latent"""
+    """size of the latent"""
     equalise: bool = False
-    """learn images with equalised histograms, as Kumar et al. did, which are then also what is made"""
+    """learn images with equalised histograms, as Kumar et al. did; generated images have them too"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class KumarVaeObjectiveConfig:
     """Weights of the evidence lower bound."""
 
     beta: NotNegative = 0.1
-    """weight of the KL term beside the squared error summed over pixels; Kumar et al. tried 1, 0.1 and 0.002 and shows 0.1"""
+    """weight of the KL term beside the squared error summed over pixels; Kumar et al. tried 1, 0.1 and 0.002, and show 0.1"""
 
 
 class KumarVaeModel(nn.Module):
@@ -71,7 +71,7 @@ class KumarVaeModel(nn.Module):
 
 
 class KumarVaeObjective(Objective[KumarVaeModel]):
-    """Squared error plus beta times the KL divergence (Kumar et al., Sec. 3; sums over pixels and latents, which it leaves open)."""
+    """Squared error plus beta times the KL divergence (Kumar et al., Sec. 3; sums over pixels and latents, which they leave open)."""
 
     phases = (Phase(name="elbo", updates=("model",), betas=(0.9, 0.999)),)
 

@@ -67,7 +67,7 @@ def describe_student(recipe: Recipe) -> str:
     distilled: Distilled = recipe.model.distilled
     walk = f"walks in {distilled.steps} steps" if distilled.steps else "walks as it is asked to"
     own = "its own guidance is 1" if distilled.guides else "it may be guided as any model"
-    return f"Student of that base: {walk}, with the teacher's guidance {distilled.said()} built in; {own}."
+    return f"Student of that base: {walk}, with the teacher's guidance {distilled.description()} built in; {own}."
 
 
 def ordinary(config: Any) -> Any:
@@ -82,6 +82,6 @@ def _check_guidance(own: Distilled, teacher: Distilled | None) -> None:
         return
     if teacher.steps:
         raise UsageError(f"the teacher is itself a student of {teacher.steps} steps; give the model that it learned from")
-    if teacher.guides and own.taught() != teacher.taught():
-        raise UsageError(f"the teacher has guidance {teacher.said()} built in, and the recipe asks for {own.said()}; set "
+    if teacher.guides and own.teacher_settings() != teacher.teacher_settings():
+        raise UsageError(f"the teacher has guidance {teacher.description()} built in, and the recipe asks for {own.description()}; set "
                          f"model.distilled.guidance={teacher.guidance:g} and the other weights and levels as the teacher has them")
