@@ -19,7 +19,7 @@ from synthorax.data.dataset import read_dataset
 from synthorax.data.pixels import write_png
 from synthorax.diffusion.guidance import autoguided
 from synthorax.errors import InputError, UsageError
-from synthorax.families.denoising.cascade import CascadeModel, _in_names_of
+from synthorax.families.denoising.cascade import CascadeModel, _translated
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, SampleSettings, as_model
 from synthorax.rng import derive
@@ -158,7 +158,7 @@ def test_a_stage_does_not_get_findings_it_does_not_know_and_the_card_says_so(run
     assert "is not conditioned on Mass, west, Mass:" in (run.path / "card.md").read_text()
     model, small = sx.load_model(run.path), torch.zeros(2, 1, 8, 8)
     second = model.stages[1]  # type: ignore[attr-defined]
-    told = _in_names_of(requests(size=16), sx.load_model(runs[0]).spec, second.spec)
+    told = _translated(requests(size=16), sx.load_model(runs[0]).spec, second.spec)
     assert told.labels[0].isnan().tolist() == [True, False] and told.labels[0, 1] == 1.0
     assert told.attributes[0, len(ATTRIBUTES):].isnan().tolist() == [True, False]
     assert told.mask is not None and told.mask[:, 0].isnan().all()

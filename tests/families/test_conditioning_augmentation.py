@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from synthorax.diffusion.guidance import classifier_guided
 from synthorax.engine import Engine
 from synthorax.errors import UsageError
-from synthorax.families.denoising.conditioning_augmentation import LEVEL_UNIT, blurred, crop_at, disturbed, resized
+from synthorax.families.denoising.conditioning_augmentation import LEVEL_UNIT, blurred, crop_at, resized, with_noise
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective
 from synthorax.protocols import Batch, Condition, SampleSettings
@@ -79,7 +79,7 @@ def test_resizing_keeps_means_down_and_grey_levels_up() -> None:
 def test_noise_has_the_stated_level_and_images_that_are_not_stated_have_none() -> None:
     images, level = torch.zeros(3, 1, 64, 64), torch.tensor([0.0, 0.05, 0.2])
     images[0] = math.nan
-    shown = disturbed(images, level=level, noise=torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
+    shown = with_noise(images, level=level, noise=torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert bool(shown[0].isnan().all())
     assert shown[1:, 0].std((1, 2)).tolist() == pytest.approx([0.05, 0.2], rel=0.05)
     assert torch.equal(shown[1:, 1], level[1:, None, None].expand(2, 64, 64))

@@ -1,4 +1,4 @@
-"""Distillation: what a student has to estimate so that one of its steps goes where several steps of its teacher go."""
+"""Progressive distillation: the estimate with which one step of a student replaces several steps of its teacher."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def student_levels(teacher_levels: Tensor, *, substeps: int) -> Tensor:
 def landing_target(x: Tensor, landed: Tensor, *, sigma: float, sigma_next: float) -> Tensor:
     """The estimate of the image with which one step of ddim from level `sigma` at x goes to `landed` at level `sigma_next`.
 
-    That step is D + (sigma_next / sigma) (x - D), solved for D: Algorithm 2 of Salimans and Ho 2022 with alpha = 1. A step to 0 wants the
-    image on which the teacher lands. Both tensors are [B, C, *S], and `sigma_next` is below `sigma`.
+    That step is D + (sigma_next / sigma) (x - D), solved for D: Algorithm 2 of Salimans and Ho 2022 with alpha = 1. The target of a step to
+    0 is the image on which the teacher lands. Both tensors are [B, C, *S], and `sigma_next` is below `sigma`.
     """
     kept = sigma_next / sigma
     return (landed - kept * x) / (1 - kept)

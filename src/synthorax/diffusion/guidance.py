@@ -1,4 +1,4 @@
-"""Guidance: wrap `denoise` so that the condition counts more than in training, part by part, or so that something else joins in.
+"""Guidance: wrappers of `denoise`, by parts of the condition (classifier-free), a weaker model, or a classifier.
 
 All of it is linear in the estimates: D(x) = sum_i c_i D(x; condition_i) with sum_i c_i = 1. The estimates whose c_i is not 0 are
 one network call on rows laid end to end.
@@ -21,7 +21,7 @@ from synthorax.protocols import PARTS, Condition, SampleSettings
 
 ConditionalDenoise = Callable[[Tensor, Tensor, Condition], Tensor]
 Term = tuple[Condition, Tensor]
-"""a condition of B rows, and what its estimate is multiplied by, [B]"""
+"""a condition of B rows, and the factor of its estimate, [B]"""
 
 _NEGLIGIBLE = 1e-6
 
@@ -42,8 +42,8 @@ def guided(denoise: ConditionalDenoise, condition: Condition, settings: SampleSe
 def guided_by_prompts(denoise: ConditionalDenoise, condition: Condition, settings: SampleSettings, *, parts: Sequence[str]) -> Denoise:
     """`guided`, where upper-case AND and NOT in a text join several conditions, each row by its own (see `prompts.split_prompt`).
 
-    The first text keeps the company of all other parts, of which the model is conditioned on `parts`; the others stand alone, and what NOT
-    takes away is its text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
+    The first text is joined with all other parts, of which the model is conditioned on `parts`; the others stand alone, and NOT removes its
+    text and nothing else. Raises UsageError for a guidance weight of a part that is not among `parts`.
     """
     check_guidance(settings, parts=parts)
     condition = condition.only(parts)
@@ -62,8 +62,8 @@ def guided_by_prompts(denoise: ConditionalDenoise, condition: Condition, setting
 def composed(denoise: ConditionalDenoise, conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> Denoise:
     """Several conditions at once: D(nothing) + sum_i f_i (guided D(c_i) - D(nothing)) (conjunction and negation of Liu et al. 2022).
 
-    The factor f_i is 1 for AND and -1 for NOT; a tensor [B] gives each row its own, 0 where the row does not have that condition. How far
-    each goes beyond its factor is said by `settings`, as in `guided`, whose interval here also means factors alone.
+    The factor f_i is 1 for AND and -1 for NOT; a tensor [B] gives each row its own, 0 where the row does not have that condition. The
+    guidance of each is that of `settings`, as in `guided`; outside its interval only the factors count.
     """
     _check(conditions, settings)
     # Copies, since autograd refuses tensors made in inference mode, where samplers run and `classifier_guided` needs a gradient.
@@ -86,10 +86,10 @@ def composed(denoise: ConditionalDenoise, conditions: Sequence[tuple[Condition, 
 
 
 def autoguided(denoise: Denoise, weak: Denoise, *, weight: float) -> Denoise:
-    """Away from a worse version of the same model: D_weak + weight (D - D_weak) (Karras et al. 2024, "Guiding a diffusion
+    """Autoguidance, away from a worse version of the same model: D_weak + weight (D - D_weak) (Karras et al. 2024, "Guiding a diffusion
     model with a bad version of itself").
 
-    `weak` is a smaller or less trained denoiser conditioned on the same condition; weight 1 is no guidance and leaves it alone.
+    `weak` is a smaller or less trained denoiser under the same condition; weight 1 is no guidance.
     """
     _finite(weight)
     if weight == 1:
@@ -103,15 +103,15 @@ def autoguided(denoise: Denoise, weak: Denoise, *, weight: float) -> Denoise:
 
 
 def clip_denoised(denoise: Denoise, settings: SampleSettings) -> Denoise:
-    """With `settings.clip`, estimates that no image could have, beyond [-1, 1], are brought back to its edge at every level.
+    """With `settings.clip`, estimates are clipped to [-1, 1] at every noise level.
 
-    Where noise is predicted, its error counts sigma times in the estimate, and in the first steps moves the brightness of whole images.
+    Where noise is predicted, sigma multiplies its error in the estimate, which in the first steps shifts the brightness of whole images.
     """
     return (lambda x, sigma: denoise(x, sigma).clamp(-1, 1)) if settings.clip else denoise
 
 
 def classifier_guided(denoise: Denoise, log_probability: Callable[[Tensor], Tensor], *, weight: float) -> Denoise:
-    """Towards what a classifier takes for y: D(x) + weight sigma^2 grad_x log p(y | D(x)).
+    """Classifier guidance: D(x) + weight sigma^2 grad_x log p(y | D(x)).
 
     The guided score of Dhariwal and Nichol 2021 (Algorithm 2), as an estimate of x0; the classifier sees the estimate instead of
     the noise, and the gradient goes through the denoiser (Bansal et al. 2023; Chung et al. 2023). So it needs no training on noisy
@@ -142,13 +142,8 @@ def check_guidance(settings: SampleSettings, *, parts: Sequence[str] = PARTS) ->
                              f"{', '.join(parts) or 'nothing'}")
     for weight in (settings.guidance, *settings.part_guidance.values()):
         _finite(weight)
-    if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
-        raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
-                         "and not above the second, and both finite")
-
-
-def _check(conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> None:
-    check_guidance(settings)
+    if not settings.guidance_from <= settings.guidance_to:
+        raise UsageError(f"guidance acts from noise level {settings.guidance_from} up to {settings.guidance_to}, which is empty")
     if not conditions or len({len(condition) for condition, _ in conditions}) != 1:
         raise UsageError("conditions are composed row by row; give at least one, and all with the same number of rows")
     for _, factor in conditions:

@@ -1,4 +1,4 @@
-"""Noise levels: what the conventions call them, where training draws them and where sampling visits them.
+"""Noise levels: conversions between conventions, how training draws them, and the schedules of sampling.
 
 Everything here uses sigma of x = x0 + sigma n, with sigma in (0, inf). The two other conventions are conversions:
 
@@ -228,12 +228,12 @@ def flow_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sig
 
 
 def linear_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sigma_min: float, sigma_max: float) -> Tensor:
-    """Each level of the linear noise schedule in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform` (Ho et al. 2020)."""
+    """Each level of the linear noise schedule in [sigma_min, sigma_max] equally often, [B] in the dtype of `uniform` (Ho et al. 2020)."""
     return _any_of("linear", uniform, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def cosine_levels(uniform: Tensor, normal: Tensor, *, mean: float, std: float, sigma_min: float, sigma_max: float) -> Tensor:
-    """Each level of the cosine noise schedule in [sigma_min, sigma_max] alike often, [B] in the dtype of `uniform`."""
+    """Each level of the cosine noise schedule in [sigma_min, sigma_max] equally often, [B] in the dtype of `uniform`."""
     return _any_of("cosine", uniform, sigma_min=sigma_min, sigma_max=sigma_max)
 
 

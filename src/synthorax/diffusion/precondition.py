@@ -1,6 +1,6 @@
-"""Parameterisations: what the network is asked for, and how its answer becomes one estimate of the clean image.
+"""Parameterisations: what the network estimates, and how that becomes one estimate of the clean image.
 
-Whatever the network gives out, D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) is the expected clean image, for x = x0 + sigma n.
+Whatever the network's output, D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) is the expected clean image, for x = x0 + sigma n.
 
 | name | network sees | network gives | c_noise |
 |---|---|---|---|

@@ -1,7 +1,7 @@
 """Directions among the latents of a generator: along one of them images gain or lose a finding.
 
-They are learned from latents and labels (InterFaceGAN, Shen et al. 2020), or are those that the generator itself makes most of (SeFa, Shen
-and Zhou 2021).
+They are learned from latents and labels (InterFaceGAN, Shen et al. 2020), or are those that the generator amplifies most (SeFa, Shen and
+Zhou 2021).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from synthorax.rng import Draws
 BATCH = 64
 ITERATIONS = 50
 RIDGE = 1e-6
-"""least penalty, without which findings that a plane separates would have no best weights"""
+"""smallest penalty, without which linearly separable findings would have no best weights"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,8 @@ class DirectionConfig:
     method: Literal["logistic", "means"] = "logistic"
     """logistic: the normal of a logistic regression's boundary; means: the difference of the class means, whitened"""
     ridge: NotNegative = 0.01
-    """logistic: half of this times the squared length of the normal is added to the mean cross-entropy; means: part of the mean variance
-    that is added to every variance"""
+    """logistic: half of this times the squared length of the normal is added to the mean cross-entropy; means: fraction of the mean
+    variance that is added to every variance"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +48,10 @@ class Directions:
     """[K, *size of the first latent]"""
 
     def of(self, name: str, *, keep: Sequence[str] = ()) -> Tensor:
-        """The direction called `name`, [*size]; less what it shares with those called `keep`, whose score then stays as it is.
+        """The direction called `name`, [*size]; less what it shares with those called `keep`, whose scores then stay unchanged.
 
-        That is conditional manipulation (Sec. 3.2, Shen et al. 2020): the projection onto the subspace of the others' normals, taken off.
-        UsageError for an unknown name, and for a direction that is nothing but those to keep.
+        That is conditional manipulation (Sec. 3.2, Shen et al. 2020): the projection onto the subspace of the others' normals is
+        subtracted. UsageError for an unknown name, and for a direction that is nothing but those to keep.
 
         >>> found.of("Effusion", keep=["Cardiomegaly"])  # doctest: +SKIP
         """
@@ -73,7 +73,7 @@ class Directions:
 
 
 def directions(latents: Tensor, labels: Tensor, *, names: Sequence[str], config: DirectionConfig | None = None) -> Directions:
-    """A direction a finding, from latents [N, *size] and what is known of their images, [N, K] in [0, 1] or NaN for not stated.
+    """A direction a finding, from latents [N, *size] and labels of their images, [N, K] in [0, 1] or NaN where not stated.
 
     Labels may be a judge's probabilities. Raises UsageError where a finding is not both present and absent among the images.
     """
@@ -98,27 +98,27 @@ def directions(latents: Tensor, labels: Tensor, *, names: Sequence[str], config:
 
 def generated_images(model: LatentGenerator, judge: Callable[[Tensor], Tensor], *, seeds: Sequence[int], condition: Condition | None = None,
                device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Latents of random images, [N, *size], and what a judge says of the images, [N, K]: what `directions` needs where images have no
-    labels.
+    """Latents of random images, [N, *size], and a judge's probabilities for the images, [N, K]: what `directions` needs where images
+    have no labels.
 
     `judge` maps images [B, 1, S, S] in [-1, 1] to probabilities [B, K]. `condition` has a row a seed. `device` is the model's.
     """
-    latents, said = [], []
+    latents, probabilities = [], []
     with torch.inference_mode():
         for first in range(0, len(seeds), BATCH):
             rows = slice(first, first + BATCH)
             asked = None if condition is None else condition[rows]
             drawn = model.draw_latents(Draws(seeds[rows], device=device), asked)
             latents.append(drawn[0])
-            said.append(judge(model.decode_latents(drawn, asked).float().clamp(-1, 1)))
-    return torch.cat(latents).clone(), torch.cat(said).clone()
+            probabilities.append(judge(model.decode_latents(drawn, asked).float().clamp(-1, 1)))
+    return torch.cat(latents).clone(), torch.cat(probabilities).clone()
 
 
 def own_directions(model: object, *, num: int) -> Directions:
-    """The directions that a generator makes most of, strongest first, called '1', '2' and so on; nobody says what they show.
+    """The directions that a generator amplifies most, strongest first, called '1', '2' and so on; their meaning is unknown.
 
-    They are the eigenvectors of A^T A with the largest eigenvalues, where A are the weights that first are conditioned on the latent; of
-    styles, those of all layers (Eq. 6, Shen and Zhou 2021). UsageError for a model without latents, or with fewer numbers in a latent than
+    They are the eigenvectors of A^T A with the largest eigenvalues, where A are the weights of the first layer that reads the latent, or
+    of all layers that read a style (Eq. 6, Shen and Zhou 2021). UsageError for a model without latents, or with latents shorter than
     `num`.
     """
     space = editable(model)
@@ -157,7 +157,7 @@ def moved_images(model: LatentGenerator, latents: Sequence[Tensor], direction: T
 
 
 def _logistic_normal(latents: Tensor, truth: Tensor, *, ridge: float) -> Tensor:
-    """Weights of a logistic regression with a penalty, [N, F], [N] in [0, 1] -> [F]; the offset is free. Convex: Newton's one answer."""
+    """Weights of a logistic regression with a penalty, [N, F], [N] in [0, 1] -> [F]; the offset is free. Newton's method."""
     inputs = torch.cat([latents - latents.mean(0), torch.ones(len(latents), 1, dtype=latents.dtype)], dim=1)
     penalty = torch.full((inputs.shape[1],), max(ridge, RIDGE), dtype=latents.dtype)
     penalty[-1] = 0.0

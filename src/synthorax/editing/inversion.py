@@ -1,6 +1,6 @@
-"""The latents of images: numbers from which a generator makes them again, found by optimisation (Zhu et al. 2016, Abdal et al. 2019).
+"""GAN inversion: latents from which a generator makes given images, found by optimisation (Zhu et al. 2016, Abdal et al. 2019).
 
-The search begins where an encoder says, if the model has one (Sec. 3.3, Zhu et al. 2016), or else at the best of some random latents.
+The search begins at the latent of the model's encoder, if it has one (Sec. 3.3, Zhu et al. 2016), or else at the best of some random ones.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from synthorax.rng import Draws
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InversionConfig:
-    """How long latents are looked for, and how typical they must be."""
+    """How latents are optimised, and how typical they must be."""
 
     candidates: AtLeastOne = 64
-    """random latents from which the search of each image begins at the best"""
+    """random latents, at the best of which the search begins for each image"""
     steps: WholeNotNegative = 500
     """steps of Adam; 0 leaves the latents where the search would begin"""
     learning_rate: NotNegative = 0.05
     """step size at the start; it falls to 0 along a cosine"""
     prior: NotNegative = 1e-5
-    """pull of every number towards 0, beside the mean squared error of a pixel"""
+    """weight of the squared latent, beside the mean squared error of a pixel"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Inversion:
 
 
 def editable(model: object) -> LatentGenerator:
-    """The space in which images of a model are found and moved best: that of its styles where it has some, or else that of its latents.
+    """The latent space in which images of a model are best inverted and edited: that of its styles where it has some, or else its latents.
 
     Raises UsageError for a model that makes no images of latents.
     """
@@ -62,15 +62,15 @@ def check_has_latents(model: object) -> LatentGenerator:
 
 def invert(model: LatentGenerator, images: Tensor, *, seeds: Sequence[int], condition: Condition | None = None,
                start: Sequence[Tensor] | None = None, config: InversionConfig | None = None) -> Inversion:
-    """Latents from which `model` makes `images` [B, 1, S, S] in [-1, 1] as well as it can; each image has a seed and a search of its own.
+    """Latents from which `model` best reproduces `images` [B, 1, S, S] in [-1, 1]; each image has a seed and a search of its own.
 
     The model must be in evaluation mode; its weights stay as they are. `condition` is what is known of the images. `start` are latents to
-    begin with, each [B, *size]; without any, a model with an encoder begins with what that reads from the images.
+    begin with, each [B, *size]; without any, a model with an encoder begins with its latents.
     """
     config = config or InversionConfig()
     check_images(model, images)
     if len(seeds) != len(images):
-        raise UsageError(f"images of shape {tuple(images.shape)} need as many seeds as they are, not {len(seeds)}")
+        raise UsageError(f"images of shape {tuple(images.shape)} need one seed an image, not {len(seeds)}")
     if start is None:
         begun: Sequence[Tensor] = model.encode_latents(images) if isinstance(model, LatentEncoder) else \
             _best_of(model, images, seeds=seeds, condition=condition, config=config)

@@ -1,4 +1,4 @@
-"""Refine: the patches around lesions are sampled again, and no other pixel of the image changes (D16 of the specification's problems)."""
+"""Lesion refinement: the patches around lesions are sampled again, and no other pixel of the image changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RefineConfig:
     """How large the patches are, and how much they may change."""
 
     level: NotNegative = 0.2
-    """noise level from which a patch is sampled again, in parts of half of the grey range; a higher one changes more"""
+    """noise level from which a patch is sampled again, in units of half the intensity range; a higher one changes more"""
     margin: NotNegative = 0.5
     """what a patch shows beyond the lesion on each side, in parts of the lesion's side"""
     least_px: int = 64

@@ -37,7 +37,7 @@ class RegionEditConfig:
     outside: NotNegative = 1.0
     """weight of the mean squared change of a pixel outside the region"""
     coarse: NotNegative = 0.1
-    """weight of the mean squared change inside of the image shrunk `coarse_px`-fold, which keeps the patient's build"""
+    """weight of the mean squared change inside of the image shrunk `coarse_px`-fold, which keeps the patient's anatomy"""
     coarse_px: AtLeastOne = 8
     """pixels of a side that make one of the shrunk image"""
     features: NotNegative = 0.0
@@ -73,9 +73,9 @@ def edit_region(model: LatentGenerator, images: Tensor, region: Region, *, seeds
     config = config or RegionEditConfig()
     check_images(model, images)
     if direction is None and wanted is None:
-        raise UsageError("say what is to change: a direction, or what is wanted of the image")
+        raise UsageError("give a direction, or a condition that is wanted of the image")
     if wanted is not None and not model.follows_condition:
-        raise UsageError("images of these latents follow no condition, so nothing can be wanted of them; give a direction")
+        raise UsageError("images of these latents follow no condition, so none can be wanted; give a direction")
     if config.features and features is None:
         raise UsageError("config.features needs features to keep; give some, or set it to 0")
     weight = blend_into(_mask(region, images), blend=config.blend).to(images)
@@ -121,7 +121,7 @@ def _mask(region: Region, images: Tensor) -> Tensor:
     size = images.shape[2]
     if isinstance(region, Tensor):
         if region.dtype != torch.bool or region.shape[1:] != images.shape[1:] or len(region) not in (1, len(images)):
-            raise UsageError(f"a region for images of shape {tuple(images.shape)} says yes or no for every pixel; this is {region.dtype} "
+            raise UsageError(f"a region for images of shape {tuple(images.shape)} is a bool for every pixel; this is {region.dtype} "
                              f"of "
                              f"{tuple(region.shape)}")
         mask = region.to(images.device).expand(images.shape)

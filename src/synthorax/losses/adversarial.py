@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialLoss:
-    """What discriminator and generator pay for scores, [B, ...] -> [B] each."""
+    """Losses of discriminator and generator, from scores [B, ...] -> [B] each."""
 
     real: Callable[[Tensor], Tensor]
     """the discriminator on real images"""
@@ -21,7 +21,7 @@ class AdversarialLoss:
     generator: Callable[[Tensor], Tensor]
     """the generator"""
     boundary: float | None
-    """score at which an image is as likely real as made; None where scores have no zero"""
+    """score at which an image is as likely real as generated; None where scores have no zero"""
 
 
 ADVERSARIAL = {name: f"synthorax.losses.adversarial:{name.replace('-', '_').upper()}"
@@ -35,7 +35,7 @@ def least_squares(scores: Tensor, *, target: float) -> Tensor:
 
 
 def log_loss(scores: Tensor, *, real: bool) -> Tensor:
-    """-log D for images called real, -log(1 - D) otherwise, with D = sigmoid(score), [B, ...] -> [B] (Eq. 1, Goodfellow et al. 2014)."""
+    """-log D for real images, -log(1 - D) otherwise, with D = sigmoid(score), [B, ...] -> [B] (Eq. 1, Goodfellow et al. 2014)."""
     return F.softplus(-scores if real else scores).flatten(1).mean(1)
 
 
@@ -45,17 +45,17 @@ def mean_score(scores: Tensor) -> Tensor:
 
 
 def hinge_real(scores: Tensor) -> Tensor:
-    """What a discriminator pays on real images, max(0, 1 - score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+    """The discriminator's hinge loss on real images, max(0, 1 - score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
     return F.relu(1 - scores).flatten(1).mean(1)
 
 
 def hinge_generated(scores: Tensor) -> Tensor:
-    """What a discriminator pays on generated images, max(0, 1 + score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
+    """The discriminator's hinge loss on generated images, max(0, 1 + score), [B, ...] -> [B] (Eq. 16, Miyato et al. 2018)."""
     return F.relu(1 + scores).flatten(1).mean(1)
 
 
 def hinge_generator(scores: Tensor) -> Tensor:
-    """What the generator pays, minus the score, [B, ...] -> [B] (Eq. 17, Miyato et al. 2018)."""
+    """The generator's hinge loss, minus the score, [B, ...] -> [B] (Eq. 17, Miyato et al. 2018)."""
     return -scores.flatten(1).mean(1)
 
 
@@ -72,7 +72,7 @@ WASSERSTEIN = AdversarialLoss(real=lambda scores: -mean_score(scores), made=mean
 
 
 def gradient_penalty(score: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, *, share: Tensor) -> Tensor:
-    """(|gradient| - 1)^2 of the score, at `share` [B] in [0, 1] of the way from made to real images, [B, 1, H, W] twice -> [B].
+    """(|gradient| - 1)^2 of the score, at `share` [B] in [0, 1] of the way from generated to real images, [B, 1, H, W] twice -> [B].
 
     Eq. 3, Gulrajani et al. 2017. Images must not share statistics inside `score` [B, 1, H, W] -> [B, ...].
     """

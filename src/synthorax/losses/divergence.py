@@ -1,4 +1,4 @@
-"""Divergences between a posterior and its prior, in nats: one number for each image and number of its code, or one an image."""
+"""Divergences between a posterior and its prior, in nats: one for each number of the latent, or one an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def kl_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def kl_standard_normal_each(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The same for each number of the code, [B, Z] -> [B, Z]."""
+    """The same for each number of the latent, [B, Z] -> [B, Z]."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
@@ -30,14 +30,14 @@ def mixture_log_density(value: Tensor, means: Tensor, log_variances: Tensor, log
     return torch.logsumexp(each + log_weights, dim=1)
 
 
-def kl_mixture_draw(code: Tensor, mean: Tensor, log_variance: Tensor, *, means: Tensor, log_variances: Tensor,
+def kl_mixture_draw(latent: Tensor, mean: Tensor, log_variance: Tensor, *, means: Tensor, log_variances: Tensor,
                     log_weights: Tensor) -> Tensor:
-    """log q(code) - log p(code) for a code drawn from q = N(mean, exp log_variance), [B, Z] -> [B].
+    """log q(z) - log p(z) for a latent z drawn from q = N(mean, exp log_variance), [B, Z] -> [B].
 
-    The divergence from a mixture has no closed form; its mean over draws of the code is the divergence, and single values may be
+    The divergence from a mixture has no closed form; its mean over draws of z is the divergence, and single values may be
     below 0 (Dilokthanakul et al. 2016).
     """
-    return normal_log_density(code, mean, log_variance) - mixture_log_density(code, means, log_variances, log_weights)
+    return normal_log_density(latent, mean, log_variance) - mixture_log_density(latent, means, log_variances, log_weights)
 
 
 def kl_dirichlet(concentration: Tensor, prior: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ def kl_cauchy_each(place: Tensor, log_scale: Tensor, *, prior_scale: float) -> T
 
 
 def free_bits(divergence: Tensor, *, nats: float, over_batch: bool) -> Tensor:
-    """The divergence of each part of a code, [B, G], summed over the parts with the first `nats` of each free, [B].
+    """The divergence of each group of a latent, [B, G], summed over the groups with the first `nats` of each free, [B].
 
-    Appendix C.8, Kingma et al. 2016: a part whose mean over the batch is below `nats` costs that much and is not pressed further. Without
+    Appendix C.8, Kingma et al. 2016: a group whose mean over the batch is below `nats` costs that much and is not reduced further. Without
     `over_batch` each image stands for itself, so that no image's loss depends on others.
     """
     if not nats:

@@ -1,8 +1,8 @@
-"""Lesion preservation: losses that look at the lesion alone and leave the gradient of every pixel outside it as it was.
+"""Lesion preservation: losses on the lesion alone that leave the gradient of every pixel outside it as it was.
 
 L = L_denoise + w_m |M (e - e_hat)|^2 / |M| + w_s (1 - SSIM in the lesion) + w_p (perceptual distance of the lesion's crop). Each
 term is [B], 0 for an image without a lesion, and added to the plain loss, never mixed with it. The last two compare one-step estimates of
-the clean image, which at high noise are means over many images, so they count by noise level.
+the clean image, which at high noise are means over many images, so their weight depends on the noise level.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LesionLossConfig:
     perceptual_weight: NotNegative = 0.0
     """weight of the perceptual distance of the lesion's crop"""
     perceptual: str = "oriented"
-    """features that the perceptual distance compares: a name in `losses.perceptual.PERCEPTUAL`, or a TorchScript file"""
+    """perceptual features: a name in `losses.perceptual.PERCEPTUAL`, or a TorchScript file"""
     boundary_px: WholeNotNegative = 0
     """pixels by which the mask is grown, falling to 0, so that the lesion's rim counts; 0 keeps to the outline"""
     sigma_lost: NotNegative | None = None
@@ -105,7 +105,7 @@ def lesion_ssim_loss(estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def lesion_perceptual(estimate: Tensor, target: Tensor, mask: Tensor, *, features: Features) -> Tensor:
-    """Perceptual distance of the crops around the lesions, [B]; images without a lesion are not looked at.
+    """Perceptual distance of the crops around the lesions, [B]; 0 for images without a lesion.
 
     The crop is a square around all of the mask with a quarter of its side as a margin, at 64 px whatever its size.
     """
@@ -156,9 +156,9 @@ def soft_mask(mask: Tensor, *, width_px: int) -> Tensor:
 
 
 def noise_level_weight(sigma: Tensor, *, sigma_lesion: Tensor | float) -> Tensor:
-    """How much a lesion counts at noise level `sigma` [B]: 1 up to `sigma_lesion`, where its SNR is 1, then falling to 0, [B].
+    """Weight of a lesion at noise level `sigma` [B]: 1 up to `sigma_lesion`, where its SNR is 1, then falling to 0, [B].
 
-    Of a lesion of known outline in white noise, the best linear estimate keeps the part SNR^2 / (1 + SNR^2) of its contrast, with
+    Of a lesion of known shape in white noise, the best linear estimate keeps the part SNR^2 / (1 + SNR^2) of its contrast, with
     SNR = sigma_lesion / sigma of the matched filter. The weight is that part in units of the half that is left at SNR 1, at most 1.
     """
     lesion = torch.as_tensor(sigma_lesion, device=sigma.device, dtype=sigma.dtype).square()

@@ -1,6 +1,6 @@
-"""How badly a decoder explains an image: negative log-likelihoods, summed over pixels, one number an image.
+"""Negative log-likelihoods of images given the decoder's output, summed over pixels, one number an image.
 
-A likelihood is given by what the decoder puts out, [B, outputs, S, S], the image that it expects, and what it pays for the real one.
+A likelihood is given by the decoder's output, [B, outputs, S, S], the expected image, and the loss on the real one.
 Constants are kept where the likelihood has a scale, so that two scales can be compared.
 """
 
@@ -13,14 +13,13 @@ from torch import Tensor
 
 LIKELIHOODS = ("mse", "gaussian", "learned-gaussian", "bernoulli")
 LOWEST_LOG_VARIANCE = 2 * math.log(2 / 255)
-"""of learned variances: a standard deviation of a grey level, below which an image in 8 bits says nothing and the density grows without
-bound
+"""of learned variances: a standard deviation of one level of 8 bits, below which the density would grow without bound
 """
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def outputs_of(likelihood: str) -> int:
-    """Maps that a decoder puts out for one image: one, or mean and log-variance."""
+    """Channels of the decoder's output: one, or mean and log-variance."""
     return 2 if likelihood == "learned-gaussian" else 1
 
 
@@ -31,13 +30,13 @@ def expected_image(raw: Tensor, *, likelihood: str) -> Tensor:
 
 
 def negative_log_likelihood(raw: Tensor, images: Tensor, *, likelihood: str, sigma: float) -> Tensor:
-    """What the decoder pays for images [B, 1, S, S] in [-1, 1], [B].
+    """The loss on images [B, 1, S, S] in [-1, 1], [B].
 
     - `mse`: the squared error, whatever `sigma`
     - `gaussian`: minus the log-density of a normal distribution of standard deviation `sigma`
     - `learned-gaussian`: the same with a variance for every pixel, with a lower bound that keeps gradients (Rybkin et al. 2021)
-    - `bernoulli`: cross-entropy of grey values in [0, 1]; no density for grey values strictly between (Loaiza-Ganem and Cunningham
-      2019), but what most early work minimises
+    - `bernoulli`: cross-entropy of intensities in [0, 1]; no density for values strictly between (Loaiza-Ganem and Cunningham
+      2019), but common in early work
     """
     raw = raw.float()
     if likelihood == "bernoulli":

@@ -1,4 +1,4 @@
-"""How different two images look: a distance between feature maps, with features that can be exchanged and work offline."""
+"""Perceptual distance: of feature maps, with features that can be exchanged and work offline."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Frozen(nn.Module):
 
 
 class Oriented(nn.Module):
-    """Fixed features without weights: how strong edges and lines of each direction are, and local contrast, at several scales.
+    """Fixed features without weights: strength of edges and lines of each direction, and local contrast, at several scales.
 
     Directions are pairs of Gabor filters a quarter of a wave apart, of which the magnitude is taken, so that a small shift is a
     small change (Adelson and Bergen 1985). Images are halved between scales; a scale that is smaller than a filter is left out.

@@ -14,7 +14,7 @@ from synthorax.nets.layers import convolution, normalisation, zeroed
 
 
 class Context(NamedTuple):
-    """Tokens that every block may look at, and which of them say anything."""
+    """Tokens for cross-attention, and which of them are stated."""
 
     tokens: Tensor
     """[B, T, width], 0 where not stated: without biases, a row of zeros adds 0"""

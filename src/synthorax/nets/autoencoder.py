@@ -1,7 +1,7 @@
 """Encoder and decoder of an image compressor, and the measured scale of its latents.
 
 A compressor is any module with `channels` (of its latents), `factor` (pixels of an image's side for each latent position),
-`encode(images) -> latents` without chance in it, and `decode(latents) -> images`.
+`encode(images) -> latents` that is deterministic, and `decode(latents) -> images`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AutoencoderConfig:
     blocks: Depth = 1
     """residual blocks a level; the decoder has one more"""
     latent_channels: Width = 4
-    """maps of the latent code"""
+    """channels of the latents"""
     patch: Patch = 4
     """pixels of a side folded into channels before the first convolution: what makes full resolution cheap"""
     attention: bool = False
@@ -39,7 +39,7 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels of an image's side for each position of the latent code."""
+        """Pixels of an image's side for each latent position."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -55,8 +55,8 @@ def checked(config: AutoencoderConfig) -> AutoencoderConfig:
 class Encoder(nn.Module):
     """Images to latent maps, [B, 1, S, S] -> [B, `outputs`, S / factor, S / factor] (Sec. 3.1, Rombach et al. 2022).
 
-    The network adds to what a linear compression would store, the lowest cosines of each block, and starts at nothing: training
-    begins at a usable compressor (the idea of residual autoencoding, Chen et al. 2024). Outputs beyond `latent_channels` have no
+    The network adds to a linear compression, the lowest cosines of each block, and starts at 0: training
+    begins with a usable compressor (the idea of residual autoencoding, Chen et al. 2024). Outputs beyond `latent_channels` have no
     such start.
     """
 
@@ -139,7 +139,7 @@ class ResidualBlock(nn.Module):
 
 
 class LatentScale(nn.Module):
-    """Mean and standard deviation of each latent channel, measured and saved with the weights; nothing of it is typed in."""
+    """Mean and standard deviation of each latent channel, measured on training images and saved with the weights."""
 
     mean: Tensor
     std: Tensor
@@ -157,7 +157,7 @@ class LatentScale(nn.Module):
         self._keep(mean, variance)
 
     def follow(self, latents: Tensor, *, part: float = 0.01) -> None:
-        """Move the measurement towards a batch [B, C, h, w] by `part`, and faster in the first batches, where it is their average."""
+        """Move the statistics towards a batch [B, C, h, w] by `part`, and faster in the first batches, where it is their average."""
         mean, variance = _moments(latents)
         weight = max(part, 1 / (int(self.seen) + 1))
         old_mean, old_variance = self.mean.double(), self.std.double().square()

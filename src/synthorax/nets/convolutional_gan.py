@@ -81,7 +81,7 @@ class _ResidualEnlarge(nn.Module):
 
 
 class Generator(nn.Module):
-    """Code [B, Z] and embedded condition [B, E] -> image [B, 1, S, S] in (-1, 1)."""
+    """Latent [B, Z] and embedded condition [B, E] -> image [B, 1, S, S] in (-1, 1)."""
 
     def __init__(self, *, image_size: int, latent_size: int, channels: int, embedding: int, residual: bool,
                  norm: GeneratorNorm) -> None:

@@ -1,5 +1,4 @@
-"""Differentiable changes of images before a discriminator, none of which a chest radiograph could not show: never a flip, which moves the
-heart.
+"""Differentiable augmentation of images before a discriminator, plausible for chest radiographs: never a flip, which moves the heart.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ NOISE = 0.1
 CUTOUT = 0.4
 """side of the square that is blanked, in parts of the image's side"""
 KINDS = 7
-"""shift, rotation, zoom, brightness, contrast, noise, cutout: each with its own chance"""
+"""shift, rotation, zoom, brightness, contrast, noise, cutout: each applied independently"""
 
 
 def augmented(images: Tensor, *, probability: Tensor | float, draws: Draws) -> Tensor:
-    """Each change with its own chance for each image, [B, 1, S, S] -> the same; `probability` 0 returns the images bit for bit.
+    """Each augmentation applied independently to each image, [B, 1, S, S] -> the same; `probability` 0 returns the images bit for bit.
 
     The changes that Karras et al. 2020b, Appendix B, call isotropic scaling, rotation, translation, brightness, contrast, noise and
     cutout, without flips and large turns.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def normalised(x: Tensor, norm: nn.GroupNorm, *, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = False) -> Tensor:
-    """norm(x) (1 + scale) + shift, and SiLU of it on request; x [B, C, *S], scale and shift [B, C] or both None for 0 -> [B, C, *S].
+    """norm(x) (1 + scale) + shift, and SiLU of it where asked; x [B, C, *S], scale and shift [B, C] or both None for 0 -> [B, C, *S].
 
     >>> normalised(torch.ones(1, 4, 2, 2), nn.GroupNorm(1, 4)).abs().max().item()
     0.0

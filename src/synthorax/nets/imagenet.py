@@ -1,4 +1,4 @@
-"""The feature layers of VGG16 and DenseNet121, with the names of weights that torchvision's files have, so that these can be read.
+"""The feature layers of VGG16 and DenseNet121, with torchvision's names of weights, so that its files can be read.
 
 The networks are ours, so that nothing but PyTorch is needed to build, train and test them; torchvision is asked for weights alone.
 """
@@ -42,7 +42,7 @@ class Vgg16(nn.Module):
 class Vgg16Stages(nn.Module):
     """The maps of VGG16's five stages, before their poolings, with ImageNet weights that lie on this machine: perceptual features.
 
-    The file is looked for where torch.hub keeps it and is never downloaded. What it was trained on are photographs.
+    The file is looked for where torch.hub keeps it and is never downloaded. It was trained on photographs.
     """
 
     mean: Tensor
@@ -84,9 +84,7 @@ def _vgg16_layers() -> list[nn.Module]:
 
 
 class DenseNet121(nn.Module):
-    """Four dense blocks, in which each layer takes the outputs of all before it, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1,
-    Huang et al. 2017).
-    """
+    """Four blocks of densely connected layers, [B, 3, S, S] -> [B, 1024, S / 32, S / 32] (Table 1, Huang et al. 2017)."""
 
     channels = 1024
 
@@ -153,7 +151,7 @@ def load_imagenet(network: nn.Module, name: str, source: str) -> None:
 
 
 def _present_name(key: str) -> str:
-    """DenseNet's file was written when its layers were called norm.1 and not norm1."""
+    """DenseNet's published file has norm.1 where the layer is called norm1 today."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
 
 
@@ -166,7 +164,7 @@ def _halving(width: int) -> nn.Sequential:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Random weights that neither swell nor fade through rectifiers (He et al. 2015)."""
+    """Random weights that keep the variance through rectifiers (He et al. 2015)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

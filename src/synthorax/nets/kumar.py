@@ -1,4 +1,4 @@
-"""The convolutional encoder, decoder, generator and discriminator of Kumar and Triana Martinez (Kumar et al.), layer by layer.
+"""The convolutional encoder, decoder, generator and discriminator of Kumar and Triana Martinez, layer by layer.
 
 Their tables print parameter counts for 128 px; the counts fix what the text leaves open (two convolutions in every
 encoder block, no biases in the GAN, an unlisted linear layer before the decoder). Other sides that are multiples of 32 px work.

@@ -39,7 +39,7 @@ class MixtureDecoder(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """Two linear layers, [B, Z] -> [B, 1, S, S] in (-1, 1); Kumar et al. says no more of them than that they are linear."""
+    """Two linear layers, [B, Z] -> [B, 1, S, S] in (-1, 1); of which Kumar et al. say no more than that."""
 
     def __init__(self, *, inputs: int, image_size: int) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class LinearDecoder(nn.Module):
 
 
 def equalised(images: Tensor, *, levels: int = 256) -> Tensor:
-    """Images whose grey values are spread evenly, [B, 1, H, W] in [-1, 1] -> the same: each value becomes its rank among the image's.
+    """Histogram equalisation, [B, 1, H, W] in [-1, 1] -> the same: each intensity becomes its rank in the image.
 
-    With `levels` grey values; the darkest becomes -1 and the lightest 1 (Sec. 3.3.1, Gonzalez and Woods). An image of one grey stays as
+    With `levels` intensities; the darkest becomes -1 and the brightest 1 (Sec. 3.3.1, Gonzalez and Woods). A constant image stays as
     it is.
     """
     grey = ((images.flatten(1) + 1) * ((levels - 1) / 2)).round().long().clamp(0, levels - 1)  # [B, H W]

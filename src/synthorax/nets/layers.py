@@ -37,9 +37,9 @@ class VolumeConvolution(nn.Conv3d):
 
 
 def for_convolutions(x: Tensor) -> Tensor:
-    """The same images, with channels last in memory for sampling on a CPU, whose convolutions want that; what follows keeps the order.
+    """The same images, with channels last in memory for sampling on a CPU, whose convolutions are faster so; later layers keep the format.
 
-    In training, what convolutions gain by it is lost between them. Volumes, and images on other devices, stay as they are too.
+    In training the gain of convolutions is lost between them. Volumes, and images on other devices, stay as they are too.
     """
     sampling = x.device.type == "cpu" and x.ndim == 4 and not torch.is_grad_enabled()
     return x.contiguous(memory_format=torch.channels_last) if sampling else x

@@ -1,4 +1,4 @@
-"""Lesions described in numbers, drawn as soft spots: a network learns a place far sooner from a map than from an embedding."""
+"""Lesions given by numbers, drawn as soft spots: a network learns a place far sooner from a map than from an embedding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAPS = 3
 
 
 def lesion_maps(lesions: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Where each finding is to be, how plain and how large: lesions [B, K, P] in [0, 1] or NaN, (H, W) -> [B, 3 K, H, W] in [0, 1].
+    """Place, severity and size of each finding as maps: lesions [B, K, P] in [0, 1] or NaN, (H, W) -> [B, 3 K, H, W] in [0, 1].
 
     A stated centre is a Gaussian spot as wide as the stated size; a side alone is that half of the image, a height alone a band across it,
     and both where they meet; what has none of these is 0. The other maps of a finding are the first one times its severity, and times its

@@ -1,4 +1,4 @@
-"""Networks that grow (Karras et al. 2018): they begin with images of 4 px, and each doubling of the sides fades in.
+"""Progressive growing (Karras et al. 2018): networks begin with images of 4 px, and each doubling of the sides fades in.
 
 A level says how many doublings are in use; its fraction is how far the next one has faded in. Images are of full size at any level:
 what a generator has not reached yet are repeated pixels, and a discriminator takes the mean of the pixels that it has not reached.
@@ -19,7 +19,7 @@ from synthorax.nets.stylegan2 import BatchSpread, ScaledConvolution, ScaledLinea
 
 
 class Growing(nn.Module):
-    """A network with a level, which is part of its state, and all of it until somebody sets another."""
+    """A network with a level, which is part of its state: the highest until another is set."""
 
     level: Tensor
 
@@ -30,7 +30,7 @@ class Growing(nn.Module):
 
     @property
     def side_px(self) -> int:
-        """Of images at this level; what is fading in counts."""
+        """Side of images at this level; one that is fading in counts."""
         return int(SMALLEST_PX * 2 ** math.ceil(self.level.item()))
 
     def _used(self) -> tuple[int, float]:
@@ -60,7 +60,7 @@ def unit_pixels(x: Tensor) -> Tensor:
 
 
 class GrowingGenerator(Growing):
-    """Code [B, Z] and embedded condition [B, E] -> image [B, outputs, S, S] of any range (Table 2 there)."""
+    """Latent [B, Z] and embedded condition [B, E] -> image [B, outputs, S, S] of any range (Table 2 there)."""
 
     def __init__(self, *, image_size: int, latent_size: int, channels: int, embedding: int, outputs: int = 1) -> None:
         steps = widths(image_size, channels)
@@ -97,7 +97,7 @@ class _Halve(nn.Module):
 
 
 class GrowingDiscriminator(Growing):
-    """Blocks down to 4 px, the batch's spread where `spread`, and a linear layer, [B, C, S, S] -> features [B, F] (Table 2 there)."""
+    """Blocks to 4 px, with `spread` the batch's standard deviation, a linear layer, [B, C, S, S] -> features [B, F] (Table 2 there)."""
 
     def __init__(self, *, image_size: int, inputs: int, channels: int, spread: bool = True) -> None:
         steps = widths(image_size, channels)
@@ -123,7 +123,7 @@ class GrowingDiscriminator(Growing):
 
 
 class GrowingEncoder(nn.Module):
-    """A discriminator's blocks without the batch's spread, images [B, 1, S, S] and an embedded condition [B, E] -> numbers [B, outputs]."""
+    """A discriminator's blocks without `spread`, images [B, 1, S, S] and an embedded condition [B, E] -> numbers [B, outputs]."""
 
     def __init__(self, *, image_size: int, channels: int, embedding: int, outputs: int) -> None:
         super().__init__()

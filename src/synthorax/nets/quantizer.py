@@ -11,7 +11,7 @@ from synthorax.rng import Draws
 DECAY = 0.99
 """Part of the running counts and sums that one batch leaves in place (Appendix A.1, van den Oord et al. 2017)."""
 DEAD = 0.03
-"""A code is dead if it is chosen less often than this part of what equal use would give."""
+"""A code is dead if it is chosen less often than this fraction of equal use."""
 REVIVED = 0.1
 """Count of a code with a new place, in the same parts: it has some hundred batches to be chosen, and moves easily."""
 
@@ -19,7 +19,7 @@ REVIVED = 0.1
 class Quantizer(nn.Module):
     """K code vectors, each the running mean of the latent vectors that chose it.
 
-    Codes are buffers and move by `learn`, not by gradients: nothing but the latents themselves decides where they lie. With
+    Codes are buffers and move by `learn`, not by gradients: only the latents decide where they lie. With
     several processes, the first one's codes hold for all. With `gradient`, a parameter is added to them and moves by the gradient of
     `distance` (Eq. 3, van den Oord et al. 2017), and `learn` only counts and revives.
     """
@@ -31,7 +31,7 @@ class Quantizer(nn.Module):
     def __init__(self, *, num_codes: int, channels: int, gradient: bool = False) -> None:
         super().__init__()
         if num_codes < 2:
-            raise UsageError(f"a codebook of {num_codes} says nothing; it needs at least 2 codes")
+            raise UsageError(f"a codebook needs at least 2 codes, not {num_codes}")
         codes = torch.randn(num_codes, channels)
         self.register_buffer("codes", codes)
         self.register_buffer("counts", torch.zeros(num_codes))
@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
     def learn(self, latents: Tensor) -> None:
         """Give dead codes new places, then move each code towards the vectors [B, C, h, w] that chose it (Eq. 6 to 8).
 
-        A dead code moves onto one of the vectors that were served worst, spread over the worse half of them: no chance is in it.
+        A dead code moves onto one of the vectors that are farthest from their codes, spread over the worse half of them, without chance.
         In the first call all codes are dead.
         """
         vectors = _vectors(latents)
@@ -87,12 +87,12 @@ class Quantizer(nn.Module):
         self.codes.copy_(self.sums / self.counts[:, None])
 
     def usage(self) -> Tensor:
-        """How often each code was chosen of late, [K], summing to 1; equal parts where nothing was learned yet."""
+        """How often each code was chosen recently, [K], summing to 1; equal parts where nothing was learned yet."""
         total = self.counts.sum()
         return self.counts / total if total > 0 else torch.full_like(self.counts, 1 / len(self.counts))
 
     def perplexity(self) -> float:
-        """How many equally used codes would be as varied as these, 1 to K: exp of the entropy of `usage`, in float64."""
+        """Perplexity, 1 to K: exp of the entropy of `usage`, in float64."""
         usage = self.usage().double()
         return float(torch.special.entr(usage).sum().exp())
 

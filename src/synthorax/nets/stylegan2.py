@@ -17,7 +17,7 @@ from synthorax.nets.convolutional_gan import SMALLEST_PX, widths
 from synthorax.nets.layers import halved
 
 SLOW = 0.01
-"""learning rate of the mapping in parts of the others' (Appendix C, Karras et al. 2019)"""
+"""learning rate of the mapping in units of the others' (Appendix C, Karras et al. 2019)"""
 
 
 def rectified(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def enlarged(x: Tensor) -> Tensor:
 
 
 class Mapping(nn.Module):
-    """Code [B, Z] and embedded condition [B, E] -> style [B, W], with the mean style of training beside it."""
+    """Latent [B, Z] and embedded condition [B, E] -> style [B, W], and the running mean of styles in training."""
 
     mean: Tensor
 
@@ -183,7 +183,7 @@ class BatchSpread(nn.Module):
 
 
 class StyleDiscriminator(nn.Module):
-    """Residual blocks down to 4 px, the batch's spread, and a linear layer, [B, C, S, S] -> features [B, F]."""
+    """Residual blocks down to 4 px, the batch's standard deviation, and a linear layer, [B, C, S, S] -> features [B, F]."""
 
     def __init__(self, *, image_size: int, inputs: int, channels: int) -> None:
         super().__init__()

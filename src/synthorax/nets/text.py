@@ -1,4 +1,4 @@
-"""Encoders of free text: one that learns from nothing and needs no download, and any of Hugging Face's by its name."""
+"""Text encoders: one that is trained with the model and needs no download, and any of Hugging Face's by its name."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ TEXT_ENCODERS: Mapping[str, str] = {"words": "synthorax.nets.text:build_word_enc
 """Encoders of our own; any other name is a Hugging Face model, by its name or its folder."""
 
 NEIGHBOURHOOD = 5
-"""Words that a block of the encoder `words` looks at together, beside attention."""
+"""Kernel, in words, of the convolution in each block of the encoder `words`."""
 PAD_TO = 8
 """Token sequences are padded to a multiple of this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
-    """Which encoder reads descriptions, and its size."""
+    """The text encoder and its size."""
 
     encoder: str = "words"
     """words, or the name or folder of a Hugging Face text model"""
     width: AtLeastOne = 128
-    """numbers a token"""
+    """features of a token"""
     depth: AtLeastOne = 2
     """transformer blocks of the encoder words"""
     heads: AtLeastOne = 4
     """attention heads of the encoder words; divides width"""
     max_tokens: AtLeastOne = 64
-    """longest text in tokens, with the start token; what is beyond is cut off"""
+    """longest text in tokens, with the start token; longer ones are cut off"""
 
 
 class TextEncoder(Protocol):
@@ -80,8 +80,8 @@ class WordEncoder(nn.Module):
     """Words by their hashes, learned places, and a small transformer.
 
     There is no vocabulary to save: a word is the sum of one row of a table at its hash, which tells words apart, and the mean of the
-    rows of its groups of three letters (Sec. 3.2, Bojanowski et al. 2017), which makes `effusions` like `effusion` and an unseen
-    word something. Two words that share a row of the first table still differ in the second.
+    rows of its groups of three letters (Sec. 3.2, Bojanowski et al. 2017), which makes `effusions` like `effusion` and gives an unseen
+    word a meaning. Words that share a row of the first table still differ in the second.
     """
 
     def __init__(self, *, width: int = 128, depth: int = 2, heads: int = 4, max_tokens: int = 64,
@@ -200,7 +200,7 @@ def _load_frozen(name: str, max_tokens: int) -> _Frozen:
 class _Block(nn.Module):
     """Neighbouring words, attention and a small network, each behind a norm and added to what was there (pre-norm; Xiong et al. 2020).
 
-    What belongs to a word stands beside it ("no", "small left"): attention alone learned that some twenty times as slowly.
+    What belongs to a word is next to it ("no", "small left"): attention alone learned that some twenty times as slowly.
     """
 
     def __init__(self, width: int, heads: int) -> None:

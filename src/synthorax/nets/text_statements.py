@@ -1,4 +1,4 @@
-"""What a text states, finding by finding, as numbers that a condition can hold."""
+"""What a text states of each finding, as labels and lesions of a condition."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN
 
 MEANINGS = (math.nan, 0.0, UNCERTAIN, 1.0)
-"""What a text can say of a finding, as `Condition.labels` writes it: nothing, absent, uncertain, present."""
+"""Statements of a text on a finding, as in `Condition.labels`: nothing, absent, uncertain, present."""
 SURE = 0.5
 """Probability from which an answer counts; below it a text is taken to state nothing, as every text is to an untrained parser."""
 
 
 class TextParser(nn.Module):
-    """One learned question for each finding, put to the tokens of a text.
+    """One learned query for each finding, which attends to the tokens of a text.
 
-    It learns from descriptions whose meaning is known (`Reading`), a few hundred steps of them; the denoising error alone, of which
-    a word changes next to nothing, taught no word in 12,000 steps.
+    It learns from descriptions whose meaning is known (`TextStatements`) within a few hundred steps; from the denoising error alone, which
+    a word hardly changes, it learned no word in 12,000 steps.
     """
 
     meanings: Tensor
@@ -47,7 +47,7 @@ class TextParser(nn.Module):
         return labels, lesions
 
     def loss(self, tokens: Tensor, stated: Tensor, *, labels: Tensor, lesions: Tensor) -> Tensor:
-        """How far the answers for each text are from what it states, [B]: cross-entropies, the mean over findings."""
+        """Loss of the answers for each text, [B]: cross-entropies, the mean over findings."""
         kinds, said, values = self._answers(tokens, stated)
         wanted = torch.where(labels.isnan(), 0, (labels == UNCERTAIN) * 2 + (labels == 1) * 3 + (labels == 0))
         of_labels = F.cross_entropy(kinds.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)

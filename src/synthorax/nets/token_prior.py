@@ -11,11 +11,11 @@ from synthorax.nets.attention import split_heads
 from synthorax.nets.layers import zeroed
 
 NEIGHBOURS = 4
-"""codes beside a position that come before it: the one just before, and above to the left, in the middle and to the right"""
+"""neighbouring codes that come before a position: the one just before, and above to the left, in the middle and to the right"""
 
 
 class Past:
-    """Keys and values of the positions behind, which a new one looks at again."""
+    """Keys and values of earlier positions, to which a new one attends."""
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
@@ -112,16 +112,16 @@ class TokenPrior(nn.Module):
         return inputs
 
     def _padded(self, codes: Tensor) -> Tensor:
-        """A row above and a column on either side, [B, s, s] -> [B, s + 1, s + 2], of a number that says that there is no code.
+        """A row above and a column on either side, [B, s, s] -> [B, s + 1, s + 2], filled with the number for no code.
 
-        Left of a row is the last code of the one above: the one just before, which attention would not see otherwise.
+        Left of a row is the last code of the one above: the one just before in reading order.
         """
         padded = F.pad(codes, (1, 1, 1, 0), value=self.num_codes)
         padded[:, 2:, 0] = codes[:, :-1, -1]
         return padded
 
     def _neighbours(self, padded: Tensor) -> Tensor:
-        """Features of the codes beside each position, [B, h + 1, w + 2] -> [B, h w, width]."""
+        """Features of the codes next to each position, [B, h + 1, w + 2] -> [B, h w, width]."""
         near = torch.stack([padded[:, 1:, :-2], padded[:, :-1, :-2], padded[:, :-1, 1:-1], padded[:, :-1, 2:]], dim=-1)
         kinds = (self.num_codes + 1) * torch.arange(NEIGHBOURS, device=near.device)
         features: Tensor = self.beside((near + kinds).flatten(1, 2)).sum(2)

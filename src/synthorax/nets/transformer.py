@@ -30,7 +30,7 @@ class TransformerConfig:
     dims: int = 2
     """2 for images, 3 for volumes"""
     context: int = 0
-    """width of the context tokens that attention may look at; 0 for none"""
+    """width of the context tokens; 0 for none"""
     dropout: float = 0.0
     """probability of dropping a hidden feature of each block's perceptron"""
     embedding: int = 256
@@ -38,7 +38,7 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Maps an image and what is asked of it to an image of the same sides (DiT with adaLN-Zero, Peebles and Xie 2023).
+    """Maps a noisy image and its condition to an image of the same sides (DiT with adaLN-Zero, Peebles and Xie 2023).
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `patch`.

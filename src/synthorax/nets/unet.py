@@ -1,4 +1,4 @@
-"""The U-Net denoiser: residual blocks that are all conditioned on the noise level and the condition, attention at low resolution."""
+"""The U-Net denoiser: residual blocks conditioned on the noise level and the condition, attention at low resolution."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class UNetConfig:
     dims: int = 2
     """2 for images, 3 for volumes"""
     context: int = 0
-    """width of the context tokens that attention may look at; 0 for none"""
+    """width of the context tokens; 0 for none"""
     resample: Literal["average", "strided"] = "average"
     """how a level is halved: by averaging before a convolution, or by the stride of the convolution itself"""
     coordinates: bool = False
-    """whether x and y (and z) are input channels too (Liu et al. 2018): they help to turn a place in numbers into one in the image"""
+    """whether x and y (and z) are input channels too (Liu et al. 2018): they help to find a place that is given in numbers"""
     middle_attention: bool = True
     """whether the two blocks between the way down and the way up have attention between them"""
 
 
 class UNet(nn.Module):
-    """Maps an image and what is asked of it to an image of the same sides (Ho et al. 2020; Dhariwal and Nichol 2021).
+    """Maps a noisy image and its condition to an image of the same sides (Ho et al. 2020; Dhariwal and Nichol 2021).
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `smallest_multiple`.

@@ -28,7 +28,7 @@ class ImageCoderConfig:
     embedding: int
     """width of the condition's embedding"""
     maps: int = 0
-    """channels that say what is asked for place by place, masks and which of them are stated"""
+    """channels of masks, and of which of them are stated"""
 
     @property
     def side(self) -> int:
@@ -36,7 +36,7 @@ class ImageCoderConfig:
         return int(self.image_size // (self.patch * 2 ** (len(self.multipliers) - 1)))
 
     def block(self, inputs: int, outputs: int) -> Block:
-        """A residual block conditioned on the condition."""
+        """A residual block with the embedding of the condition."""
         return Block(inputs, outputs, config=UNetConfig(embedding=self.embedding), attention=False)
 
 
@@ -79,7 +79,7 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """Latents to images, [B, Z], [B, E] and, where there are maps, [B, maps, S, S] -> [B, outputs, S, S].
 
-    Every block is conditioned on the latent and the condition, so that a strong decoder has no reason to forget the latent.
+    Every block is conditioned on the latent and the condition, so that a strong decoder does not ignore the latent.
     """
 
     def __init__(self, config: ImageCoderConfig, *, latent_size: int, outputs: int) -> None:

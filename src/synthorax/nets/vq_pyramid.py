@@ -1,4 +1,4 @@
-"""An autoencoder whose code is one grid of code numbers, or two: a coarse grid, and a fine one that adds what the coarse leaves out."""
+"""An autoencoder with one grid of codes, or two: a coarse grid, and a fine one that adds what the coarse one leaves out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PyramidConfig:
     blocks: int
     """residual blocks a level"""
     code_channels: int
-    """numbers in a code vector"""
+    """length of a code vector"""
     codes: int
     """vectors in the codebook of each grid"""
     gradient: bool
@@ -49,7 +49,7 @@ def checked(config: PyramidConfig) -> PyramidConfig:
     if min(config.channels, config.patch, config.blocks, config.code_channels, len(config.multipliers), *config.multipliers) < 1:
         raise UsageError("model.channels, multipliers, patch, blocks and code_channels must each be at least 1")
     if config.codes < 2:
-        raise UsageError(f"model.codes={config.codes}: a codebook says nothing with fewer than 2 codes")
+        raise UsageError(f"model.codes={config.codes}: a codebook needs at least 2 codes")
     multiple = config.patch * 2 ** (len(config.multipliers) + config.levels - 2)
     if config.image_size % multiple or config.image_size < multiple:
         raise UsageError(f"model.image_size {config.image_size} is not a multiple of {multiple}, which this network needs")
@@ -57,7 +57,7 @@ def checked(config: PyramidConfig) -> PyramidConfig:
 
 
 class Read(NamedTuple):
-    """One grid of an image, as the encoder puts it out and as the codebook does."""
+    """One grid of an image, from the encoder and from the codebook."""
 
     latents: Tensor
     """[B, C, s, s]"""
@@ -68,7 +68,7 @@ class Read(NamedTuple):
 class VqPyramid(nn.Module):
     """Images to grids of codes, coarse first, and back (Algorithm 1, Razavi et al. 2019; with one level, van den Oord et al. 2017).
 
-    The fine encoder sees what the coarse codes say, and the decoder is conditioned on all codes, so that the fine ones may say the rest.
+    The fine encoder gets the coarse codes, and the decoder all codes, so that the fine ones can hold the rest.
     """
 
     def __init__(self, config: PyramidConfig) -> None:

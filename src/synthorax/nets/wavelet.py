@@ -1,4 +1,4 @@
-"""A compressor without weights: orthonormal Haar wavelet packets, which lose nothing."""
+"""A compressor without weights: lossless, orthonormal Haar wavelet packets."""
 
 from __future__ import annotations
 
