@@ -257,7 +257,7 @@ def test_a_guide_leads_the_first_stage_away_from_what_it_would_do(runs: list[Pat
     again = sx.pack([guided.path, runs[2]], out=tmp_path / "again", precision="fp32")
     assert open_model(again).settings == usual and open_model(again).guide is not None
     assert open_model(sx.pack([runs[0], guided.path], out=tmp_path / "mine")).guide is None, "a guide belongs to its first stage"
-    with pytest.raises(UsageError, match="both must work on the same numbers"):
+    with pytest.raises(UsageError, match="both must denoise the same latents"):
         sx.pack(runs[:2], out=tmp_path / "wrong", guide=stage(tmp_path / "large", smallest("diffusion", "model.image_size=16")))
     with pytest.raises(InputError, match="did you mean 'autoguidance'"):
         sx.pack(runs[:2], out=tmp_path / "wrong", guide=weak, sample={"autoguidence": 2})

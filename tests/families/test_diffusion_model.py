@@ -302,7 +302,7 @@ def test_clipping_holds_every_estimate_within_the_range_of_an_image(sampler: str
 def test_latents_have_no_range_to_clip_to() -> None:
     model = model_of("model.compressor=wavelet")
     for call in (lambda: model.sample(None, [1], replace(FAST, clip=True)), lambda: check_settings(model, replace(FAST, clip=True))):
-        with pytest.raises(UsageError, match=r"clip: this model diffuses codes \(model\.compressor=wavelet\)"):
+        with pytest.raises(UsageError, match=r"clip: this model diffuses latents \(model\.compressor=wavelet\)"):
             call()
 
 

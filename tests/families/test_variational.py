@@ -240,7 +240,7 @@ def test_a_discriminative_regulariser_trains_only_the_decoder(overrides: tuple[s
     ("soft-intro-vae", "model.prior=dirichlet", "a prior that is given, normal"),
     ("soft-intro-vae", "model.latent_size=0", r"model\.latent_size"),
     ("soft-intro-vae", "objective.alpha=0.0", r"objective\.alpha"),
-    ("vq-vae", "model.codes=1", r"model\.codes=1.*fewer than 2 codes"),
+    ("vq-vae", "model.codes=1", r"model\.codes=1.*at least 2 codes"),
     ("vq-vae", "model.levels=3", r"model\.levels"),
     ("vq-vae", "model.image_size=18", r"model\.image_size 18 is not a multiple of 4"),
     ("vq-vae", "model.prior_heads=3", r"model\.prior_heads=3"),
