@@ -117,7 +117,7 @@ def test_imputation_keeps_known_pixels_and_ends_where_the_model_would() -> None:
 
 def test_imputation_refuses_what_it_cannot_know() -> None:
     images, known = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    for arguments, message in (((images, known.float(), [1]), "yes or no"), ((images, known, [1, 2]), "as many seeds"),
+    for arguments, message in (((images, known.float(), [1]), "a bool for every pixel"), ((images, known, [1, 2]), "as many seeds"),
                                ((images.fill_(math.nan), known, [1]), "not known")):
         with pytest.raises(UsageError, match=message):
             impute(Plane(), *arguments)  # type: ignore[arg-type]
