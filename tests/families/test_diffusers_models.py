@@ -291,7 +291,7 @@ def test_the_digest_depends_on_weights_and_schedule_alone(tmp_path: Path) -> Non
     ({"in_channels": 2}, "sees 2 channels where 1 or 3 are denoised"),
     ({"sample_size": (8, 16)}, r"size \[8, 16\], and images are square"),
     ({"out_channels": 3}, "sees 1 channels and gives 3"),
-    ({"time_embedding_type": "fourier"}, "is conditioned on timesteps as 'fourier'"),
+    ({"time_embedding_type": "fourier"}, "embeds timesteps as 'fourier'"),
 ])
 def test_networks_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
