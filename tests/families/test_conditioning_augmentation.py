@@ -91,14 +91,14 @@ def test_noise_has_the_stated_level_and_images_that_are_not_stated_have_none() -
 def planes(model: DiffusionModel, condition: Condition) -> torch.Tensor:
     """Image, stated and noise level as the network gets them, [B, 3, 16, 16]."""
     conditions = model.guided(condition, len(condition), PLAIN, seeds=range(len(condition)))[1]
-    return model._beside(conditions, torch.zeros(len(condition), 1, 16, 16))[-1]
+    return model._condition_maps(conditions, torch.zeros(len(condition), 1, 16, 16))["image"]
 
 
 def test_the_network_gets_the_noise_level_in_training_and_sampling() -> None:
     """In training every image has a level of its own, which its plane says truly; at sampling it is that of the config or the settings."""
     objective = objective_of("objective.image_blur=0.0", "objective.conditioning_noise=0.2", "objective.crop=0")
     flat = torch.zeros(400, 1, 16, 16)
-    shown = objective._reduced(flat, Draws(range(400)))
+    shown = objective._low_resolution(flat, Draws(range(400)))
     level = shown[:, 1].flatten(1)
     assert bool((level.std(1) < 1e-6).all()) and 0 <= level.min() < 0.02 and 0.18 < level.max() <= 0.2
     small = F.avg_pool2d(shown[:, :1], 2)  # of a cubic enlargement: the noise is still there, a little smoother

@@ -231,7 +231,7 @@ def test_what_is_stated_outdoes_what_a_text_says() -> None:
     asked = replace(unstated(3), labels=torch.tensor([[nan, nan], [0.0, nan], [1.0, nan]]))
     asked = replace(asked, lesions=torch.full((3, 2, 5), nan).index_fill(0, torch.tensor([2]), 0.25))
     read = torch.full((3, 2, 5), 0.75)
-    told = model._read(asked, torch.tensor([[1.0, 0.5]] * 3), read)
+    told = model._with_text_statements(asked, torch.tensor([[1.0, 0.5]] * 3), read)
     assert told.labels.tolist() == [[1.0, 0.5], [0.0, 0.5], [1.0, 0.5]]
     assert told.lesions is not None and told.lesions[:, 0, 0].isnan().tolist() == [False, True, False]
     assert told.lesions[0, 0, 0] == 0.75 and (told.lesions[2] == 0.25).all()

@@ -177,7 +177,7 @@ def test_a_teacher_that_has_guidance_built_in_is_not_guided_again() -> None:
     few.start_from(teacher)
     assert isinstance(teacher, DiffusionModel)
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(3)
-    torch.testing.assert_close(few._teach(random_condition(3))(x, sigma), teacher.denoise(x, sigma, random_condition(3)))
+    torch.testing.assert_close(few._guided_teacher(random_condition(3))(x, sigma), teacher.denoise(x, sigma, random_condition(3)))
 
 
 def test_distillation_starts_where_the_students_own_trajectory_is() -> None:

@@ -142,8 +142,13 @@ def check_guidance(settings: SampleSettings, *, parts: Sequence[str] = PARTS) ->
                              f"{', '.join(parts) or 'nothing'}")
     for weight in (settings.guidance, *settings.part_guidance.values()):
         _finite(weight)
-    if not settings.guidance_from <= settings.guidance_to:
-        raise UsageError(f"guidance acts from noise level {settings.guidance_from} up to {settings.guidance_to}, which is empty")
+    if not 0 <= settings.guidance_from <= settings.guidance_to < math.inf:
+        raise UsageError(f"guidance from noise level {settings.guidance_from} to {settings.guidance_to}: the first must be 0 or above "
+                         "and not above the second, and both finite")
+
+
+def _check(conditions: Sequence[tuple[Condition, float | Tensor]], settings: SampleSettings) -> None:
+    check_guidance(settings)
     if not conditions or len({len(condition) for condition, _ in conditions}) != 1:
         raise UsageError("conditions are composed row by row; give at least one, and all with the same number of rows")
     for _, factor in conditions:
