@@ -82,7 +82,8 @@ def test_rounds_leave_plan_images_reasons_and_one_set(looped: Path) -> None:
 def test_synthetic_images_of_8_bits_are_added_to_real_ones_of_16(tmp_path: Path) -> None:
     prepared = prepare_drawn(tmp_path, bits=16)
     assert prepared.images("train").pixels.dtype == np.uint16
-    done = run_refine_loop(drawing, prepared, findings=["Effusion"], out=tmp_path / "out", config=replace(CONFIG, rounds=1))
+    config = replace(CONFIG, rounds=1, num=8, trainings=1, filters=("copy",))
+    done = run_refine_loop(drawing, prepared, findings=["Effusion"], out=tmp_path / "out", config=config)
     assert len(done.synthetic) > 0
 
 
