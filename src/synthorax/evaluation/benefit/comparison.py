@@ -62,12 +62,12 @@ def arm_predictions(design: Design, answers: Mapping[str, Sequence[Sequence[Sequ
         for repeat, (parts, by_fold) in enumerate(zip(design.parts, repeats, strict=True)):
             for part, by_seed in zip(parts, by_fold, strict=True):
                 rows = np.array([place[int(row)] for row in part.test])
-                said = np.stack(list(by_seed), axis=-1)  # [V + T, K, seeds]
+                by_run = np.stack(list(by_seed), axis=-1)  # [V + T, K, seeds]
                 runs = slice(repeat * config.seeds, (repeat + 1) * config.seeds)
-                tested = said[len(part.val) :]
+                tested = by_run[len(part.val) :]
                 probabilities[arm][rows, :, runs] = tested
                 scores[arm][rows, :, runs] = tested if len(parts) == 1 else rankdata(tested, axis=0) / len(rows)
-                thresholds[arm][rows, :, repeat] = _thresholds(design.real.take(part.val), said[: len(part.val)].mean(axis=-1), config)
+                thresholds[arm][rows, :, repeat] = _thresholds(design.real.take(part.val), by_run[: len(part.val)].mean(axis=-1), config)
     return ArmPredictions(test=test, probabilities=probabilities, scores=scores, thresholds=thresholds, ratios=ratios)
 
 
@@ -112,10 +112,10 @@ def verdict_of(delta: Record) -> str:
 def others_of(found: ArmPredictions, others: Sequence[str], config: BenefitConfig) -> Record:
     """What became of the findings that the images were not made for; here the deciding test alone counts, to miss less harm."""
     deltas = with_holm([delta_of(found, finding, against=PLAIN, config=config) for finding in others])
-    told = [{"finding": finding, **{key: delta[key] for key in ("value", "low", "high", "p", "p_holm", "test")}}
+    entries = [{"finding": finding, **{key: delta[key] for key in ("value", "low", "high", "p", "p_holm", "test")}}
             for finding, delta in zip(others, deltas, strict=True)]
-    worse = [entry["finding"] for entry in told if entry["value"] < 0 and entry["p_holm"] < LEVEL]
-    return {"others": told, "others_worse": worse}
+    worse = [entry["finding"] for entry in entries if entry["value"] < 0 and entry["p_holm"] < LEVEL]
+    return {"others": entries, "others_worse": worse}
 
 
 def gate_of(entry: Record, config: BenefitConfig) -> Record:
@@ -157,7 +157,7 @@ def arm_record(name: str, found: ArmPredictions, finding: str, config: BenefitCo
     """AUROC and AUPRC of one arm with intervals over patients, of the trainings one by one, calibration, and at the threshold."""
     known, labels = stated_labels(found.test, finding)
     column, patients = found.test.findings.index(finding), found.test.patients()[known]
-    runs, said = found.scores[name][known, column], found.probabilities[name][known, column].mean(axis=-1)
+    runs, probabilities = found.scores[name][known, column], found.probabilities[name][known, column].mean(axis=-1)
     scores = runs.mean(axis=-1)
 
     def resampled(values: Scores, statistic: CountedStatistic, *, corrected: bool = False) -> tuple[float, float, float]:
@@ -174,8 +174,8 @@ def arm_record(name: str, found: ArmPredictions, finding: str, config: BenefitCo
     record: Record = {"arm": name, "auroc": value, "low": min(value, area[0]), "high": max(value, area[1]), "auprc": precision[0],
                       "auprc_low": precision[1], "auprc_high": precision[2],
                       "auroc_seeds": [auroc(labels, run) for run in runs.T],
-                      "brier": _interval(resampled(said, counted_brier)),
-                      "ece": _interval(resampled(said, calibration_error(even_bins(said)), corrected=True))}
+                      "brier": _interval(resampled(probabilities, counted_brier)),
+                      "ece": _interval(resampled(probabilities, calibration_error(even_bins(probabilities)), corrected=True))}
     if found.ratios.get(name):
         record["ratio"] = found.ratios[name]
     thresholds = found.thresholds[name][known, column]  # [N, repeats]
@@ -198,13 +198,13 @@ def roc_of(found: ArmPredictions, arm: str, finding: str) -> dict[str, list[floa
     return {"fpr": [round(float(x), 4) for x in fpr[shown]], "tpr": [round(float(y), 4) for y in tpr[shown]]}
 
 
-def _thresholds(val: ImageSet, said: Scores, config: BenefitConfig) -> NDArray[np.float64]:
+def _thresholds(val: ImageSet, probabilities: Scores, config: BenefitConfig) -> NDArray[np.float64]:
     """The best threshold of each finding on the validation images (Youden), [K]; NaN where too few patients can set one."""
     found = np.full(len(val.findings), np.nan)
     for column, finding in enumerate(val.findings):
         if len(val) and not too_few(val, finding, config):
             known, labels = stated_labels(val, finding)
-            found[column] = youden_threshold(labels, said[known, column])
+            found[column] = youden_threshold(labels, probabilities[known, column])
     return found
 
 

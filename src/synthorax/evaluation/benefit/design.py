@@ -85,10 +85,10 @@ def known_to_generator(facts: Mapping[str, Any], prepared: Prepared, *, cross_va
     has seen no image: the word of whoever made the set. Raises InputError where the two contradict each other, and, before a
     cross-validation, where it learned from another division of these data sets, so that its training patients may be tested here.
     """
-    told = facts.get("trained_on", {})
-    declared, learned = prepared.digest in facts.get("not_trained_on", ()), told.get("data_digest", "")
+    trained_on = facts.get("trained_on", {})
+    declared, learned = prepared.digest in facts.get("not_trained_on", ()), trained_on.get("data_digest", "")
     own = {source.digest for source in prepared.sources if source.digest}
-    shared = own & {str(source.get("digest", "")) for source in told.get("sources", ())}
+    shared = own & {str(source.get("digest", "")) for source in trained_on.get("sources", ())}
     if declared and (learned == prepared.digest or shared):
         raise InputError("says that its generator was trained on these images and that it was not", file="dataset.json",
                          remedy="correct trained_on or not_trained_on")

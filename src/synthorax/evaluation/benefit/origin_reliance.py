@@ -57,7 +57,7 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
     probe = fit_probe(features[learns], made[learns].astype(np.float64), name="origin")
     origin, asking = probe.scores(features), ~learns
     seen = delong_interval(made[asking], origin[asking])
-    told = []
+    entries = []
     for name in findings:
         column = real_train.findings.index(name)
         before = _logits(classifier, features[asking])[:, column]
@@ -66,8 +66,8 @@ def origin_reliance(real_train: ImageSet, real_asked: ImageSet, synthetic: Image
         by_chance = _drops_by_chance(classifier, column, features, labels[:, column], made, learns, rng)
         loses = "auroc_drop" in one and one["auroc_drop"]["low"] > 0 and one["auroc_drop"]["value"] > by_chance
         shifted = abs(one["shift"]["value"]) > MIN_SHIFT and one["shift"]["low"] * one["shift"]["high"] > 0
-        told.append(one | {"auroc_drop_by_chance": by_chance, "relies_on_origin": bool(seen.low > 0.5 and (shifted or loses))})
-    return {"probe": {"auroc": seen.auc, "low": seen.low, "high": seen.high}, "findings": told}
+        entries.append(one | {"auroc_drop_by_chance": by_chance, "relies_on_origin": bool(seen.low > 0.5 and (shifted or loses))})
+    return {"probe": {"auroc": seen.auc, "low": seen.low, "high": seen.high}, "findings": entries}
 
 
 def _erased_scores(classifier: Classifier, column: int, features: Vector, labels: Vector, made: NDArray[np.intp],
@@ -136,16 +136,16 @@ def partial_rank_correlation(first: Vector, second: Vector, labels: Vector) -> t
 
 def _finding_record(finding: str, labels: Vector, made: NDArray[np.intp], origin: Vector, before: Vector, after: Vector) -> dict[str, Any]:
     shift, left = _shift(before, labels, made), _shift(after, labels, made)
-    told: dict[str, Any] = {"finding": finding, "shift": _interval(shift), "shift_without": _interval(left)}
+    record: dict[str, Any] = {"finding": finding, "shift": _interval(shift), "shift_without": _interval(left)}
     for name, value in (("real", 0), ("synthetic", 1)):
         rows = made == value
-        told[f"association_{name}"] = _interval(partial_rank_correlation(before[rows], origin[rows], labels[rows]))
+        record[f"association_{name}"] = _interval(partial_rank_correlation(before[rows], origin[rows], labels[rows]))
     real = (made == 0) & ~np.isnan(labels)
     if min((labels[real] == value).sum() for value in (0, 1)) >= 2:
         compared = delong(labels[real].astype(int), after[real], before[real])
-        told |= {"auroc": compared.auc_b, "auroc_without": compared.auc_a,
+        record |= {"auroc": compared.auc_b, "auroc_without": compared.auc_a,
                  "auroc_drop": _interval((compared.difference, compared.low, compared.high))}
-    return told
+    return record
 
 
 def _shift(scores: Vector, labels: Vector, made: NDArray[np.intp]) -> tuple[float, float, float]:

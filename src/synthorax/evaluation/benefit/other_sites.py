@@ -50,21 +50,22 @@ def left_out_sites(design: Design, answers: Mapping[str, Answers], at_home: Mapp
         return {"sites": [], "skipped": [{"site": next(iter(parts), ""), "reason": "the real images name fewer than two sites"}]}
     (usual,), = design.parts
     place = {int(row): number for number, row in enumerate(np.concatenate([usual.val, usual.test]))}
-    told, skipped = [], []
+    sites, skipped = [], []
     for site, part in parts.items():
         if reason := _reason(design, part, finding, config):
             skipped.append({"site": site, "reason": reason})
             continue
         own = replace(design, parts=((part,),), tested=part.test)
         rows = np.array([place[int(row)] for row in part.test])
-        without, with_it = (arm_predictions(own, {arm: [[said]] for arm, said in by_arm.items()}, ratios={}, config=config) for by_arm in (
+        without, with_it = (arm_predictions(own, {arm: [[probabilities]] for arm, probabilities in by_arm.items()}, ratios={},
+                                            config=config) for by_arm in (
             {arm: [answers[_name(site, arm, run)].probabilities for run in range(config.seeds)] for arm in ARMS},
             {arm: [answer.probabilities[rows] for answer in at_home[arm]] for arm in ARMS}))
         added = synthetic.take(np.flatnonzero(made_of != site))
-        told.append({"site": site, "n_real_train": len(part.train), "n_synthetic_left_out": int((made_of == site).sum()),
+        sites.append({"site": site, "n_real_train": len(part.train), "n_synthetic_left_out": int((made_of == site).sum()),
                      "ratio": round(len(take_ratio(added, config.ratio, len(part.train))) / len(part.train), 3),
                      **_comparison_record(without, finding, config), "trained_on_it": _areas(with_it, finding, config)})
-    return {"sites": told, "skipped": skipped, "note": NOTE}
+    return {"sites": sites, "skipped": skipped, "note": NOTE}
 
 
 def _parts(design: Design) -> dict[str, Fraction]:
@@ -143,8 +144,9 @@ def external_test(external: ImageSet, at_home: Mapping[str, Sequence[Answers]], 
         return {"skipped": "the external images do not state it"}
     if reason := too_few_patients(labels, external.patients()[known], config):
         return {"skipped": reason.replace("unseen real images", "the external images")}
-    said = {arm: np.stack([answer.probabilities[-len(external):] for answer in answers], axis=-1) for arm, answers in at_home.items()}
-    found = ArmPredictions(test=external, probabilities=said, scores=said, thresholds={}, ratios={})
+    probabilities = {arm: np.stack([answer.probabilities[-len(external):] for answer in answers], axis=-1) for arm,
+                     answers in at_home.items()}
+    found = ArmPredictions(test=external, probabilities=probabilities, scores=probabilities, thresholds={}, ratios={})
     return _comparison_record(found, finding, config)
 
 

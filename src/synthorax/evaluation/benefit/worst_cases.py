@@ -24,13 +24,14 @@ def failure_sheets(found: ArmPredictions, finding: str) -> dict[str, bytes]:
     """
     known, labels = stated_labels(found.test, finding)
     rows, column = np.flatnonzero(known), found.test.findings.index(finding)
-    said = {arm: found.probabilities[arm][known, column].mean(axis=-1) for arm in ARMS}
+    probabilities = {arm: found.probabilities[arm][known, column].mean(axis=-1) for arm in ARMS}
     wrong = {arm: wrongness(labels, scores) for arm, scores in zip(ARMS, pair_of(found, finding).mean(axis=-1).T, strict=True)}
     words = np.where(labels == 1, "present", "absent")
     change = wrong[DECLARED] - wrong[PLAIN]
-    pages = {name: (wrong[arm], [f"{word} {p:.2f}" for word, p in zip(words, said[arm], strict=True)])
+    pages = {name: (wrong[arm], [f"{word} {p:.2f}" for word, p in zip(words, probabilities[arm], strict=True)])
              for name, arm in (("most_wrong_without", PLAIN), ("most_wrong_with", DECLARED))}
-    both = [f"{word} {one:.2f} to {other:.2f}" for word, one, other in zip(words, said[PLAIN], said[DECLARED], strict=True)]
+    both = [f"{word} {one:.2f} to {other:.2f}" for word, one, other in zip(words, probabilities[PLAIN], probabilities[DECLARED],
+                                                                           strict=True)]
     pages |= {"corrected_by_synthetic": (-change, both), "spoiled_by_synthetic": (change, both)}
     sheets = {}
     for name, (size, captions) in pages.items():

@@ -36,7 +36,7 @@ def check_joins(head: Record, pairs: Iterable[tuple[str, int]], others: Mapping[
     known, settings = set(pairs), dict(head["settings"])
     for path, other in others.items():
         changed = [name for name, value in head["claim"].items() if other["claim"].get(name) != value]
-        changed += [f"the settings of {name}" for name, told in other["settings"].items() if settings.setdefault(name, told) != told]
+        changed += [f"the settings of {name}" for name, values in other["settings"].items() if settings.setdefault(name, values) != values]
         if head["judges"] != other["judges"]:
             changed.append("the judges")
         if changed:
@@ -54,5 +54,5 @@ def merge_comparisons(report: Record, others: Sequence[Record]) -> dict[str, Any
     records = [*report["records"], *(record for other in others for record in other["records"])]
     reports = (report, *others)
     return {**report, "records": records, "arms": summary(records), "seeds": sorted({record["seed"] for record in records}),
-            "settings": {name: told for one in reversed(reports) for name, told in one["settings"].items()},
+            "settings": {name: values for one in reversed(reports) for name, values in one["settings"].items()},
             **{key: list(dict.fromkeys(name for one in reports for name in one[key])) for key in ("two_stages", "notes")}}

@@ -112,19 +112,19 @@ def downstream(learned: ImageSet, made: ImageSet | None, test: ImageSet, *, find
     if made is None:
         return {"skipped": "cannot be asked, so its images have no labels"}
     known = ~np.isnan(test.column(finding))
-    said = []
+    predictions = []
     for parts in ((learned,), (learned, made)):
         classifier = train_classifier(np.concatenate([eight_bit(part.pixels) for part in parts]),
                                       np.concatenate([part.column(finding) for part in parts])[:, None],
                                       findings=[finding], config=config, seed=seed)
-        said.append(classifier.predict(eight_bit(test.pixels[known]))[:, 0])
+        predictions.append(classifier.predict(eight_bit(test.pixels[known]))[:, 0])
     labels = test.column(finding)[known].astype(int)
     try:
-        gain = counted_bootstrap(labels, np.stack(said, axis=1), test.patients()[known], counted_gain)
+        gain = counted_bootstrap(labels, np.stack(predictions, axis=1), test.patients()[known], counted_gain)
     except InputError as error:
         return {"skipped": str(error)}
-    return {"value": gain.value, "error": (gain.high - gain.low) / (2 * Z_95), "auroc_without": auroc(labels, said[0]),
-            "auroc_with": auroc(labels, said[1])}
+    return {"value": gain.value, "error": (gain.high - gain.low) / (2 * Z_95), "auroc_without": auroc(labels, predictions[0]),
+            "auroc_with": auroc(labels, predictions[1])}
 
 
 def _distribution(reference: RealReference, vectors: Vectors) -> Sequence[Score]:

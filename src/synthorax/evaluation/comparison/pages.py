@@ -78,7 +78,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the table."""
     claim = report["claim"]
     images = f"{claim['train_images'] or claim['images']['train']} training images"
-    told = [f"{len(report['arms'])} ways to make images of {claim['size']} px, on the same {images}"
+    lines = [f"{len(report['arms'])} ways to make images of {claim['size']} px, on the same {images}"
             + (f" (drawn by the seed, half of them with {claim['finding']})" if claim["finding"] else
                " (drawn by the seed)" if claim["train_images"] else "")
             + f", {claim['budget']} of training each, {'slightly varied images' if claim['augment'] else 'images as they are'}, "
@@ -89,19 +89,19 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
             "images. Near-duplicates are of the training images, beside how often real images of other patients are called copies. The row "
             "of real images has training images in the place of synthetic ones; requests are then those of held-out images."]
     if report["two_stages"]:
-        told.append(f"{', '.join(report['two_stages'])}: {claim['first_stage_part']:.0%} of the budget trained the compressor; time, "
+        lines.append(f"{', '.join(report['two_stages'])}: {claim['first_stage_part']:.0%} of the budget trained the compressor; time, "
                     "images and parameters are of both stages.")
     if claim["clock"] == "processor":
-        told.append("Speeds are in processor time.")
+        lines.append("Speeds are in processor time.")
     if len(report["seeds"]) < MIN_SEEDS_FOR_SPREAD:
-        told.append(f"Only {len(report['seeds'])} of {MIN_SEEDS_FOR_SPREAD} seeds: the intervals do not hold how much trainings differ, "
+        lines.append(f"Only {len(report['seeds'])} of {MIN_SEEDS_FOR_SPREAD} seeds: the intervals do not hold how much trainings differ, "
                     f"and an "
                     "order of the families may be luck.")
     machines = sorted({stage["machine"]["processor"] for record in report["records"] for stage in record.get("stages", ())})
     if len(machines) > 1:
-        told.append(f"Trained on {len(machines)} kinds of processor ({'; '.join(machines)}): equal time is not equal work on them, and "
+        lines.append(f"Trained on {len(machines)} kinds of processor ({'; '.join(machines)}): equal time is not equal work on them, and "
                     "part of the spread over seeds may be theirs.")
-    return [*told, *report["notes"]]
+    return [*lines, *report["notes"]]
 
 
 def markdown(report: Mapping[str, Any]) -> str:

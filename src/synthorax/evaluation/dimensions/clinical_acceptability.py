@@ -76,9 +76,9 @@ def _turing_scores(shown: Sequence[Impression]) -> list[Score]:
     if not shown:
         return []
     names, images = [reading.reader for reading in shown], [reading.image for reading in shown]
-    kind, said = (np.array([getattr(reading, name) for reading in shown]) for name in ("synthetic", "said_synthetic"))
-    pooled = share_over_readers_and_images(kind == said, names, images)
-    balanced = balanced_share(kind == said, kind, names, images)
+    kind, answers = (np.array([getattr(reading, name) for reading in shown]) for name in ("synthetic", "said_synthetic"))
+    pooled = share_over_readers_and_images(kind == answers, names, images)
+    balanced = balanced_share(kind == answers, kind, names, images)
     over = "interval over readers and images"
     scores = [_score("turing_accuracy", shown, pooled, floor=0.5, note=over)]
     scores.append(_score("balanced_turing_accuracy", shown, balanced, floor=0.5,
@@ -144,11 +144,11 @@ def _agreement_scores(shown: Sequence[Impression], missing: dict[str, str], *, s
     if not shown:
         return []
     readers, images = (list(dict.fromkeys(getattr(reading, name) for reading in shown)) for name in ("reader", "image"))
-    said = np.zeros((len(images), 2))
+    answers = np.zeros((len(images), 2))
     ratings = np.full((len(images), len(readers)), np.nan)
     for reading in shown:
         row = images.index(reading.image)
-        said[row, int(reading.said_synthetic)] += 1
+        answers[row, int(reading.said_synthetic)] += 1
         if reading.acceptable is not None:
             ratings[row, readers.index(reading.reader)] = reading.acceptable
     scores = []
@@ -162,7 +162,7 @@ def _agreement_scores(shown: Sequence[Impression], missing: dict[str, str], *, s
     else:
         missing["acceptability"] = "no image was rated under 'acceptable'"
     try:
-        scores.insert(0, _score("agreement_on_origin", shown, fleiss_kappa(said, seed=seed), note="Fleiss' kappa; interval over images"))
+        scores.insert(0, _score("agreement_on_origin", shown, fleiss_kappa(answers, seed=seed), note="Fleiss' kappa; interval over images"))
     except InputError as error:
         missing["agreement_on_origin"] = str(error)
     return scores

@@ -131,14 +131,14 @@ def _needed(table: Table, row: Row, column: str) -> str:
 
 
 def _impression(table: Table, row: Row, *, reader: str, image: str, finding: str, synthetic: bool) -> Impression:
-    said = _needed(table, row, "said").casefold()
-    if said not in ("real", "synthetic"):
-        raise InputError(f"said '{said}'", file=table.path, row=row.number, remedy="write real or synthetic")
+    answer = _needed(table, row, "said").casefold()
+    if answer not in ("real", "synthetic"):
+        raise InputError(f"said '{answer}'", file=table.path, row=row.number, remedy="write real or synthetic")
     seen = _yes_or_no(table, row, "finding_seen")
     if seen is not None and not finding:
         raise InputError("'finding_seen' is filled in but not which finding", file=table.path, row=row.number,
                          remedy="name it under 'finding'")
-    return Impression(row=row.number, reader=reader, image=image, synthetic=synthetic, said_synthetic=said == "synthetic",
+    return Impression(row=row.number, reader=reader, image=image, synthetic=synthetic, said_synthetic=answer == "synthetic",
                       confidence=_one_to_five(table, row, "confidence"), acceptable=_one_to_five(table, row, "acceptable"),
                       finding=finding, finding_seen=seen)
 

@@ -206,10 +206,11 @@ def lesion_noise_table(report: LesionNoiseReport) -> str:
               + " | ".join(f"{value:.2f}" for value in row.sigma_lost) + " |" for row in report.classes]
     ways = [f"| noise levels | SNR at least {report.threshold:g} | shift for {report.part:.0%} |", "|---|---|---|"]
     ways += [f"| {row.name} | {row.share:.0%} | {row.shift:.2f} |" for row in report.noise_schedules]
-    told = report.advice
-    short = "" if told.holds else ", not enough"
-    ways += [f"| **training**: lognormal, mean {told.sigma_mean:.2f}, std {told.sigma_std:.2f} | {told.share_training:.0%} | |",
-             f"| **sampling**: {told.schedule}, sigma {told.sigma_min:g} to {told.sigma_max:.0f} | {told.share_sampling:.0%}{short} | |"]
+    advice = report.advice
+    short = "" if advice.holds else ", not enough"
+    ways += [f"| **training**: lognormal, mean {advice.sigma_mean:.2f}, std {advice.sigma_std:.2f} | {advice.share_training:.0%} | |",
+             f"| **sampling**: {advice.schedule}, sigma {advice.sigma_min:g} to {advice.sigma_max:.0f} | "
+             f"{advice.share_sampling:.0%}{short} | |"]
     return "\n".join([*sizes, "", *ways])
 
 

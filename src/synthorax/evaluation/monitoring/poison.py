@@ -194,7 +194,7 @@ def adversarial_scores(parts: Vector, known: Vector) -> Vector:
     return np.asarray(((parts - centre) / spread / np.maximum(rarely, 1)).max(axis=1))
 
 
-def label_scores(trusted: ImageSet, known: Vector, labels: NDArray[np.floating], said: Vector) -> Vector:
+def label_scores(trusted: ImageSet, known: Vector, labels: NDArray[np.floating], predictions: Vector) -> Vector:
     """How far an image's labels [N, K] contradict what the judge says of it, `said` [N, K]: the largest over findings, [N].
 
     The logarithm of how much likelier the judge's answer is on trusted images with the other label than on those with the given one,
@@ -205,7 +205,7 @@ def label_scores(trusted: ImageSet, known: Vector, labels: NDArray[np.floating],
     for column, truth in enumerate(trusted.labels.T):
         if min((truth == 0).sum(), (truth == 1).sum()) < MIN_IMAGES_PER_GROUP / 4:
             continue
-        answers, given = (logit(values[:, column].clip(1e-6, 1 - 1e-6)) for values in (known, said))
+        answers, given = (logit(values[:, column].clip(1e-6, 1 - 1e-6)) for values in (known, predictions))
         likely = []
         for value in (0, 1):
             centre, spread = answers[truth == value].mean(), answers[truth == value].std() + 1e-3

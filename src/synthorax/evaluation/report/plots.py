@@ -94,8 +94,8 @@ def forest_plot(labels: Sequence[str], *, value: Sequence[float], low: Sequence[
         limit = 1.15 * max([0.01, *(abs(number) for number in (*low, *high))])
         axes.axvline(0, color=_INK, linewidth=0.9, alpha=0.6)
         for row, (middle, left, right) in enumerate(zip(value, low, high, strict=True)):
-            said = verdicts[row] if verdicts else "helps" if left > 0 else "hurts" if right < 0 else ""
-            colour, marker = {"helps": (GREEN, "^"), "hurts": (VERMILION, "v")}.get(said, (GREY, "o"))
+            verdict = verdicts[row] if verdicts else "helps" if left > 0 else "hurts" if right < 0 else ""
+            colour, marker = {"helps": (GREEN, "^"), "hurts": (VERMILION, "v")}.get(verdict, (GREY, "o"))
             axes.plot([left, right], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot([middle], [row], color=colour, marker=marker, markersize=8)
         axes.set_yticks(range(len(labels)), [short_label(label) for label in labels])
