@@ -262,7 +262,7 @@ def test_a_posterior_that_needs_a_density_is_refused_without(overrides: tuple[st
     ("vae-gan", ("objective.codes=1.0", "model.prior=mixture"), "given, not learned"),
     ("vae", ("objective.discriminative=1.0", "model.prior=geometric"), "the prior geometric has none in training"),
     ("vae", ("objective.growth_images=4",), "networks that grow"),
-    ("vae", ("model.network=progressive",), "is conditioned on no masks"),
+    ("vae", ("model.network=progressive",), "takes no masks"),
 ])
 def test_settings_that_do_not_go_together_are_refused(family: str, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):

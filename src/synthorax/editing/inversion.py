@@ -70,7 +70,7 @@ def invert(model: LatentGenerator, images: Tensor, *, seeds: Sequence[int], cond
     config = config or InversionConfig()
     check_images(model, images)
     if len(seeds) != len(images):
-        raise UsageError(f"images of shape {tuple(images.shape)} need one seed an image, not {len(seeds)}")
+        raise UsageError(f"images of shape {tuple(images.shape)} need as many seeds, not {len(seeds)}")
     if start is None:
         begun: Sequence[Tensor] = model.encode_latents(images) if isinstance(model, LatentEncoder) else \
             _best_of(model, images, seeds=seeds, condition=condition, config=config)
