@@ -251,6 +251,12 @@ def test_every_page_is_in_the_index():
             and page.resolve() not in listed] == []
 
 
+def test_the_table_of_rooms_names_every_room():
+    rooms = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Rooms")[2].partition("\n## ")[0]
+    names = {path.stem for path in SOURCE.iterdir() if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")}
+    assert sorted(name for name in names - {"recipes"} if f"`{name}`" not in rooms) == []
+
+
 def test_the_index_begins_with_four_links():
     start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").partition("\n## ")[0]
     assert len(re.findall(r"(?m)^- \[", start)) == 4
