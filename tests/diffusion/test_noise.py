@@ -120,6 +120,13 @@ def test_every_schedule_falls_from_the_highest_level_to_zero(name: str, steps: i
         assert sigmas[-2].item() == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_levels_lie_on_the_processor_whatever_the_device_of_the_context(name: str) -> None:
+    with torch.device("meta"):
+        levels = sampling_sigmas(name, 4, sigma_min=0.01, sigma_max=80.0)
+    torch.testing.assert_close(levels, sampling_sigmas(name, 4, sigma_min=0.01, sigma_max=80.0), rtol=0, atol=0)
+
+
 def test_karras_levels_fall_evenly_in_the_seventh_root() -> None:
     sigmas = karras_sigmas(18, sigma_min=0.01, sigma_max=50.0)
     roots = sigmas[:-1] ** (1 / 7)
