@@ -350,7 +350,7 @@ def test_noise_before_the_discriminator_follows_the_schedule_and_its_level_is_an
         assert (level == 0).float().mean().item() == pytest.approx(0.5, abs=0.08)
         quiet = level == 0
         torch.testing.assert_close(seen[quiet, 0], images[quiet, 0])
-        kept = augmentation._kept(level * 1000)
+        kept = augmentation._remaining_variance(level * 1000)
         torch.testing.assert_close(seen[:, 0].mean((1, 2)), kept.sqrt() * 0.8, atol=0.15, rtol=0)
         loud = kept < 0.5
         if strength:

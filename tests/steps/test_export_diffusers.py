@@ -149,7 +149,7 @@ def test_what_is_asked_for_is_in_the_weights_and_on_the_card(tmp_path: Path) -> 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"patch": 2}, "folds 2 x 2 pixels"),
     ({"resample": "average"}, "halves by averaging"),
-    ({"coordinates": True}, "told coordinates"),
+    ({"coordinates": True}, "takes coordinates"),
     ({"parts": ("text",), "text_width": 16}, "is conditioned on text"),
     ({"parameterisation": "flow"}, "its network gives 'flow'"),
     ({"parameterisation": "edm"}, "its network gives 'edm'"),

@@ -95,7 +95,7 @@ def example_of(name: str) -> tuple[str, ...]:
 
 def test_every_verb_has_its_line_here() -> None:
     shown = subprocess.run([sys.executable, "-m", "synthorax", "--help"], capture_output=True, text=True, check=True).stdout
-    listed = re.findall(r"(?m)^  ([a-z][a-z-]*) {2,}", shown.partition("Commands:")[2])
+    listed = re.findall(r"(?m)^  ([a-z][a-z-]*) {2,}", shown.partition("Options:")[2])
     assert set(listed) == set(COMMANDS) == set(VERBS)
 
 
