@@ -77,10 +77,6 @@ WORDS_OF_REPORTS = ("data/describe.py", "data/language.py")
 """these read and write what radiologists write, and that says film"""
 
 
-PENDING = ("families/denoising/distillation.py",)
-"""files of src that are still to follow"""
-
-
 def parts_of(name: str) -> list[str]:
     """The words of a name.
 
@@ -146,7 +142,7 @@ def test_names_are_those_of_the_field() -> None:
     start, found = time.process_time(), []
     for file in FILES:
         path = file.relative_to(ROOT).as_posix()
-        if not path.endswith((*OLD_NAMES, *PENDING)):
+        if not path.endswith(OLD_NAMES):
             found += checked(path, file.read_text(encoding="utf-8"))
     assert not found, "\n" + "\n".join(found)
     assert time.process_time() - start < 10
