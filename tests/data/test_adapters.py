@@ -332,7 +332,8 @@ def test_boxes_become_masks_at_the_scale_and_side_of_the_image(nih, tmp_path):
 
 
 def test_what_lies_in_a_folder_is_recognised_by_its_marks(source, tree, nih, tmp_path):
-    assert (detect(source), detect(tree), detect(nih)) == ("folder", "dicom", "cxr14")
+    marks = {"folder": source, "dicom": tree, "cxr14": nih}
+    assert {name: detect(place) for name, place in marks.items()} == {name: name for name in ADAPTERS}, "a new adapter is known by its mark"
     made = folder.ingest(source, tmp_path / "out")
     assert detect(made.path) == "dataset"
     (made.path / "dataset.json").unlink()

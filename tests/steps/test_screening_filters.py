@@ -23,7 +23,15 @@ from synthorax.judges.appearance import NAMES, appearance_statistics
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit
 from synthorax.privacy.planted import plant
-from synthorax.steps.screening.filters import FILTERS, REJECTION_RATE, VIEW_RATE, cross_conformal, other_views, unusual_images
+from synthorax.steps.screening.filters import (
+    ASK_THE_JUDGE,
+    FILTERS,
+    REJECTION_RATE,
+    VIEW_RATE,
+    cross_conformal,
+    other_views,
+    unusual_images,
+)
 from synthorax.steps.screening.screen import Screened, screen_images, screening_judge
 from synthorax.types import ImageSet
 
@@ -77,6 +85,14 @@ def test_held_out_real_images_pass_at_the_stated_rate(prepared: Prepared, judge:
     for one in unusual_images(prepared.images("train"), judge, held_out, filters=tuple(FILTERS)):
         rejected = int((one.p <= REJECTION_RATE).sum())
         assert rejected <= len(held_out) * REJECTION_RATE + 3 * np.sqrt(len(held_out) * REJECTION_RATE), one.reason
+
+
+@pytest.mark.parametrize("name", sorted(ASK_THE_JUDGE))
+def test_every_filter_that_asks_the_judge_says_something_by_itself(name: str, prepared: Prepared, judge: CrossFit) -> None:
+    """A new line in `FILTERS` without scores would let everything pass."""
+    held_out = prepared.images("test")
+    found = unusual_images(prepared.images("train"), judge, held_out, filters=(name,))
+    assert found and all(one.p.shape == (len(held_out),) for one in found)
 
 
 @pytest.mark.parametrize("how", ["noise", "blur"])

@@ -33,8 +33,8 @@ FILTERS = {
 }
 USUAL = ("copy", "realism", "duplicate", "finding")
 """filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
-ASK_THE_JUDGE = frozenset({"distance", "outlier", "entropy"})
-"""filters that use the judge of the findings, beside `finding`, which needs it only for findings that can be checked"""
+ASK_THE_JUDGE = frozenset(FILTERS) - {"copy", "realism", "duplicate", "finding", "view"}
+"""filters of `unusual_images`, which use the judge of the findings; `finding` needs it only for findings that can be checked"""
 REJECTION_RATE = 0.02
 """part of real images that each of distance, outlier and entropy may reject"""
 VIEW_RATE = 0.05
@@ -76,7 +76,7 @@ def asks_a_judge_of_findings(names: Sequence[str]) -> bool:
 
 
 def unusual_images(real: ImageSet, judge: CrossFit, images: ImageSet, *, filters: Sequence[str]) -> list[Unusual]:
-    """What those of distance, outlier and entropy that are among `filters` say of synthetic images.
+    """What those of `ASK_THE_JUDGE` that are among `filters` say of synthetic images.
 
     `judge` was cross-fitted on `real`, so every real image is held out for one of its classifiers. An image's p is that of cross-conformal
     prediction (Vovk 2015, Eq. 11): each real image is compared with it under the classifier that saw neither.
