@@ -70,8 +70,9 @@ print(sheet.size)
 # %% [markdown]
 # ## Masks
 #
-# `cxr-256` was not trained with masks. A model of the recipe `controlled-64` accepts them, if its training images have
-# them; here it learns from a few drawings for a moment, which is enough to show the call and not enough to obey it.
+# `cxr-256` takes masks, but has not learned lesions from outlines: none of its training images had any. Images
+# requested with one are marked in the column `extrapolation`. A model of the recipe `controlled-64` learns them, if its
+# training images have them; here it learns from a few drawings for a moment, which is enough to show the call and not enough to obey it.
 
 # %%
 drawn = sx.prepare(write_phantom_dataset(OUT / "drawings", num=120, size=32, seed=0), size=32, out=OUT / "prepared")

@@ -44,6 +44,26 @@ def test_the_command_line_page_has_every_command_panel_and_option(site: ModuleTy
                 assert parameter.rich_help_panel in sections[name], (name, parameter.rich_help_panel)
         assert command.epilog.removeprefix("Example: ") in sections[name]
         assert "object at 0x" not in sections[name].lower()
+        assert not re.search(r"`[^`\n]*\\\|[^`\n]*`", sections[name]), "a backslash within code is shown"
+    assert "| `--seed` `INTEGER` | `0` |" in sections["generate"] and "`--device` `auto` or `cpu` or `cuda`" in sections["generate"]
+
+
+def test_the_api_page_shows_fields_without_a_comment(site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("zensical") is None:
+        pytest.skip("zensical is not installed; python3 dev.py setup installs it")
+
+    def stage(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "index.md").write_text("# Start\n\n::: synthorax.types.Study\n\n::: synthorax.steps.planning.row.PlanRow\n")
+
+    monkeypatch.setattr(site, "stage", stage)
+    monkeypatch.setattr(site, "_nav", lambda: [{"Start": "index.md"}])
+    for name, path in (("SOURCE", tmp_path / "site-source"), ("SITE", tmp_path / "site"), ("SETTINGS", tmp_path / "zensical.toml")):
+        monkeypatch.setattr(site, name, path)
+    assert site.main([]) == 0
+    page = (tmp_path / "site/index.html").read_text("utf-8")
+    for field in ("types.Study.patient_id", "types.Study.site", "steps.planning.row.PlanRow.seed", "steps.planning.row.PlanRow.labels"):
+        assert f'id="synthorax.{field}"' in page, field
 
 
 def test_the_api_page_has_every_public_name(site: ModuleType) -> None:

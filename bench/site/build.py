@@ -134,6 +134,7 @@ def _settings() -> dict[str, object]:
     """Settings of Zensical: nothing from other machines, pages that open from a folder, and docs/index.md as the table of contents."""
     options = {"show_root_heading": True, "show_root_full_path": False, "heading_level": 3, "show_source": False,
                "show_signature_annotations": True, "separate_signature": True, "signature_crossrefs": True, "show_bases": False,
+               "show_if_no_docstring": True,  # fields without a comment are fields all the same
                "members_order": "source", "filters": ["!^_", "!^to_dict$", "!^from_dict$"],
                "extensions": [str(Path(__file__).with_name("examples_as_code.py"))]}
     return {"site_name": "Synthorax", "docs_dir": SOURCE.name, "site_dir": SITE.name, "use_directory_urls": False, "nav": _nav(),

@@ -48,8 +48,9 @@ def _argument(parameter: Any) -> str:
 
 def _option(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    value = "" if option.is_flag else f" `{_cell(option.metavar or _value(option))}`"
-    unset = option.default in (None, False, "") or callable(option.default) or "UNSET" in repr(option.default).upper()
+    value = "" if option.is_flag else " " + " or ".join(f"`{_cell(choice)}`" for choice in (option.metavar or _value(option)).split("|"))
+    unset = (option.default is None or option.default is False or option.default == "" or callable(option.default)
+             or "UNSET" in repr(option.default).upper())  # 0 is a default like any other
     default = "required" if option.required else "" if unset else f"`{_plain(option.default)}`"
     return f"| {names}{value} | {default} | {_cell(option.help or '')} |"
 

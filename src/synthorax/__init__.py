@@ -1,4 +1,4 @@
-"""Synthorax: synthesise rare findings on chest radiographs, and prove on real patients whether it helped.
+"""Synthorax: synthesise rare findings on chest radiographs, and measure on real patients whether it helped.
 
 The verbs of the command line are the functions of the same name. Importing this package is cheap; torch is loaded when a verb
 needs it.

@@ -15,7 +15,7 @@ from synthorax.former_names import command_line
 app = typer.Typer(
     name="synthorax", cls=PanelGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={"max_content_width": 120},
-    help="Synthesise rare findings on chest radiographs, and prove on real patients whether it helped. For research; not a "
+    help="Synthesise rare findings on chest radiographs, and measure on real patients whether it helped. For research; not a "
          "medical device.")
 for theme in (jobs, data, training, synthesis, evidence, catalogue):
     theme.add_commands(app)

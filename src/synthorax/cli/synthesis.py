@@ -103,7 +103,7 @@ def screen(
 def refine_loop(
     model: Annotated[Path, typer.Argument(help="Run folder, model file or name of a shipped model.")],
     *,
-    real: Annotated[Path, typer.Option(help="Prepared folder; its test split stays unopened.")],
+    real: Annotated[Path, typer.Option(help="Prepared folder; the labels of its test split are not used.")],
     finding: Annotated[list[str], typer.Option(help="Finding that the classifier should learn; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder for the rounds and synthetic/.")],
     config: Annotated[Given, Fields("synthorax.steps.feedback.config:RefineLoopConfig", panel="Rounds",

@@ -269,7 +269,7 @@ def check_text(text: str, *, file: str | Path | None = None, row: int | None = N
     if (text and not tokens) or len(words) - len(unknown) < (0.8 if foreign else 0.5) * len(words):
         shown = ", ".join(repr(word[:30]) for word in dict.fromkeys(unknown[:5])) or repr(text[:30])
         raise InputError(f"{len(unknown)} of {len(words)} words of the description are not known, such as {shown}", file=file, row=row,
-                         remedy="describe the film in the English of radiology")
+                         remedy="describe the image in the English of radiology")
     return text
 
 

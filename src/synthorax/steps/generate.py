@@ -1,4 +1,4 @@
-"""Generate: plan rows in, a dataset folder of synthetic images out; a killed generation goes on where it stopped."""
+"""Generate: plan rows in, a dataset folder of synthetic images out; a generation that was stopped goes on."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ ORGANS = ("lung", "heart")
 
 def count_parameters(recipe: str | Path, *, findings: Sequence[str] | None = None, masks: Sequence[str] = ORGANS,
                      base: ModelLike | None = None, compressor: ModelLike | None = None) -> int:
-    """Parameters that a recipe would train, all players together.
+    """Parameters that a recipe would train, of all its networks together.
 
     Counted for the 14 findings of ChestX-ray14, one site, and masks of lungs and heart where the recipe takes masks. The compressor under
     a latent recipe does not count; without a run of it, it has the shape of the shipped recipe of its family and size. A student or an
-    encoder of codes has the shape of a trained model: give its run as `base`; UsageError without it.
+    inversion encoder has the shape of a trained model: give its run as `base`; UsageError without it.
 
     >>> count_parameters("kumar-gan")
     6402880

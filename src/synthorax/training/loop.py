@@ -98,7 +98,7 @@ def train(objective: Objective[nn.Module], images: ImageSet, config: TrainConfig
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
     returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and images drawn for updates of any player. After
-    `pause_seconds` of this call on the wall's clock, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
+    `pause_seconds` of this call in wall-clock time, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
     that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
     that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
     are then in checkpoints/.
@@ -261,7 +261,7 @@ class StepSpeed:
 
     seconds: float
     images: float
-    """images drawn in a step, by all players together"""
+    """images drawn in a step, by all networks that are trained, together"""
 
 
 def measure_steps(objective: Objective[nn.Module], images: ImageSet, config: TrainConfig, *, engine: Engine, folder: Path,

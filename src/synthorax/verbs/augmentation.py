@@ -148,15 +148,16 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             recipe: str | None = None, compressor: ModelLike | None = None, label_table: str | Path | None = None,
             allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False, seed: int = 0, device: Device = "auto",
             threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
-    """Learn from a folder of images, make more of the rare `findings`, screen them, and prove whether they help.
+    """Learn from a folder of images, make more of the rare `findings`, screen them, and measure whether they help.
 
     Leaves `out`/train (all real training images and the screened synthetic ones), `out`/synthetic, plan.csv, report.json, report.html and
     run/. `budget` is the time for everything, 20 minutes by default, divided by what this machine is measured to do; `budget_images` is the
     number of images that the training sees, with the same result on every machine; with `work` neither plays a part. `num` is how many
     images of each finding to make; by default as many as the most frequent finding has, or fewer if the time is short. The generator starts
-    from `base`, by default from the model that ships, unless a `recipe` is named; `adapt` says what of it moves: full, lora, trunk, or auto
-    (the default), which goes by the number of images. Of a base that was packed of several stages the first learns from these images, and
-    the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on whose latents a latent recipe works.
+    from `base`, by default from the model that ships, unless a `recipe` is named; `adapt` says which of its weights are trained:
+    full, lora, trunk, or auto (the default), which goes by the number of images. Of a base that was packed of several stages the first
+    learns from these images, and the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on whose latents a
+    latent recipe works.
 
     Calling it again goes on where it stopped. Where the training turns out too short, the report begins with that and `fell_short` is true;
     where most images do not look like radiographs, no training set is made of them. What cannot be used is refused before any image is
@@ -203,7 +204,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
 
 
 def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages, folder: Folder) -> Augmented:
-    """Train, plan, generate, screen, evaluate and prove, on images that were read and checked."""
+    """Train, plan, generate, screen, evaluate and measure the benefit, on images that were read and checked."""
     out, base, findings = job.out, job.base, job.findings
     seen = "" if base is None else _known_to_base(base, source)
     test, config = prepared.images("test"), _benefit_config(job)
@@ -253,7 +254,7 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
 
 def _proved(job: _Job, prepared: Prepared, made: Dataset, synthetic: Dataset | None, stages: Stages, *,
             told: Callable[[Report], Report], why_not: str) -> Report:
-    """Evaluate the images, prove whether they help, and write the report."""
+    """Evaluate the images, measure whether they help, and write the report."""
     stages.begin("evaluate")
     report = told(evidence.evaluate(real=prepared, synthetic=made if synthetic is None else synthetic, quick=True, **job.computing))
     stages.begin("benefit")

@@ -187,7 +187,7 @@ def _machine(*, device: Device, threads: int | None, apart: bool, jobs: int, clo
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least 1")
     if jobs > 1 and clock != "processor":
-        raise UsageError(f"--jobs {jobs}: trainings side by side slow one another on the wall's clock; add --clock processor")
+        raise UsageError(f"--jobs {jobs}: trainings side by side slow one another in wall-clock time; add --clock processor")
     if jobs > 1 and not apart:
         raise UsageError("several jobs need a process for each training; leave out apart=False")
     return Machine(device=device, threads=threads if threads or jobs == 1 else max(1, available_cores() // jobs), apart=apart, jobs=jobs)

@@ -19,7 +19,7 @@ from synthorax.types import LabelPolicy
 
 def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, label_table: PathLike | None = None,
            allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False) -> Dataset:
-    """Turn images as they lie into a dataset folder; `adapter` is recognised from the files if empty.
+    """Turn images as downloaded or exported into a dataset folder; `adapter` is recognised from the files if empty.
 
     Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError, also where
     more than a tenth of the images were rejected, unless `allow_rejects`: the folder then holds the others, and rejects.csv the reasons.

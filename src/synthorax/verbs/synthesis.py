@@ -56,7 +56,7 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
 def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *, out: PathLike,
              settings: SampleSettings | Mapping[str, Any] | None = None, seed: int = 0, batch_size: int | None = None,
              device: Device = "auto", threads: int | None = None) -> Dataset:
-    """Make the images of a plan, or of a request, as a dataset folder; a killed generation goes on.
+    """Make the images of a plan, or of a request, as a dataset folder; a generation that was stopped goes on where it stopped.
 
     `what` is a plan, the path of one, or a `Request`; by default a request for nothing in particular. `settings` say how images are drawn:
     all of them, or a mapping of those that differ from the model's recipe. By default a batch has one image a thread, 16 on a GPU; a larger

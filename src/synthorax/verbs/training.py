@@ -33,14 +33,14 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
           clock: Literal["wall", "processor"] = "wall", budget_images: int | None = None) -> Run:
     """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
 
-    `budget` is a duration such as "20m" or seconds, on the `clock` of the wall, or of the time that all processors spent on it, which is
-    fair on a busy machine; `budget_images` ends it after so many images were drawn. After `pause_after`, always of the wall's clock, the
+    `budget` is a duration such as "20m" or seconds, of wall-clock time or, by `clock`, of processor time over all cores, which is fair on
+    a busy machine; `budget_images` ends it after so many images were drawn. After `pause_after`, always in wall-clock time, the
     training is saved and the run returned unfinished, with its model so far in `run.so_far`; the same call goes on. `resume` also allows
     other values of steps, learning rate, precision and intervals. `base` starts from the weights of a shipped model or of another run of
-    the same shape, and `adapt` says what of it moves: full, lora, trunk, or auto, which goes by the number of images and of those that show
-    the rarest of `findings` (by default of those new to the base). For a recipe that trains a student `base` is the teacher, and for one
-    that trains an encoder of codes the generator. `compressor` is the run of the autoencoder whose latents are diffused. Raises
-    UsageError for a base that does not fit, and InputError if `out` holds another run.
+    the same shape, and `adapt` says which of its weights are trained: full, lora, trunk, or auto, which goes by the number of images
+    and of those that show the rarest of `findings` (by default of those new to the base). For a recipe that trains a student `base` is
+    the teacher, and for one that trains an inversion encoder the generator. `compressor` is the run of the autoencoder whose latents are
+    diffused. Raises UsageError for a base that does not fit, and InputError if `out` holds another run.
     """
     if budget is not None and budget_images is not None:
         raise UsageError("a budget limits the time, or the images that the training sees (--budget-images); give one of the two")

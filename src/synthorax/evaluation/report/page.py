@@ -39,7 +39,7 @@ def verdict(entry: Mapping[str, Any]) -> dict[str, str]:
         with_them, without = arms.get(delta["arm"], {}).get("auroc"), arms.get(delta["against"], {}).get("auroc")
         areas = f" (from {show(without)} to {show(with_them)})" if with_them is not None and without is not None else ""
         value, low, high = (show(delta[key], signed=True) for key in ("value", "low", "high"))
-        detail = (f"AUROC on real images of patients never seen in training: {value}{areas} for {delta['arm']} against "
+        detail = (f"AUROC on held-out test images of patients never seen in training: {value}{areas} for {delta['arm']} against "
                   f"{delta['against']}; 95\u00a0% interval {low} to {high}; {probability(delta)}.")
     sizes = [(entry.get("n_test_patients"), "test patients"),
              (entry.get("n_test_positive"), "test images with the finding"),

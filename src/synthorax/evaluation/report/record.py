@@ -34,7 +34,7 @@ DIMENSIONS: Mapping[str, str] = {
     "balance": "Does the augmented training set have the intended mix?",
     "benefit": "Does training with them improve results on unseen real patients?",
     "clinical_acceptability": "Do readers accept them?",
-    "robustness": "Does the result hold across views, sites, sexes and ages?",
+    "robustness": "Are the images as close to real ones at every site, and how far do distances move when images are corrupted?",
     "privacy": "Do they reveal who was trained on?",
 }
 """name -> the question that it answers, in the order of the page; every report has them all"""

@@ -74,7 +74,7 @@ def misfits(model: DiffusionModel, condition: Condition | None = None) -> list[s
     averages = any(isinstance(layer, Downsample) and layer.average for layer in network.modules())
     stated = [] if condition is None else [part for part in ("mask", "text", "image") if bool(condition.stated(part).any())]
     if c.distilled is not None and c.distilled.steps:
-        problems.append(f"it walks in {c.distilled.steps} steps of its own, which no scheduler there takes (export its teacher)")
+        problems.append(f"it is sampled in {c.distilled.steps} steps of its own, which no scheduler there takes (export its teacher)")
     if c.compressor != "none":
         problems.append(f"it works on the latents of '{c.compressor}' (train with model.compressor=none)")
     if shape.context:

@@ -66,7 +66,9 @@ class RefineLoop:
 
 def run_refine_loop(make: Make, prepared: Prepared, *, findings: Sequence[str], out: Path, config: RefineLoopConfig | None = None,
              maker: str = "", progress: Progress = quiet) -> RefineLoop:
-    """Plan, make, screen and retrain, round after round; errors are counted on validation patients, and the test split is not opened.
+    """Plan, make, screen and retrain, round after round; errors are counted on validation patients.
+
+    No label of the test split is used; its pixels are, where validation images are too few to calibrate near-duplicates.
 
     Each round's plan.csv, images, dropped.csv and round.json stay in `out`/round-N, all kept images together in `out`/synthetic, and the
     rounds in `out`/loop.json. The same call goes on after a stop, to the same images and numbers. `maker` names what `make` makes images

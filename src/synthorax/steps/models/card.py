@@ -24,7 +24,7 @@ INTENDED_USE = (
 LIMITS = (
     "Not a medical device. Its images must not be used to diagnose, to treat, or as evidence of what a disease looks like.",
     "It learned from the data sets below and repeats their mix of ages, views, machines and labelling errors; elsewhere it is untested.",
-    "A requested finding is not certain to be visible, and where it is, it may look other than in patients.",
+    "A requested finding is not certain to be visible, and where it is, it may look different from how it looks in patients.",
 )
 FEW_IMAGES = 20
 """a finding that fewer training images show is named among the limits"""
@@ -72,7 +72,7 @@ def write_card(head: Mapping[str, Any]) -> str:
         f"# {name}",
         f"Generator of {head['image_size_px']} px chest radiographs, family `{head['family']}`. For research; not a medical device. Its "
         "images are synthetic and belong to no patient.",
-        f"- Hears: {', '.join(head['conditions']) or 'nothing; it is unconditional'}\n- Findings: {findings}"
+        f"- Conditioned on: {', '.join(head['conditions']) or 'nothing; it is unconditional'}\n- Findings: {findings}"
         + (f"\n- Sites: {', '.join(head['sites'])}" if head["sites"] else "")
         + (f"\n- Masks: {', '.join(head['masks'])}" if head["masks"] else ""),
         *_weights(head.get("weights", {}), head.get("licence", "")),

@@ -28,7 +28,7 @@ def with_generator(recipe: Recipe, generator: TrainedModel | None, *, compressor
     if generator is None:
         raise UsageError(f"the recipe '{recipe.name}' trains an encoder for a trained generator: give its run with --base")
     if compressor is not None:
-        raise UsageError("an encoder of codes works on images; leave --compressor out")
+        raise UsageError("an inversion encoder works on images; leave --compressor out")
     if recipe.train.adapt != "full":
         raise UsageError(f"train.adapt = '{recipe.train.adapt}' is for bases; a generator stays as it is beside its "
                          "encoder, so leave it out")

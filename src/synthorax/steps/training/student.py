@@ -65,7 +65,7 @@ def with_teacher(recipe: Recipe, teacher: TrainedModel | None, *, compressor: Tr
 def describe_student(recipe: Recipe) -> str:
     """One sentence on what a student has built in, for its card."""
     distilled: Distilled = recipe.model.distilled
-    walk = f"walks in {distilled.steps} steps" if distilled.steps else "walks as it is asked to"
+    walk = f"sampled in {distilled.steps} steps" if distilled.steps else "sampled with the number of steps that is asked for"
     own = "its own guidance is 1" if distilled.guides else "it may be guided as any model"
     return f"Student of that base: {walk}, with the teacher's guidance {distilled.description()} built in; {own}."
 
