@@ -333,8 +333,12 @@ def _age(claim: Mapping[str, Any]) -> str:
     return "" if "format" in claim else " of an earlier version of synthorax"
 
 
+_IN_WORDS = {"plan": "plan (request, number or seed)"}
+"""inputs whose name in a claim says too little to somebody who gave their parts"""
+
+
 def _differences(claim: Mapping[str, Any], earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Names of the inputs of a claim, or of a part of it, that differ from those of now."""
     if "format" not in claim:
         earlier, now = with_present_claims(earlier), with_present_claims(now)
-    return ", ".join(name for name in dict.fromkeys((*now, *earlier)) if earlier.get(name) != now.get(name))
+    return ", ".join(_IN_WORDS.get(name, name) for name in dict.fromkeys((*now, *earlier)) if earlier.get(name) != now.get(name))

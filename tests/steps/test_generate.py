@@ -184,7 +184,8 @@ def test_killed_and_continued_gives_the_identical_set(tmp_path: Path) -> None:
 def test_another_generation_in_the_same_folder_is_refused(model: TrainedModel, engine: Engine, tmp_path: Path) -> None:
     run_plan(model, tmp_path / "a", engine)
     before = digests(tmp_path / "a")
-    for name, change in (("plan", {"plan": simple_plan(num=5)}), ("settings", {"settings": replace(SETTINGS, guidance=2.0)}),
+    for name, change in ((r"plan \(request, number or seed\)", {"plan": simple_plan(num=5)}),
+                         ("settings", {"settings": replace(SETTINGS, guidance=2.0)}),
                          ("batch size", {"batch_size": 4})):
         with pytest.raises(InputError, match=rf"holds a generation with other {name}; choose another --out"):
             run_plan(model, tmp_path / "a", engine, **change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shlex
 import signal
 import sys
 import threading
@@ -63,6 +64,11 @@ def print_version(wanted: bool) -> None:
 
         print(f"synthorax {__version__}")
         raise typer.Exit
+
+
+def command_line() -> str:
+    """The command line of this call, as a report records it."""
+    return shlex.join(["synthorax", *sys.argv[1:]])
 
 
 def _name(info: CommandInfo) -> str:

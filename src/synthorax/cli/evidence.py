@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from synthorax.cli.calls import command_line
 from synthorax.cli.options import Device, DeviceOption, Fields, Given, Json, Seed, Synthetic, Threads
 from synthorax.cli.output import finish
 from synthorax.cli.panels import add
@@ -49,11 +50,11 @@ def evaluate(
     from synthorax.verbs.evidence import evaluate as verb
 
     finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, readings=readings, rqs=rqs,
-                seed=seed, device=device.value, threads=threads), json)
+                seed=seed, device=device.value, threads=threads, command=command_line()), json)
 
 
 def benefit(
-    more_positives: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    more_positives: Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Further numbers of --positives.")] = None,
     *,
     real: Annotated[Path, typer.Option(help="Prepared folder.")],
     synthetic: Synthetic,
@@ -86,7 +87,7 @@ def benefit(
     protocol = asked_config(config, classifier=classifier, weights=weights, updates=updates, positives=positives or (),
                             more_positives=more_positives or (), seed=seed)
     report = verb(real=real, synthetic=synthetic, findings=finding, out=out, config=protocol, seed=seed, device=device.value,
-                  threads=threads, external=external)
+                  threads=threads, external=external, command=command_line())
     finish(report, json)
     if gate and (reasons := gate_reasons(report.dimensions["benefit"])):
         print(f"synthorax: the gate says no: {'; '.join(reasons)}", file=sys.stderr)
@@ -118,12 +119,15 @@ def audit(
     from synthorax.verbs.evidence import audit as verb
 
     report = verb(train=train, synthetic=synthetic, out=out, model=model, reference=reference, features=features, seed=seed,
-                  config=AuditConfig(**config, seed=seed), device=device.value, threads=threads)
+                  config=AuditConfig(**config, seed=seed), device=device.value, threads=threads, command=command_line())
     finish(report, json)
     reasons = report.dimensions["privacy"].extra["gate"]["reasons"]
     sys.stderr.writelines(f"not fit for release: {reason}\n" for reason in reasons)
+    if gate and not reasons:
+        print("synthorax: the gate says yes: nothing was found that speaks against a release", file=sys.stderr)
     if gate and reasons:
-        raise typer.Exit(4)  # a gate that the user asked for said no
+        print("synthorax: the gate says no", file=sys.stderr)
+        raise typer.Exit(4)
 
 
 def check_poisoning(
@@ -161,7 +165,10 @@ def drift(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Detect distribution shift between two sets: appearance, demographics, labels."""
+    """Detect distribution shift between two sets.
+
+    Compares appearance, demographics and labels.
+    """
     from synthorax.verbs.evidence import drift as verb
 
     found = verb(old, new, out=out, features=features, seed=seed, device=device.value, threads=threads)
@@ -176,7 +183,7 @@ def lesion_noise(
     out: Annotated[Path, typer.Option(help="Folder for lesion_noise.json, .md and .svg.")],
     size: Annotated[int | None, typer.Option(help="Image size to train at; by default that of the prepared folder.")] = None,
     quantile: Annotated[float, typer.Option(help="Fraction of the lesions that may be lost.")] = 0.25,
-    part: Annotated[float, typer.Option(help="Fraction of the noise levels at which the others should be visible.")] = 0.5,
+    part: Annotated[float, typer.Option(help="Fraction of the noise levels at which every other lesion should be visible.")] = 0.5,
     json: Json = False,
 ) -> None:
     """Find the noise levels at which lesions are visible.

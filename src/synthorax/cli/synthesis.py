@@ -143,6 +143,9 @@ def export(
     elif finding:
         raise UsageError("--finding is for --format diffusers; images are exported as they are")
     else:
+        from synthorax.verbs.inputs import dataset_of
         from synthorax.verbs.synthesis import export as verb
 
-        finish({"out": str(verb(source, format="dicom" if format is Format.dicom else "png", out=out))}, json)
+        dataset = dataset_of(source)
+        folder = verb(dataset, format="dicom" if format is Format.dicom else "png", out=out)
+        finish({"out": str(folder), "images": len(dataset)}, json)

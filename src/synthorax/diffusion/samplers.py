@@ -82,7 +82,8 @@ def solve(denoise: Denoise, x: Tensor, sigmas: Tensor, *, sampler: str, noise: N
 def check_sampler(sampler: str, *, eta: float | None) -> None:
     """Raises UsageError for a name that is no sampler, and for an `eta` that it has not or that is outside [0, 1]."""
     if sampler not in SAMPLERS:
-        raise UsageError(f"unknown sampler '{sampler}'; {nearest(sampler, SAMPLERS)}")
+        others = f" The samplers: {', '.join(SAMPLERS)}" if nearest(sampler, SAMPLERS).endswith("?") else ""
+        raise UsageError(f"unknown sampler '{sampler}'; {nearest(sampler, SAMPLERS)}{others}")
     if eta is not None and sampler not in USUAL_ETA:
         raise UsageError(f"sampler '{sampler}' has no eta; those that have one: {', '.join(USUAL_ETA)}")
     if eta is not None and not 0 <= eta <= 1:

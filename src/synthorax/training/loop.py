@@ -309,7 +309,7 @@ class _Log:
         for name, value in values.items() if self.board is not None else ():
             self.board.add_scalar(f"loss/{name}", value, position.step)
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        progress(done, f"step {position.step} {text} {speed or 0:.0f} images/s")
+        progress(done, f"step {position.step} {text}" + (f" {speed:.0f} images/s" if speed else ""))
 
     def note(self, position: Position, facts: Mapping[str, float | str]) -> None:
         """One line on something else than losses."""

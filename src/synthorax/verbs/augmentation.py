@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synthorax.config import parse_duration
+from synthorax.data.adapters import detect
 from synthorax.data.dataset import Dataset, digest_of
 from synthorax.data.prepared import Prepared
 from synthorax.data.rejects import Rejected, stop_if_too_many
@@ -183,7 +184,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
                   patient_per_image=patient_per_image) as folder:
         with _nothing_left_if_refused(out):
             stages.begin("read")
-            source = data.ingest(dataset, out=present_place(out, "images"), label_table=label_table, allow=allow,
+            source = data.ingest(dataset, out=_dataset_place(dataset, out), label_table=label_table, allow=allow,
                                  patient_per_image=patient_per_image, allow_rejects=True)
             stages.begin("prepare")
             prepared = data.prepare(source, size=size, out=out / "prepared", split=SPLIT, seed=seed, allow_rejects=True)
@@ -201,6 +202,11 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         job = _Job(out=out, findings=tuple(names), recipe=settings, beginning=replace(beginning, why=why), num=num, seconds=seconds,
                    budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
         return _augmented(job, source, prepared, rejected, stages, folder)
+
+
+def _dataset_place(dataset: str | Path, out: Path) -> Path | None:
+    """Where images become a dataset folder; none for one that is a dataset folder already, which is read where it lies."""
+    return None if detect(Path(dataset)) == "dataset" else present_place(out, "images")
 
 
 def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages, folder: Folder) -> Augmented:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from synthorax.data.adapters import ADAPTERS, detect
-from synthorax.data.dataset import Dataset, read_dataset
+from synthorax.data.adapters.assembly import what_from
+from synthorax.data.dataset import COUNTED_FACTS, TABLE_NAME, Dataset, read_dataset, write_dataset
 from synthorax.data.prepared import Prepared, prepare_dataset
 from synthorax.data.rejects import Rejected, stop_if_too_many
+from synthorax.folders import claimed
 from synthorax.progress import progress_line
 from synthorax.registry import lookup
 from synthorax.steps.cache import cache, cached_folder, content_of
@@ -21,21 +24,37 @@ def ingest(source: PathLike, *, adapter: str = "", out: PathLike | None = None, 
            allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False) -> Dataset:
     """Turn images as downloaded or exported into a dataset folder; `adapter` is recognised from the files if empty.
 
-    Without `out` the folder is kept in the cache and found again as long as the source does not change. Raises InputError, also where
-    more than a tenth of the images were rejected, unless `allow_rejects`: the folder then holds the others, and rejects.csv the reasons.
+    Without `out` the folder is kept in the cache and found again as long as the source does not change. A source that is a dataset folder
+    already is copied to `out`, and without `out` read where it lies. Raises InputError, also where more than a tenth of the images were
+    rejected, unless `allow_rejects`: the folder then holds the others, and rejects.csv the reasons.
     """
     source = Path(source)
     name = adapter or detect(source)
     if name == "dataset":
-        return read_dataset(source, label_table=label_table, allow=allow, patient_per_image=patient_per_image)
+        dataset = read_dataset(source, label_table=label_table, allow=allow, patient_per_image=patient_per_image)
+        return dataset if out is None else _copied(dataset, Path(out), label_table=label_table, allow=allow,
+                                                   patient_per_image=patient_per_image)
     out = Path(out) if out is not None else cached_folder("ingest", source, name, *content_of(label_table), *allow, str(patient_per_image))
     if (out / "dataset.json").exists() and out.is_relative_to(cache()):
         return _without_many_rejects(read_dataset(out, allow=allow), allow_rejects)
     convert = lookup(ADAPTERS, name, kind="adapter")
     table = Path(label_table) if label_table is not None else None
     with progress_line("ingest") as progress:
-        dataset: Dataset = convert(source, out, label_table=table, allow=allow, patient_per_image=patient_per_image, progress=progress)
+        dataset = convert(source, out, label_table=table, allow=allow, patient_per_image=patient_per_image, progress=progress)
     return _without_many_rejects(dataset, allow_rejects)
+
+
+def _copied(dataset: Dataset, out: Path, *, label_table: PathLike | None, allow: Sequence[str], patient_per_image: bool) -> Dataset:
+    """Write a dataset folder that was read as one of its own: files, table and facts."""
+    source = {**what_from(dataset.path, out, label_table=None if label_table is None else Path(label_table), allow=allow),
+              "adapter": "dataset", "patient_per_image": patient_per_image}
+    with claimed(out, kind="a dataset folder", inputs=source) as folder, progress_line("ingest") as progress:
+        if not folder.done:
+            facts = {key: value for key, value in dataset.facts.items() if key not in COUNTED_FACTS}
+            write_dataset(folder.work, dataset.studies, name=dataset.name, synthetic=bool(dataset.facts.get("synthetic")),
+                          source=dataset.path, facts=facts, progress=progress)
+            folder.deliver(last=(TABLE_NAME,))
+    return replace(read_dataset(out, allow=allow), notes=dataset.notes)
 
 
 def _without_many_rejects(made: Dataset, allowed: bool) -> Dataset:

@@ -75,12 +75,13 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
 
 def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,
              features: str | Sequence[str] = "efficientnet-lite0", quick: bool = False, readings: PathLike | None = None,
-             rqs: PathLike | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None) -> Report:
+             rqs: PathLike | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
+             command: str = "") -> Report:
     """Measure a synthetic set, by any generator, against real images; writes report.json and report.html if `out` is given.
 
     `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. `quick` trains no
     judge and corrupts no image. `readings` is a table of what readers said of the images, see `dimensions.readings.read_readings`,
-    `rqs` the answers to the radiomics quality score, see `dimensions.radiomics_quality`.
+    `rqs` the answers to the radiomics quality score, see `dimensions.radiomics_quality`. `command` is recorded in the report.
     """
     prepared, made = prepared_of(real), dataset_of(synthetic)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
@@ -99,16 +100,17 @@ def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: P
                 spaces = [load_features(name, train=sides.train, seed=seed) for name in names]
                 report = evaluate_images(sides, images, features=spaces, facts=made.facts, seed=seed, quick=quick, readings=read,
                                          progress=portion(progress, 0.1, 1))
-            return folder.written(replace(report, inputs={**report.inputs, **quality}))
+            return folder.written(replace(report, inputs={**report.inputs, **quality}, command=command))
 
 
 def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, findings: Sequence[str], out: PathLike | None = None,
             config: BenefitConfig | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
-            into: Report | None = None, external: Prepared | PathLike | None = None, keep: PathLike | None = None) -> Report:
+            into: Report | None = None, external: Prepared | PathLike | None = None, keep: PathLike | None = None,
+            command: str = "") -> Report:
     """Find out whether adding the synthetic images helps on real patients never seen; `into` is a report to complete.
 
     `external` is a prepared folder of another hospital, on all of whose images both arms are tested too. Finished trainings are kept in
-    `keep`, by default `out`/trainings, and the same call after a stop goes on with the others.
+    `keep`, by default `out`/trainings, and the same call after a stop goes on with the others. `command` is recorded in the report.
     """
     prepared, made = prepared_of(real), dataset_of(synthetic)
     names = [canonical(name, allow=prepared.findings) for name in findings]
@@ -140,17 +142,18 @@ def benefit(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, finding
             into = replace(into, inputs={**into.inputs, "external": {"digest": other.digest, "images": len(other)}})
         if found.figures:
             into = replace(into, notes=(*into.notes, GALLERY_NOTE))
+        into = replace(into, command=command or into.command)
         return folder.written(into.with_dimension("benefit", found.to_dimension(), figures=found.figures))
 
 
 def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None, model: ModelLike | None = None,
           reference: ModelLike | None = None, features: str = "efficientnet-lite0", config: AuditConfig | None = None, seed: int = 0,
-          device: Device = "auto", threads: int | None = None) -> Report:
+          device: Device = "auto", threads: int | None = None, command: str = "") -> Report:
     """Look for copies, membership and re-identification; writes report.json, report.html and cards.jsonl if `out` is given.
 
     `train` is the prepared folder that the generator was trained on; `model` the diffusion model that made the images, for the
     loss-based attack, and `reference` another one that never saw these training images. Whether a release should go out is
-    `report.dimensions["privacy"].extra["gate"]`.
+    `report.dimensions["privacy"].extra["gate"]`. `command` is recorded in the report.
     """
     prepared, made = prepared_of(train), dataset_of(synthetic)
     sides, images = _sides(prepared, made)
@@ -164,8 +167,9 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
     with report_folder(out, part="an audit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:
         if folder.done:
             return folder.read()
-        return folder.written(_audited(prepared, made, sides, images, out=out, model=opened, reference=other, features=features,
-                                       config=config, seed=seed, device=device, threads=threads))
+        report = _audited(prepared, made, sides, images, out=out, model=opened, reference=other, features=features, config=config,
+                          seed=seed, device=device, threads=threads)
+        return folder.written(replace(report, command=command))
 
 
 def _audited(prepared: Prepared, made: Dataset, sides: RealImages, images: ImageSet, *, out: PathLike | None, model: TrainedModel | None,

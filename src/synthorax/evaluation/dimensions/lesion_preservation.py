@@ -40,9 +40,8 @@ def lesion_preservation(real: RealImages, synthetic: ImageSet, fitted_segmenter:
     """The dimension: agreement with the requested masks by a judge, and the lesions' contrast and looks against real lesions."""
     classes = requested_classes(synthetic)
     if not classes:
-        return Dimension("skipped", reason=f"no class of mask was requested of {MIN_REQUESTED_MASKS} of these images, so there is no "
-                                           f"region "
-                                           "to compare")
+        return Dimension("skipped", reason=f"fewer than {MIN_REQUESTED_MASKS} of these images were requested with a mask, so there is "
+                                           "no lesion region to compare")
     scores: list[Score] = []
     missing: dict[str, str] = {}
     found = None if fitted_segmenter.segmenter is None else fitted_segmenter.segmenter(synthetic.pixels)

@@ -29,7 +29,7 @@ def robustness(real: RealImages, synthetic: ImageSet, seen: SetFeatures, *, seed
     except InputError as error:
         moved, reasons = (), reasons | {"corruptions": str(error)}
     if not (sites or moved):
-        return Dimension("skipped", reason="; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        return Dimension("skipped", reason="; ".join(f"{name.replace('_', ' ')}: {reason}" for name, reason in reasons.items()))
     return Dimension("measured", scores=(*sites, *moved), extra={"not_measured": reasons} if reasons else {})
 
 

@@ -91,7 +91,10 @@ def drift_between(old: ImageSet, new: ImageSet, *, features: FeatureSpace, seed:
         raise UsageError("both sets must have the same image size and the same findings")
     for name, images in (("older", old), ("newer", new)):
         if (count := len(np.unique(images.patients()))) < MIN_PATIENTS_PER_SET:
-            raise InputError(f"the {name} set has {count} patients", remedy=f"at least {MIN_PATIENTS_PER_SET} are needed")
+            unnamed = " (all images without patient_id count as one)" if not all(study.patient_id for study in images.studies) else ""
+            raise InputError(f"the {name} set has {count} patient{'' if count == 1 else 's'}{unnamed}, and at least "
+                             f"{MIN_PATIENTS_PER_SET} are needed",
+                             remedy="write patient_id in metadata.csv, or give more images" if unnamed else "give images of more patients")
     rng = np.random.default_rng(derive(seed, "drift"))
     old, new = (images.take(np.sort(_sample_by_patient(images, MAX_IMAGES_PER_SET, rng))) for images in (old, new))
     size = min(len(new), len(old) // 2)

@@ -57,7 +57,8 @@ def merge_reports(earlier: Report, later: Report) -> Report:
     inputs = {name: {**later.inputs.get(name, {}), **earlier.inputs.get(name, {})} for name in {**earlier.inputs, **later.inputs}}
     return replace(later, inputs=inputs, dimensions=dimensions, created=earlier.created, balance=later.balance or earlier.balance,
                    judges=(*earlier.judges, *(judge for judge in later.judges if judge not in earlier.judges)),
-                   figures={**earlier.figures, **later.figures}, command=later.command or earlier.command,
+                   figures={**earlier.figures, **later.figures},
+                   command="\n".join(dict.fromkeys((*earlier.command.splitlines(), *later.command.splitlines()))),
                    notes=tuple(dict.fromkeys((*earlier.notes, *later.notes))),
                    warnings=tuple(dict.fromkeys((*earlier.warnings, *later.warnings))))
 

@@ -116,7 +116,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     """what a reader must know before any number, for instance that the training was too short; they stand above all else"""
     command: str = ""
-    """the command line that makes this report again"""
+    """the command lines that make this report again, one a line; empty for a report made from Python"""
     created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     version: str = field(default_factory=lambda: importlib.metadata.version("synthorax"))
 
@@ -181,8 +181,7 @@ class Report:
         for entry in self.dimensions["benefit"].findings:
             lines += [*filter(None, verdict(entry).values()), ""]
         for name, part in self.dimensions.items():
-            items = [f"{metric_of(score.metric).name} {show(score.value)} [{show(score.low)}, {show(score.high)}]"
-                     for score in part.scores]
+            items = [f"{_score_name(score, part)} {show(score.value)} [{show(score.low)}, {show(score.high)}]" for score in part.scores]
             items = [*items[:3], f"{len(items) - 3} more"] if len(items) > 3 else items
             items += [f"{entry.get('finding')}: {entry.get('verdict', 'see the page')}" for entry in part.findings]
             status = part.status.replace("_", " ")
@@ -280,6 +279,14 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise UsageError(f"{where} holds a {type(value).__name__}, which JSON cannot hold")
+
+
+def _score_name(score: Score, part: Dimension) -> str:
+    """The metric, with what tells the score from others of the same metric in this dimension: its group, its feature space."""
+    of = [] if score.group == "all" else [score.group]
+    if score.features and sum(other.metric == score.metric and other.group == score.group for other in part.scores) > 1:
+        of.append(f"by {score.features}")
+    return ", ".join((metric_of(score.metric).name, *of))
 
 
 def _set(record: Any, **parts: Any) -> None:

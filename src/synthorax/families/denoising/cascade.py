@@ -99,7 +99,8 @@ def check_stages(specs: Sequence[ModelSpec], *, guide: ModelSpec | None = None) 
         raise UsageError(f"a cascade needs a model that makes small images and at least one that enlarges them, and {len(specs)} is given")
     for spec in (*specs, *([guide] if guide is not None else [])):
         if spec.family != "diffusion":
-            raise UsageError(f"the stages of a cascade are diffusion models, and one is of family '{spec.family}'")
+            raise UsageError(f"the stages of a cascade are diffusion models, and one is of family '{spec.family}'; give runs of "
+                             "diffusion recipes, such as base-64 and super-256")
     if specs[0].config.get("centred"):
         raise UsageError("the first stage enlarges images; begin with a model that makes them")
     if guide is not None:
@@ -111,11 +112,12 @@ def check_stages(specs: Sequence[ModelSpec], *, guide: ModelSpec | None = None) 
             raise UsageError("the guide enlarges images; take a weaker model of what the first stage makes")
     for before, spec in pairwise(specs):
         if "image" not in spec.conditions:
-            raise UsageError(f"the stage of {spec.image_size} px is not conditioned on the part image, so it cannot enlarge images")
+            raise UsageError(f"the stage of {spec.image_size} px is not conditioned on the part image, so it cannot enlarge images; "
+                             "after the first one, give models that enlarge (recipes super-256 to super-1024)")
         wanted = spec.image_size // int(spec.config["reduction"])
         if wanted != before.image_size:
             raise UsageError(f"the stage of {spec.image_size} px enlarges images of {wanted} px, and the one before makes images of "
-                             f"{before.image_size} px")
+                             f"{before.image_size} px; give a model before it that makes images of {wanted} px")
 
 
 def unknown_to(spec: ModelSpec, first: ModelSpec) -> tuple[str, ...]:

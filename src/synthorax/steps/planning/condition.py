@@ -47,6 +47,7 @@ def check_row(row: PlanRow, spec: ModelSpec, *, file: Path | None = None) -> Non
     for part in row.parts():
         if part not in spec.conditions:
             accepted = f"it is conditioned on {', '.join(spec.conditions)}" if spec.conditions else "it takes no conditions at all"
+            accepted += "; leave this out, or choose a model that is conditioned on it (`synthorax models` lists them)"
             raise where.refuse(f"the model is not conditioned on {part}, which {_source_of(part, row)} asks for", accepted)
     if "labels" in spec.conditions:
         for name in row.labels:
