@@ -146,6 +146,5 @@ def export(
         from synthorax.verbs.inputs import dataset_of
         from synthorax.verbs.synthesis import export as verb
 
-        dataset = dataset_of(source)
-        folder = verb(dataset, format="dicom" if format is Format.dicom else "png", out=out)
-        finish({"out": str(folder), "images": len(dataset)}, json)
+        folder = verb(source, format="dicom" if format is Format.dicom else "png", out=out)
+        finish({"out": str(folder), "images": len(dataset_of(source))}, json)
