@@ -57,6 +57,8 @@ def former_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     told |= {"films_seen": told.pop("images_seen")} if "images_seen" in told else {}
     told |= {"settings": former_toml(facts["settings"])} if "settings" in facts else {}
     told |= {"stages": [former_facts(stage) for stage in facts["stages"]]} if "stages" in facts else {}
+    if "format" in facts:
+        told["format"] = 1
     if "spec" in facts:
         spec = facts["spec"]
         told["spec"] = spec | {"family": FAMILIES.get(spec["family"], spec["family"]), "config": with_former_keys(spec["config"], SETTINGS)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ FACTS = {**COMPARISON, "enlarging_steps": "super_resolution_steps", "films": "im
          "films_seen": "images_seen", "held_out_films": "held_out_images", "image_noise": "conditioning_noise", "n_films": "n_images",
          "num_films": "num_images", "train_films": "train_images"}
 """keys of what a file that a verb leaves says of itself, at any depth"""
+NAMES = frozenset({"labels", "masks", "ranges", "sexes", "sides", "sites", "together", "views"})
+"""tables by names that users gave to findings, sites and masks, which stay as they are"""
 FAMILIES = {"code-encoder": "inversion-encoder", "s4-gan": "kumar-gan", "s4-gmvae": "kumar-gmvae", "s4-vae": "kumar-vae"}
 RECIPES = {"code-encoder": "inversion-encoder", "s4-gan": "kumar-gan", "s4-vae": "kumar-vae",
            **{f"s4-{name}": f"kumar-{name}" for name in ("fs-gmvae-v1", "fs-gmvae-v2", "fs-gmvae-v3", "gmvae-v3", "gmvae-v4", "gmvae-v5",
@@ -113,9 +116,9 @@ def refuse_former_keywords(*records: type, **now: str) -> Callable[[Callable[P, 
         @functools.wraps(function)
         def call(*arguments: P.args, **keywords: P.kwargs) -> T:
             for name in keywords.keys() - taken.keys():
-                for record in records:
-                    if name in getattr(record, "__slots__", ()):
-                        raise UsageError(f"'{name}' is a field now: give {record.__name__}({name}=...)")
+                for record, field in itertools.product(records, (name, SETTINGS.get(name, name))):
+                    if field in getattr(record, "__slots__", ()):
+                        raise UsageError(f"'{name}' is a field now: give {record.__name__}({field}=...)")
                 if name in now:
                     raise UsageError(f"'{name}' is now '{now[name]}'")
             return function(*arguments, **keywords)
@@ -157,8 +160,12 @@ def present_place(folder: Path, name: str) -> Path:
 
 
 def with_present_weights(weights: Mapping[str, T]) -> dict[str, T]:
-    """Weights by their present names, also those of a packed model's stages and of a checkpoint's players."""
-    return {"".join(WEIGHTS.get(part, part) for part in re.split(r"([./])", name)): value for name, value in weights.items()}
+    """Weights by their present names, also those of a packed model's stages and of a checkpoint's players.
+
+    Where a name that is meant to be former stands beside the present one, no name is a former one.
+    """
+    present = {"".join(WEIGHTS.get(part, part) for part in re.split(r"([./])", name)): value for name, value in weights.items()}
+    return present if len(present) == len(weights) else dict(weights)
 
 
 def with_present_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,8 +192,17 @@ def figure_name(name: str) -> str:
 
 def _with_present(facts: Any, former: Mapping[str, str]) -> Any:
     if isinstance(facts, Mapping):
-        present = with_present_keys({key: _with_present(value, former) for key, value in facts.items()}, former)
+        tables = {key: value if key in NAMES else _by_name(value, former) if key == "findings" else _with_present(value, former)
+                  for key, value in facts.items()}
+        present = with_present_keys(tables, former)
         if present.get("family") in FAMILIES:
             present["family"] = FAMILIES[present["family"]]
         return present
     return [_with_present(value, former) for value in facts] if isinstance(facts, list) else facts
+
+
+def _by_name(table: Any, former: Mapping[str, str]) -> Any:
+    """A table by findings, whose names stay as they are."""
+    if not isinstance(table, Mapping):
+        return _with_present(table, former)
+    return {name: _with_present(value, former) for name, value in table.items()}

@@ -37,6 +37,12 @@ def metric_of(identifier: str) -> Metric:
     return METRICS[identifier]
 
 
+def keep_unknown(identifier: str, *, better: Direction) -> None:
+    """Enter a metric of a report that another program made, so that the report can be read: all that is known is its direction."""
+    if identifier not in METRICS:
+        METRICS[identifier] = Metric(name=identifier, better=better, source="not known here", sees="not known here")
+
+
 _FRAC = "fraction of the image's side"
 _SIZES = "Wasserstein-1 distance between the distributions in real and in synthetic images"
 _ACCURACY = "share; interval over readers and images"

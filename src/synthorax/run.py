@@ -23,7 +23,7 @@ from synthorax.protocols import ModelSpec
 WEIGHTS_NAME = "model.safetensors"
 SO_FAR_NAME = "so-far.safetensors"
 METADATA_KEY = "synthorax"
-FORMAT = 1
+FORMAT = 2
 """version of the model format; to be raised when older versions of synthorax would read a new file wrongly"""
 DESCRIBED: dict[str, type] = {
     "format": int, "recipe": str, "settings": str, "sample": dict, "support": dict, "sources": list, "data": dict, "tool": str,
@@ -112,7 +112,7 @@ class ModelFile:
 
     def __init__(self, path: Path, content: bytes, *, digest: str) -> None:
         self.path, self.digest = path, digest
-        self.spec, self.facts = _read_description(content, file=path)
+        self.spec, self.facts, self.format = _read_description(content, file=path)
         self._content = content
         self._weights: dict[str, Tensor] | None = None
         self._once = threading.Lock()
@@ -129,7 +129,8 @@ class ModelFile:
         with self._once:
             if self._weights is None:
                 try:
-                    self._weights = with_present_weights(load(self._content))
+                    weights = load(self._content)
+                    self._weights = weights if self.format > 1 else with_present_weights(weights)
                 except (SafetensorError, ValueError, KeyError) as error:
                     raise InputError(f"is not a safetensors file ({error})", file=self.path) from error
                 self._content = b""
@@ -147,7 +148,7 @@ def weights_digest(path: Path) -> str:
     return read_verified(path)[1]
 
 
-def _read_description(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any]]:
+def _read_description(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[str, Any], int]:
     metadata = safetensors_metadata(content, file=file).get(METADATA_KEY)
     if metadata is None:
         raise InputError("is a safetensors file without a Synthorax model description", file=file)
@@ -160,7 +161,7 @@ def _read_description(content: bytes, *, file: Path) -> tuple[ModelSpec, dict[st
         raise InputError(f"has model format {written}, and this version of synthorax reads up to {FORMAT}", file=file,
                          remedy="update synthorax")
     try:
-        return build(ModelSpec, facts.pop("spec"), where="its description", prefix="spec"), facts
+        return build(ModelSpec, facts.pop("spec"), where="its description", prefix="spec"), facts, written
     except InputError as error:
         raise InputError(f"describes a model that this version of synthorax does not know ({error})", file=file,
                          remedy="use the version that wrote it" + (f", {facts['tool']}" if "tool" in facts else "")) from error

@@ -305,7 +305,8 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda facts: facts.update(format=FORMAT + 1), "has model format 2, and this version of synthorax reads up to 1; update synthorax"),
+    (lambda facts: facts.update(format=FORMAT + 1),
+     f"has model format {FORMAT + 1}, and this version of synthorax reads up to {FORMAT}; update synthorax"),
     (lambda facts: facts["spec"].update(colours=3), "describes a model that this version of synthorax does not know"),
     (lambda facts: facts["spec"].update(family="cubist"), "family 'cubist', which this version of synthorax does not know"),
     (lambda facts: facts["spec"]["config"].update(hue=3), "does not fit the networks of this version"),

@@ -28,6 +28,7 @@ from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
+from synthorax.former_names import SETTINGS, with_present_keys
 from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import Model, SampleSettings
@@ -80,6 +81,7 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
 def changed_settings(usual: SampleSettings, given: Mapping[str, Any]) -> SampleSettings:
     """The usual settings with those given by name in their place; UsageError for a name that is none."""
     names = [setting.name for setting in fields(SampleSettings)]
+    given = with_present_keys(given, {before: now for before, now in SETTINGS.items() if now in names})
     for name in given:
         if name not in names:
             raise UsageError(f"unknown sampling setting '{name}'; {nearest(name, names)}")

@@ -161,7 +161,7 @@ def audit(*, train: Prepared | PathLike, synthetic: Dataset | PathLike, out: Pat
         raise UsageError("a reference model corrects the loss of a model; give the model too")
     config = config or AuditConfig(seed=seed)
     opened, other = (None if given is None else open_model(given) for given in (model, reference))
-    model_identity, reference_identity = (identity_of(None if own is None else own.given) for own in (opened, other))
+    model_identity, reference_identity = (None if own is None else own.digest for own in (opened, other))
     settings = {"model": model_identity, "reference": reference_identity, "features": identity_of(features), "settings": asdict(config),
                 "seed": seed}
     with report_folder(out, part="an audit", real=prepared.digest, synthetic=images.digest, settings=settings) as folder:

@@ -19,7 +19,7 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.report.page import Figure, render, show, verdict
 from synthorax.files import write_atomic
 from synthorax.former_names import with_present_facts, with_present_metrics
-from synthorax.metric_table import metric_of
+from synthorax.metric_table import keep_unknown, metric_of
 from synthorax.types import Score, Status
 
 SCHEMA = "synthorax.report/1"
@@ -210,11 +210,11 @@ class Report:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             revision = record.get("revision", 1)
-            if record.get("schema") != SCHEMA or revision not in range(1, REVISION + 1):
+            if record.get("schema") != SCHEMA or type(revision) is not int or revision not in range(1, REVISION + 1):
                 raise InputError(f"its schema is {record.get('schema')!r}, revision {revision!r}; this version of Synthorax reads "
                                  f"{SCHEMA!r} "
                                  f"up to revision {REVISION}", file=path, remedy="read it with the version that wrote it, or a later one")
-            record = with_present_facts(record if revision == REVISION else with_present_metrics(record))
+            record = record if revision == REVISION else with_present_facts(with_present_metrics(record))
             figures = {name: path.parent / file for name, file in record.get("figures", {}).items()}
             inside = {name: file for name, file in figures.items()
                       if file.resolve().is_relative_to(path.parent.resolve()) and file.is_file()}
@@ -250,6 +250,7 @@ def _dimension(record: Mapping[str, Any]) -> Dimension:
 
 def _score(record: Mapping[str, Any]) -> Score:
     names = {part.name for part in fields(Score)}
+    keep_unknown(record["metric"], better=record.get("better", "higher"))
     score = Score(**{key: value for key, value in record.items() if key in names})
     if record.get("better", score.better) != score.better:
         raise UsageError(f"{score.metric}: {record['better']} is better there, and {score.better} in this version")

@@ -12,6 +12,7 @@ from synthorax.errors import UsageError, nearest
 from synthorax.families.denoising.cascade import CascadeModel, cascade_spec, unknown_to
 from synthorax.files import write_atomic
 from synthorax.folders import CLAIM_NAME, claimed
+from synthorax.former_names import SETTINGS, with_present_keys
 from synthorax.progress import Progress, quiet
 from synthorax.protocols import ModelSpec, SampleSettings
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model
@@ -43,8 +44,8 @@ def pack_cascade(models: Sequence[ModelLike], out: Path, *, guide: ModelLike | N
     stages = [stage for number, model in enumerate(opened) for stage in (model.parts[1:] if number and model.parts else model.stages)]
     specs, first = [stage.spec for stage in stages], stages[0].facts
     weaker = opened[0].guide if guide is None else open_model(guide).stages[0]
-    settings = opened[0].facts.get("sample", {}) | (GUIDED if guide is not None else {}) | dict(sample or {})
-    build(SampleSettings, settings, where="pack", prefix="sample.")
+    settings = opened[0].facts.get("sample", {}) | (GUIDED if guide is not None else {}) | with_present_keys(dict(sample or {}), SETTINGS)
+    build(SampleSettings, settings, where="pack", prefix="sample")
     spec = cascade_spec(specs, [stage.facts.get("sample", {}) for stage in stages[1:]], guide=None if weaker is None else weaker.spec)
     model = CascadeModel(spec)
     for number, (network, stage) in enumerate(zip(model.stages, stages, strict=True), start=1):
