@@ -39,9 +39,9 @@ def test_sampling_settings_answer_to_their_former_names_in_python_too() -> None:
 
 
 def test_a_report_with_a_metric_of_another_program_is_read(tmp_path: object) -> None:
-    record = {"schema": "synthorax.report/1", "revision": 2, "created": "", "version": "", "command": "", "inputs": {"real": {"digest": "0" * 64}, "synthetic": {"digest": "1" * 64}}, "judges": [],
-              "dimensions": {name: {"status": "skipped", "reason": "not asked for"} for name in DIMENSIONS}, "notes": [], "warnings": [],
-              "figures": {}}
+    record = {"schema": "synthorax.report/1", "revision": 2, "created": "", "version": "", "command": "", "judges": [], "notes": [],
+              "inputs": {"real": {"digest": "0" * 64}, "synthetic": {"digest": "1" * 64}}, "warnings": [], "figures": {},
+              "dimensions": {name: {"status": "skipped", "reason": "not asked for"} for name in DIMENSIONS}}
     score = {"metric": "sharpness_of_ribs", "value": 0.5, "low": 0.4, "high": 0.6, "better": "higher", "n_real": 3, "n_synthetic": 3}
     record["dimensions"]["fidelity"] = {"status": "measured", "scores": [score]}  # type: ignore[index]
     path = Path(str(tmp_path)) / "report.json"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from synthorax import __version__
-from synthorax.capabilities import HasDiagnostics
+from synthorax.capabilities import Cascade, HasDiagnostics
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
@@ -129,8 +129,10 @@ def begin(objective: Objective[nn.Module], images: ImageSet, recipe: Recipe, beg
     objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
     objective.zero_unvaried_inputs(varying_inputs(images, spec=as_model(objective.model).spec))
     if beginning.base is not None:
-        guide = beginning.base.guide
-        objective.start_from(beginning.base.stages[0].build(), guide=None if guide is None else guide.build())
+        # Built twice: what low-rank updates begin with depends on the random numbers drawn before, and stays that of earlier versions.
+        whole, again = beginning.base.build(), beginning.base.build()
+        first = whole.stages[0] if isinstance(whole, Cascade) else whole
+        objective.start_from(first, guide=again.guide if isinstance(again, Cascade) else None)
         adaptation.adapt(objective.model, recipe.train.adapt, rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
 
 
