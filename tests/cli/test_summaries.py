@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from synthorax.cli import app as cli
 from synthorax.data.dataset import Dataset, read_dataset
@@ -17,9 +18,13 @@ from synthorax.data.image_files import read_image
 from synthorax.data.phantom import write_phantom_dataset
 from synthorax.diffusion.samplers import SAMPLERS, check_sampler
 from synthorax.errors import InputError, UsageError
+from synthorax.evaluation.dimensions.lesion_preservation import lesion_preservation
+from synthorax.evaluation.dimensions.robustness import robustness
+from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.monitoring.drift import drift_between
 from synthorax.evaluation.report.folder import merge_reports
 from synthorax.evaluation.report.record import Dimension, Report
+from synthorax.training.loop import Position, _Log
 from synthorax.types import Score
 from trainings import toy_images
 
@@ -112,3 +117,22 @@ def test_help_explains_every_argument_and_cuts_no_sentence(run: Run) -> None:
     assert "more_positives" not in run("benefit", "--help")[1]
     line = next(line for line in run("--help")[1].splitlines() if line.strip().startswith("drift"))
     assert line.endswith("Detect distribution shift between two sets.")
+
+
+def test_the_first_line_of_a_training_claims_no_speed(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = _Log(tmp_path, step=0)
+    for step in (1, 2):
+        log.write(Position(step=step, images=8 * step, elapsed_seconds=float(step)), {"loss": torch.tensor(0.5)},
+                  progress=lambda done, text: said.append(text), done=0.1)
+    assert said[0] == "step 1 loss 0.5000" and said[1].endswith(" images/s")
+
+
+def test_what_was_skipped_is_said_in_words() -> None:
+    images = toy_images(num=8, size=16)
+    nowhere = replace(images, studies=tuple(replace(study, site="") for study in images.studies))
+    skipped = robustness(RealImages(train=nowhere, held_out=nowhere), nowhere, None, seed=0, corruptions=False)  # type: ignore[arg-type]
+    assert skipped.status == "skipped" and skipped.reason.startswith("other sites: ") and "_" not in skipped.reason
+    real = RealImages(train=nowhere, held_out=nowhere)
+    missing = lesion_preservation(real, nowhere.take(np.arange(2)), None, space=None, seed=0)  # type: ignore[arg-type]
+    assert missing.reason == "fewer than 5 of these images were requested with a mask, so there is no lesion region to compare"

@@ -311,7 +311,7 @@ def test_the_gate_is_an_exit_code(prepared, synthetic, tmp_path):
     """A synthetic folder into which training images were copied fails with 4, and its cards name them; without --gate it is told."""
     arguments = ["audit", "--train", str(prepared.path), "--synthetic", str(synthetic), "--planted", "5", "--threads", "1"]
     stopped = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a"), "--gate"])
-    assert stopped.exit_code == 4, stopped.output
+    assert stopped.exit_code == 4 and "the gate says no" in stopped.output, stopped.output
     told = json.loads((tmp_path / "a" / "report.json").read_text())
     assert told["dimensions"]["privacy"]["status"] == "measured" and told["dimensions"]["fidelity"]["status"] == "skipped"
     assert not told["dimensions"]["privacy"]["gate"]["passed"]
@@ -319,3 +319,9 @@ def test_the_gate_is_an_exit_code(prepared, synthetic, tmp_path):
     assert len(cards) == 8 and all(card["near_copy"] for card in cards)
     passed = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "b")])
     assert passed.exit_code == 0
+
+    assert told["command"].startswith("synthorax ")
+    told["dimensions"]["privacy"]["gate"] |= {"passed": True, "reasons": []}
+    (tmp_path / "a" / "report.json").write_text(json.dumps(told))
+    fit = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a"), "--gate"])
+    assert fit.exit_code == 0 and "the gate says yes" in fit.output, fit.output
