@@ -25,8 +25,9 @@ from synthorax.families.denoising.model import DiffusionModel
 from synthorax.nets.lora import LowRank
 from synthorax.protocols import Condition, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, Run, read_spec, save_model, weights_digest
-from synthorax.steps.models.recipe import build_objective, load_recipe
+from synthorax.steps.models.recipe import build_model, build_objective, load_recipe
 from synthorax.steps.models.trained_model import open_model
+from synthorax.steps.training import train_run
 from synthorax.steps.training.base_model import LEARNING_RATES, RULES, check_base, choose_way, recipe_of_base, resolve_way
 from synthorax.training.loop import train
 from synthorax.verbs.augmentation import _known_to_base, _settings, _with_base
@@ -251,6 +252,22 @@ def test_lora_through_train_leaves_a_model_of_the_bases_shape(base: Run, prepare
     assert sum(change.abs().max().item() > 1e-4 for change in changes) > len(inner) / 2
     assert all(np.linalg.matrix_rank(change.double().numpy(), tol=1e-4 * max(1e-3, float(change.norm()))) <= 2 for change in changes)
     assert read_spec(run.weights)[1]["started_from"]["rank"] == 2
+
+
+def test_low_rank_updates_begin_after_the_base_was_built_twice_as_in_earlier_versions(base: Run, prepared: Prepared) -> None:
+    """Their first weights are drawn from the state that building the base leaves, so a seed gives the model that it always gave."""
+    recipe, handle = load_recipe("edm-64", overrides=[*TINY, "train.adapt=lora"]), open_model(base.path)
+    torch.manual_seed(0)
+    objective, images = train_run.fresh_objective(recipe, prepared)
+    train_run.begin(objective, images, recipe, train_run.Beginning(base=handle, compressor=None, why=""))
+    torch.manual_seed(0)
+    other, _ = train_run.fresh_objective(recipe, prepared)
+    for _ in range(2):
+        build_model(handle.spec)
+    adapt(other.model, "lora", rank=recipe.train.adapt_rank, alpha=recipe.train.adapt_alpha)
+    expected, begun = ({name: value for name, value in model.state_dict().items() if name.endswith("reduce.weight")}
+                       for model in (other.model, objective.model))
+    assert expected and all(torch.equal(value, begun[name]) for name, value in expected.items())
 
 
 def test_augment_takes_the_bases_recipe_and_the_machines_batches(base: Run, tmp_path: Path) -> None:
