@@ -49,7 +49,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_phantom_dataset(tmp_path_factory.mktemp("sets") / "drawn", num=8, size=32)
 
 
@@ -57,23 +57,23 @@ def score(metric: str, *, group: str = "all", features: str = "") -> Score:
     return Score(metric=metric, value=0.5, low=0.4, high=0.6, n_real=10, n_synthetic=10, group=group, features=features)
 
 
-def test_a_dataset_folder_is_copied_to_out(run: Run, drawn: Dataset, tmp_path: Path) -> None:
+def test_a_dataset_folder_is_copied_to_out(run: Run, drawings: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "ds"
     for _ in range(2):  # the same call again finds its folder
-        code, said, _ = run("ingest", drawn.path, "--out", out)
+        code, said, _ = run("ingest", drawings.path, "--out", out)
         assert code == 0 and f"dataset: {out}" in said
     copy = read_dataset(out)
-    assert copy.studies == drawn.studies and copy.findings == drawn.findings
-    assert all(np.array_equal(read_image(out / study.file_name), read_image(drawn.path / study.file_name)) for study in drawn.studies)
-    assert copy.facts["drawing"] == drawn.facts["drawing"]
+    assert copy.studies == drawings.studies and copy.findings == drawings.findings
+    assert all(np.array_equal(read_image(out / study.file_name), read_image(drawings.path / study.file_name)) for study in drawings.studies)
+    assert copy.facts["drawing"] == drawings.facts["drawing"]
     other = write_phantom_dataset(tmp_path / "other", num=4, size=32)
     code, _, refused = run("ingest", other.path, "--out", out)
     assert code == 3 and "holds a dataset folder with other" in refused
 
 
-def test_export_says_how_many_files_it_wrote(run: Run, drawn: Dataset, tmp_path: Path) -> None:
-    code, said, _ = run("export", drawn.path, "--format", "png", "--out", tmp_path / "out")
-    assert code == 0 and f"images: {len(drawn)}" in said
+def test_export_says_how_many_files_it_wrote(run: Run, drawings: Dataset, tmp_path: Path) -> None:
+    code, said, _ = run("export", drawings.path, "--format", "png", "--out", tmp_path / "out")
+    assert code == 0 and f"images: {len(drawings)}" in said
 
 
 def test_a_summary_says_of_which_finding_and_which_features_a_number_is() -> None:
