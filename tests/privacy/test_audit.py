@@ -1,6 +1,7 @@
 """The audit: planted copies and leaks are found, images that nobody trained on are not accused, and the gate says what follows."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -307,9 +308,10 @@ def synthetic(prepared, tmp_path):
     return tmp_path / "made"
 
 
-def test_the_gate_is_an_exit_code(prepared, synthetic, tmp_path):
+def test_the_gate_is_an_exit_code(prepared, synthetic, tmp_path, monkeypatch):
     """A synthetic folder into which training images were copied fails with 4, and its cards name them; without --gate it is told."""
     arguments = ["audit", "--train", str(prepared.path), "--synthetic", str(synthetic), "--planted", "5", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["synthorax", *arguments])
     stopped = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a"), "--gate"])
     assert stopped.exit_code == 4 and "the gate says no" in stopped.output, stopped.output
     told = json.loads((tmp_path / "a" / "report.json").read_text())
