@@ -30,7 +30,7 @@ COMPARISON = {
     "images/s": "images_per_second", "ms alone": "ms_per_image", "ms of 8": "ms_per_image_of_8", "training MB": "training_mb",
     "sampling MB": "sampling_mb", "parameters trained": "parameters_trained"}
 """keys of comparison.json of the schema synthorax.comparison/1, and of the records that it is made of"""
-FACTS = {**COMPARISON, "enlarging_steps": "super_resolution_steps", "films": "images", "films_per_second": "images_per_second",
+FACTS = {"enlarging_steps": "super_resolution_steps", "films": "images", "films_per_second": "images_per_second",
          "films_seen": "images_seen", "held_out_films": "held_out_images", "image_noise": "conditioning_noise", "n_films": "n_images",
          "num_films": "num_images", "train_films": "train_images"}
 """keys of what a file that a verb leaves says of itself, at any depth"""
@@ -146,6 +146,12 @@ def with_present_keys(table: Mapping[str, T], former: Mapping[str, str]) -> dict
 def with_present_facts(facts: Any) -> Any:
     """What a model file or a dataset folder says of itself, with present keys, also in tables and lists in it."""
     return _with_present(facts, FACTS)
+
+
+def with_present_comparison(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison.json of the first schema, or one of the records that it was made of, with present keys."""
+    present: dict[str, Any] = _with_present(record, COMPARISON)
+    return present
 
 
 def with_present_claims(inputs: Any) -> Any:

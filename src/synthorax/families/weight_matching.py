@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthorax.errors import UsageError
 
 Names = tuple[int, Sequence[str]]
 """an axis, and what each of its entries means"""
+
+
+class NamedWeights(Protocol):
+    """A model that says which axes of its weights have a meaning by name."""
+
+    def named_axes(self) -> dict[str, Names]:
+        """Weights with an axis whose entries mean something by name: the axis and the names."""
+
+
+def load_matching(model: nn.Module, base: nn.Module, *, what: str) -> None:
+    """Start from the weights of `base`, a model of the same class and shape, `what`; entries of named axes are matched by name.
+
+    Raises UsageError for another class or shape.
+    """
+    if not isinstance(base, type(model)):
+        raise UsageError(f"{what} can only start from another one")
+    own, theirs = cast(NamedWeights, model), cast(NamedWeights, base)
+    model.load_state_dict(matched_weights(model.state_dict(), base.state_dict(), own_names=own.named_axes(),
+                                          base_names=theirs.named_axes()))
 
 
 def matched_weights(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],

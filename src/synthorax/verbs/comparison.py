@@ -34,7 +34,7 @@ from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.report.contact_sheets import png_bytes
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import only_user
-from synthorax.former_names import present_place
+from synthorax.former_names import present_place, with_present_comparison
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.features import load_features
 from synthorax.privacy.copies import CopyDetector, FalseAlarms, half_calibrated
@@ -310,7 +310,7 @@ def _piece(design: ComparisonDesign, name: str, make: Callable[[], Record]) -> R
     if not path.exists():
         write_json(path, make())
         print(f"compare: {name} is done", file=sys.stderr, flush=True)
-    return read_json_object(path, remedy="delete it, and the same command makes it again")
+    return with_present_comparison(read_json_object(path, remedy="delete it, and the same command makes it again"))
 
 
 def _parameters(run: Run) -> Record:

@@ -9,6 +9,7 @@ from typing import Any
 from synthorax.errors import InputError
 from synthorax.evaluation.comparison.pages import summary
 from synthorax.files import check_kind, read_json_object
+from synthorax.former_names import with_present_comparison
 
 SCHEMA = "synthorax.comparison/2"
 FORMER_SCHEMAS = ("synthorax.comparison/1",)
@@ -25,7 +26,7 @@ def read_report(path: Path) -> dict[str, Any]:
                          file=path, remedy=remedy)
     for key, kind in (("claim", dict), ("settings", dict), ("judges", list)):
         check_kind(report, key, kind, where=path, remedy=remedy)
-    return report | {"schema": SCHEMA}
+    return with_present_comparison(report) | {"schema": SCHEMA}
 
 
 def check_joins(head: Record, pairs: Iterable[tuple[str, int]], others: Mapping[Path, Record]) -> None:

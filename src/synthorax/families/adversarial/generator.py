@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from synthorax.capabilities import HasConditionInputs, HasDiagnostics, LatentGenerator, StartsFromBase
 from synthorax.config import Side, Width
-from synthorax.errors import UsageError
 from synthorax.families.adversarial.label_conditioning import (
     CONDITION_PARTS,
     num_statements,
@@ -20,7 +19,7 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
-from synthorax.families.weight_matching import Names, matched_weights
+from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.convolutional_gan import Generator
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.progressive import GrowingGenerator
@@ -95,10 +94,7 @@ class GanModel(nn.Module, LatentGenerator, HasConditionInputs, StartsFromBase, H
 
     def load_matching(self, base: nn.Module) -> None:
         """Start from the weights of `base`, a model of the same shape; findings and sites are matched by name. UsageError otherwise."""
-        if not isinstance(base, GanModel):
-            raise UsageError("a model of family 'gan' can only start from another one")
-        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
-                                             base_names=base.named_axes()))
+        load_matching(self, base, what="a model of family 'gan'")
 
     def named_axes(self) -> dict[str, Names]:
         """Weights with an axis whose entries mean something by name: the axis and the names."""

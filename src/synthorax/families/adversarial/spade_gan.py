@@ -21,7 +21,7 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
-from synthorax.families.weight_matching import Names, matched_weights
+from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.spade import SpadeGenerator, mask_channels
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
@@ -97,10 +97,7 @@ class SpadeGanModel(nn.Module, LatentGenerator, MaskConditioned, HasConditionInp
 
         Raises UsageError for another family or shape.
         """
-        if not isinstance(base, SpadeGanModel):
-            raise UsageError("a model of family 'spade-gan' can only start from another one")
-        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
-                                             base_names=base.named_axes()))
+        load_matching(self, base, what="a model of family 'spade-gan'")
 
     def named_axes(self) -> dict[str, Names]:
         """Weights with an axis whose entries mean something by name: the axis and the names."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from synthorax.capabilities import HasConditionInputs, LatentGenerator, StartsFromBase, StyledGenerator
 from synthorax.config import Depth, NotNegative, Side, Width
-from synthorax.errors import UsageError
 from synthorax.families.adversarial.label_conditioning import (
     CONDITION_PARTS,
     num_statements,
@@ -22,7 +21,7 @@ from synthorax.families.adversarial.label_conditioning import (
     varied_statements,
 )
 from synthorax.families.adversarial.objective import AdversarialConfig, AdversarialObjective
-from synthorax.families.weight_matching import Names, matched_weights
+from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.stylegan2 import Mapping, Synthesis
 from synthorax.protocols import Condition, Family, ModelSpec, SampleSettings
@@ -117,10 +116,7 @@ class StyleGan2Model(nn.Module, StyledGenerator, HasConditionInputs, StartsFromB
 
     def load_matching(self, base: nn.Module) -> None:
         """Start from the weights of `base`, a model of the same shape; findings and sites are matched by name. UsageError otherwise."""
-        if not isinstance(base, StyleGan2Model):
-            raise UsageError("a model of family 'stylegan2' can only start from another one")
-        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
-                                             base_names=base.named_axes()))
+        load_matching(self, base, what="a model of family 'stylegan2'")
 
     def named_axes(self) -> dict[str, Names]:
         """Weights with an axis whose entries mean something by name: the axis and the names."""

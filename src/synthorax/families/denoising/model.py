@@ -22,7 +22,7 @@ from synthorax.families.autoencoders.compressors import build_compressor
 from synthorax.families.denoising.condition_maps import condition_maps
 from synthorax.families.denoising.conditioning_augmentation import resized, with_noise
 from synthorax.families.denoising.distillation import Distilled
-from synthorax.families.weight_matching import Names, matched_weights
+from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
 from synthorax.nets.layers import Modulation
 from synthorax.nets.text import TextConfig, build_text_encoder
@@ -246,10 +246,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
 
         Raises UsageError where the shapes differ.
         """
-        if not isinstance(base, DiffusionModel):
-            raise UsageError("a diffusion model can only start from another one")
-        self.load_state_dict(matched_weights(self.state_dict(), base.state_dict(), own_names=self.named_axes(),
-                                             base_names=base.named_axes()))
+        load_matching(self, base, what="a diffusion model")
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
         """See `HasConditionInputs`. Left random, the weights of a lesion's side overexposed whole images once a text named a side.
