@@ -21,7 +21,8 @@ class LesionVolume:
     """A lesion in cubic voxels. Axes are those of a frontal image: depth along the beam, rows downwards, columns to the right."""
 
     water: NDArray[np.float32]
-    """[D, H, W]: excess attenuation over the surrounding lung, in mm of water per mm of path; 0 outside the lesion, 0.85 for soft tissue"""
+    """[D, H, W]: excess attenuation over the surrounding lung, in mm of water per mm of path, 0.85 for soft tissue; 0 outside the lesion,
+    but for voxels of which it fills less than half"""
     mask: NDArray[np.bool_]
     """[D, H, W]: voxels of the lesion"""
     spacing_mm: float
@@ -54,9 +55,10 @@ def resampled(lesion: LesionVolume, *, rotation: Rotation | None = None, scale: 
               spacing_mm: float | None = None) -> LesionVolume:
     """The lesion turned about its centre, made `scale` times as large, in voxels of `spacing_mm` (its own, if not given).
 
-    Water is interpolated linearly and counts inside the mask; the mask is where interpolation of the old one gives a half or more. A
-    larger lesion has the same attenuation per mm, so its line integrals grow with it. The new volume is just large enough. Raises
-    UsageError for a matrix that is no rotation (a mirror image is none), and where the voxels are so large that nothing is left.
+    Water and mask are interpolated linearly, and averaged where the new voxels are larger than the old; the new mask is where a half or
+    more of a voxel is inside. A larger lesion has the same attenuation per mm, so its line integrals grow with it. The new volume is just
+    large enough. Raises UsageError for a matrix that is no rotation (a mirror image is none), and where the voxels are so large that
+    nothing is left.
 
     >>> small = LesionVolume(water=np.ones((4, 4, 4), np.float32), mask=np.ones((4, 4, 4), bool), spacing_mm=1.0)
     >>> round(resampled(small, scale=2).volume_mm3 / small.volume_mm3)
@@ -74,12 +76,16 @@ def resampled(lesion: LesionVolume, *, rotation: Rotation | None = None, scale: 
     corners = np.stack(np.meshgrid(*np.stack([low - 0.5, high + 0.5], axis=1) - centre[:, None], indexing="ij"), axis=-1).reshape(-1, 3)
     reach = np.abs(corners @ turn.T).max(0) * lesion.spacing_mm * scale / spacing
     shape = tuple(int(side) for side in np.ceil(2 * reach - 1e-6) + 2)  # one voxel of margin on each side
-    matrix = turn.T * (spacing / (lesion.spacing_mm * scale))  # from new voxels to old ones
-    offset = centre - matrix @ ((np.array(shape) - 1) / 2)
-    inside = np.where(lesion.mask, lesion.water, 0).astype(np.float64)
-    share = affine_transform(lesion.mask.astype(np.float64), matrix, offset, output_shape=shape, order=1, mode="grid-constant")
-    water = affine_transform(inside, matrix, offset, output_shape=shape, order=1, mode="grid-constant")
-    mask = share >= 0.5 - 1e-9
+    parts = max(1, math.ceil(spacing / (lesion.spacing_mm * scale) - 1e-6))  # samples a side of a new voxel
+    fine = tuple(side * parts for side in shape)
+    matrix = turn.T * (spacing / parts / (lesion.spacing_mm * scale))  # from new samples to old voxels
+    offset = centre - matrix @ ((np.array(fine) - 1) / 2)
+
+    def sampled(values: NDArray[Any]) -> NDArray[np.float64]:
+        found = affine_transform(values.astype(np.float64), matrix, offset, output_shape=fine, order=1, mode="grid-constant")
+        return np.asarray(found.reshape(shape[0], parts, shape[1], parts, shape[2], parts).mean((1, 3, 5)))
+
+    water, mask = sampled(lesion.water), sampled(lesion.mask) >= 0.5 - 1e-9
     if not mask.any():
         raise UsageError(f"nothing of the lesion is left in voxels of {spacing:g} mm; use smaller ones")
     return LesionVolume(water=water.astype(np.float32), mask=mask, spacing_mm=spacing)
