@@ -146,7 +146,7 @@ def test_the_loss_is_small_only_for_the_right_mask():
     target = torch.zeros(2, 1, 8, 8)
     target[:, :, :4] = 1
     stated, emphasis = torch.ones(2, 1, dtype=torch.bool), torch.ones(1)
-    losses = {name: judge._loss(logits, target, stated, emphasis).item()
+    losses = {name: judge.outline_loss(logits, target, stated, emphasis).item()
               for name, logits in (("right", 20 * target - 10), ("empty", torch.full_like(target, -10)), ("wrong", 10 - 20 * target))}
     assert losses["right"] < 0.02 < losses["empty"] < losses["wrong"]
 

@@ -130,6 +130,18 @@ def draw_phantom(spec: PhantomSpec, *, size: int) -> PhantomImage:
                        masks={name: np.where(mask, 255, 0).astype(np.uint8) for name, mask in outlines.items()})
 
 
+def draw_whole_lungs(spec: PhantomSpec, *, size: int) -> dict[str, NDArray[np.bool_]]:
+    """Outlines [S, S] of the `right` and `left` lung of `draw_phantom(spec, size=size)`, with the part behind the heart.
+
+    >>> lungs = draw_whole_lungs(PhantomSpec(seed=7), size=64)
+    >>> bool(lungs["right"][:, :32].sum() > lungs["right"][:, 32:].sum())
+    True
+    """
+    body = anatomy.draw_body(spec.seed, view=spec.view, sex=spec.sex, age_years=spec.age_years)
+    u, v = _patient_grid(_draw_pose(spec).matrix, size * 2)
+    return {side: _shrink(anatomy.draw_lung(body, u, v, side=side).inside, 2) >= 0.5 for side in anatomy.SIGN}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pose:
     """How one image was taken."""

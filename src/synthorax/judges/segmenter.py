@@ -35,6 +35,7 @@ from synthorax.judges.fitting import (
 )
 from synthorax.judges.residual import ResidualBlock, convolution, initialise
 from synthorax.progress import Progress, quiet
+from synthorax.run import halve
 
 MaskArray = NDArray[np.bool_] | NDArray[np.uint8]
 
@@ -173,11 +174,16 @@ def train_segmenter(
     return _judge(network, classes=tuple(classes), thresholds=thresholds, image_size=images.shape[1], config=config, losses=losses)
 
 
-def save_segmenter(path: str | Path, segmenter: Segmenter) -> None:
-    """Write weights, thresholds and config as one safetensors file, its SHA-256 beside it."""
+def save_segmenter(path: str | Path, segmenter: Segmenter, *, half: bool = False) -> None:
+    """Write weights, thresholds and config as one safetensors file, its SHA-256 beside it; kernels as float16 where `half` is wanted.
+
+    What was stored as float16 computes in float32, and has a digest of its own.
+    """
     facts = {"classes": segmenter.classes, "thresholds": segmenter.thresholds, "film_size": segmenter.image_size,
              "config": asdict(segmenter.config)}
     tensors = {key: value.cpu().contiguous() for key, value in segmenter.network.state_dict().items()}
+    if half:
+        tensors = halve(tensors, torch.float16, file=Path(path))
     write_with_digest(Path(path), save(tensors, {METADATA_KEY: json.dumps(facts, sort_keys=True)}))
 
 
@@ -236,14 +242,14 @@ def _train(images: ImageArray, masks: MaskArray, stated: NDArray[np.bool_], rows
         inputs, targets = standardise(images[chosen], size=size), _targets(masks[chosen], size=size)
         if config.augment:
             inputs, targets = vary(inputs, targets, by=SLIGHT, generator=generator)
-        return _loss(logits_of(network, inputs, config=config), targets.to(config.device),
+        return outline_loss(logits_of(network, inputs, config=config), targets.to(config.device),
                      torch.from_numpy(stated[chosen]).to(config.device), emphasis)
 
     return network, fit(network, loss_of, batches=image_batches(len(rows), weights, config=config, seed=seed), config=config,
                         judge="segmenter", progress=progress)
 
 
-def _loss(logits: Tensor, targets: Tensor, stated: Tensor, emphasis: Tensor) -> Tensor:
+def outline_loss(logits: Tensor, targets: Tensor, stated: Tensor, emphasis: Tensor) -> Tensor:
     """Cross-entropy and soft Dice (Milletari et al. 2016), both over the stated outlines; a mean over classes.
 
     Dice is taken over the batch, so that a class without a pixel on one image is no special case.
