@@ -147,10 +147,11 @@ def boxes_of(masks: NDArray[np.bool_]) -> Boxes:
     >>> boxes_of(mask).tolist()
     [[2.0, 1.0, 5.0, 3.0]]
     """
-    across, down = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))  # [N, W], [N, H]
+    across: NDArray[np.bool_] = np.asarray(masks.any(axis=1))  # [N, W]
+    down: NDArray[np.bool_] = np.asarray(masks.any(axis=2))  # [N, H]
     edges = [across.argmax(axis=1), down.argmax(axis=1), across.shape[1] - across[:, ::-1].argmax(axis=1),
              down.shape[1] - down[:, ::-1].argmax(axis=1)]
-    return np.where(masks.any(axis=(1, 2))[:, None], np.stack(edges, axis=1), np.nan).astype(np.float64)
+    return np.where(across.any(axis=1, keepdims=True), np.stack(edges, axis=1), np.nan).astype(np.float64)
 
 
 def _inputs(pixels: ImageArray, *, size: int) -> Tensor:
