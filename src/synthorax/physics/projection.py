@@ -71,11 +71,11 @@ class Projection:
 
 def project(water: Tensor, *, spacing_mm: float, projection: Projection, rotation: Tensor | None = None,
             shift_mm: Tensor | None = None) -> Tensor:
-    """Line integrals in mm of water, [..., rows, columns], of volumes [..., D, H, W] in mm of water per mm, cubes of `spacing_mm`.
+    """Line integrals in mm of water, [..., rows, columns], of volumes [..., D, H, W] of cubic voxels, in mm of water per mm.
 
-    `rotation` [3, 3] turns the object about its centre, then `shift_mm` [3] moves it. Gradients flow to water, rotation and shift. The paths
-    are computed in float64, the sums in the type of `water`. Rays start at the source and end at the detector: what lies elsewhere does
-    not count.
+    `rotation` [3, 3] turns the object about its centre, then `shift_mm` [3] moves it. Gradients flow to water, rotation and shift. Paths
+    are computed in float64, sums in the type of `water`. Rays start at the source and end at the detector: what lies elsewhere does not
+    count.
 
     >>> cube = torch.ones(1, 4, 4, 4)
     >>> project(cube, spacing_mm=2.0, projection=Projection(rows=1, columns=1, pixel_mm=1.0)).item()
