@@ -23,7 +23,7 @@ class Thorax:
 
 def thorax(size: int = 256, *, levels_per_mm: float = 1.1, noise: float = 1.5, bits: int = 8, white_mm: float = 1e9, seed: int = 0,
            width_px: float = 0.72) -> Thorax:
-    """Two lungs, a heart and a chest wall; lines beyond `white_mm` of water are saturated. `levels_per_mm` is of 8 bits, 16 have 257 times."""
+    """Two lungs, a heart and a chest wall; beyond `white_mm` of water it is saturated. `levels_per_mm` is of 8 bits; 16 have 257 times."""
     spacing = LUNGS_WIDTH_MM / (width_px * size)
     y, x = np.meshgrid(*[(np.arange(size) + 0.5 - size / 2) * spacing] * 2, indexing="ij")
     body = np.abs(x) < 190

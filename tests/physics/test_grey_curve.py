@@ -71,7 +71,8 @@ def test_noise_is_that_of_pixels() -> None:
 
 def test_images_that_have_no_curve_are_refused() -> None:
     made = thorax()
-    for pixels, lungs, message in ((np.full_like(made.pixels, 90), made.lungs, "no contrast"), (255 - made.pixels, made.lungs, "MONOCHROME1"),
+    for pixels, lungs, message in ((np.full_like(made.pixels, 90), made.lungs, "no contrast"),
+                                   (255 - made.pixels, made.lungs, "MONOCHROME1"),
                                    (np.random.default_rng(0).integers(0, 255, (256, 256)), made.lungs, "no contrast|differ"),
                                    (made.pixels, np.zeros_like(made.lungs), "empty"), (made.pixels, made.lungs[:9], "do not fit"),
                                    (np.where(made.lungs, np.nan, 5.0), made.lungs, "finite"),

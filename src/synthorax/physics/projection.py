@@ -92,7 +92,7 @@ def project(water: Tensor, *, spacing_mm: float, projection: Projection, rotatio
     starts, ends = (points.reshape(-1, 3) / spacing_mm + half for points in (starts, ends))  # in voxels, 0 at the first face
     flat = water.reshape(-1, math.prod(shape))
     rays = max(1, CHUNK // (sum(shape) + 3))
-    sums = torch.cat([_integrals(flat, shape, one, other) for one, other in zip(starts.split(rays), ends.split(rays), strict=True)], dim=1)
+    sums = torch.cat([_integrals(flat, shape, starts[at:at + rays], ends[at:at + rays]) for at in range(0, len(starts), rays)], dim=1)
     side = projection.subpixels
     grid = sums.reshape(-1, projection.rows, side, projection.columns, side).mean((2, 4)) * spacing_mm
     return grid.reshape(*water.shape[:-3], projection.rows, projection.columns)
@@ -123,4 +123,5 @@ def _integrals(flat: Tensor, shape: torch.Size, starts: Tensor, ends: Tensor) ->
         d, h, w = (index[..., axis].clamp(0, side - 1) for axis, side in enumerate(shape))
         voxel = (d * shape[1] + h) * shape[2] + w
     paths = (parts.diff(dim=1) * length).to(flat.dtype)
-    return (flat[:, voxel] * paths).sum(-1)
+    sums: Tensor = (flat[:, voxel] * paths).sum(-1)
+    return sums
