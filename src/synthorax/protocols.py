@@ -268,6 +268,8 @@ class Needs:
     """whether the loss looks at lesions"""
     crops: bool = False
     """whether it learns from crops, so that images may be larger than the base's"""
+    halved_base: bool = False
+    """whether it can start from a base that makes images of half the side, and is conditioned on less"""
     own_files: bool = False
     """whether weights of the user's own are read when the networks are built: of a text encoder, of features, or pretrained ones"""
 

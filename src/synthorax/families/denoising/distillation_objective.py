@@ -100,8 +100,12 @@ class StudentObjective(Objective[DiffusionModel]):
             clean = model.compressor.encode(batch.images)
             targets = self._step_targets if self.distilled.steps else self._guidance_targets
             noisy, sigma, wanted = targets(clean, condition, batch.draws)
-        error = F.mse_loss(model.denoise(noisy, sigma, condition), wanted, reduction="none").flatten(1).mean(1)
-        return {"distil": snr_weight(sigma, sigma_data=model.sigma_data) * error} | self.images.text_statements(batch)
+        made = model.denoise(noisy, sigma, condition)
+        if model.bands is None:
+            loss = snr_weight(sigma, sigma_data=model.sigma_data) * F.mse_loss(made, wanted, reduction="none").flatten(1).mean(1)
+        else:
+            loss = model.bands.error(made - wanted, sigma)  # 1 / c_out^2 is the same weight
+        return {"distil": loss} | self.images.text_statements(batch)
 
     def _guidance_targets(self, clean: Tensor, condition: Condition, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy images [B, C, h, w], their levels [B], and the teacher's guided estimate of the image (Eq. 2, Meng et al. 2023)."""

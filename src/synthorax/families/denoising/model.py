@@ -21,6 +21,7 @@ from synthorax.errors import UsageError, nearest
 from synthorax.families.autoencoders.compressors import build_compressor
 from synthorax.families.denoising.condition_maps import condition_maps
 from synthorax.families.denoising.conditioning_augmentation import resized, with_noise
+from synthorax.families.denoising.detail_bands import BANDS, DetailBands, with_detail, zero_detail
 from synthorax.families.denoising.distillation import Distilled
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
@@ -98,6 +99,10 @@ class DiffusionConfig:
     """estimate the residual to the enlarged image of the part image, which must then be given"""
     sigma_data: Positive = 0.5
     """standard deviation of the images' pixels in [-1, 1], or of what is added to an enlarged image; latents have 1 by construction"""
+    detail_sigma_data: tuple[Positive, ...] = ()
+    """U-Net: standard deviations of differences of columns, of rows and of diagonals over 2 x 2 pixels; the network then sees the image as
+    means and differences, each at unit variance, at half the side; none is pixels
+    """
     sigma_min: Positive = 0.005
     """lowest noise level of sampling; half of an 8-bit intensity level is 0.004"""
     sigma_max: Positive = 80.0
@@ -109,6 +114,10 @@ class DiffusionConfig:
         """What does not go together, by key."""
         if self.sigma_min >= self.sigma_max:
             yield "sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}"
+        if self.detail_sigma_data and (self.network != "unet" or self.compressor != "none" or self.parameterisation != "edm"
+                                       or self.centred or self.learned_variance):
+            yield "detail_sigma_data", ("bands of detail need network=unet, compressor=none and parameterisation=edm, and neither centred "
+                                        "nor learned_variance")
 
 
 class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
@@ -129,6 +138,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         if c.centred and (c.compressor != "none" or "image" not in c.parts):
             raise UsageError("model.centred needs the part image and model.compressor=none")
         self.sigma_data = c.sigma_data if c.compressor == "none" else 1.0
+        self.bands = DetailBands(sigma_data=c.sigma_data, detail=c.detail_sigma_data) if c.detail_sigma_data else None
         findings, width = len(spec.findings), c.embedding
         self.embeddings = nn.ModuleDict()
         if "labels" in c.parts:
@@ -146,9 +156,9 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
             if {"labels", "lesions"} & set(c.parts):
                 self.text_parser = TextParser(findings, width=c.text_width)
         self.maps = condition_maps(c.parts, spec)
-        latent, channels = self.compressor.channels, sum(len(maps.names) for maps in self.maps)
+        latent, channels = len(self._latent_names), sum(len(maps.names) for maps in self.maps)
         self.network = _network(c, inputs=latent + channels, maps=channels, outputs=latent * (2 if c.learned_variance else 1),
-                                side=c.image_size // self.compressor.factor)
+                                side=c.image_size // self.compressor.factor // (1 if self.bands is None else 2))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -164,7 +174,13 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
     @property
     def size_multiple(self) -> int:
         """Sides of the images and patches that a convolutional network takes are multiples of this many pixels."""
-        return math.lcm(int(self.network.multiple) * self.compressor.factor, self.config.reduction)  # type: ignore[arg-type]
+        factor = self.compressor.factor * (1 if self.bands is None else 2)
+        return math.lcm(int(self.network.multiple) * factor, self.config.reduction)  # type: ignore[arg-type]
+
+    @property
+    def _latent_names(self) -> tuple[str, ...]:
+        """What the network sees of the image, by channel."""
+        return BANDS if self.bands is not None else tuple(f"latent {number}" for number in range(self.compressor.channels))
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The expected clean latents given noisy ones, x [B, C, h, w], sigma [B] -> [B, C, h, w]."""
@@ -172,7 +188,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
 
     def estimate(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """`denoise`, and with `learned_variance` the interpolation exponent in [0, 1] (Eq. 15, Nichol and Dhariwal 2021)."""
-        s = self.scalings(sigma, sigma_data=self.sigma_data).like(x)
+        s = self.scalings(sigma, sigma_data=self.sigma_data).like(x) if self.bands is None else self.bands.scalings(sigma)
+        x = x if self.bands is None else self.bands.split(x)
         condition, embedded, tokens, stated = self._embedded(condition, len(x))
         maps = self._condition_maps(condition, x)
         centre = maps["image"][:, :1] if self.config.centred else x.new_zeros(())
@@ -182,7 +199,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         if self.config.learned_variance:
             raw, spread = raw.chunk(2, dim=1)
             fraction = ((spread + 1) / 2).clamp(0, 1)
-        return centre + s.c_skip * x + s.c_out * raw, fraction
+        estimate = centre + s.c_skip * x + s.c_out * raw
+        return estimate if self.bands is None else self.bands.merge(estimate), fraction
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
                change: Change | None = None, start: Tensor | None = None) -> Tensor:
@@ -244,9 +262,13 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
     def load_matching(self, base: nn.Module) -> None:
         """Start from the weights of `base`, a model of the same shape; findings, sites and mask classes are matched by name.
 
-        Raises UsageError where the shapes differ.
+        With bands of detail, `base` may be one without them of half the side (`with_detail`). Raises UsageError where the shapes differ.
         """
-        load_matching(self, base, what="a diffusion model")
+        if self.bands is None or not isinstance(base, DiffusionModel) or base.bands is not None:
+            load_matching(self, base, what="a diffusion model")
+            return
+        load_matching(self, with_detail(base, detail=self.config.detail_sigma_data, parts=self.config.parts), what="a diffusion model")
+        zero_detail(self)
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
         """See `HasConditionInputs`. Left random, the weights of a lesion's side overexposed whole images once a text named a side.
@@ -256,7 +278,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         for part in ("labels", "attributes", "lesions"):
             if part in self.embeddings:
                 self.embeddings[part].zero_unvaried_inputs(getattr(varied, part)[0].isnan())  # type: ignore[operator]
-        unvaried = [torch.zeros(self.compressor.channels, dtype=torch.bool), *(maps.unvaried(varied) for maps in self.maps)]
+        unvaried = [torch.zeros(len(self._latent_names), dtype=torch.bool), *(maps.unvaried(varied) for maps in self.maps)]
         columns = torch.cat(unvaried).repeat_interleave(self.config.patch**2)
         first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
         with torch.no_grad():
@@ -279,8 +301,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         if self.text_parser is not None:
             axes["text_parser.questions"] = (0, findings)
         if self.maps:
-            channels = [f"latent {number}" for number in range(self.compressor.channels)]
-            channels += [name for maps in self.maps for name in maps.names]
+            channels = [*self._latent_names, *(name for maps in self.maps for name in maps.names)]
             folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
             rest = own["network.first.weight"].shape[1] - len(folded)
             axes["network.first.weight"] = (1, [*folded, *(f"coordinate {number}" for number in range(rest))])

@@ -83,12 +83,15 @@ class Denoised:
 def denoise(model: DiffusionModel, clean: Tensor, *, noise: Tensor, sigma: Tensor, condition: Condition) -> Denoised:
     """lambda(sigma) |D(y + sigma n; sigma, c) - y|^2, the mean over pixels of each image (Eq. 2 and 8, Karras et al. 2022).
 
-    lambda = 1 / c_out^2, so that the network's own output has the same weight at every noise level.
+    lambda = 1 / c_out^2, so that the network's own output has the same weight at every noise level; with bands of detail, in each band.
     """
     noisy = clean + noise * sigma[:, None, None, None]
     estimate, fraction = model.estimate(noisy, sigma, condition)
     weight = output_weight(model.scalings(sigma, sigma_data=model.sigma_data))
-    loss = weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)
+    if model.bands is None:
+        loss = weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)
+    else:
+        loss = model.bands.error(estimate - clean, sigma)
     return Denoised(clean=clean, noisy=noisy, sigma=sigma, estimate=estimate, fraction=fraction, weight=weight, loss=loss)
 
 

@@ -79,6 +79,8 @@ def misfits(model: DiffusionModel, condition: Condition | None = None) -> list[s
         problems.append(f"it works on the latents of '{c.compressor}' (train with model.compressor=none)")
     if shape.context:
         problems.append("it is conditioned on text (train without the part text)")
+    if c.detail_sigma_data:
+        problems.append("it sees images in bands of detail")
     if shape.patch != 1:
         problems.append(f"it folds {shape.patch} x {shape.patch} pixels into channels (train with model.patch=1)")
     if averages:

@@ -118,15 +118,16 @@ def check_base(recipe: Recipe, base: TrainedModel | None) -> None:
         raise UsageError(f"the base {base} is a model of family '{spec.family}' and the recipe '{recipe.name}' trains '{recipe.family}'; "
                          "a training starts from a base of its own family")
     crops = needs_of(recipe).crops  # which only a network that knows no places learns from
-    if spec.image_size != recipe.model.image_size and not crops:
+    halved = needs_of(recipe).halved_base and 2 * spec.image_size == recipe.model.image_size
+    if spec.image_size != recipe.model.image_size and not (crops or halved):
         raise UsageError(f"the base {base} makes images of {spec.image_size} px and the recipe '{recipe.name}' of "
                          f"{recipe.model.image_size} px; choose a recipe of {spec.image_size} px, or another base")
     family: Family = lookup(FAMILIES, spec.family, kind="family")
     built = ordinary(build(family.model_config, spec.config, where=str(base.path), prefix="model"))
     theirs, own = _plain(built), _plain(recipe.model)
-    free = (*MAY_DIFFER, "image_size") if crops else MAY_DIFFER
+    free = (*MAY_DIFFER, *(("image_size",) if crops or halved else ()), *(("detail_sigma_data",) if halved else ()))
     differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own if key not in free and theirs[key] != own[key]]
-    differing += [f"it is not conditioned on {part}" for part in own.get("parts", ()) if part not in theirs["parts"]]
+    differing += [f"it is not conditioned on {part}" for part in own.get("parts", ()) if part not in theirs["parts"] and not halved]
     if differing:
         raise UsageError(f"the base {base} has another shape than the recipe '{recipe.name}': {'; '.join(differing)}")
     if train.adapt != "full" and recipe.family not in families_that_can(Adaptable):
