@@ -18,7 +18,8 @@ from synthorax.steps.models.recipe import recipe_names
 from synthorax.verbs.augmentation import Augmented, augment
 
 USABLE = {
-    "aae-64", "acgan-64", "alpha-gan-64", "base-64", "controlled-64", "cvae-64", "ddpm-64", "edm-32", "edm-64", "geometric-vae-64",
+    "aae-64", "acgan-64", "alpha-gan-64", "base-64", "base-128", "controlled-64", "cvae-64", "ddpm-64", "edm-32", "edm-64",
+    "geometric-vae-64",
     "gmvae-64", "hamiltonian-vae-64", "progressive-gan-64", "phantom-64", "progressive-vae-64", "projection-gan-64", "kumar-fs-gmvae-v1",
     "kumar-fs-gmvae-v2", "kumar-fs-gmvae-v3", "soft-intro-vae-64", "stylegan2-ada-64", "transformer-64", "triple-gan-64", "vae-gan-64",
     "vq-vae-2-64", "wavelet-256"}

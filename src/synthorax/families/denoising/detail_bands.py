@@ -76,16 +76,14 @@ def with_detail(base: DiffusionModel, *, detail: Sequence[float], parts: Sequenc
     spec = replace(base.spec, image_size=2 * base.spec.image_size, conditions=tuple(parts), config=config)
     model = _like(base, spec)
     own, theirs = model.state_dict(), base.state_dict()
-    named, base_named = model.named_axes(), base.named_axes()
-    rows = base.config.patch ** 2
+    names, rows = model.input_names(), base.config.patch ** 2
     for key, weight in own.items():
         if key in theirs and theirs[key].shape == weight.shape:
             weight.copy_(theirs[key])
             continue
         weight.zero_()
         if key == "network.first.weight":
-            names, known = list(named[key][1]), list(base_named[key][1])
-            weight[:, [names.index(name) for name in known]] = theirs[key].to(weight)
+            weight[:, [names.index(name) for name in base.input_names()]] = theirs[key].to(weight)
         elif key.startswith("network.last."):
             weight[:rows] = theirs[key].to(weight)
         elif key in theirs:

@@ -301,11 +301,15 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         if self.text_parser is not None:
             axes["text_parser.questions"] = (0, findings)
         if self.maps:
-            channels = [*self._latent_names, *(name for maps in self.maps for name in maps.names)]
-            folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
-            rest = own["network.first.weight"].shape[1] - len(folded)
-            axes["network.first.weight"] = (1, [*folded, *(f"coordinate {number}" for number in range(rest))])
+            axes["network.first.weight"] = (1, self.input_names())
         return axes
+
+    def input_names(self) -> list[str]:
+        """What each input of the network's first layer means, as models of other findings or masks know it."""
+        channels = [*self._latent_names, *(name for maps in self.maps for name in maps.names)]
+        folded = [f"{channel} pixel {number}" for channel in channels for number in range(self.config.patch**2)]
+        first: nn.Linear | nn.Conv2d = self.network.first  # type: ignore[assignment]
+        return [*folded, *(f"coordinate {number}" for number in range(first.weight.shape[1] - len(folded)))]
 
     def parameter_groups(self) -> dict[str, frozenset[str]]:
         """Names of the weights by what they do: see `Adaptable`. The text encoder embeds the condition too: it has to learn new words."""
