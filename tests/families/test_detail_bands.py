@@ -144,7 +144,7 @@ def test_detail_is_learned(engine: Engine) -> None:
 @pytest.mark.parametrize("setting", ["model.compressor=wavelet", "model.parameterisation=eps", "model.network=transformer",
                                      "model.learned_variance=true"])
 def test_what_has_no_bands_of_detail_is_refused(setting: str) -> None:
-    with pytest.raises(InputError, match="model.detail_sigma_data: bands of detail need"):
+    with pytest.raises(InputError, match=r"model\.detail_sigma_data: bands of detail need"):
         smallest("diffusion", *WITH_DETAIL, setting)
 
 
