@@ -16,7 +16,8 @@ def _objective(model: DiffusionModel, config: DiffusionObjectiveConfig) -> Objec
 
 
 def _needs(model: DiffusionConfig, objective: DiffusionObjectiveConfig) -> Needs:
-    return Needs(compressor=model.compressor, lesion_masks=objective.lesion.active, crops=objective.crop > 0, halved_base=bool(model.detail_sigma_data),
+    return Needs(compressor=model.compressor, lesion_masks=objective.lesion.active, crops=objective.crop > 0,
+                 halved_base=bool(model.detail_sigma_data),
                  own_files=model.text_encoder not in TEXT_ENCODERS or is_scripted(objective.lesion.perceptual))
 
 
