@@ -1,0 +1,99 @@
+"""One entry for all insertions: a finding, a host and a region in, an image with the finding out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthorax.bounds import Fraction, NotNegative, Positive
+from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, check_host, check_mask, digest_of
+from synthorax.editing.insertion.nodules import clutter_around, rim_px
+from synthorax.editing.insertion.seams import seam_ratio, window_around
+from synthorax.editing.insertion.templates import Site, apply_template
+from synthorax.errors import InputError
+from synthorax.physics.grey_curve import GreyCurve, estimate_grey_curve, estimate_spacing_mm
+from synthorax.rng import derive
+
+REACH_MM = 30.0
+"""of the host around a region, which templates may look at"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TemplateOptions:
+    """How strong a finding is, and how the system shows it."""
+
+    severity: Fraction = 0.5
+    """from subtle to obvious, along the range of mm of water of the finding"""
+    spacing_mm: Positive | None = None
+    """side of a pixel at the detector; estimated from the lungs, with a note, where not given"""
+    levels_per_mm: Positive | None = None
+    """grey levels per mm of water, in the host's own; estimated from the image where not given"""
+    blur_px: NotNegative = 1.0
+    """standard deviation of the blur of the system, in pixels of the host"""
+    threshold_mm: Positive = 0.5
+    """of water: the mask is where more is added or taken away"""
+
+
+def insert_template(host: Pixels, *, finding: str, region: NDArray[Any], lungs: NDArray[Any], seed: int,
+                    options: TemplateOptions | None = None) -> Insertion:
+    """Make a finding inside a region [H, W] of a host [H, W] of 8 or 16 bits (white is dense), by its physics template.
+
+    Raises InputError for a region outside the body, one that covers no lung, and hosts that are no grey radiograph.
+
+    >>> insert_template(host, finding="Effusion", region=region, lungs=lungs, seed=1).record["peak_water_mm"]  # doctest: +SKIP
+    """
+    options = options or TemplateOptions()
+    check_host(host)
+    inside = check_mask(lungs, host, name="the mask of the lungs")
+    outline = check_mask(region, host, name="the region")
+    spacing, spacing_note = (options.spacing_mm, "given") if options.spacing_mm else estimate_spacing_mm(inside)
+    curve = estimate_grey_curve(host, inside, levels_per_mm=options.levels_per_mm, spacing_mm=spacing)
+    check_region(host, outline, inside, curve)
+    rng = np.random.default_rng(derive(seed, "template", finding))
+    window = window_around(outline, margin=round(REACH_MM / spacing))
+    grey = host[window].astype(np.float64)
+    site = Site(grey=grey, region=outline[window], lungs=inside[window], curve=curve, spacing_mm=spacing, solid=solid_level(host, inside))
+    made, water = apply_template(finding, site, severity=options.severity, rng=rng, blur_px=options.blur_px)
+    rounded = np.floor(made + rng.random(made.shape)).clip(0, np.iinfo(host.dtype).max)
+    pixels = host.copy()
+    pixels[window] = np.where(water != 0, rounded, grey).astype(host.dtype)
+    mask = np.zeros(host.shape, np.uint8)
+    mask[window][np.abs(water) > options.threshold_mm] = 255
+    if not mask.any():
+        raise InputError(f"the region is so dense or so small that {finding} changes nothing in it", remedy="give another region")
+    peak = float(water.flat[np.abs(water).argmax()])
+    changed = np.zeros(host.shape, dtype=bool)
+    changed[window] = water != 0
+    clutter = clutter_around(host, changed, radius_px=10 / spacing, blur_px=options.blur_px)
+    levels = float(np.abs(made - grey)[water != 0].max())
+    record = {"method": "physics", "finding": finding, "seed": seed, "options": asdict(options), "spacing_mm": spacing,
+              "spacing": spacing_note, "curve": asdict(curve), "rim_px": rim_px(changed, mask > 0), "peak_water_mm": peak,
+              "peak_levels": levels, "contrast_to_clutter": levels / clutter if clutter else None, "seam": seam_ratio(host, pixels),
+              "host": digest_of(host), "lungs": digest_of(inside), "region": digest_of(outline)}
+    return Insertion(pixels=pixels, mask=mask, box=box_of(mask), record=record)
+
+
+def check_region(host: Pixels, region: NDArray[np.bool_], lungs: NDArray[np.bool_], curve: GreyCurve) -> None:
+    """Raise InputError for a region outside the body, or one that touches no lung."""
+    outside = host <= curve.black
+    if outside[region].mean() > 0.5 and not (region & lungs).any():
+        raise InputError("the region lies outside the body", remedy="give a region in the chest")
+    if not (region & lungs).any():
+        raise InputError("the region covers no lung", remedy="check that region and lungs are of the same image")
+
+
+def solid_level(host: Pixels, lungs: NDArray[np.bool_]) -> float:
+    """Grey level of solid tissue: the median between the lungs, in the lower half of their height, or the brightest twentieth of them."""
+    rows, columns = (np.nonzero(lungs.any(axis=axis))[0] for axis in (1, 0))
+    low, high = rows[0] + len(rows) // 2, rows[-1] + 1
+    part, inside = host[low:high, columns[0]:columns[-1] + 1], lungs[low:high, columns[0]:columns[-1] + 1]
+    middle = np.zeros_like(inside)
+    for number, row in enumerate(inside):
+        at = np.nonzero(row)[0]
+        if len(at):
+            middle[number, at[0]:at[-1] + 1] = True
+    between = part[middle & ~inside]
+    return float(np.quantile(host[lungs], 0.95) if len(between) < 16 else np.quantile(between, 0.4))

@@ -1,0 +1,215 @@
+"""Physics templates of findings that are no nodules: from a region and the lungs to mm of water more or less, and vanished lung markings.
+
+Each template is a recipe with a closed form, not a model: how a radiologist would explain the look of the finding by what attenuates. Fluid
+and consolidated lung replace air, so they raise the image to at most the level of solid tissue, and where it was solid before they add
+nothing: borders of the heart and the diaphragm vanish beside them (the silhouette sign). Air in the pleural space takes lung, with its
+markings, away. Ribs stay visible through all of them. A severity from 0 to 1 runs along the range of mm of water of the finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, uniform_filter
+
+from synthorax.errors import InputError, nearest
+from synthorax.physics.grey_curve import GreyCurve
+
+Map = NDArray[np.float64]
+Template = Callable[["Site", float, np.random.Generator], "Change"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """The part of a host in which a finding is made."""
+
+    grey: Map
+    """[h, w] grey levels, white is dense"""
+    region: NDArray[np.bool_]
+    """[h, w]: outline of the finding"""
+    lungs: NDArray[np.bool_]
+    """[h, w]"""
+    curve: GreyCurve
+    spacing_mm: float
+    solid: float
+    """grey level of solid tissue as thick as the lungs are: that of heart and diaphragm"""
+
+    def depth_mm(self) -> Map:
+        """Distance from the nearest pixel outside the region; 0 outside."""
+        return np.asarray(distance_transform_edt(np.pad(self.region, 1))[1:-1, 1:-1] * self.spacing_mm)
+
+    def from_lung_mm(self) -> Map:
+        """Distance from the nearest pixel of aerated lung, which is lung outside the region; far where there is none."""
+        aerated = self.lungs & ~self.region
+        return np.asarray(distance_transform_edt(~aerated) * self.spacing_mm) if aerated.any() else np.full(self.grey.shape, 1e3)
+
+    def missing_mm(self, *, detail: float = 1.0) -> Map:
+        """mm of water that each place lacks to be solid; `detail` in [0, 1] is what is left of ribs and vessels once they are added.
+
+        Means over 6 mm keep detail, and finer ones level it; beside what is solid already they are always fine.
+        """
+        coarse, fine = ((self.solid - gaussian_filter(self.grey, sigma / self.spacing_mm)) / self.curve.levels_per_mm for sigma in (6, 1.2))
+        keeping = np.minimum(coarse, fine + 4 * np.clip(fine / 20, 0, 1))
+        return np.asarray(np.clip(fine + detail * (keeping - fine), 0, None))
+
+    def texture(self, scale_mm: float | tuple[float, float], rng: np.random.Generator) -> Map:
+        """Gaussian texture of mean 0 and standard deviation 1, of structures of `scale_mm` (down, across)."""
+        made = gaussian_filter(rng.standard_normal(self.grey.shape), np.array(scale_mm) / self.spacing_mm, mode="wrap")
+        return np.asarray((made - made.mean()) / made.std())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What a finding changes."""
+
+    water: Map
+    """[h, w] mm of water added, or taken away where negative"""
+    faded: Map
+    """[h, w] in [0, 1]: part of the fine lung markings that is gone"""
+
+
+def rising(distance_mm: Map, width_mm: float) -> Map:
+    """From 0 at the border to 1 at `width_mm`, with no kink at either end."""
+    part = np.clip(distance_mm / width_mm, 0, 1)
+    return np.asarray(part * part * (3 - 2 * part))
+
+
+def _mm(severity: float, low: float, high: float) -> float:
+    return low + (high - low) * severity
+
+
+def effusion(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Fluid: a layer that thickens from the meniscus down and out to the wall, until nothing of the lung shows; the angle is gone."""
+    extended = _beyond_lungs(site, 10)
+    height = site.from_lung_mm()
+    layer = np.where(extended.region, rising(height, _mm(severity, 45, 28)), 0)
+    full = _mm(severity, 30, 90)
+    water = layer * np.minimum(full, extended.missing_mm(detail=0.6)) * rising(extended.depth_mm(), 4)
+    return Change(water=water, faded=0.8 * layer)
+
+
+def consolidation(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Airspaces filled in patches that flow together, densest in the middle, with a soft and uneven border."""
+    uneven = site.depth_mm() * (1 + 0.35 * site.texture(9, rng))
+    reach = max(float(site.depth_mm().max()), 1.0)
+    fill = rising(uneven, min(0.95 * reach, 30)) * np.clip(0.72 + 0.13 * site.texture(8, rng) + 0.07 * site.texture(2.5, rng), 0.2, 1)
+    water = fill * np.minimum(_mm(severity, 10, 48), site.missing_mm()) * rising(site.depth_mm(), 3)
+    return Change(water=water, faded=0.5 * fill)
+
+
+def atelectasis(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Collapsed lung: denser bands, mostly across, in a haze."""
+    bands = np.clip(0.55 + 0.35 * site.texture((2.2, 14), rng) + 0.1 * site.texture(4, rng), 0.1, 1)
+    reach = max(float(site.depth_mm().max()), 1.0)
+    fill = rising(site.depth_mm() * (1 + 0.25 * site.texture(8, rng)), min(0.8 * reach, 14)) * bands
+    return Change(water=fill * np.minimum(_mm(severity, 10, 45), site.missing_mm()) * rising(site.depth_mm(), 3), faded=0.4 * fill)
+
+
+def infiltration(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Ill-defined patches, thinner than a consolidation."""
+    made = consolidation(site, severity, rng)
+    return Change(water=0.5 * made.water, faded=0.3 * made.faded)
+
+
+def pleural_thickening(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """A band along the wall with a smooth inner border."""
+    extended = _beyond_lungs(site, 4)
+    band = np.where(extended.region, rising(site.from_lung_mm(), 5), 0) * (1 + 0.12 * site.texture(8, rng))
+    return Change(water=band * np.minimum(_mm(severity, 8, 30), extended.missing_mm()) * rising(extended.depth_mm(), 2.5), faded=0.6 * band)
+
+
+def pneumothorax(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Air without markings beyond the visceral pleura, which shows as a thin line towards the lung that is left."""
+    into = site.from_lung_mm()
+    air = rising(into, 2.5) * rising(site.depth_mm(), 2.5)
+    line = np.exp(-0.5 * ((into - 1.4) / max(0.45, 0.55 * site.spacing_mm)) ** 2) * site.region * (1 + 0.2 * site.texture(15, rng))
+    water = -_mm(severity, 5, 17) * air + _mm(severity, 4, 7) * line * rising(site.depth_mm(), 1.2)
+    return Change(water=np.where(site.region, water, 0), faded=np.where(site.region, rising(into, 2.0), 0))
+
+
+def emphysema(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """Lost lung tissue: darker, with fewer markings; it ends nowhere in particular."""
+    reach = max(float(site.depth_mm().max()), 1.0)
+    lost = rising(site.depth_mm(), min(reach, 30)) * np.clip(0.8 + 0.15 * site.texture(10, rng), 0, 1)
+    return Change(water=-_mm(severity, 6, 20) * lost, faded=_mm(severity, 0.3, 0.8) * lost)
+
+
+def fibrosis(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """A net of fine lines around airspaces of 3 to 8 mm, over a slight haze."""
+    soft = rising(site.depth_mm() * (1 + 0.3 * site.texture(8, rng)), min(0.8 * max(float(site.depth_mm().max()), 1.0), 14))
+    net = sum(np.exp(-0.5 * (site.texture(scale, rng) / 0.35) ** 2) - 0.3 for scale in (1.6, 2.8))
+    amount = _mm(severity, 2.5, 9)
+    water = soft * amount * (0.9 * net + 0.5 + 0.35 * site.texture(6, rng))
+    return Change(water=np.minimum(water, site.missing_mm() + 2) * rising(site.depth_mm(), 2), faded=np.zeros_like(soft))
+
+
+def mass(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """A solid body as deep as it is wide: an ellipsoid of revolution, lobed as its outline is."""
+    depth = site.depth_mm()
+    radius = max(float(depth.max()), 1e-6)
+    body = 2 * np.sqrt(np.clip(depth * (2 * radius - depth), 0, None)) * np.clip(1 + 0.05 * site.texture(5, rng), 0.5, 1.3)
+    water = _mm(severity, 0.3, 0.85) * body
+    return Change(water=np.minimum(water, site.missing_mm() + 8), faded=np.zeros_like(water))
+
+
+def cardiomegaly(site: Site, severity: float, rng: np.random.Generator) -> Change:
+    """The heart's own density out to a wider outline, thinning towards the border as a round heart does."""
+    aerated = site.from_lung_mm()
+    body = np.sqrt(np.clip(1 - (1 - np.clip(aerated / 24, 0, 1)) ** 2, 0, 1)) * rising(aerated, 3)
+    water = np.where(site.region, body, 0) * _mm(severity, 0.6, 1) * np.minimum(90, site.missing_mm(detail=0.25))
+    return Change(water=water * rising(site.depth_mm(), 3), faded=np.where(site.region, body, 0))
+
+
+TEMPLATES: dict[str, Template] = {
+    "Effusion": effusion, "Pneumothorax": pneumothorax, "Consolidation": consolidation, "Pneumonia": consolidation,
+    "Infiltration": infiltration, "Atelectasis": atelectasis, "Pleural_Thickening": pleural_thickening, "Mass": mass,
+    "Cardiomegaly": cardiomegaly, "Fibrosis": fibrosis, "Emphysema": emphysema}
+"""finding -> template"""
+
+
+def apply_template(finding: str, site: Site, *, severity: float, rng: np.random.Generator, blur_px: float = 1.0) -> tuple[Map, Map]:
+    """Grey levels [h, w] with the finding, not rounded, and the mm of water that were added.
+
+    Raises InputError for a finding without a template.
+    """
+    if finding not in TEMPLATES:
+        raise InputError(f"no physics template knows '{finding}'", remedy=nearest(finding, TEMPLATES))
+    change = TEMPLATES[finding](site, severity, rng)
+    water = gaussian_filter(change.water, blur_px)
+    water[np.abs(water) < 0.05] = 0
+    faded = np.clip(gaussian_filter(change.faded, blur_px), 0, 1) * (water != 0)
+    grey = site.grey
+    if faded.any():
+        grey = grey - faded * markings(site, rng)
+    return site.curve.add(grey, water), water
+
+
+def markings(site: Site, rng: np.random.Generator) -> Map:
+    """The fine lung markings, [h, w]: what an edge-preserving filter removes (guided by the image itself, He et al. 2013), less noise.
+
+    Edges of ribs, which are higher than 8 mm of water, stay in the image; so does its noise, of which as much is put back.
+    """
+    radius, limit = max(1, round(4 / site.spacing_mm)), (8 * site.curve.levels_per_mm) ** 2 / 4
+
+    def mean(values: Map) -> Map:
+        return np.asarray(uniform_filter(values, 2 * radius + 1))
+
+    centre = mean(site.grey)
+    variance = mean(site.grey**2) - centre**2
+    slope = variance / (variance + limit)
+    smooth = mean(slope) * site.grey + mean(centre - slope * centre)
+    return site.grey - smooth - site.curve.noise * rng.standard_normal(site.grey.shape)
+
+
+def _beyond_lungs(site: Site, reach_mm: float) -> Site:
+    """The site with its region extended outside the lungs, so that nothing dark is left between it and wall or diaphragm."""
+    steps = max(1, math.ceil(reach_mm / site.spacing_mm))
+    disc = np.hypot(*np.ogrid[-steps:steps + 1, -steps:steps + 1]) <= steps
+    wide = binary_dilation(site.region, disc) if steps < 12 else distance_transform_edt(~site.region) <= steps
+    region: Any = site.region | (wide & ~site.lungs)
+    return Site(grey=site.grey, region=region, lungs=site.lungs, curve=site.curve, spacing_mm=site.spacing_mm, solid=site.solid)
