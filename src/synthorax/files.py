@@ -21,12 +21,15 @@ _SPLIT_WORD = re.compile(r"(?<![^-._ 0-9])(train|training|validation|valid|dev|v
 """what the imagefolder of datasets 5.2.0 takes for the name of a split: findings/datasets-imagefolder-takes-names-for-splits.sh"""
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader or a crash never sees half of it; missing folders are made. OSError names `path`."""
+def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+    """Write a file so that a reader or a crash never sees half of it; missing folders are made. OSError names `path`.
+
+    `mode` is who may read it, such as 0o600 for its owner alone, from the first byte on; by default as the system decides.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as handle:
+        with open(temporary, "wb", opener=None if mode is None else lambda name, flags: os.open(name, flags, mode)) as handle:
             handle.write(content.encode() if isinstance(content, str) else content)
             handle.flush()
             os.fsync(handle.fileno())

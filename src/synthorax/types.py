@@ -84,6 +84,11 @@ class Study:
     extra: Mapping[str, str] = field(default_factory=dict)
     """every other column, unchanged, in file order"""
 
+    @property
+    def derived_from_patient(self) -> bool:
+        """Whether it was made from a patient's image and shows that patient, as with an inserted lesion; then `origin` is synthetic."""
+        return self.extra.get("derived_from_patient") == "yes"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masks:

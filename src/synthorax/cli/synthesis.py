@@ -131,6 +131,8 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     finding: Annotated[list[str] | None, typer.Option(help="With diffusers: finding that the exported model always shows; repeat for "
                                                            "more.")] = None,
+    allow_derived: Annotated[bool, typer.Option("--allow-derived", help="Also export images derived from a patient's image, such as "
+                                                                        "inserted lesions. They show that patient.")] = False,
     json: Json = False,
 ) -> None:
     """Export images as DICOM or PNG, or a model to diffusers."""
@@ -146,5 +148,5 @@ def export(
         from synthorax.verbs.inputs import dataset_of
         from synthorax.verbs.synthesis import export as verb
 
-        folder = verb(source, format="dicom" if format is Format.dicom else "png", out=out)
+        folder = verb(source, format="dicom" if format is Format.dicom else "png", out=out, allow_derived=allow_derived)
         finish({"out": str(folder), "images": len(dataset_of(source))}, json)

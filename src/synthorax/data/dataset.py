@@ -17,6 +17,8 @@ from typing import Any
 
 from synthorax.config import read_record
 from synthorax.data.attributes import parse_age_years, parse_sex, parse_split, parse_view
+from synthorax.data.derived import COLUMN as DERIVED_COLUMN
+from synthorax.data.derived import checked_mark, derived_rows
 from synthorax.data.image_files import read_image
 from synthorax.data.lesions import MASK_COLUMNS, lesions_of
 from synthorax.data.masks import mask_pixels
@@ -32,7 +34,7 @@ from synthorax.types import Study
 TABLE_NAME = "metadata.csv"
 FACTS_NAME = "dataset.json"
 LEADING_COLUMNS = ("file_name", "study_id", "patient_id", "site", "view", "sex", "age_years", "findings", "text")
-COUNTED_FACTS = ("name", "synthetic", "num_images", "num_patients", "digest", "tool", FACT)
+COUNTED_FACTS = ("name", "synthetic", "num_images", "num_patients", "num_derived_from_patients", "digest", "tool", FACT)
 """facts of `dataset.json` that belong to one folder and are never handed on to one that is made of it"""
 TRAILING_COLUMNS = ("lesion_label", "split", "origin")
 
@@ -131,11 +133,13 @@ def write_facts(
     """
     extra = dict(extra or {})
     stated = {name for study in studies for name in study.labels}
+    derived = len(derived_rows(studies))
     facts = {
         "name": name,
         "synthetic": synthetic,
         "num_images": len(studies),
         "num_patients": len({study.patient_id for study in studies if study.patient_id}),
+        **({"num_derived_from_patients": derived} if derived else {}),
         "labels": sorted(stated | set(extra.pop("labels", ()))),
         "digest": _digest(Path(path), studies),
         "tool": f"synthorax {version('synthorax')}",
@@ -309,13 +313,15 @@ def parse_study(
     elif not rest.get("view_as_stated", "?"):
         del rest["view_as_stated"]
     age_years, age_note = parse_age_years(rest.pop("age_years", ""))
-    origin = rest.pop("origin", "").lower() or origin
+    mark = checked_mark(rest, origin=rest.get("origin", "").lower(), file=file, row=row)
+    origin = rest.pop("origin", "").lower() or ("synthetic" if mark else origin)
     if origin not in ("real", "synthetic"):
         raise InputError(f"origin '{origin}' is not known", file=file, row=row, remedy="write real or synthetic")
     split = parse_split(rest.pop("split", ""), file=file, row=row)
     if origin == "synthetic" and split in ("val", "test"):
         raise InputError(f"a synthetic image is in the split '{split}'", file=file, row=row,
                          remedy="synthetic images may only be in train")
+    rest = {name: mark.get(name, cell) for name, cell in rest.items() if name != DERIVED_COLUMN or mark}
     # An empty item of `lesion_mask` is a lesion without a mask: it keeps the others at the place of their labels.
     masks = {column: tuple(part.strip() for part in rest.pop(column).split("|") if part.strip() or column in MASK_COLUMNS)
              for column in cells if column.endswith(("_mask", "_masks"))}

@@ -94,6 +94,23 @@ def modality_of(path: str | Path) -> str | None:
             return ""
 
 
+def synthetic_mark(path: str | Path) -> str:
+    """What a header says of the making of its pixels: `derived` from a patient's image, `generated`, or nothing.
+
+    Only files that say `SyntheticData` YES or that Synthorax wrote are marked; a file of another program that merely calls itself DERIVED
+    is a processed radiograph.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = _parse(Path(path), stop_before_pixels=True)
+        except Exception:  # as in `read_dicom`, which refuses the file
+            return ""
+    if _text(header, "SyntheticData") != "YES":
+        return ""
+    return "derived" if "derived from a patient" in _text(header, "DeidentificationMethod") else "generated"
+
+
 def _check_bytes(path: Path, *, limit: int) -> None:
     """Refuse files that hold more than an image of the allowed size can, and deflated files that unpack to more."""
     problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out")

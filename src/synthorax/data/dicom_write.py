@@ -1,4 +1,7 @@
-"""Synthetic images out as DICOM: Secondary Capture, marked as synthetic three times over, and without any trace of a patient."""
+"""Synthetic images out as DICOM: Secondary Capture, marked as synthetic three times over, and without a word that names a patient.
+
+An image that is derived from a patient's (`Study.derived_from_patient`) says so: no file that shows a patient says that there is none.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Ma
     """Write a synthetic image [H, W], uint8 or uint16, as a DICOM file, whole or not at all, and return its SOP Instance UID.
 
     UIDs come from `dataset_key` (such as the data set's digest) and `study.file_name` alone: writing again gives the same ones.
-    Of `study` only the requested view, sex and age are written, of `provenance` only `PROVENANCE_COLUMNS`. `created` is when
-    the image was made; without it the file has no dates and equal input gives equal bytes. `text_checked` says that somebody has
+    Of `study` only the requested view, sex and age are written, of `provenance` only `PROVENANCE_COLUMNS`; never its source. `created` is
+    when the image was made; without it the file has no dates and equal input gives equal bytes. `text_checked` says that somebody has
     looked for text in the picture and found none. Raises `InputError` for an image that is not synthetic.
 
     >>> study = Study(file_name="images/synthetic-000001.png", origin="synthetic", view="PA")
@@ -62,7 +65,7 @@ def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Ma
     radiograph.SpecificCharacterSet = "ISO_IR 192"
     _identify(radiograph, study, dataset_key)
     _date(radiograph, created)
-    _declare_synthetic(radiograph, known, created)
+    _declare_synthetic(radiograph, known, created, derived=study.derived_from_patient)
     if text_checked:  # absent means nobody looked: a generator that learned from images with markers may draw some
         radiograph.BurnedInAnnotation = "NO"
     _set_pixels(radiograph, image)
@@ -94,7 +97,8 @@ def _identify(image: Dataset, study: Study, dataset_key: str) -> None:
     if not math.isnan(study.age_years):
         image.PatientAge = f"{min(999, max(0, int(study.age_years))):03d}Y"
     image.PatientIdentityRemoved = "YES"
-    image.DeidentificationMethod = "synthetic: no source patient; made by Synthorax"
+    image.DeidentificationMethod = ("lesion inserted; derived from a patient; source kept apart" if study.derived_from_patient else
+                                    "synthetic: no source patient; made by Synthorax")
     image.AccessionNumber = image.ReferringPhysicianName = image.PatientOrientation = ""
     image.StudyID = "1"
     image.SeriesNumber = image.InstanceNumber = 1
@@ -109,13 +113,16 @@ def _date(image: Dataset, created: datetime | None) -> None:
     image.StudyTime = image.ContentTime = f"{created:%H%M%S}" if created else ""
 
 
-def _declare_synthetic(image: Dataset, provenance: Mapping[str, str], created: datetime | None) -> None:
-    image.SyntheticData = "YES"
+def _declare_synthetic(image: Dataset, provenance: Mapping[str, str], created: datetime | None, *, derived: bool) -> None:
+    image.SyntheticData = "YES"  # of some of the pixels is enough
     image.ImageType = ["DERIVED", "SECONDARY"]
-    image.ConversionType = "SYN"
-    image.SeriesDescription = "SYNTHETIC chest radiograph, not a patient"
-    image.RecognizableVisualFeatures = "NO"
-    image.DerivationDescription = _fitting("Synthetic image, made by a generative model; not an image of a patient. For research.", 1024)
+    image.ConversionType = "WSD" if derived else "SYN"
+    image.SeriesDescription = "SYNTHETIC lesion in a patient's radiograph" if derived else "SYNTHETIC chest radiograph, not a patient"
+    if not derived:  # of a patient's anatomy nobody can promise that
+        image.RecognizableVisualFeatures = "NO"
+    image.DerivationDescription = _fitting(
+        "Synthetic lesion in the radiograph of a patient, whose anatomy it shows. For training and research." if derived else
+        "Synthetic image, made by a generative model; not an image of a patient. For research.", 1024)
     image.ImageComments = _fitting("\n".join(f"{key}: {value}" for key, value in provenance.items()), 10240)
     purpose = Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = "109100", "DCM", "Synthesizing Equipment"
@@ -125,7 +132,8 @@ def _declare_synthetic(image: Dataset, provenance: Mapping[str, str], created: d
     equipment.ManufacturerModelName = _fitting(provenance.get("model", "not stated"), 64)
     equipment.SoftwareVersions = f"synthorax {version('synthorax')}"
     short = [f"{key} {provenance[key]}" for key in ("model_digest", "seed", "sampler", "steps") if key in provenance]
-    equipment.ContributionDescription = _fitting(", ".join(["synthesis of the whole image", *short]), 1024)
+    made = "synthesis of one lesion" if derived else "synthesis of the whole image"
+    equipment.ContributionDescription = _fitting(", ".join([made, *short]), 1024)
     if created:
         equipment.ContributionDateTime = f"{created:%Y%m%d%H%M%S%z}"
     image.ContributingEquipmentSequence = [equipment]

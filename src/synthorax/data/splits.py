@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ def split_patients(
     Patients are dealt out stratum by stratum, the stratum of a patient being the rarest finding that any of their images
     has, so that a rare finding reaches every split in proportion. Patients with more images than `images_per_patient` are
     dealt to train first, where their number is capped: else one patient could be most of a test set. Splits that the
-    table already states are kept and count towards the fractions. Synthetic rows are always train.
+    table already states are kept and count towards the fractions. Synthetic rows are always train, and so are the patients from whom
+    images are derived.
 
     Raises `InputError` (naming `file` and the row) for a patient on two sides, a real image without a patient, an unknown
     split or a synthetic image in val or test.
@@ -97,15 +99,19 @@ def _stated_splits(studies: Sequence[Study], file: str | Path | None) -> dict[st
             if study.split in ("val", "test"):
                 raise InputError(f"a synthetic image is in the split '{study.split}'", file=file, row=row,
                                  remedy="synthetic images may only train")
-            continue
+            if not study.derived_from_patient or not study.patient_id:
+                continue
+            study = replace(study, split="train")
         if not study.patient_id:
             raise InputError(f"'{study.file_name}' has no patient_id", file=file, row=row,
                              remedy="fill the column patient_id, or say that each image is its own patient (patient_per_image)")
         if study.split:
             split, earlier = stated.setdefault(study.patient_id, (study.split, row))
             if split != study.split:
+                remedy = ("a patient from whom an image is derived trains and cannot be tested" if study.derived_from_patient else
+                          "all images of a patient belong to one split, and who has a derived image is in train")
                 raise InputError(f"the patient of this image is in the split '{study.split}', and in '{split}' in row {earlier}",
-                                 file=file, row=row, remedy="all images of a patient belong to one split")
+                                 file=file, row=row, remedy=remedy)
     return {patient: split for patient, (split, _) in stated.items()}
 
 

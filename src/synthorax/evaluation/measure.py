@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.data.derived import derived_rows, refuse_held_out_hosts
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import InputError
 from synthorax.evaluation.dimensions.balance import balance, balance_rows
@@ -45,6 +46,7 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
     spaces = features if isinstance(features, Sequence) else (features,)
     for space in spaces:
         _refuse_reused_judge(space, facts)
+    refuse_held_out_hosts(synthetic.studies, {"held-out": real.held_out.studies})
     seen = []
     for number, space in enumerate(spaces):
         share = 0.4 / len(spaces)
@@ -84,7 +86,7 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
     return Report(inputs=sides | study,
                   judges=(*named, *judges, *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures=figures, notes=_notes(real.train, facts))
+                  figures=figures, notes=_notes(real.train, synthetic, facts))
 
 
 def maps(seen: Sequence[SetFeatures], *, most: int = 400) -> dict[str, str]:
@@ -148,10 +150,13 @@ def _describe(images: ImageSet, *more: ImageSet) -> dict[str, Any]:
     return facts
 
 
-def _notes(real: ImageSet, facts: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(real: ImageSet, synthetic: ImageSet, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before the numbers."""
     drawn = any(study.site == "phantom" for study in real.studies)
     notes = ["These images are drawings of a phantom thorax, not radiographs of people."] if drawn else []
+    if derived := len(derived_rows(synthetic.studies)):
+        notes.append(f"{derived} of the {len(synthetic)} synthetic images are derived from patients' images: but for what was inserted "
+                     "they are real, so fidelity and diversity are nearly those of real images, and they are left out of privacy.")
     unchecked = facts.get("screening", {}).get("not_checked", {})
     notes += [f"Screening did not check whether {finding} is visible: {reason}." for finding, reason in unchecked.items()]
     return tuple(notes)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.data.derived import told_apart
 from synthorax.errors import InputError
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 from synthorax.evaluation.report.record import Dimension
@@ -55,8 +56,13 @@ def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, fe
     """Copies in three spaces, planted copies, membership and re-identification; `loss_attack` is a reason where there is none.
 
     Held-out images are divided by patient: one half sets thresholds, the other tests them. `facts` is the synthetic set's
-    dataset.json, for the cards. Raises `InputError` where there are too few held-out images to set any threshold.
+    dataset.json, for the cards. Images that are derived from a patient's are near-duplicates by construction: they are counted apart, and
+    shut the gate. Raises `InputError` where there are too few held-out images to set any threshold, or no image is left to audit.
     """
+    synthetic, derived = told_apart(synthetic)
+    if not len(synthetic):
+        raise InputError(f"all {len(derived)} images are derived from patients' images, who can be recognised in them: there is nothing to "
+                         "audit", remedy="keep the set in house, and audit images that a model generated")
     half = patient_folds(held_out.patients(), folds=2, seed=config.seed)
     progress(0.0, "looking for copies")
     detector = CopyDetector.fit(train.pixels, held_out.pixels[half == 0], features=features, false_alarm_rate=config.false_alarm_rate)
@@ -85,9 +91,12 @@ def audit_images(train: ImageSet, held_out: ImageSet, synthetic: ImageSet, *, fe
     progress(0.98, "cards")
     plain = check.similarity > (1 + max(detector.highest_real, detector.threshold)) / 2
     refusals = _refusals(check, alarms, members, matched, plain, config=config)
+    if len(derived):
+        refusals.append(f"{len(derived)} images are derived from patients' images, and the patients can be recognised in them")
     extra = {"copy_threshold": detector.threshold, "copy_thresholds": detector.thresholds, "held_out_to_calibrate": int((half == 0).sum()),
              "same_patient_band": band, "plain_copies": [synthetic.studies[i].file_name for i in np.flatnonzero(plain)],
              "gate": {"passed": not refusals, "reasons": refusals}, "not_measured": skipped}
+    extra |= {"derived_from_patients": len(derived)} if len(derived) else {}
     cards = tuple(_cards(train, synthetic, check, detector, matched, facts or {}))
     progress(1.0, "audited")
     return Audit(dimension=Dimension("measured", scores=tuple(scores), extra=extra), refusals=tuple(refusals), judges=tuple(judges),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from synthorax.capabilities import Cascade, Denoiser
 from synthorax.data.dataset import Dataset, read_dataset, write_dataset
+from synthorax.data.derived import GENERATED_TEXT, TEXT_KEY
 from synthorax.data.language import labels_of, parse_text
 from synthorax.data.masks import IN_BOX, black_and_white
 from synthorax.data.pixels import from_unit, write_png
@@ -231,7 +232,7 @@ def _with_own_masks(row: PlanRow, masks: DrawnMasks, number: int, out: Path) -> 
 
 def _provenance(study: Study) -> dict[str, str]:
     """What every file says of itself."""
-    return {"Synthorax": "synthetic radiograph, of no patient; for research",
+    return {TEXT_KEY: GENERATED_TEXT,
             **{name: cell for name, cell in study.extra.items() if cell}}
 
 

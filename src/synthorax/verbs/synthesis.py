@@ -118,10 +118,13 @@ def refine_loop(model: ModelLike, *, real: Prepared | PathLike, findings: Sequen
                                maker=trained.digest, progress=progress)
 
 
-def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike) -> Path:
-    """Write a dataset folder's images as DICOM or PNG with their provenance."""
+def export(dataset: Dataset | PathLike, *, format: Literal["dicom", "png"], out: PathLike, allow_derived: bool = False) -> Path:
+    """Write a dataset folder's images as DICOM or PNG with their provenance.
+
+    Images that are derived from a patient's, as `insert` makes them, are an InputError unless `allow_derived`: they show that patient.
+    """
     with progress_line("export") as progress:
-        return export_dataset(dataset_of(dataset), format=format, out=Path(out), progress=progress)
+        return export_dataset(dataset_of(dataset), format=format, out=Path(out), allow_derived=allow_derived, progress=progress)
 
 
 def export_model(model: ModelLike, *, out: PathLike, finding: Sequence[str] = ()) -> Path:

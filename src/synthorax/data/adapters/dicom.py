@@ -24,6 +24,8 @@ from synthorax.data.adapters.assembly import (
 from synthorax.data.adapters.foreign_table import ALIASES, fold_column, only_table, translate_columns
 from synthorax.data.attributes import parse_age_years, parse_view
 from synthorax.data.dataset import Dataset, Note, parse_study
+from synthorax.data.derived import COLUMN as DERIVED
+from synthorax.data.derived import marked_by_file
 from synthorax.data.pixels import Pixels, write_png
 from synthorax.data.tables import Table, read_table
 from synthorax.errors import InputError
@@ -101,7 +103,7 @@ def ingest(
         if target.exists():  # two images under one UID: both are kept
             target = folder / "images" / f"f{name}_{image.row}.png"
         write_png(target, pixels)
-        return _study(stated, facts, code, target.relative_to(folder).as_posix())
+        return marked_by_file(_study(stated, facts, code, target.relative_to(folder).as_posix()), image.path)
 
     made_from = what_from(source, out, label_table=label_table, allow=allow) | {"adapter": "dicom"}
     if pseudonym_key is not None:
@@ -185,10 +187,11 @@ def _study(stated: Study, facts: dict[str, str], code: _Code, file_name: str) ->
     """What the table states, completed from the header, with codes for identifiers."""
     patient, study = stated.patient_id or facts["patient_id"], facts["study_id"]
     age_years = parse_age_years(facts["age_years"])[0] if math.isnan(stated.age_years) else stated.age_years
-    spacing = {"spacing_mm": facts["spacing_mm"]} if facts["spacing_mm"] else {}
+    kept = {"spacing_mm": facts["spacing_mm"]} if facts["spacing_mm"] else {}
+    kept |= {DERIVED: "yes"} if stated.derived_from_patient else {}
     return replace(
         stated, file_name=file_name, study_id=f"s{code.of('study', study)}" if study else "",
         patient_id=f"p{code.of('patient', patient)}" if patient else "",
         view=stated.view or parse_view(facts["view"])[0], sex=stated.sex or facts["sex"], age_years=age_years,
-        masks={}, lesion_label="", extra=spacing,
+        masks={}, lesion_label="", extra=kept,
     )

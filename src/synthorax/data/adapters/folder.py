@@ -22,6 +22,7 @@ from synthorax.data.adapters.assembly import (
 from synthorax.data.adapters.foreign_table import only_table, translate_columns
 from synthorax.data.attributes import parse_split
 from synthorax.data.dataset import Dataset, Note, parse_study, read_facts, relative_path
+from synthorax.data.derived import marked_by_file
 from synthorax.data.tables import read_table
 from synthorax.data.vocabulary import parse_findings
 from synthorax.errors import InputError
@@ -60,7 +61,8 @@ def ingest(
         name = PurePosixPath(image.study.file_name).with_suffix("").as_posix().removeprefix("images/")
         masks = {column: tuple(place_mask(source / path, folder, column=column, name=_stem(path)) if path else "" for path in paths)
                  for column, paths in image.study.masks.items()}
-        return replace(image.study, file_name=place_image(image.path, folder, name=name), masks=masks)
+        study = marked_by_file(image.study, image.path)
+        return replace(study, file_name=place_image(image.path, folder, name=name), masks=masks)
 
     return assemble(out, work.images, place=place, rejects=work.rejects,
                     notes=[*results_below(source), *work.notes], facts={"labels": work.labels},

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synthorax.data.derived import refuse_held_out_hosts
 from synthorax.data.prepared import Prepared
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.evaluation.benefit.protocol import BenefitConfig
@@ -131,6 +132,7 @@ def refuse_leaks(train: ImageSet, test: ImageSet, synthetic: ImageSet, val: Imag
             if not study.patient_id:
                 raise InputError(f"{side} image {study.file_name} has no patient",
                                  remedy="fill patient_id: sides must not share a patient")
+    refuse_held_out_hosts(synthetic.studies, {side: sides[side].studies for side in ("validation", "test") if side in sides})
     named = {side: {study.patient_id for study in images.studies} for side, images in sides.items()}
     named["synthetic"] = {study.patient_id for study in synthetic.studies} - {""}
     for one, other in (("training", "test"), ("validation", "test"), ("training", "validation"), ("synthetic", "test"),

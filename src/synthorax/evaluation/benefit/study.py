@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from synthorax.data.derived import refuse_held_out_hosts
 from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit.comparison import (
     ArmPredictions,
@@ -105,6 +106,8 @@ def measure_benefit(real_train: ImageSet, real_test: ImageSet, synthetic: ImageS
     config = config or BenefitConfig()
     real_val = real_val if real_val is not None and len(real_val) else None
     refuse_leaks(real_train, real_test, synthetic, real_val)
+    if config.folds and train_unseen:
+        refuse_held_out_hosts(synthetic.studies, {"training": real_train.studies})  # in some fold these are tested
     refuse_misfits(real_train, real_test, synthetic, real_val, findings)
     unseen = [*([real_train] if train_unseen else []), *([real_val] if real_val is not None else []), real_test]
     pool = ImageSet.join(unseen) if config.folds else real_test

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_dataset
+from synthorax.data.derived import COLUMN as DERIVED_COLUMN
+from synthorax.data.derived import TEXT_KEY, derived_rows, mark_text, without_private
 from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
 from synthorax.data.image_files import read_image
 from synthorax.data.masks import mask_pixels
@@ -24,13 +26,15 @@ from synthorax.types import Study
 Format = Literal["dicom", "png"]
 
 
-def export_dataset(dataset: Dataset, *, format: Format, out: Path, progress: Progress = quiet) -> Path:
+def export_dataset(dataset: Dataset, *, format: Format, out: Path, allow_derived: bool = False, progress: Progress = quiet) -> Path:
     """Write every image of `dataset` below `out`, and return `out`.
 
     `png` makes a dataset folder again (8- or 16-bit grey, masks, metadata.csv, dataset.json); `dicom` makes one Secondary Capture
     file an image, and index.csv, of synthetic images only. Each file is whole or absent and the table comes last: a killed export,
-    called again, writes what is missing. Names of synthetic images say so. Raises `InputError`, before an image is written, for real
-    images as DICOM, for two images of one name, and for an `out` that holds something else.
+    called again, writes what is missing. Names of synthetic images say so. Images that are derived from a patient's are exported with
+    `allow_derived` alone, without a pseudonym, the name of their source or the private manifest, and with the mark that they are derived.
+    Raises `InputError`, before an image is written, for derived images otherwise, for real images as DICOM, for two images of one name,
+    and for an `out` that holds something else.
 
     >>> export_dataset(read_dataset("kept"), format="dicom", out=Path("dicom"))  # doctest: +SKIP
     """
@@ -38,6 +42,8 @@ def export_dataset(dataset: Dataset, *, format: Format, out: Path, progress: Pro
         raise UsageError(f"unknown format '{format}'; {nearest(format, get_args(Format))}")
     if format == "dicom":
         _refuse_real(dataset)
+    if not allow_derived:
+        _refuse_derived(dataset)
     names = _names(dataset, suffix=".dcm" if format == "dicom" else ".png")
     digest = digest_of(dataset)
     with claimed(out, kind="an export", inputs={"format": format, "data set": digest}):
@@ -60,6 +66,15 @@ def _refuse_real(dataset: Dataset) -> None:
                              remedy="export the folder of synthetic images, or use --format png")
 
 
+def _refuse_derived(dataset: Dataset) -> None:
+    """An export promises images of no patient; these show one."""
+    rows = derived_rows(dataset.studies)
+    if rows:
+        raise InputError(f"'{dataset.studies[rows[0]].file_name}' is derived from a patient's image, as are {len(rows)} of {len(dataset)}: "
+                         "the patient can be recognised in it", file=dataset.path / "metadata.csv", row=rows[0] + 2,
+                         remedy="keep the set in house, or export it where real images may go, with --allow-derived")
+
+
 def _names(dataset: Dataset, *, suffix: str) -> list[str]:
     """Where each image goes, inside `out`."""
     table, taken = dataset.path / "metadata.csv", dict[str, str]()
@@ -78,12 +93,16 @@ def _names(dataset: Dataset, *, suffix: str) -> list[str]:
 
 def _write_image(dataset: Dataset, study: Study, path: Path, *, key: str) -> None:
     image = read_image(dataset.path / study.file_name)
-    provenance = {name: study.extra[name] for name in PROVENANCE_COLUMNS if study.extra.get(name)}
+    provenance = {name: study.extra[name] for name in _provenance_columns(study) if study.extra.get(name)}
     if path.suffix == ".dcm":
         write_dicom(path, image, study=study, provenance=provenance, dataset_key=key, created=_created(dataset))
     else:
-        provenance_text = {"Synthorax": "synthetic radiograph, of no patient; for research", **provenance}
+        provenance_text = {TEXT_KEY: mark_text(study), **provenance}
         write_png(path, image, provenance=provenance_text if study.origin == "synthetic" else None)
+
+
+def _provenance_columns(study: Study) -> tuple[str, ...]:
+    return (DERIVED_COLUMN, *PROVENANCE_COLUMNS) if study.derived_from_patient else PROVENANCE_COLUMNS
 
 
 def _created(dataset: Dataset) -> datetime | None:
@@ -97,7 +116,7 @@ def _created(dataset: Dataset) -> datetime | None:
 
 
 def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
-    studies = [replace(study, file_name=name) for study, name in zip(dataset.studies, names, strict=True)]
+    studies = [replace(without_private(study), file_name=name) for study, name in zip(dataset.studies, names, strict=True)]
     for row, study in enumerate(studies, start=2):
         for mask in (mask for masks in study.masks.values() for mask in masks if mask):
             target = relative_path(mask, file=dataset.path / "metadata.csv", row=row)
@@ -110,7 +129,8 @@ def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
 
 def _write_index(dataset: Dataset, names: Sequence[str], out: Path, *, key: str) -> None:
     """What a spreadsheet needs to find a file: its name, UID, finding and how it was made."""
-    columns = ("file_name", "sop_instance_uid", "source_file_name", "view", "findings", *PROVENANCE_COLUMNS)
+    derived = (DERIVED_COLUMN,) if derived_rows(dataset.studies) else ()
+    columns = ("file_name", "sop_instance_uid", "source_file_name", "view", "findings", *derived, *PROVENANCE_COLUMNS)
     rows = [{**study.extra, "file_name": name, "sop_instance_uid": str(uid_of(study, dataset_key=key)),
              "source_file_name": study.file_name, "view": study.view, "findings": format_findings(study.labels)}
             for study, name in zip(dataset.studies, names, strict=True)]

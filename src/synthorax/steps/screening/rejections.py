@@ -69,13 +69,19 @@ def first_of(found: Iterable[Mapping[int, Rejection]]) -> Rejections:
     return rejected
 
 
-def copies(detector: CopyDetector, images: ImageSet, *, rows: Sequence[int]) -> Rejections:
-    """Near-duplicates, with the way that caught them; `rows` are those of the training images in the prepared table."""
-    check = detector.check(images.pixels)
-    rejected = {}
+def copies(detector: CopyDetector, images: ImageSet, *, real: ImageSet, rows: Sequence[int]) -> Rejections:
+    """Near-duplicates, with the way that caught them; `rows` are those of the training images, `real`, in the prepared table.
+
+    An image that is derived from a patient's resembles that patient's images by construction: it is dropped only for another's.
+    """
+    check, rejected = detector.check(images.pixels), Rejections()
     for number in np.flatnonzero(check.is_copy).tolist():
-        way = check.caught_by(number)
-        found = check.ways[way]
+        study = images.studies[number]
+        caught = [way for way, found in check.ways.items() if found.is_copy[number] and not (
+            study.derived_from_patient and real.studies[int(found.nearest_index[number])].patient_id == study.patient_id)]
+        if not caught:
+            continue
+        way, found = caught[0], check.ways[caught[0]]
         rejected[number] = Rejection(reason=COPY, way=way, value=float(found.similarity[number]), threshold=detector.thresholds[way],
                                      partner=f"row {rows[int(found.nearest_index[number])]}")
     return rejected
@@ -101,13 +107,20 @@ def unusual(found: Sequence[Unusual]) -> Rejections:
 
 
 def repeats(likeness: Likeness, images: ImageSet, *, dropped: Mapping[int, Rejection]) -> Rejections:
-    """Images that repeat an earlier one which is kept: of a collapsed set the first stays."""
+    """Images that repeat an earlier one which is kept: of a collapsed set the first stays.
+
+    Images that are derived from one patient's are alike by construction and repeat one another only where their pixels are equal.
+    """
     rejected: Rejections = {}
     kept: list[int] = []
-    for number in range(len(images)):
+    for number, study in enumerate(images.studies):
         if number in dropped:
             continue
-        alike = likeness.between[number, kept]
+        alike = likeness.between[number, kept].copy()
+        for place, other in enumerate(kept if study.derived_from_patient else ()):
+            same_host = images.studies[other].derived_from_patient and images.studies[other].patient_id == study.patient_id
+            if same_host and not np.array_equal(images.pixels[number], images.pixels[other]):
+                alike[place] = -1
         if len(kept) and alike.max() > likeness.threshold:
             rejected[number] = Rejection(reason=REPEAT, way="correlation of local contrast", value=float(alike.max()),
                                          threshold=likeness.threshold, partner=images.studies[kept[int(alike.argmax())]].file_name)

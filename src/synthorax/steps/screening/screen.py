@@ -13,6 +13,7 @@ from PIL import Image
 
 from synthorax.config import read_record
 from synthorax.data.dataset import Dataset, digest_of, read_dataset, write_dataset
+from synthorax.data.derived import refuse_held_out_hosts
 from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
@@ -111,7 +112,8 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
                  progress: Progress = quiet) -> Screened:
     """Write the images that pass to `out`, a dataset folder with dropped.csv beside its table.
 
-    Copies: nearest training image, threshold calibrated on real held-out ones (`privacy.copies`). Realism: distance to the real images of
+    Copies: nearest training image, threshold calibrated on real held-out ones (`privacy.copies`); an image that is derived from a patient's
+    may resemble that patient's images. Realism: distance to the real images of
     training and validation (`judges.realism`). Findings: the requested ones, or only `findings`, judged by classifiers cross-fitted on the
     real training images; a check is used only where these tell real images with and without the finding apart, and its thresholds
     are quantiles of their scores on real images. Duplicates: repeats of an earlier image that is kept. `filters` are names in
@@ -135,6 +137,8 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
 def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, findings: Sequence[str], chosen: Sequence[str], seed: int,
               classifier: ClassifierConfig | None, judge: CrossFit | None, progress: Progress) -> Screened:
     """Screen into the empty folder `out`."""
+    refuse_held_out_hosts(synthetic.studies, {split: [study for study in prepared.studies if study.split == split]
+                                              for split in ("val", "test")}, file=synthetic.path / "metadata.csv")
     size = common_size(synthetic, prepared)
     real = prepared.images("train", size=size)
     images = load_images(synthetic, size=size, findings=real.findings, policy=STATED_ONLY, progress=portion(progress, 0, 0.1))
@@ -177,7 +181,7 @@ def _cheap_rejections(real: ImageSet, images: ImageSet, prepared: Prepared, *, f
     size, found, copies_record = real.pixels.shape[1], list[Rejections](), dict[str, Any]()
     if "copy" in filters:
         detector = CopyDetector.fit(real.pixels, _held_out(prepared, size=size), false_alarm_rate=FALSE_ALARM_RATE)
-        found.append(rejections.copies(detector, images, rows=_rows(prepared, "train")))
+        found.append(rejections.copies(detector, images, real=real, rows=_rows(prepared, "train")))
         copies_record = {"thresholds": detector.thresholds, "held_out_images": detector.calibration.num_images,
                           "false_alarm_rate": detector.calibration.rate}
     if "realism" in filters:
