@@ -15,7 +15,7 @@ let_idle_threads_sleep()
 _VERBS = {
     "data": ("ingest", "prepare"),
     "training": ("train", "pack"),
-    "synthesis": ("plan", "generate", "screen", "refine_loop", "export", "export_model"),
+    "synthesis": ("plan", "generate", "insert", "screen", "refine_loop", "export", "export_model"),
     "evidence": ("evaluate", "benefit", "audit", "check_poisoning", "drift", "lesion_noise"),
 }
 _PUBLIC = {
@@ -34,6 +34,7 @@ _PUBLIC = {
     "Report": "synthorax.evaluation.report.record:Report",
     "Request": "synthorax.options:Request",
     "SampleSettings": "synthorax.options:SampleSettings",
+    "InsertConfig": "synthorax.steps.insertion.config:InsertConfig",
     "ScreenConfig": "synthorax.steps.screening.config:ScreenConfig",
     "BenefitConfig": "synthorax.evaluation.benefit.protocol:BenefitConfig",
     "AuditConfig": "synthorax.privacy.config:AuditConfig",

@@ -1,4 +1,7 @@
-"""Commands that make images and choose among them: plan, generate, screen, refine-loop and export. Importing this file imports no verb."""
+"""Commands that make images and choose among them: plan, generate, insert, screen, refine-loop and export.
+
+Importing this file imports no verb.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     add(app, PANEL, plan, example="plan prepared/ --balance Pneumothorax --out plan.csv")
     add(app, PANEL, generate, example="generate runs/a --plan plan.csv --out synthetic/")
+    add(app, PANEL, insert, example="insert prepared/ --finding Nodule --seed 1 --out inserted/")
     add(app, PANEL, screen, example="screen synthetic/ --against prepared/ --out kept/")
     add(app, PANEL, refine_loop, example="refine-loop runs/a --real prepared/ --finding Pneumothorax --out rounds/")
     add(app, PANEL, export, example="export kept/ --format dicom --out dicom/")
@@ -79,6 +83,32 @@ def generate(
     dataset = verb(model, plan or wanted, out=out, settings=settings, batch_size=batch_size, seed=seed, device=device.value,
                    threads=threads)
     finish({"dataset": str(dataset.path), "images": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
+
+
+def insert(
+    hosts: Annotated[Path, typer.Argument(help="Images without the finding: a folder of PNG, JPEG or DICOM, a dataset folder or a prepared "
+                                               "folder.")],
+    *,
+    finding: Annotated[str, typer.Option(help="Finding to insert: Nodule or Mass.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder to write.")],
+    from_: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Model of the lesions: a run, a shipped model, or template "
+                                                                               "for lesions by a formula.")] = None,
+    config: Annotated[Given, Fields("synthorax.steps.insertion.config:InsertConfig", panel="Lesions",
+                                    names={"spacing_mm": "--spacing"})],
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Insert a lesion into radiographs that lack it.
+
+    The images stay those of their patients: they are marked as derived from a patient, may only train, and export refuses them.
+    """
+    from synthorax.steps.insertion.config import InsertConfig
+    from synthorax.verbs.synthesis import insert as verb
+
+    finish(verb(hosts, finding=finding, out=out, from_=from_, config=InsertConfig(**config), seed=seed, device=device.value,
+                threads=threads), json)
 
 
 def screen(

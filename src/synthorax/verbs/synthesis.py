@@ -1,4 +1,4 @@
-"""Verbs that make images and choose among them: plan, generate, screen, refine_loop, export."""
+"""Verbs that make images and choose among them: plan, generate, insert, screen, refine_loop, export."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from synthorax.steps.export.diffusers import export_diffusers
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.feedback.rounds import RefineLoop, RefineLoopConfig, run_refine_loop
 from synthorax.steps.generate import MAX_BATCH_SIZE, changed_settings, check_settings, generate_images
+from synthorax.steps.insertion.config import InsertConfig
+from synthorax.steps.insertion.hosts import find_hosts
+from synthorax.steps.insertion.insert import Inserted, insert_images
+from synthorax.steps.insertion.lesions import lesion_maker
+from synthorax.steps.insertion.lungs import LungFinder
 from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.planning.request import row_of
@@ -84,6 +89,29 @@ def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *,
     check_settings(trained.network, settings)
     with started(device=device, threads=threads, seed=seed) as engine, progress_line("generate") as progress:
         return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, progress=progress)
+
+
+def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike, from_: ModelLike | None = None,
+           config: InsertConfig | None = None, lungs: PathLike | None = None, seed: int = 0, device: Device = "auto",
+           threads: int | None = None) -> Inserted:
+    """Insert a lesion into images without it, at their own size and bits; outside the lesion's mask and rim no pixel of a file changes.
+
+    `hosts` is a folder of images, a dataset folder or a prepared one; of the latter two, training images without the finding are used. The
+    images show their patients, and say so: they may only train, and `export` refuses them. `from_` is the model of the lesions, by default
+    the one that ships, or `template` for lesions by a formula; `lungs` is the file of another lung model. A call that was stopped goes on.
+    Raises UsageError for a finding that nothing inserts, and InputError where no image can be used; see `steps.insertion.insert`.
+
+    >>> insert("dataset/", finding="Nodule", out="inserted/", config=InsertConfig(side="left"), seed=1)  # doctest: +SKIP
+    """
+    config = config or InsertConfig()
+    for key, fault in config.faults():
+        raise UsageError(f"{key}: {fault}")
+    source = hosts if isinstance(hosts, Dataset | Prepared) else Path(hosts)
+    maker = lesion_maker(finding, config, model=from_)
+    found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
+    with started(device=device, threads=threads, seed=seed), progress_line("insert") as progress:
+        finder = LungFinder(lungs)
+        return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder, lungs_digest=finder.digest, progress=progress)
 
 
 @refuse_former_keywords(ScreenConfig)

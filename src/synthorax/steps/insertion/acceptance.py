@@ -1,0 +1,53 @@
+"""Whether an inserted lesion is accepted: nothing changed outside, no seam where it ends, a mark that is inside the chest."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from synthorax.editing.insertion.insertion import Insertion
+from synthorax.errors import InputError
+from synthorax.judges.lungs import LungMasks
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+MOST_SEAM = 1.5
+"""steepness across the border of what was changed, in that of the host along the same line"""
+AROUND_LUNGS = 0.1
+"""of the box of both lungs: a mask may reach so far beyond it"""
+MOST_OUTSIDE = 0.5
+"""part of a mask that may lie outside that box"""
+
+
+def refusal(host: Pixels, made: Insertion) -> str:
+    """Why an insertion is not accepted, or nothing."""
+    if made.pixels.shape != host.shape or made.pixels.dtype != host.dtype:
+        return f"the result is {made.pixels.dtype} {made.pixels.shape} and the host {host.dtype} {host.shape}"
+    changed = made.pixels != host
+    if not changed.any():
+        return "the lesion changes no pixel: the place is white or black already"
+    if beyond := int((changed & ~within_rim(made)).sum()):
+        return f"{beyond} pixels outside the mask and its rim were changed"
+    seam = float(made.record.get("seam", 1.0))
+    if seam > MOST_SEAM:
+        return f"a seam shows: the border is {seam:.2f} times as steep as the image there, and {MOST_SEAM:g} is allowed"
+    return ""
+
+
+def within_rim(made: Insertion) -> NDArray[np.bool_]:
+    """The mask and the rim around it in which pixels may differ from the host, [H, W]."""
+    inside = made.mask > 0
+    rim = int(made.record.get("rim_px", 0))
+    return inside if rim == 0 else np.asarray(distance_transform_edt(~inside) <= rim)
+
+
+def check_place(mask: NDArray[np.bool_], lungs: LungMasks) -> None:
+    """InputError for a mask [H, W] that lies outside the chest, as the lungs of one image show where that is."""
+    left, top, right, bottom = lungs.frame().both[0]
+    if np.isnan(left):
+        raise InputError("no lungs were found", remedy="give a frontal chest radiograph, or a lung_mask in its row")
+    across, down = AROUND_LUNGS * (right - left), AROUND_LUNGS * (bottom - top)
+    rows, columns = np.nonzero(mask)
+    outside = (columns < left - across) | (columns >= right + across) | (rows < top - down) | (rows >= bottom + down)
+    if outside.mean() > MOST_OUTSIDE:
+        raise InputError(f"{outside.mean():.0%} of the mask lies outside the chest", remedy="draw it on the image it is used with")

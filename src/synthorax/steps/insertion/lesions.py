@@ -1,0 +1,134 @@
+"""What is inserted: a lesion of the finding that is asked for, of a size, a side and a density, into the lungs of one host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from synthorax.data.vocabulary import canonical
+from synthorax.editing.insertion.insertion import Insertion
+from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.judges.lungs import LungMasks
+from synthorax.physics.grey_curve import estimate_spacing_mm
+from synthorax.physics.volumes import LesionVolume
+from synthorax.rng import derive
+from synthorax.steps.insertion.config import InsertConfig
+from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+DIAMETERS_MM = {"Nodule": (10.0, 30.0), "Mass": (30.0, 60.0)}
+"""range from which the diameter is drawn, evenly on a scale of ratios; 30 mm is where a nodule becomes a mass (Bankier et al. 2024)"""
+LARGEST_MM = 60.0
+"""that the model of lesions makes; larger ones are enlarged"""
+SOFT_TISSUE = 0.8
+"""mm of water per mm of path that a solid lesion has more than the lung"""
+VOXELS = 32
+"""across a lesion of the template"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LesionMaker:
+    """Makes the lesions of one call; the same seed and host give the same bits."""
+
+    finding: str
+    config: InsertConfig
+    model: TrainedModel | None = None
+    """of volumes; None for the template of a formula"""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """of the row: model and model_digest"""
+
+    def insert(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
+        """The host with one lesion; `lungs` are of this host alone. InputError where it cannot be."""
+        both = lungs.both[0]
+        spacing = spacing_mm or estimate_spacing_mm(both)[0]
+        rng = np.random.default_rng(derive(seed, "lesion"))
+        diameter = self._diameter_mm(host, mask, spacing, rng)
+        place = _place_of(mask) if mask is not None else self._place(lungs, radius_px=diameter / spacing / 2, rng=rng)
+        volume = self._volume(diameter, seed=derive(seed, "volume"))
+        if not math.isnan(self.config.severity):
+            volume = replace(volume, water=volume.water * np.float32(2 ** (2 * self.config.severity - 1)))
+        options = NoduleOptions(place=place, diameter_mm=diameter, spacing_mm=spacing_mm, dense=mask is not None)
+        return insert_nodule(host, volume, lungs=both & ~lungs.heart[0], seed=seed, finding=self.finding, options=options)
+
+    def _diameter_mm(self, host: Pixels, mask: NDArray[np.bool_] | None, spacing: float, rng: np.random.Generator) -> float:
+        config, low_high = self.config, DIAMETERS_MM[self.finding]
+        if not math.isnan(config.diameter_mm):
+            return config.diameter_mm
+        area = float(mask.sum()) if mask is not None else (config.size / 2) ** 2 * host.size
+        if not math.isnan(area):
+            return 2 * math.sqrt(area / math.pi) * spacing
+        return math.exp(float(rng.uniform(math.log(low_high[0]), math.log(low_high[1]))))
+
+    def _place(self, lungs: LungMasks, *, radius_px: float, rng: np.random.Generator) -> tuple[float, float] | None:
+        """A place in the lung of the side that is asked for; None where any will do."""
+        if not self.config.side:
+            return None
+        own = (lungs.left if self.config.side == "left" else lungs.right)[0] & ~lungs.heart[0]
+        if not own.any():
+            raise InputError(f"the patient's {self.config.side} lung was not found", remedy="leave out --side, or give a lung_mask")
+        deep = distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
+        if radius_px > deep.max():
+            raise InputError(f"a lesion of {2 * radius_px:.0f} px is larger than the lung, which is {2 * deep.max():.0f} px wide",
+                             remedy="ask for a smaller one")
+        rows, columns = np.nonzero(deep >= 0.8 * radius_px)
+        at = int(rng.integers(len(rows)))
+        return (columns[at] + 0.5) / own.shape[1], (rows[at] + 0.5) / own.shape[0]
+
+    def _volume(self, diameter_mm: float, *, seed: int) -> LesionVolume:
+        if self.model is None:
+            return template_volume(diameter_mm, seed=seed)
+        from synthorax.steps.nodules import sample_nodules
+
+        return sample_nodules(self.model, diameters_mm=[min(diameter_mm, LARGEST_MM)], seeds=[seed])[0]
+
+
+def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None) -> LesionMaker:
+    """The maker of a finding; `model` is a run or shipped model of lesions, or `template`, by default the shipped one.
+
+    Raises UsageError for a finding that nothing inserts, naming those that can be, and for a model that makes no lesions.
+    """
+    name = canonical(finding)
+    if name not in DIAMETERS_MM:
+        raise UsageError(f"no model inserts '{name}'; {nearest(name, DIAMETERS_MM)}. Known: {', '.join(DIAMETERS_MM)}")
+    if model is None or str(model) == "template":
+        return LesionMaker(finding=name, config=config, facts={"model": "template"})
+    opened = open_model(model)
+    return LesionMaker(finding=name, config=config, model=opened, facts={"model": opened.name, "model_digest": opened.digest})
+
+
+def template_volume(diameter_mm: float, *, seed: int) -> LesionVolume:
+    """A solid lesion by a formula: an ellipsoid with a lobulated surface and a soft rim, of the diameter of the sphere of its volume.
+
+    The surface is r(u) = 1 + sum over 6 random directions v of 0.08 a cos(3 u.v + b), a and b random: no data, no network.
+    """
+    rng = np.random.default_rng(derive(seed, "template"))
+    half = VOXELS * 0.75
+    axis = np.arange(-math.ceil(half), math.ceil(half) + 1, dtype=np.float64)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1) / rng.uniform(0.85, 1.15, 3)
+    distance = np.linalg.norm(grid, axis=-1)
+    unit = grid / np.maximum(distance, 1e-9)[..., None]
+    directions = rng.standard_normal((6, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    waves = 0.08 * rng.standard_normal(6) * np.cos(3 * unit @ directions.T + rng.uniform(0, 2 * math.pi, 6))
+    depth = (1 + waves.sum(axis=-1)) * VOXELS / 2 - distance  # voxels inside the surface
+    mask = depth > 0
+    water = SOFT_TISSUE * np.clip(depth / 2 + 0.5, 0, 1) * mask
+    spacing = diameter_mm / float(np.cbrt(6 * mask.sum() / math.pi))
+    return LesionVolume(water=water.astype(np.float32), mask=mask, spacing_mm=spacing)
+
+
+def _place_of(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    rows, columns = np.nonzero(mask)
+    return float(columns.mean() + 0.5) / mask.shape[1], float(rows.mean() + 0.5) / mask.shape[0]
+
+
+def identity(maker: LesionMaker) -> dict[str, Any]:
+    """What the lesions depend on beside the settings, for the claim of a folder."""
+    return {"finding": maker.finding, "lesions": maker.facts.get("model_digest", maker.facts["model"])}
