@@ -29,6 +29,7 @@ AGE_YEARS = 5.0
 """of difference that counts as much as another sex when hosts are matched to the patients who have the finding"""
 ROW_COLUMNS = ("host", "row", "reason", "remedy")
 """of dropped.csv"""
+OR_ASSUME = ", or use --assume-absent if you know that it does not"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,8 +207,7 @@ def _unusable(study: Study, finding: str, *, assume_absent: bool, shown: set[str
     if study.view == "LATERAL":
         return "is a lateral image", "give frontal images"
     if not normal and stated is not Stated.ABSENT and not assume_absent:
-        return f"does not state whether it shows {finding}", ("write No Finding or !" + finding + " in its row, or use --assume-absent if you "
-                                                              "know that it does not")
+        return f"does not state whether it shows {finding}", f"write No Finding or !{finding} in its row{OR_ASSUME}"
     return "", ""
 
 
@@ -239,7 +239,7 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
         study = marked_by_file(study, path)
         reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=set(), held_out=set())
         if reason:
-            remedy = remedy.replace("write No Finding or !" + finding + " in its row", "give a dataset folder whose table says so")
+            remedy = f"give a dataset folder whose table says so{OR_ASSUME}" if remedy.endswith(OR_ASSUME) else remedy
             dropped.append(Dropped(host=reference, reason=reason, remedy=remedy))
         else:
             usable.append(Host(path=path, study=study, row=None, reference=reference))

@@ -106,7 +106,8 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
     if estimated:
         print(f"  note: the pixel spacing of {estimated} images is not stated and was estimated from the lungs, +/- 10 % for adults; "
               "--spacing states it", file=sys.stderr)
-    return Inserted(dataset=read_dataset(out), finding=maker.finding, dropped=summary([*hosts.dropped, *failed]), estimated_spacing=estimated)
+    return Inserted(dataset=read_dataset(out), finding=maker.finding, dropped=summary([*hosts.dropped, *failed]),
+                    estimated_spacing=estimated)
 
 
 def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs) -> dict[str, Any]:
@@ -196,9 +197,9 @@ def _study(number: int, host: Host, hosts: Hosts, maker: LesionMaker, made: Inse
     extra |= {"spacing_from": spacing_from, "rim_px": str(record.get("rim_px", 0)), "host_note": note,
               "condition": json.dumps({"labels": {maker.finding: 1}, **asked}, sort_keys=True)}
     name = f"synthetic-derived-{number:06d}"
-    study = Study(file_name=f"images/{name}.png", study_id=name, patient_id=host.study.patient_id, site=host.study.site, view=host.study.view,
-                  sex=host.study.sex, age_years=host.study.age_years, labels=labels, split="train", origin="synthetic",
-                  masks={column: paths for column, paths in host.study.masks.items() if not column.startswith("lesion_")}, extra=extra)
+    masks = {column: paths for column, paths in host.study.masks.items() if not column.startswith("lesion_")}
+    study = replace(host.study, file_name=f"images/{name}.png", study_id=name, labels=labels, text="", lesion_label="", split="train",
+                    origin="synthetic", masks=masks, extra=extra)
     return with_lesions(study, [*lesions_of(host.study), _lesion(maker.finding, made.mask > 0, lungs, config)])
 
 
@@ -241,25 +242,29 @@ def _provenance(study: Study) -> dict[str, str]:
     return {TEXT_KEY: DERIVED_TEXT, **own}
 
 
-def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]], dropped: Sequence[Dropped], *, out: Path, seed: int) -> None:
+def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]], dropped: Sequence[Dropped], *, out: Path,
+            seed: int) -> None:
     """Write the manifest in its order, dropped.csv, dataset.json and, last of all, metadata.csv."""
     write_manifest(out, done)
     write_atomic(out / DROPPED_NAME, table_bytes(ROW_COLUMNS, [one.cells() for one in dropped]))
-    settings = {name: None if isinstance(value, float) and math.isnan(value) else str(value) if isinstance(value, Path) else value
-                for name, value in asdict(maker.config).items() if name not in ("mask", "layouts")}
     facts = {"labels": [name for name in (*hosts.findings, maker.finding) if name != NO_FINDING], "inserted": maker.finding, "seed": seed,
-             "settings": settings, **maker.facts, **({"licence": hosts.licence} if hosts.licence else {})}
+             "settings": _settings(maker.config), **maker.facts, **({"licence": hosts.licence} if hosts.licence else {})}
     studies = [_from_json(line["study"]) for line in done if "study" in line]
     write_dataset(out, studies, name=out.resolve().name, synthetic=True, facts=facts)
 
 
 def _inputs(hosts: Hosts, chosen: Sequence[Host], maker: LesionMaker, *, seed: int, lungs_digest: str) -> dict[str, Any]:
     """All that the images depend on, for the claim of their folder; no path and no name of a host."""
-    config = {name: value for name, value in asdict(maker.config).items() if name not in ("mask", "layouts")}
     files = [(file_stamp(host.path), repr(host.study)) for host in chosen]
-    return {**identity(maker), "settings": json.loads(json.dumps(config, default=str)), "seed": seed, "hosts": _digest(files),
+    return {**identity(maker), "settings": _settings(maker.config), "seed": seed, "hosts": _digest(files),
             "mask": maker.config.mask and sha256(Path(maker.config.mask)), "layouts": maker.config.layouts and str(maker.config.layouts),
             "lungs": lungs_digest}
+
+
+def _settings(config: InsertConfig) -> dict[str, Any]:
+    """The settings without paths, JSON-ready."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(config).items()
+            if name not in ("mask", "layouts")}
 
 
 def _digest(value: object) -> str:

@@ -82,11 +82,7 @@ class LesionMaker:
         return (columns[at] + 0.5) / own.shape[1], (rows[at] + 0.5) / own.shape[0]
 
     def _volume(self, diameter_mm: float, *, seed: int) -> LesionVolume:
-        if self.model is None:
-            return template_volume(diameter_mm, seed=seed)
-        from synthorax.steps.nodules import sample_nodules
-
-        return sample_nodules(self.model, diameters_mm=[min(diameter_mm, LARGEST_MM)], seeds=[seed])[0]
+        return template_volume(diameter_mm, seed=seed)
 
 
 def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None) -> LesionMaker:
