@@ -68,6 +68,8 @@ VERBS = {
     "generate": Verb(takes=("runs/a", "plan.csv"), smaller=("--steps", "2", "--batch-size", "2"), stop_at="000003",
                      leaves="synthetic/metadata.csv"),
     "ingest": Verb(takes=("CXR14",), stop_at="00000050", leaves="cxr14/metadata.csv"),
+    "insert": Verb(takes=("prepared",), instead={"Nodule": ("Mass",)}, smaller=("--diameter-mm", "80", "--num", "6"), stop_at="000003",
+                   leaves="inserted/metadata.csv"),
     "lesion-noise": Verb(takes=("prepared",), smaller=("--size", "32"), stop_at="lesion_noise.md", leaves="noise/lesion_noise.svg"),
     "refine-loop": Verb(takes=("runs/a", "prepared"), smaller=("--rounds", "1", "--num", "4", "--filter", "copy"), defaults=FEW_UPDATES,
                  stop_at="rounds/round", leaves="rounds/synthetic/metadata.csv"),

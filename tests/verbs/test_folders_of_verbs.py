@@ -103,6 +103,8 @@ WHOLE: dict[str, Callable[[Inputs, Path, int], object]] = {
     "train": lambda inputs, out, variant: sx.train("edm-64", inputs.prepared, out=out, overrides=TINY, seed=variant, **HERE),
     "pack": lambda inputs, out, variant: pack(inputs.stages, out=out, precision=("bf16", "fp32")[variant]),
     "generate": lambda inputs, out, variant: sx.generate(inputs.run, sx.Request(num=3), out=out, seed=variant, batch_size=1, **HERE),
+    "insert": lambda inputs, out, variant: sx.insert(inputs.dataset, finding="Mass", out=out, seed=variant, **HERE,
+                                                    config=sx.InsertConfig(diameter_mm=80, num=4)),
     "screen": lambda inputs, out, variant: sx.screen(inputs.made, against=inputs.prepared, out=out, seed=variant, **HERE,
                                                     config=sx.ScreenConfig(filters=("copy",), classifier=JUDGE)),
     "check-poisoning": _check,

@@ -21,7 +21,7 @@ from synthorax.data.pixels import Pixels
 from synthorax.data.prepared import FACTS_NAME as PREPARED_FACTS
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import NO_FINDING
-from synthorax.errors import InputError
+from synthorax.errors import InputError, SynthoraxError
 from synthorax.rng import derive
 from synthorax.types import Stated, Study
 
@@ -173,17 +173,17 @@ def _sorted(rows: Sequence[tuple[int, Study]], *, folder: Path, name: str, findi
     """The rows of a table, each usable or with the reason why not."""
     shown = {study.patient_id for _, study in rows if study.patient_id and study.labels.get(finding) is Stated.PRESENT}
     held_out = {study.patient_id for _, study in rows if study.patient_id and study.split in ("val", "test")}
-    usable, dropped = [], []
+    usable, unusable = [], []
     for row, study in rows:
         reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=shown, held_out=held_out)
         if reason:
-            dropped.append(Dropped(host=study.file_name, row=row, reason=reason, remedy=remedy))
+            unusable.append(Dropped(host=study.file_name, row=row, reason=reason, remedy=remedy))
         else:
             own = replace(study, patient_id=study.patient_id or f"film:{study.file_name}")
             usable.append(Host(path=folder / study.file_name, study=own, row=row, reference=study.file_name))
     positives = tuple(study for _, study in rows if study.labels.get(finding) is Stated.PRESENT and study.origin == "real"
                       and study.split in ("", "train"))
-    return Hosts(folder=folder, name=name, usable=tuple(usable), dropped=tuple(dropped), findings=tuple(findings), positives=positives,
+    return Hosts(folder=folder, name=name, usable=tuple(usable), dropped=tuple(unusable), findings=tuple(findings), positives=positives,
                  licence=licence, notes=_notes(usable, [study for _, study in rows]))
 
 
@@ -217,7 +217,7 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
 
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, remedy="give a folder of images, a dataset folder or a prepared folder")
-    usable, dropped, patients = [], list[Dropped](), dict[str, str]()
+    usable, unusable, patients = [], list[Dropped](), dict[str, str]()
     for number, path in enumerate(files_below(folder)):
         name = path.relative_to(folder).as_posix()
         dicom = is_dicom(path)
@@ -229,7 +229,8 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
             try:
                 facts = read_dicom(path)[1]
             except InputError as error:
-                dropped.append(Dropped(host=reference, reason=_reason(error, path), remedy=error.remedy))
+                reason, remedy = _reason(error, path)
+                unusable.append(Dropped(host=reference, reason=reason, remedy=remedy))
                 continue
             patient = facts["patient_id"] or name
             code = patients.setdefault(patient, f"patient-{len(patients):06d}")
@@ -240,13 +241,13 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
         reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=set(), held_out=set())
         if reason:
             remedy = f"give a dataset folder whose table says so{OR_ASSUME}" if remedy.endswith(OR_ASSUME) else remedy
-            dropped.append(Dropped(host=reference, reason=reason, remedy=remedy))
+            unusable.append(Dropped(host=reference, reason=reason, remedy=remedy))
         else:
             usable.append(Host(path=path, study=study, row=None, reference=reference))
-    if not usable and not dropped:
+    if not usable and not unusable:
         raise InputError("holds no PNG, JPEG or DICOM image", file=folder,
                          remedy=passed_over(folder) or "give a folder of images, a dataset folder or a prepared folder")
-    return Hosts(folder=folder, name=folder.resolve().name, usable=tuple(usable), dropped=tuple(dropped), findings=(),
+    return Hosts(folder=folder, name=folder.resolve().name, usable=tuple(usable), dropped=tuple(unusable), findings=(),
                  notes=_notes(usable, [host.study for host in usable]))
 
 
@@ -262,10 +263,19 @@ def _notes(usable: Sequence[Host], studies: Sequence[Study]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _reason(error: InputError, path: Path) -> str:
-    """What was wrong without the path, which may name a patient, and without the remedy."""
-    reason = str(error).removeprefix(f"{error.file}: ").removesuffix(f"; {error.remedy}" if error.remedy else "")
-    return reason.replace(str(path), "the file").replace(path.name, "the file")
+def dropped(host: Host, error: SynthoraxError) -> Dropped:
+    """A host into which nothing could be inserted, with what was wrong: without the path, which may name a patient."""
+    reason, remedy = _reason(error, host.path)
+    return Dropped(host=host.reference, row=host.row, reason=reason, remedy=remedy)
+
+
+def _reason(error: SynthoraxError, path: Path) -> tuple[str, str]:
+    """What was wrong, without the path and the remedy, and the remedy."""
+    reason, remedy = str(error), ""
+    if isinstance(error, InputError):
+        remedy = error.remedy
+        reason = reason.removeprefix(f"{error.file}: ").removesuffix(f"; {remedy}" if remedy else "")
+    return reason.replace(str(path), "the file").replace(path.name, "the file"), remedy
 
 
 def _number(text: str) -> float:
@@ -275,6 +285,6 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def summary(dropped: Sequence[Dropped]) -> Mapping[str, int]:
-    """How many images were dropped for which reason, the commonest first."""
-    return dict(Counter(one.reason for one in dropped).most_common())
+def summary(left_out: Sequence[Dropped]) -> Mapping[str, int]:
+    """How many images were left out for which reason, the commonest first."""
+    return dict(Counter(one.reason for one in left_out).most_common())

@@ -27,7 +27,7 @@ from synthorax.data.pixels import write_png
 from synthorax.data.tables import table_bytes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.editing.insertion.insertion import Insertion
-from synthorax.errors import InputError
+from synthorax.errors import InputError, SynthoraxError
 from synthorax.files import safe_name, sha256, write_atomic
 from synthorax.folders import claimed, file_stamp
 from synthorax.judges.lungs import LungMasks
@@ -35,7 +35,7 @@ from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 from synthorax.steps.insertion.acceptance import check_place, refusal
 from synthorax.steps.insertion.config import InsertConfig
-from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, read_host, spacing_of, summary
+from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
 from synthorax.steps.insertion.lesions import LesionMaker, identity
 from synthorax.types import Lesion, Stated, Study
 
@@ -119,9 +119,8 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
         lungs = _lungs(host, hosts.folder, pixels, find_lungs)
         mask = _mask(maker.config, pixels, lungs)
         made, own_seed, attempts = _accepted(pixels, lungs, maker, spacing_mm=spacing, mask=mask, seed=derive(seed, "insert", number))
-    except InputError as error:
-        reason = str(error).removeprefix(f"{error.file}: ").removesuffix(f"; {error.remedy}" if error.remedy else "")
-        return line | {"dropped": {"host": host.reference, "row": host.row, "reason": reason, "remedy": error.remedy}}
+    except SynthoraxError as error:
+        return line | {"dropped": asdict(dropped(host, error))}
     study = _study(number, host, hosts, maker, made, lungs, seed=own_seed, spacing_from=spacing_from or "estimated", note=note)
     study = _with_masks(study, host, hosts, made, out=out)
     write_png(out / study.file_name, made.pixels, provenance=_provenance(study))
@@ -132,12 +131,12 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
 def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int,
               ) -> tuple[Insertion, int, int]:
     """The first insertion that is accepted, its seed and its number of attempts; InputError with the last reason where none is."""
-    problem = InputError("was not tried")
+    problem = SynthoraxError("was not tried")
     for attempt in range(maker.config.tries):
         own = seed if attempt == 0 else derive(seed, "again", attempt)
         try:
             made = maker.insert(pixels, lungs, spacing_mm=spacing_mm, mask=mask, seed=own)
-        except InputError as error:
+        except SynthoraxError as error:
             problem = error
             continue
         reason = refusal(pixels, made)
@@ -242,11 +241,11 @@ def _provenance(study: Study) -> dict[str, str]:
     return {TEXT_KEY: DERIVED_TEXT, **own}
 
 
-def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]], dropped: Sequence[Dropped], *, out: Path,
+def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]], left_out: Sequence[Dropped], *, out: Path,
             seed: int) -> None:
     """Write the manifest in its order, dropped.csv, dataset.json and, last of all, metadata.csv."""
     write_manifest(out, done)
-    write_atomic(out / DROPPED_NAME, table_bytes(ROW_COLUMNS, [one.cells() for one in dropped]))
+    write_atomic(out / DROPPED_NAME, table_bytes(ROW_COLUMNS, [one.cells() for one in left_out]))
     facts = {"labels": [name for name in (*hosts.findings, maker.finding) if name != NO_FINDING], "inserted": maker.finding, "seed": seed,
              "settings": _settings(maker.config), **maker.facts, **({"licence": hosts.licence} if hosts.licence else {})}
     studies = [_from_json(line["study"]) for line in done if "study" in line]
