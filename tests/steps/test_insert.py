@@ -56,7 +56,8 @@ def host_set(folder: Path, rows: Sequence[Study] = (), *, num: int = 2, kind: st
         else:
             write_png(path, drawn.pixels)
         suffix = {"jpeg": ".jpg", "dicom": ".dcm"}.get(kind, ".png")
-        made.append(replace(study, file_name=str(Path(study.file_name).with_suffix(suffix)), masks={"lung_mask": (f"masks/lung/{number}.png",)}))
+        name = str(Path(study.file_name).with_suffix(suffix))
+        made.append(replace(study, file_name=name, masks={"lung_mask": (f"masks/lung/{number}.png",)}))
     write_dataset(folder, made, name="hosts", synthetic=False, facts={"labels": ["Effusion", "Nodule"], "licence": "none"})
     return read_dataset(folder)
 
@@ -86,7 +87,8 @@ def test_a_row_says_all_that_is_known(tmp_path: Path) -> None:
     made = insert(tmp_path / "hosts", tmp_path / "out", side="left", severity=0.8, diameter_mm=25)
     study = made.studies[0]
     assert study.derived_from_patient and study.origin == "synthetic" and study.split == "train"
-    assert study.extra["pair_of"] == "images/0.png" and study.patient_id == "p0" and (study.view, study.sex, study.age_years) == ("PA", "M", 50)
+    assert study.extra["pair_of"] == "images/0.png" and study.patient_id == "p0"
+    assert (study.view, study.sex, study.age_years) == ("PA", "M", 50)
     assert study.labels == {"Nodule": Stated.PRESENT, "Effusion": Stated.ABSENT}, "a normal host lacks all that its set knows"
     assert study.extra["lesion_side"] == "left" and float(study.extra["lesion_x"]) > 0.5, "the patient's left is on the right of the image"
     assert study.extra["spacing_from"] == "estimated" and math.isclose(float(study.extra["diameter_mm"]), 25)
@@ -198,7 +200,8 @@ def test_a_lesion_larger_than_the_lung_is_refused(tmp_path: Path) -> None:
         insert(tmp_path / "hosts", tmp_path / "out", diameter_mm=290)
 
 
-@pytest.mark.parametrize(("box", "problem"), [((0, 8, 0, 8), "100% of the mask lies outside the chest"), ((0, 0, 0, 0), "the mask is empty")])
+@pytest.mark.parametrize(("box", "problem"), [((0, 8, 0, 8), "100% of the mask lies outside the chest"),
+                                              ((0, 0, 0, 0), "the mask is empty")])
 def test_masks_that_cannot_be_are_refused(tmp_path: Path, box: tuple[int, int, int, int], problem: str) -> None:
     host_set(tmp_path / "hosts", num=1)
     mask = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
@@ -247,7 +250,7 @@ def test_findings_that_nothing_inserts_and_empty_folders_are_refused(tmp_path: P
     host_set(tmp_path / "hosts", num=1)
     with pytest.raises(InputError, match="did you mean 'Nodule'"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Nodul")
-    with pytest.raises(UsageError, match="no model inserts 'Hernia'.*Nodule, Mass"):
+    with pytest.raises(UsageError, match=r"no model inserts 'Hernia'.*Nodule, Mass"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Hernia")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no PNG, JPEG or DICOM image"):
@@ -263,7 +266,7 @@ def test_a_folder_of_dicom_files_names_no_patient(tmp_path: Path) -> None:
     for number in range(2):
         stored = (thorax(SIZE_PX, seed=number).pixels.astype(np.uint16) * 16).astype(np.uint16)
         dicom(tmp_path / "pacs" / f"CANARY-{number}.dcm", stored, bits=12, PixelSpacing=[2.5, 2.5], Modality="DX", ViewPosition="PA")
-    with pytest.raises(InputError, match="'host:000000' does not state whether it shows Nodule.*--assume-absent"):
+    with pytest.raises(InputError, match=r"'host:000000' does not state whether it shows Nodule.*--assume-absent"):
         find_hosts(tmp_path / "pacs", "Nodule")
     hosts = find_hosts(tmp_path / "pacs", "Nodule", assume_absent=True)
     assert [host.reference for host in hosts.usable] == ["host:000000", "host:000001"]

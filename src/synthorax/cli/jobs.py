@@ -33,6 +33,14 @@ from synthorax.cli.values import images_of, split_seeds
 PANEL, DIVIDING = "Whole jobs", "Dividing the work"
 
 
+class Making(StrEnum):
+    """How images are made."""
+
+    generate = "generate"
+    insert = "insert"
+    both = "both"
+
+
 class BaseWay(StrEnum):
     """Which weights of a base model are trained."""
 
@@ -58,6 +66,8 @@ def augment(
     budget_images: BudgetImages = None,
     num: Annotated[int | None, typer.Option(min=1, help="Synthetic images of each finding; by default as many as balance the "
                                                         "data.")] = None,
+    mode: Annotated[Making, typer.Option(help="How images are made: generate, by the generator; insert, lesions put into training images, "
+                                              "which trains nothing; or both.")] = Making.generate,
     base: Annotated[Path | None, typer.Option(rich_help_panel=START, help="Shipped model, run or model file to start from; cxr-256 by "
                                                                           "default.")] = None,
     adapt: Adapt = None,
@@ -86,7 +96,7 @@ def augment(
     made = verb(dataset, findings=finding, out=out, budget=budget, budget_images=images_of(budget_images), num=num, base=base,
                 adapt=adapt and adapt.value, recipe=recipe, compressor=compressor, label_table=label_table,
                 allow=allow or (), patient_per_image=patient_per_image, allow_rejects=allow_rejects, seed=seed, device=device.value,
-                threads=threads)
+                threads=threads, mode=mode.value)
     finish(made, json)
     if made.fell_short:
         raise typer.Exit(4)

@@ -24,6 +24,8 @@ PAIR_COLUMN = "pair_of"
 """`file_name` of the image that this one was made from, as the table of that image has it"""
 PRIVATE_COLUMNS = (PAIR_COLUMN,)
 """columns that tell which patient it is; they stay in the lab"""
+MADE_BY_COLUMNS = ("method", "model", "model_digest", "seed", "diameter_mm", "spacing_from", "rim_px", "condition")
+"""columns that say how a lesion was inserted"""
 MANIFEST = "private_manifest.jsonl"
 OWNER_ONLY = 0o600
 TEXT_KEY = "Synthorax"
@@ -52,6 +54,11 @@ def checked_mark(cells: Mapping[str, str], *, origin: str, file: Path, row: int)
 def mark_text(study: Study) -> str:
     """What a PNG file says of itself under `TEXT_KEY`."""
     return DERIVED_TEXT if study.derived_from_patient else GENERATED_TEXT
+
+
+def provenance_of(study: Study) -> dict[str, str]:
+    """What a PNG file with an inserted lesion says of itself: how it was made, and nothing that leads to its source."""
+    return {TEXT_KEY: DERIVED_TEXT, **{name: study.extra[name] for name in (COLUMN, *MADE_BY_COLUMNS) if study.extra.get(name)}}
 
 
 def marked_by_file(study: Study, path: Path) -> Study:

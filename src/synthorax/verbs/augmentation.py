@@ -13,6 +13,7 @@ from typing import Any
 from synthorax.config import parse_duration
 from synthorax.data.adapters import detect
 from synthorax.data.dataset import Dataset, digest_of
+from synthorax.data.derived import derived_rows
 from synthorax.data.prepared import Prepared
 from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.data.sources import origins_of
@@ -37,9 +38,10 @@ from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolve_way, with_way
 from synthorax.steps.training.train_run import Beginning
 from synthorax.steps.training.undertraining import TrainingSigns, training_signs
-from synthorax.steps.training_set import join_training_set
+from synthorax.steps.training_set import join_synthetic_set, join_training_set
 from synthorax.types import ImageSet
 from synthorax.verbs import data, evidence, synthesis, training
+from synthorax.verbs.augmentation_insertion import MODES, Mode, check_findings, inserted, insertion_plan, numbers_of, with_counts
 from synthorax.verbs.augmentation_stages import Stages, budget_for, has_loss, planned
 from synthorax.zoo import shipped
 
@@ -78,9 +80,10 @@ class Augmented:
     """None where the training of the generator fell so short that nothing can be made of its images"""
     synthetic: Dataset | None
     plan: Plan
-    run: Run
+    run: Run | None
+    """None where nothing was trained, because all images are inserted"""
     report: Report
-    signs: TrainingSigns
+    signs: TrainingSigns | None
     nothing_of_them: str
     """why no training set was made of the synthetic images, or nothing"""
     rejected: tuple[Rejected, ...]
@@ -91,13 +94,15 @@ class Augmented:
     @property
     def fell_short(self) -> bool:
         """Whether the training of the generator was too short, or nothing could be made of its images, whatever the verdicts say."""
-        return self.signs.fell_short or bool(self.nothing_of_them)
+        return (self.signs is not None and self.signs.fell_short) or bool(self.nothing_of_them)
 
     def __str__(self) -> str:
         lines = [f"{self.report}", ""]
         if self.train is not None:
             real = sum(study.origin == "real" for study in self.train.studies)
-            lines.append(f"training set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic images)")
+            derived = len(derived_rows(self.train.studies))
+            inserted = f", {derived} of them lesions inserted into training images" if derived else ""
+            lines.append(f"training set  {self.out / 'train'} ({real} real and {len(self.train) - real} synthetic images{inserted})")
         lines += [f"rejected      {rejected}" for rejected in self.rejected]
         of = "" if self.budget_seconds is None else f", of {format_seconds(self.budget_seconds)}"
         lines += [f"time          {format_seconds(self.seconds)}{of}", f"report        {(self.out / 'report.html').resolve()}"]
@@ -108,10 +113,11 @@ class Augmented:
         verdicts = {entry["finding"]: entry["verdict"] for entry in self.report.dimensions["benefit"].findings}
         return {"train": self.train and str(self.train.path), "synthetic": self.synthetic and str(self.synthetic.path),
                 "plan": str(self.out / "plan.csv"), "report": str(self.out / "report.html"), "verdicts": verdicts,
-                "fell_short": self.fell_short, "warnings": list(self.report.warnings), "training": self.signs.to_dict(),
+                "fell_short": self.fell_short, "warnings": list(self.report.warnings), "training": self.signs and self.signs.to_dict(),
                 "rejected": [rejected.to_dict() for rejected in self.rejected], "seconds": round(self.seconds, 1),
                 "train_images": len(self.train.studies) if self.train else 0,
-                "synthetic_images": len(self.synthetic.studies) if self.synthetic else 0}
+                "synthetic_images": len(self.synthetic.studies) if self.synthetic else 0,
+                "inserted_images": len(derived_rows(self.synthetic.studies)) if self.synthetic else 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +138,7 @@ class _Job:
     device: Device
     threads: int | None
     command: str
+    mode: Mode = "generate"
 
     @property
     def base(self) -> TrainedModel | None:
@@ -148,7 +155,7 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
             budget_images: int | None = None, num: int | None = None, base: ModelLike | None = None, adapt: str | None = None,
             recipe: str | None = None, compressor: ModelLike | None = None, label_table: str | Path | None = None,
             allow: Sequence[str] = (), patient_per_image: bool = False, allow_rejects: bool = False, seed: int = 0, device: Device = "auto",
-            threads: int | None = None, command: str = "", work: Work | None = None) -> Augmented:
+            threads: int | None = None, command: str = "", work: Work | None = None, mode: Mode = "generate") -> Augmented:
     """Learn from a folder of images, make more of the rare `findings`, screen them, and measure whether they help.
 
     Leaves `out`/train (all real training images and the screened synthetic ones), `out`/synthetic, plan.csv, report.json, report.html and
@@ -158,7 +165,8 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     from `base`, by default from the model that ships, unless a `recipe` is named; `adapt` says which of its weights are trained:
     full, lora, trunk, or auto (the default), which goes by the number of images. Of a base that was packed of several stages the first
     learns from these images, and the others enlarge what it makes (model/). `compressor` is the run of the autoencoder on whose latents a
-    latent recipe works.
+    latent recipe works. `mode` says how images are made: `generate`, by the generator; `insert`, lesions put into training images that lack
+    the finding, which trains nothing; or `both`, half of each. Inserted images show their patients, see `synthorax.insert`.
 
     Calling it again goes on where it stopped. Where the training turns out too short, the report begins with that and `fell_short` is true;
     where most images do not look like radiographs, no training set is made of them. What cannot be used is refused before any image is
@@ -169,19 +177,24 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
     start = usual_base() if base is None and recipe is None else base
     settings, beginning = _settings(recipe, base=start, adapt=adapt, compressor=compressor)
     settings = settings.with_train(seed=seed)
+    if mode not in MODES:
+        raise UsageError(f"unknown mode '{mode}'; {nearest(mode, MODES)}")
     check_images(num, kinds=len(findings))
     names = known_findings(findings, Path(dataset), allow=allow)
+    if mode != "generate":
+        check_findings(names)
     size = image_size(settings, beginning.base)
     seconds = _seconds(budget, budget_images, work)
-    stages = Stages(out, total=seconds)
+    stages = Stages(out, total=seconds, mode=mode)
     again = command or _command(dataset, out, findings=findings, budget=None if budget_images else budget or BUDGET,
                                 budget_images=budget_images, num=num, base=beginning.base, adapt=adapt, recipe=recipe,
-                                compressor=beginning.compressor, label_table=label_table, allow=allow, seed=seed or None)
+                                compressor=beginning.compressor, label_table=label_table, allow=allow, seed=seed or None,
+                                mode=None if mode == "generate" else mode)
 
     with _claimed(out, Path(dataset), label_table=label_table, findings=sorted(names), num=num, seed=seed, recipe=settings.to_toml(),
                   base=beginning.digests()["base_digest"], compressor=beginning.digests()["compressor_digest"], adapt=adapt,
                   work=work and asdict(work), budget_images=budget_images, allowed_findings=sorted(allow),
-                  patient_per_image=patient_per_image) as folder:
+                  patient_per_image=patient_per_image, **({} if mode == "generate" else {"mode": mode})) as folder:
         with _nothing_left_if_refused(out):
             stages.begin("read")
             source = data.ingest(dataset, out=_dataset_place(dataset, out), label_table=label_table, allow=allow,
@@ -200,7 +213,9 @@ def augment(dataset: str | Path, *, findings: Sequence[str], out: str | Path, bu
         if work is not None:
             settings = settings.with_train(steps=work.steps, learning_rate=work.learning_rate, augment=work.augment, precision="fp32")
         job = _Job(out=out, findings=tuple(names), recipe=settings, beginning=replace(beginning, why=why), num=num, seconds=seconds,
-                   budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again)
+                   budget_images=budget_images, work=work, seed=seed, device=device, threads=threads, command=again, mode=mode)
+        if mode == "insert":
+            return _augmented_by_insertion(job, source, prepared, rejected, stages, folder)
         return _augmented(job, source, prepared, rejected, stages, folder)
 
 
@@ -229,33 +244,70 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
         model = open_model(run)
 
     stages.begin("plan")
-    plan = planned(prepared, findings, model, out=out, num=job.num, **job.computing,
-                   seconds=None if budget is None else stages.seconds_to_generate(budget))
+    both = job.mode == "both"
+    plan = planned(prepared, findings, model, out=out, num=job.num and max(1, job.num - job.num // 2) if both else job.num, **job.computing,
+                   seconds=None if budget is None else stages.seconds_to_generate(budget), file="plan-generate.csv" if both else "plan.csv")
+    numbers = numbers_of(job.mode, prepared, findings, num=job.num) if both else {}
+    to_generate, plan = plan, replace(plan, rows=(*plan.rows, *insertion_plan(prepared, numbers, seed=job.seed).rows)) if both else plan
+    if both:
+        plan.write(out / "plan.csv")
     print(f"  {plan}", file=sys.stderr)
 
     stages.begin("generate")
-    made = synthesis.generate(model, plan, out=out / "generated", **job.computing)
+    made = synthesis.generate(model, to_generate, out=out / "generated", **job.computing)
     log = out / "run" / "metrics.jsonl" if has_loss(job.recipe, findings=prepared.findings) else None
     signs = training_signs(trained, made, prepared, log=log, cooldown=job.recipe.train.cooldown)
     if signs.fell_short:
         print(f"  {signs}", file=sys.stderr)
 
+    if both:
+        stages.begin("insert")
+    sets = inserted(prepared, numbers, out=out / "inserted", **job.computing)
     stages.begin("screen")
     synthetic, why_not = _screened(made, prepared, job, signs)
+    if both:
+        synthetic, why_not = join_synthetic_set(synthetic, sets, prepared, out=out / "synthetic"), ""
 
-    joined = None
-    if synthetic is not None:
-        with progress_line("join the training set") as progress:
-            joined = join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
-                                       facts={"licence": source.facts.get("licence", "as its sources")}, progress=progress)
+    joined = None if synthetic is None else _joined(prepared, synthetic, source, out=out)
     if folder.has("the report", {}):
         report = Report.load(out)
     else:
         report = _proved(job, prepared, made, synthetic, stages, why_not=why_not, told=lambda measured: _with_notes(
-            measured, job, trained, signs, rejected, seen=seen, why_not=why_not))
+            with_counts(measured, synthetic) if both and synthetic is not None else measured, job, trained, signs, rejected, seen=seen,
+            why_not=why_not))
         folder.add("the report", {})
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
                      rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
+
+
+def _augmented_by_insertion(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[Rejected, ...], stages: Stages,
+                            folder: Folder) -> Augmented:
+    """Insert lesions into training images and measure the benefit; nothing is trained, and each image was accepted as it was made."""
+    out = job.out
+    stages.begin("plan")
+    numbers = numbers_of("insert", prepared, job.findings, num=job.num)
+    plan = insertion_plan(prepared, numbers, seed=job.seed)
+    plan.write(out / "plan.csv")
+    print(f"  {plan}", file=sys.stderr)
+    stages.begin("insert")
+    synthetic = join_synthetic_set(None, inserted(prepared, numbers, out=out / "inserted", **job.computing), prepared,
+                                   out=out / "synthetic")
+    joined = _joined(prepared, synthetic, source, out=out)
+    if folder.has("the report", {}):
+        report = Report.load(out)
+    else:
+        report = _proved(job, prepared, synthetic, synthetic, stages, why_not="",
+                         told=lambda measured: _with_rejected(with_counts(measured, synthetic), job, rejected))
+        folder.add("the report", {})
+    return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=None, report=report, signs=None, nothing_of_them="",
+                     rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
+
+
+def _joined(prepared: Prepared, synthetic: Dataset, source: Dataset, *, out: Path) -> Dataset:
+    """The training set: all real training images and the synthetic ones."""
+    with progress_line("join the training set") as progress:
+        return join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
+                                 facts={"licence": source.facts.get("licence", "as its sources")}, progress=progress)
 
 
 def _proved(job: _Job, prepared: Prepared, made: Dataset, synthetic: Dataset | None, stages: Stages, *,
@@ -385,22 +437,28 @@ def _with_notes(report: Report, job: _Job, trained: TrainedModel, signs: Trainin
           why_not: str) -> Report:
     """The report with what the generator started from, what was rejected, and first of all whether the training fell short."""
     report = _with_base(report, trained, seen=seen)
-    inputs: dict[str, Any] = {**report.inputs, "training": signs.to_dict()}
-    notes = [*report.notes]
+    warnings = (str(signs),) if signs.fell_short else (f"{why_not}, {NOT_PROVED}.",) if why_not else ()
+    report = replace(report, inputs={**report.inputs, "training": signs.to_dict()}, warnings=warnings)
+    return _with_rejected(report, job, rejected)
+
+
+def _with_rejected(report: Report, job: _Job, rejected: Sequence[Rejected]) -> Report:
+    """The report with what was rejected, and the command."""
+    inputs, notes = dict(report.inputs), [*report.notes]
     for part in rejected:
         table = None if part.table is None else Path(*part.table.parts[-2:])  # beside the report
         inputs["rejected"] = {**inputs.get("rejected", {}), table.parent.name if table else "images": replace(part, table=table).to_dict()}
         notes.append(f"Rejected, and so not among these images: {replace(part, table=table)}.")
-    warnings = (str(signs),) if signs.fell_short else (f"{why_not}, {NOT_PROVED}.",) if why_not else ()
-    return replace(report, inputs=inputs, notes=tuple(notes), command=job.command, warnings=warnings)
+    return replace(report, inputs=inputs, notes=tuple(notes), command=job.command)
 
 
 def _screened(made: Dataset, prepared: Prepared, job: _Job, signs: TrainingSigns) -> tuple[Dataset | None, str]:
-    """The screened set at `out`/synthetic, or None and why nothing can be made of the images."""
+    """The screened set at `out`/synthetic, or at `out`/screened where inserted images join it; or None and why nothing is made of it."""
     if signs.mostly_unrealistic:
         return None, "Most of the synthetic images do not look like radiographs"
+    place = job.out / ("screened" if job.mode == "both" else "synthetic")
     try:
-        screened = synthesis.screen(made, against=prepared, out=job.out / "synthetic", **job.computing,
+        screened = synthesis.screen(made, against=prepared, out=place, **job.computing,
                                     config=ScreenConfig(findings=job.findings, classifier=None if job.work is None else job.work.judge))
     except NonePassedError as error:
         print(f"  {error}", file=sys.stderr)

@@ -22,26 +22,29 @@ from synthorax.steps.training.train_run import Beginning, without_no_finding
 from synthorax.verbs import synthesis
 
 NAMES = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
+NAMES_OF = {"generate": NAMES, "both": (*NAMES[:5], "insert", *NAMES[5:]),
+            "insert": ("read", "prepare", "plan", "insert", "evaluate", "benefit")}
+"""stages of each mode of making images"""
 
 
 class Stages:
     """Says on stderr which stage begins, and with a budget of time how long the rest will take."""
 
-    def __init__(self, out: Path, *, total: float | None) -> None:
-        self.out, self.total = out, total
+    def __init__(self, out: Path, *, total: float | None, mode: str = "generate") -> None:
+        self.out, self.total, self.names = out, total, NAMES_OF[mode]
         self.budget: Budget | None = None
         self.start, self.begun, self.continued = time.monotonic(), 0, (out / "run").exists()
 
     def begin(self, name: str) -> None:
         """A stage begins."""
-        self.begun = NAMES.index(name) + 1
-        print(f"[{self.begun}/{len(NAMES)}] {name}{self._left(name)}", file=sys.stderr, flush=True)
+        self.begun = self.names.index(name) + 1
+        print(f"[{self.begun}/{len(self.names)}] {name}{self._left(name)}", file=sys.stderr, flush=True)
 
     def _left(self, name: str) -> str:
         if self.budget is None:
             return "" if self.total is None else f": {format_seconds(max(0.0, self.total - self.elapsed()))} of the budget left"
         planned = {"train": self.budget.train, "generate": self.budget.generate, **self.budget.fixed}
-        rest = sum(planned.get(later, 0.0) for later in NAMES[NAMES.index(name):])
+        rest = sum(planned.get(later, 0.0) for later in self.names[self.names.index(name):])
         return f": about {format_seconds(rest)} left in all"
 
     def elapsed(self) -> float:
@@ -88,9 +91,9 @@ def has_loss(settings: Recipe, *, findings: Sequence[str]) -> bool:
 
 
 def planned(prepared: Prepared, findings: Sequence[str], model: TrainedModel, *, out: Path, num: int | None, seconds: float | None,
-            seed: int, device: Device, threads: int | None) -> Plan:
-    """The plan at `out`/plan.csv: `num` images of each finding, or as many as balance asks, or if that is more, as `seconds` allow."""
-    path = out / "plan.csv"
+            seed: int, device: Device, threads: int | None, file: str = "plan.csv") -> Plan:
+    """The plan at `out`/`file`: `num` images of each finding, or as many as balance asks, or if that is more, as `seconds` allow."""
+    path = out / file
     if path.exists():
         return read_plan(path, allow=prepared.findings)
     if num is not None:

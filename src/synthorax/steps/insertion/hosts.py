@@ -25,8 +25,6 @@ from synthorax.errors import InputError, SynthoraxError
 from synthorax.rng import derive
 from synthorax.types import Stated, Study
 
-AGE_YEARS = 5.0
-"""of difference that counts as much as another sex when hosts are matched to the patients who have the finding"""
 ROW_COLUMNS = ("host", "row", "reason", "remedy")
 """of dropped.csv"""
 OR_ASSUME = ", or use --assume-absent if you know that it does not"
@@ -145,12 +143,12 @@ def choose(hosts: Hosts, *, num: int | None, seed: int) -> list[Host]:
     return chosen
 
 
-def _unlikeness(one: Study, other: Study) -> float:
-    """0 for the same view, sex and age; what one of them does not state counts half."""
+def _unlikeness(one: Study, other: Study) -> tuple[float, float, float]:
+    """0 for the same view, sex and age; what one of them does not state lies between the same and another."""
     view = 0.5 if not (one.view and other.view) else float(one.view != other.view)
     sex = 0.5 if not (one.sex and other.sex) else float(one.sex != other.sex)
-    age = abs(one.age_years - other.age_years) / AGE_YEARS
-    return 1000 * view + sex + (0.5 if math.isnan(age) else age)
+    years = abs(one.age_years - other.age_years)
+    return view, sex, 20.0 if math.isnan(years) else years
 
 
 def _of_prepared(prepared: Prepared, finding: str, assume_absent: bool) -> Hosts:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset, write_dataset
-from synthorax.data.derived import COLUMN, DERIVED_TEXT, MANIFEST, OWNER_ONLY, PAIR_COLUMN, TEXT_KEY, read_manifest, write_manifest
+from synthorax.data.derived import COLUMN, MANIFEST, OWNER_ONLY, PAIR_COLUMN, provenance_of, read_manifest, write_manifest
 from synthorax.data.lesions import UNSIDED, lesions_of, with_lesions
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import write_png
@@ -99,6 +99,7 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
         failed = [Dropped(**line["dropped"]) for line in done if "dropped" in line]
         if len(failed) == len(done):
             first = failed[0]
+            (out / MANIFEST).unlink()  # so that the folder is as it was
             raise InputError(f"nothing could be inserted into any of the {len(done)} images; '{first.host}': {first.reason}",
                              file=hosts.folder / TABLE_NAME if first.row else hosts.folder, row=first.row, remedy=first.remedy)
         _finish(hosts, maker, done, [*hosts.dropped, *failed], out=out, seed=seed)
@@ -123,7 +124,7 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
         return line | {"dropped": asdict(dropped(host, error))}
     study = _study(number, host, hosts, maker, made, lungs, seed=own_seed, spacing_from=spacing_from or "estimated", note=note)
     study = _with_masks(study, host, hosts, made, out=out)
-    write_png(out / study.file_name, made.pixels, provenance=_provenance(study))
+    write_png(out / study.file_name, made.pixels, provenance=provenance_of(study))
     return line | {"file_name": study.file_name, "seed": own_seed, "attempts": attempts, "spacing": spacing_from or "estimated",
                    "record": dict(made.record), "study": _as_json(study)}
 
@@ -233,12 +234,6 @@ def _with_masks(study: Study, host: Host, hosts: Hosts, made: Insertion, *, out:
         else:
             masks[column] = tuple(path and placed(kind, number, mask_pixels(hosts.folder / path)) for number, path in enumerate(paths))
     return replace(study, masks=masks)
-
-
-def _provenance(study: Study) -> dict[str, str]:
-    """What the file says of itself: nothing that leads to its source."""
-    own = {name: cell for name, cell in study.extra.items() if cell and name not in (PAIR_COLUMN, *KEPT_COLUMNS)}
-    return {TEXT_KEY: DERIVED_TEXT, **own}
 
 
 def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]], left_out: Sequence[Dropped], *, out: Path,

@@ -63,11 +63,18 @@ class Plan:
         """Write plan.csv, whole or not at all."""
         write_rows(path, self.rows)
 
+    def made_by(self, method: str) -> Plan:
+        """The rows of one method, `generate` or `insert`."""
+        return replace(self, rows=tuple(row for row in self.rows if (row.method or "generate") == method))
+
     def check(self, spec: ModelSpec, *, progress: Progress = quiet) -> None:
         """Refuse what cannot be or what the model is not conditioned on; reads every mask, one row at a time.
 
         Raises UsageError, or InputError with file and row for a plan that was read from a table.
         """
+        if others := self.made_by("insert").rows:
+            raise InputError(f"{len(others)} rows are to be inserted into radiographs, and a model generates whole images", file=self.file,
+                             row=others[0].number, remedy="use synthorax insert, or delete these rows")
         for number, row in enumerate(self.rows, start=1):
             check_row(row, spec, file=self.file)
             draw_masks(row, size=spec.image_size, file=self.file)

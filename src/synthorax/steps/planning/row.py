@@ -33,6 +33,10 @@ class PlanRow:
     lesions: tuple[Lesion, ...] = ()
     masks: Mapping[str, str] = field(default_factory=dict)
     """organ such as lung -> path of its mask"""
+    method: str = ""
+    """how the image is made: generate, which is also what nothing means, or insert"""
+    pair_of: str = ""
+    """of an image that a lesion is inserted into: its file in the data set"""
     number: int | None = field(default=None, compare=False)
     """row of the table that it was read from, as a spreadsheet counts"""
 
@@ -58,7 +62,8 @@ class PlanRow:
         age = "" if math.isnan(self.age_years) else f"{self.age_years:g}"
         return {"seed": str(self.seed), "findings": format_findings(self.labels), "view": self.view, "sex": self.sex, "age_years": age,
                 "site": self.site, "text": self.text, **lesion_cells(self.lesions),
-                **{f"{organ}_mask": path for organ, path in self.masks.items()}}
+                **{f"{organ}_mask": path for organ, path in self.masks.items()},
+                **({"method": self.method, "pair_of": self.pair_of} if self.method else {})}
 
     def requested(self) -> dict[str, Any]:
         """The condition as JSON-ready dict: what the `condition` column of a synthetic image holds."""

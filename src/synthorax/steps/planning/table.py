@@ -19,7 +19,8 @@ from synthorax.types import Lesion, Study
 
 MASK = "_mask"
 LESION_COLUMNS = tuple(f"lesion_{name}" for name in ("label", "side", "size", "severity", "x", "y", "box", "mask"))
-COLUMNS = ("seed", "findings", "view", "sex", "age_years", "site", "text", *LESION_COLUMNS)
+METHODS = ("generate", "insert")
+COLUMNS = ("seed", "findings", "view", "sex", "age_years", "site", "text", *LESION_COLUMNS, "method", "pair_of")
 """All columns but those of organ masks, `<organ>_mask`, which follow them."""
 
 
@@ -68,9 +69,13 @@ def _row(cells: Mapping[str, str], *, allow: Sequence[str], path: Path, number: 
     for organ, cell in organs.items():
         if "|" in cell:
             raise InputError(f"{organ}{MASK} lists several masks", file=path, row=number, remedy="join them in one image")
+    method = cells.get("method", "")
+    if method not in ("", *METHODS):
+        raise InputError(f"unknown method '{method}'", file=path, row=number, remedy=nearest(method, METHODS))
     row = PlanRow(seed=seed, labels=parse_findings(cells.get("findings", ""), allow=allow, file=path, row=number), view=view,
                   sex=parse_sex(cells.get("sex", ""), file=path, row=number), age_years=age, site=cells.get("site", ""),
-                  text=cells.get("text", ""), lesions=_lesions(cells, allow=allow, path=path, number=number), masks=organs, number=number)
+                  text=cells.get("text", ""), lesions=_lesions(cells, allow=allow, path=path, number=number), masks=organs,
+                  method=method, pair_of=cells.get("pair_of", ""), number=number)
     return row.with_paths(lambda name: str((path.parent / name).resolve()))
 
 
