@@ -126,6 +126,11 @@ METRICS: dict[str, Metric] = {
                     sees="how well an arm's classifier ranks real images of unseen patients"),
     "downstream_auroc_gain": Metric(name="Downstream AUROC gain", better="higher", source="patient bootstrap",
                                     sees="what a classifier gains when synthetic images join the real ones"),
+    "froc_sensitivity": Metric(name="Sensitivity at 0.5 false marks an image", better="higher",
+                               source="Bunch et al. 1978; patient bootstrap",
+                               sees="lesions that a detector misses, or ranks below its false marks"),
+    "jafroc": Metric(name="JAFROC", better="higher", source="Chakraborty and Berbaum 2004, Eq. 3; patient bootstrap",
+                     sees="lesions that a detector marks lower than places on images without any"),
     # clinical acceptability
     "turing_accuracy": Metric(name="Turing accuracy", better="lower", source=_ACCURACY,
                               sees="readers who tell synthetic from real images"),
