@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 import synthorax as sx
+from nodules import write_bank
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
 from synthorax.data.image_files import read_image
 from synthorax.data.phantom import write_phantom_dataset
@@ -34,6 +35,7 @@ def settings(*texts: str) -> tuple[str, ...]:
 
 THINGS = {
     "images": "images", "CXR14": "CXR14", "cxr14": "drawn", "nih": "drawn", "small.toml": "run/config.toml", "plan.csv": "plan.csv",
+    "nodules.npz": "nodules.npz", "nodules": "nodules",
     "prepared": "prepared", "prepared-256": "prepared", "nih-prepared": "prepared", "base/prepared": "prepared", "2024": "prepared",
     "2025": "prepared", "other": "elsewhere",
     "runs": "run", "runs/a": "run", "runs/a-after-two-minutes": "run", "runs/base": "run", "runs/base-64": "run", "runs/c": "run",
@@ -83,6 +85,7 @@ def _make(folder: Path) -> None:
     _train(prepared, SMALL_SUPER_RESOLUTION[0], [*SMALL_SUPER_RESOLUTION[1:], "model.image_size=32", *FEW], folder / "super")
     _train(prepared, "cvae-64", [*SMALL_VAE, *FEW], folder / "vae")
     sx.prepare(other.path, size=SIZE_PX, out=folder / "elsewhere", split=(0.5, 0.2, 0.3))
+    sx.prepare_nodules(write_bank(folder / "nodules.npz"), side=8, out=folder / "nodules")
     sx.plan(prepared, count={"Pneumothorax": 3}, out=folder / "plan.csv")
 
 

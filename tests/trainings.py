@@ -18,15 +18,15 @@ import torch
 import synthorax as sx
 from synthorax.engine import started
 from synthorax.families.denoising.cascade import cascade_spec
-from synthorax.protocols import LESION_PROPERTIES, Objective, SampleSettings, as_model
+from synthorax.protocols import LESION_PROPERTIES, ModelSpec, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import generate_images
-from synthorax.steps.models.recipe import Recipe, build_model, build_objective, load_recipe
+from synthorax.steps.models.recipe import Recipe, build_model, build_objective, learns_volumes, load_recipe, makes_volumes
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import simple_plan
 from synthorax.steps.training.student import is_student
 from synthorax.training.loop import Outcome, train
-from synthorax.types import ImageSet, Masks, Study
+from synthorax.types import ImageSet, Masks, Study, VolumeSet
 
 FINDINGS = ("Effusion", "Mass")
 SITES = ("east", "west")
@@ -60,6 +60,8 @@ SMALLEST = {
                   "objective.discriminator_channels=4", "objective.segmenter_channels=2"),
     "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
                   "model.embedding=8", "objective.discriminator_channels=4"),
+    "volume-diffusion": ("nodule-3d", "model.image_size=8", "model.channels=8", "model.multipliers=[1, 2]",
+                         "model.attention=[false, false]", "model.embedding=16"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
     "vq-vae": ("vq-vae-2-64", "model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=1", "model.codes=8",
                "model.code_channels=2", "model.prior_width=8", "model.prior_depth=1", "model.prior_heads=2",
@@ -112,6 +114,29 @@ def toy_images(size: int, *, num: int = 24, seed: int = 0) -> ImageSet:
     return ImageSet(pixels=images, studies=studies, findings=FINDINGS, labels=labels, digest="made up", masks=masks, lesions=lesions)
 
 
+def toy_volumes(size: int, *, num: int = 12, seed: int = 0) -> VolumeSet:
+    """Noisy balls: the larger the diameter that is stated, the larger the ball; every third states no margin."""
+    rng = np.random.default_rng(seed)
+    measured = rng.random((num, 3)).astype(np.float32)
+    measured[::3, 1] = math.nan
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij"))
+    distance = 0.3 + 0.5 * measured[:, 0, None, None, None] - np.sqrt((grid**2).sum(0))
+    volumes = np.stack([distance, np.where(distance > 0, measured[:, 2, None, None, None], -1)], axis=1)
+    volumes = (volumes + 0.05 * rng.standard_normal(volumes.shape)).clip(-1, 1).astype(np.float16)
+    return VolumeSet(volumes=volumes, measurements=measured, quantities=("shape", "attenuation"), names=("diameter", "margin", "solidity"),
+                     scans=tuple(f"scan {number // 2}" for number in range(num)), digest="made up")
+
+
+def toy_data(recipe: Recipe) -> ImageSet | VolumeSet:
+    """What a recipe learns from, made up."""
+    return (toy_volumes if learns_volumes(recipe) else toy_images)(recipe.model.image_size)
+
+
+def shape_of(spec: ModelSpec) -> tuple[int, ...]:
+    """Channels and sides of what a model makes."""
+    return (2, *[spec.image_size] * 3) if makes_volumes(spec) else (1, *[spec.image_size] * 2)
+
+
 def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
     """The objective with weights that depend on `seed` alone; a student's teacher has random weights everywhere."""
     torch.manual_seed(seed)
@@ -126,11 +151,11 @@ def fresh_objective(recipe: Recipe, *, seed: int = 0) -> Objective:
     return objective
 
 
-def train_here(recipe: Recipe, folder: Path, *, images: ImageSet | None = None, **settings: Any) -> Outcome:
+def train_here(recipe: Recipe, folder: Path, *, images: ImageSet | VolumeSet | None = None, **settings: Any) -> Outcome:
     """Train in this process, on the CPU in float32, on made-up images if no others are given."""
     with started(device="cpu", threads=1, precision="fp32", seed=recipe.train.seed) as engine:
         objective = fresh_objective(recipe, seed=recipe.train.seed)
-        return train(objective, images or toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=folder, **settings)
+        return train(objective, images or toy_data(recipe), recipe.train, engine=engine, folder=folder, **settings)
 
 
 def train_to_weights(family: str, overrides: Sequence[str], folder: Path) -> None:

@@ -13,7 +13,7 @@ from synthorax.threads import let_idle_threads_sleep
 
 let_idle_threads_sleep()
 _VERBS = {
-    "data": ("ingest", "prepare"),
+    "data": ("ingest", "prepare", "prepare_nodules"),
     "training": ("train", "pack"),
     "synthesis": ("plan", "generate", "insert", "screen", "refine_loop", "export", "export_model"),
     "evidence": ("evaluate", "benefit", "audit", "check_poisoning", "drift", "lesion_noise"),
@@ -25,6 +25,7 @@ _PUBLIC = {
     "models": "synthorax.steps.models.catalogue:models",
     "open_model": "synthorax.steps.models.trained_model:open_model",
     "load_model": "synthorax.steps.models.trained_model:load_model",
+    "sample_nodules": "synthorax.steps.nodules:sample_nodules",
     "augment": "synthorax.verbs.augmentation:augment",
     "demo": "synthorax.verbs.demonstration:demo",
     "compare": "synthorax.verbs.comparison:compare",

@@ -30,7 +30,9 @@ UNCERTAIN = 0.5
 EXACT, COARSE = 1.0, 0.5
 """Values of `Condition.mask` on an outline, and inside a box that holds the lesion somewhere."""
 PARTS = ("attributes", "labels", "lesions", "mask", "text", "image")
-"""The parts of a condition, in the order in which guidance adds them."""
+"""The parts of an image's condition, in the order in which guidance adds them."""
+ALL_PARTS = (*PARTS, "measurements")
+"""`PARTS`, and what is asked of a volume."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class Condition:
     """B descriptions; the empty one states nothing"""
     image: Tensor | None = None
     """[B, C, H, W] in [-1, 1] or NaN: an image that the new one is to follow"""
+    measurements: Tensor | None = None
+    """[B, P] in [0, 1] or NaN: what is to be measured of a volume, such as its diameter; the model's config names the columns"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,7 +69,7 @@ class Condition:
         return self._tensors(lambda part: part.to(device))
 
     def stated(self, part: str) -> Tensor:
-        """Rows that state anything in `part`, one of `PARTS`, [B] of bool."""
+        """Rows that state anything in `part`, one of `ALL_PARTS`, [B] of bool."""
         value = getattr(self, part)
         device = self.labels.device
         if value is None:
@@ -78,11 +82,11 @@ class Condition:
         """The condition with every other part not stated."""
         unstated: dict[str, Any] = {"labels": torch.full_like(self.labels, math.nan),
                                     "attributes": torch.full_like(self.attributes, math.nan)}
-        dropped: dict[str, Any] = {part: unstated.get(part) for part in PARTS if part not in parts}
+        dropped: dict[str, Any] = {part: unstated.get(part) for part in ALL_PARTS if part not in parts}
         return replace(self, **dropped)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        parts = {part: getattr(self, part) for part in PARTS if part != "text"}
+        parts = {part: getattr(self, part) for part in ALL_PARTS if part != "text"}
         changed: dict[str, Any] = {part: None if value is None else change(value) for part, value in parts.items()}
         return replace(self, **changed)
 
@@ -105,7 +109,7 @@ class Condition:
             missing = [torch.full((len(half), *shape), math.nan, device=half.labels.device) for half in (first, second)]
             return torch.cat([missing[0] if one is None else one, missing[1] if other is None else other])
 
-        return Condition(**{part: join_part(part) for part in PARTS})
+        return Condition(**{part: join_part(part) for part in ALL_PARTS})
 
 
 def encode_attributes(study: Study, *, sites: Sequence[str] = ()) -> list[float]:
@@ -144,7 +148,7 @@ class Batch:
     """What one phase sees: images, their condition, and one random stream an image."""
 
     images: Tensor
-    """[B, 1, H, W] in [-1, 1]"""
+    """[B, 1, H, W] in [-1, 1], or volumes [B, C, D, H, W]"""
     condition: Condition
     draws: Draws
     lesion: Tensor | None = None
@@ -186,7 +190,7 @@ class ModelSpec:
     findings: tuple[str, ...]
     """meaning of the columns of `Condition.labels`"""
     conditions: tuple[str, ...]
-    """those of `PARTS` that change the image; empty for unconditional families"""
+    """those of `ALL_PARTS` that change the image; empty for unconditional families"""
     sites: tuple[str, ...] = ()
     """meaning of the last columns of `Condition.attributes`"""
     masks: tuple[str, ...] = ()
@@ -207,7 +211,7 @@ class Model(Protocol):
     spec: ModelSpec
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
-        """One image a seed, [B, 1, H, W] in [-1, 1]; `None` as condition asks for nothing in particular."""
+        """One image a seed, [B, 1, H, W] in [-1, 1], or one volume, [B, C, D, H, W]; `None` as condition asks for nothing in particular."""
 
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
@@ -231,7 +235,9 @@ class Objective(nn.Module, Generic[M]):
         raise TypeError(f"{type(self).__name__} does not define losses")
 
     def prepare(self, images: Tensor) -> None:
-        """Measure on some training images [N, 1, S, S] in [-1, 1] what must be known before the first step; most need nothing."""
+        """Measure on some training images [N, 1, S, S] in [-1, 1], or volumes [N, C, S, S, S], what must be known before the first step;
+        most need nothing.
+        """
 
     def check_data(self, *, num_images: int) -> None:
         """Raise UsageError where this objective cannot learn from so few training images; most can."""
@@ -291,6 +297,8 @@ class Family:
     """what a training with these two configs needs"""
     follows_masks: bool = False
     """whether every image needs a mask, which it follows"""
+    volumes: bool = False
+    """whether its models make volumes [B, C, S, S, S], and learn from them, rather than images"""
 
 
 def as_model(module: nn.Module) -> Model:

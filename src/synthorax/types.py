@@ -176,6 +176,30 @@ class ImageSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeSet:
+    """Volumes of one size, such as lesions cut from CT, with what was measured of them, ready for training."""
+
+    volumes: NDArray[np.float16]
+    """[N, C, S, S, S] in [-1, 1]"""
+    measurements: NDArray[np.float32]
+    """[N, P] in [0, 1] or NaN"""
+    quantities: tuple[str, ...]
+    """meaning of the channels"""
+    names: tuple[str, ...]
+    """meaning of the columns of `measurements`"""
+    scans: tuple[str, ...]
+    """that each volume was cut from; those of a scan are never split"""
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def patients(self) -> NDArray[np.str_]:
+        """Scan of each volume, [N]."""
+        return np.array(self.scans, dtype=np.str_)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """One measured number with its 95 % interval, sizes and, where it has one, its real-against-real floor.
 

@@ -29,7 +29,7 @@ from synthorax.protocols import LESION_PROPERTIES, Condition, Family, SampleSett
 from synthorax.registry import lookup
 from synthorax.rng import Draws
 from synthorax.steps.models.recipe import load_recipe, needs_of
-from trainings import FINDINGS, MASKS, SITES, fresh_cascade, fresh_objective, randomised, smallest
+from trainings import FINDINGS, MASKS, SITES, fresh_cascade, fresh_objective, randomised, shape_of, smallest
 
 
 def family_of(name: str) -> Family:
@@ -46,7 +46,7 @@ def model_of(family: str) -> nn.Module:
 
 def stated(size: int, value: float = 1.0) -> Condition:
     nothing = Condition.unstated(size, num_labels=len(FINDINGS), num_sites=len(SITES))
-    return replace(nothing, labels=torch.full_like(nothing.labels, value))
+    return replace(nothing, labels=torch.full_like(nothing.labels, value), measurements=torch.full((size, 3), value))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,7 +112,7 @@ def test_masks_become_planes_and_an_unstated_one_is_0(family: str) -> None:
 def test_a_denoiser_trusts_images_without_noise_and_refuses_what_it_cannot_follow(family: str) -> None:
     model = model_of(family)
     assert isinstance(model, Denoiser) and not model.needs_image
-    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    images = torch.rand(2, *shape_of(model.spec)) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(model.denoise(images, torch.full((2,), 1e-5), stated(2)), images, atol=1e-3, rtol=0)
     model.check_settings(SampleSettings())
@@ -125,14 +125,15 @@ def test_a_denoiser_trusts_images_without_noise_and_refuses_what_it_cannot_follo
 @those_that_are(HasConditionInputs)
 def test_weights_of_statements_without_variation_are_0_so_that_stating_them_changes_nothing(family: str) -> None:
     model = model_of(family)
-    if "labels" not in as_model(model).spec.conditions:
-        pytest.skip("its smallest recipe is not conditioned on labels")
+    if not {"labels", "measurements"} & set(as_model(model).spec.conditions):
+        pytest.skip("its smallest recipe is conditioned neither on labels nor on measurements")
     randomised(model)
     assert isinstance(model, HasConditionInputs)
     varied = Condition.unstated(1, num_labels=len(FINDINGS), num_sites=len(SITES))
     size = as_model(model).spec.image_size
     model.zero_unvaried_inputs(replace(varied, lesions=torch.full((1, len(FINDINGS), len(LESION_PROPERTIES)), math.nan),
-                                       mask=torch.full((1, len(MASKS), size, size), math.nan)))
+                                       mask=torch.full((1, len(MASKS), size, size), math.nan),
+                                       measurements=torch.full((1, 3), math.nan)))
     settings = SampleSettings(steps=2, guidance=1.0)
     first, second = (as_model(model).sample(stated(1, value), [3], settings) for value in (0.0, 1.0))
     assert torch.equal(first, second)

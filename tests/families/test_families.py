@@ -35,9 +35,22 @@ from synthorax.protocols import (
 )
 from synthorax.rng import Draws
 from synthorax.run import read_spec, save_model
-from synthorax.steps.models.recipe import build_model, build_objective, load_recipe
+from synthorax.steps.models.recipe import build_model, build_objective, load_recipe, makes_volumes
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, MASKS, SITES, SMALLEST, fresh_cascade, fresh_objective, randomised, smallest, toy_images
+from synthorax.training.volume_feed import VolumeFeed
+from trainings import (
+    FINDINGS,
+    MASKS,
+    SITES,
+    SMALLEST,
+    fresh_cascade,
+    fresh_objective,
+    randomised,
+    shape_of,
+    smallest,
+    toy_images,
+    toy_volumes,
+)
 
 FAST = SampleSettings(steps=3, guidance=2.0)
 NUM_ATTRIBUTES = len(ATTRIBUTES) + len(SITES)
@@ -58,7 +71,7 @@ def objective_of(family: str, *overrides: str) -> Objective:
 def network_of(family: str) -> nn.Module:
     """A model whose every weight is random, also those that start at zero, so that everything it is conditioned on has an effect."""
     model = fresh_cascade() if family == "cascade" else objective_of(family).model
-    if family in ("diffusion", "cascade"):
+    if family in ("diffusion", "volume-diffusion", "cascade"):
         randomised(model)
     if isinstance(model, VqVaeModel):
         randomised(model.prior)
@@ -75,8 +88,10 @@ def model_of(family: str) -> Model:
 
 
 def batch_of(objective: Objective, engine: Engine, *, size: int = 4) -> Batch:
-    images = toy_images(as_model(objective.model).spec.image_size)
     spec = as_model(objective.model).spec
+    if makes_volumes(spec):
+        return VolumeFeed(toy_volumes(spec.image_size), spec=spec, batch_size=size, augment=True, seed=0, engine=engine).batch(0)
+    images = toy_images(spec.image_size)
     return Feed(images, spec=spec, batch_size=size, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
 
 
@@ -96,15 +111,15 @@ def everything(model: Model) -> dict[str, Condition]:
     mask[0, 1, : side // 2] = 1.0
     return {"labels": asking(labels=[1.0, 0.0]), "attributes": asking(labels=[math.nan] * 2, attributes=[0, 1, 0, 1, 0.7, 1, 0]),
             "lesions": replace(nothing, lesions=lesions), "mask": replace(nothing, mask=mask),
-            "text": replace(nothing, text=("a mass on the left",)), "image": replace(nothing, image=torch.zeros(1, 1, side, side))}
+            "text": replace(nothing, text=("a mass on the left",)), "image": replace(nothing, image=torch.zeros(1, 1, side, side)),
+            "measurements": replace(nothing, measurements=torch.tensor([[0.4, math.nan, 0.8]]))}
 
 
 @models
 def test_images_have_the_promised_shape_and_range(family: str) -> None:
     model = model_of(family)
-    size = model.spec.image_size
     images = model.sample(asking(labels=[1.0, 0.0], size=3), [1, 2, 3], FAST)
-    assert images.shape == (3, 1, size, size) and images.dtype == torch.float32
+    assert images.shape == (3, *shape_of(model.spec)) and images.dtype == torch.float32
     assert bool(images.isfinite().all()) and images.abs().max() <= 1
     assert images.std() > 0 and not torch.equal(images[0], images[1])
     assert not images.requires_grad
@@ -150,12 +165,13 @@ def test_what_is_declared_changes_the_image_and_the_rest_does_not(family: str) -
 def test_every_single_statement_counts_and_not_stated_is_not_absent(family: str) -> None:
     model = model_of(family)
     parts = [("labels", column) for column in range(len(FINDINGS))] + [("attributes", column) for column in range(NUM_ATTRIBUTES)]
+    parts += [("measurements", column) for column in range(3)]
     for part, column in parts:
         if part not in model.spec.conditions:
             continue
         images = []
         for value in (0.0, UNCERTAIN, 1.0, math.nan):
-            condition = asking(labels=[math.nan] * len(FINDINGS))
+            condition = replace(asking(labels=[math.nan] * len(FINDINGS)), measurements=torch.full((1, 3), math.nan))
             getattr(condition, part)[0, column] = value
             images.append(model.sample(condition, [7], FAST))
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(images, 2)), (part, column)
@@ -189,7 +205,7 @@ def test_losses_are_one_number_an_image_and_reach_every_player(family: str, engi
 def test_the_loss_of_an_image_does_not_depend_on_its_neighbours(family: str, engine: Engine) -> None:
     """In evaluation mode, because batch statistics are the one thing that images of a training batch share."""
     objective = objective_of(family).eval()
-    if family == "diffusion":
+    if family in ("diffusion", "volume-diffusion"):
         randomised(objective)
     batch = batch_of(objective, engine)
     for phase in objective.phases:

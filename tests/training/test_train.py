@@ -29,7 +29,7 @@ from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed, augment_batch, image_weights, labels_with_uncertain, unit_images
 from synthorax.training.loop import _Loop, train
 from synthorax.types import Stated
-from trainings import SITES, digests, fresh_objective, randomised, smallest, toy_images, train_here
+from trainings import SITES, digests, fresh_objective, randomised, smallest, toy_data, toy_images, train_here
 
 
 def losses_of(folder: Path, name: str = "denoise") -> list[float]:
@@ -63,7 +63,7 @@ def test_the_loss_falls_and_the_labels_are_learned(tmp_path: Path) -> None:
 def test_each_phase_moves_its_own_players_only(family: str, engine: Engine, tmp_path: Path) -> None:
     recipe = smallest(family, "train.learning_rate=1e-2")
     objective = fresh_objective(recipe)
-    refine_loop = _Loop(objective, toy_images(recipe.model.image_size), recipe.train, engine=engine, folder=tmp_path)
+    refine_loop = _Loop(objective, toy_data(recipe), recipe.train, engine=engine, folder=tmp_path)
     for phase in objective.phases:
         before = {name: [weight.clone() for weight in player.parameters()] for name, player in objective.players.items()}
         refine_loop._update(phase, learning_rate=1e-2)
@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(family:
     """After two good steps the images turn into NaN, also for the batch statistics."""
     recipe = smallest(family, "train.steps=6", "train.checkpoint_every=2")
     objective = fresh_objective(recipe)
-    images = toy_images(recipe.model.image_size)
+    images = toy_data(recipe)
 
     def spoil(module: nn.Module, inputs: tuple[object, ...]) -> None:
         if len(lines_of(tmp_path)) >= 3:

@@ -77,6 +77,7 @@ VERBS = {
     "pack": Verb(takes=("runs/base-64", "runs/super-256"), stop_at="models/", leaves="models/cxr-256/model.safetensors"),
     "plan": Verb(takes=("prepared",), stop_at="plan.csv", leaves="plan.csv"),
     "prepare": Verb(takes=("cxr14",), smaller=("--size", "16"), stop_at="phantom-00050", leaves="prepared/fingerprint.json"),
+    "prepare-nodules": Verb(takes=("nodules.npz",), smaller=("--side", "8"), stop_at="volumes.npy", leaves="nodules/lesions.csv"),
     "recipes": Verb(stop_at="table.json"),
     "screen": Verb(takes=("synthetic", "prepared"), defaults=FEW_UPDATES, stop_at="dropped.csv", leaves="kept/metadata.csv"),
     "train": Verb(takes=("prepared",), smaller=settings(*TINY, "train.steps=4", "train.checkpoint_every=1"), stop_at="checkpoints",

@@ -18,6 +18,7 @@ import pytest
 import typer
 
 import synthorax as sx
+from nodules import untrained_volumes, write_bank
 from progress_checks import check_progress
 from synthorax.cli.app import app
 from synthorax.data.dataset import read_dataset
@@ -64,6 +65,8 @@ class Inputs:
     stages: tuple[Path, Path]
     """runs of a model of small images and of one that enlarges them"""
     made: Path
+    bank: Path
+    """lesions cut from CT"""
 
     @property
     def labels(self) -> Path:
@@ -100,6 +103,7 @@ def _augment(inputs: Inputs, out: Path, variant: int) -> None:
 WHOLE: dict[str, Callable[[Inputs, Path, int], object]] = {
     "ingest": _ingest,
     "prepare": lambda inputs, out, variant: sx.prepare(inputs.dataset, size=32, out=out, seed=variant),
+    "prepare-nodules": lambda inputs, out, variant: sx.prepare_nodules(inputs.bank, side=8, out=out, seed=variant),
     "train": lambda inputs, out, variant: sx.train("edm-64", inputs.prepared, out=out, overrides=TINY, seed=variant, **HERE),
     "pack": lambda inputs, out, variant: pack(inputs.stages, out=out, precision=("bf16", "fp32")[variant]),
     "generate": lambda inputs, out, variant: sx.generate(inputs.run, sx.Request(num=3), out=out, seed=variant, batch_size=1, **HERE),
@@ -131,6 +135,8 @@ TESTED_ELSEWHERE = {"export-model"}
 """long verbs whose progress `test_export_diffusers.py` looks at, because they need models of another kind"""
 WITHOUT_FOLDER: dict[str, Callable[[Inputs, Path, int], object]] = {
     "plan": lambda inputs, out, variant: sx.plan(inputs.prepared, count={FINDING: 4}, out=out),
+    "sample-nodules": lambda inputs, out, variant: sx.sample_nodules(untrained_volumes(), diameters_mm=[8.0] * 3, seeds=[1, 2, 3],
+                                                                    settings=sx.SampleSettings(steps=2)),
 }
 """long verbs that the tests of folders do not call"""
 
@@ -139,7 +145,7 @@ WITHOUT_FOLDER: dict[str, Callable[[Inputs, Path, int], object]] = {
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     place = tmp_path_factory.mktemp("inputs")
     made = Inputs(images=place / "images", dataset=place / "phantom",
-                 prepared=place / "prepared", run=place / "run", made=place / "made",
+                 prepared=place / "prepared", run=place / "run", made=place / "made", bank=write_bank(place / "nodules.npz"),
                  stages=(place / "small", place / "large"))
     data = write_phantom_dataset(made.dataset, num=120, size=32, seed=0, prevalence={"Pneumothorax": 0.3, FINDING: 0.4})
     shutil.copytree(made.dataset / "images", made.images)

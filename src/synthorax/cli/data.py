@@ -1,4 +1,4 @@
-"""Commands that bring images in: ingest and prepare. Importing this file imports no verb."""
+"""Commands that bring images and lesions in: ingest, prepare and prepare-nodules. Importing this file imports no verb."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     add(app, PANEL, ingest, example="ingest CXR14/ --adapter cxr14 --out cxr14/")
     add(app, PANEL, prepare, example="prepare cxr14/ --size 256 --out prepared/")
+    add(app, PANEL, prepare_nodules, example="prepare-nodules nodules.npz --out nodules/")
 
 
 def ingest(
@@ -66,3 +67,21 @@ def prepare(
     policy = build(LabelPolicy, {"uncertain": uncertain, "unlisted": unlisted}, where="the command line", prefix="labels")
     finish(verb(dataset, size=size, out=out, split=fractions_of(split), images_per_patient=images_per_patient, policy=policy,
                 seed=seed, allow=allow or (), patient_per_image=patient_per_image, allow_rejects=allow_rejects), json)
+
+
+def prepare_nodules(
+    bank: Annotated[Path, typer.Argument(help="Lesions cut from CT with a mask each: an npz file, or a folder of npz or NIfTI files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the lesions on one grid and rejects.csv.")],
+    side: Annotated[int, typer.Option(min=8, max=64, help="Voxels of a side of the grid, which is two diameters wide.")] = 32,
+    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Fraction of the scans that is kept for tests.")] = 0.2,
+    licence: Annotated[str, typer.Option(help="Terms of the bank, for the card of a model.")] = "",
+    attribution: Annotated[str, typer.Option(help="Whom to name, and where they published.")] = "",
+    allow_rejects: AllowRejects = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Resample, measure and split lung nodules cut from CT."""
+    from synthorax.verbs.data import prepare_nodules as verb
+
+    finish(verb(bank, out=out, side=side, held_out=held_out, licence=licence, attribution=attribution, seed=seed,
+                allow_rejects=allow_rejects), json)

@@ -39,6 +39,8 @@ from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet, LabelPolicy, Study
 
 SCHEMA = "synthorax.prepared/1"
+VOLUMES_SCHEMA = "synthorax.volumes/1"
+"""of a prepared folder of lesions, see `data.prepared_volumes`"""
 FACTS_NAME = "prepared.json"
 FACTS: dict[str, type] = {"settings": dict, "findings": list, "digest": str, "source": str, "num_rejected": int}
 AGAIN = "delete the folder and prepare it again"
@@ -383,6 +385,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
     if not (path / FACTS_NAME).is_file():
         raise InputError("this is not a prepared folder", file=path, remedy="`synthorax prepare` makes one")
     facts = read_json_object(path / FACTS_NAME, {"schema": str}, remedy=AGAIN)
+    if facts["schema"] == VOLUMES_SCHEMA:
+        raise InputError("is a prepared folder of lesions, not of images", file=path, remedy="`synthorax prepare` makes one of images")
     if facts["schema"] != SCHEMA:
         raise InputError(f"the folder is not of schema {SCHEMA}", file=path, remedy="delete it and prepare it again")
     for key, kind in FACTS.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from synthorax.diffusion.samplers import Denoise
 from synthorax.errors import UsageError, nearest
 from synthorax.prompts import split_prompt
-from synthorax.protocols import PARTS, Condition, SampleSettings
+from synthorax.protocols import ALL_PARTS, PARTS, Condition, SampleSettings
 
 ConditionalDenoise = Callable[[Tensor, Tensor, Condition], Tensor]
 Term = tuple[Condition, Tensor]
@@ -167,7 +167,7 @@ def _terms(conditions: Sequence[tuple[Condition, Tensor]], weight_of: Callable[[
     free = torch.ones(len(nothing), device=nothing.labels.device)
     terms: list[Term] = []
     for condition, factor in conditions:
-        parts = [part for part in PARTS if bool(condition.stated(part).any())]
+        parts = [part for part in ALL_PARTS if bool(condition.stated(part).any())]
         weights = [weight_of(part) for part in parts] + [0.0]
         free = free - factor * weights[0]
         for number in range(len(parts)):

@@ -14,6 +14,7 @@ FAMILIES: dict[str, str] = {
     "stylegan2": "synthorax.families.adversarial.stylegan2:FAMILY",
     "vae": "synthorax.families.autoencoders.vae:FAMILY",
     "vae-gan": "synthorax.families.autoencoders.vae_gan:FAMILY",
+    "volume-diffusion": "synthorax.families.denoising.volumes:FAMILY",
     "vq-gan": "synthorax.families.autoencoders.vq_gan:FAMILY",
     "vq-vae": "synthorax.families.autoencoders.vq_vae:FAMILY",
 }

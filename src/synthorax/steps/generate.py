@@ -33,6 +33,7 @@ from synthorax.former_names import SETTINGS, with_present_keys
 from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import Model, SampleSettings
+from synthorax.steps.models.recipe import makes_volumes
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.condition import DrawnMasks, draw_masks, measured_lesions
 from synthorax.steps.planning.plan import Plan, PlanRow
@@ -54,6 +55,8 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
     """
     if not plan.rows:
         raise InputError("the plan has no rows, so there is nothing to generate")
+    if makes_volumes(model.spec):
+        raise UsageError(f"{model} makes volumes and no images; sample_nodules draws lesions from it")
     network, support = model.on(engine.device), model.support
     check_settings(network, settings)
     plan.check(model.spec, progress=portion(progress, 0, 0.03))

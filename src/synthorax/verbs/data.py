@@ -1,4 +1,4 @@
-"""Verbs that bring images in: ingest and prepare."""
+"""Verbs that bring images and lesions in: ingest, prepare and prepare_nodules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from synthorax.data.adapters import ADAPTERS, detect
 from synthorax.data.adapters.assembly import what_from
 from synthorax.data.dataset import COUNTED_FACTS, TABLE_NAME, Dataset, read_dataset, write_dataset
 from synthorax.data.prepared import Prepared, prepare_dataset
+from synthorax.data.prepared_volumes import PreparedVolumes, prepare_volumes
 from synthorax.data.rejects import Rejected, stop_if_too_many
 from synthorax.folders import claimed
 from synthorax.progress import progress_line
@@ -80,5 +81,23 @@ def prepare(dataset: Dataset | PathLike, *, size: int = 256, out: PathLike | Non
     with progress_line("prepare") as progress:
         made = prepare_dataset(dataset, Path(out), size=size, fractions=split, seed=seed, images_per_patient=images_per_patient,
                                policy=policy, progress=progress)
+    stop_if_too_many(made.rejected, at=made.path, allowed=allow_rejects)
+    return made
+
+
+def prepare_nodules(bank: PathLike, *, out: PathLike, side: int = 32, held_out: float = 0.2, seed: int = 0, licence: str = "",
+                    attribution: str = "", allow_rejects: bool = False) -> PreparedVolumes:
+    """Resample, measure and split the lesions of a bank, cut from CT with a mask each, for the training of a model of volumes.
+
+    `bank` is an npz file of flat arrays or a folder of npz or NIfTI volumes, see `data.nodule_bank.read_bank`. Each lesion comes onto a
+    grid of `side` voxels that is two diameters wide, without the vessels and the chest wall around it; diameter, margin and solidity are
+    measured. A part `held_out` of the scans is kept for tests. `licence` and `attribution` are those of the bank. Raises InputError,
+    also where more than a tenth of the lesions were rejected, unless `allow_rejects`.
+
+    >>> prepare_nodules("nodules.npz", out="nodules/")  # doctest: +SKIP
+    """
+    with progress_line("prepare-nodules") as progress:
+        made = prepare_volumes(Path(bank), Path(out), side=side, held_out=held_out, seed=seed, licence=licence, attribution=attribution,
+                               progress=progress)
     stop_if_too_many(made.rejected, at=made.path, allowed=allow_rejects)
     return made

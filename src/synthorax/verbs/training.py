@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from synthorax.config import parse_duration
 from synthorax.data.prepared import Prepared
+from synthorax.data.prepared_volumes import PreparedVolumes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Device, started
 from synthorax.errors import UsageError
@@ -23,15 +24,16 @@ from synthorax.steps.training.inversion_encoder import AS_IT_IS, is_encoder, wit
 from synthorax.steps.training.recipe_checks import check_recipe
 from synthorax.steps.training.student import TEACHER_DECIDES, is_student, with_teacher
 from synthorax.steps.training.train_run import Beginning, claimed_run, train_run, with_compressor
-from synthorax.verbs.inputs import prepared_of
+from synthorax.verbs.inputs import check_kind_of_data, training_data_of
 
 
-def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
+def train(recipe: str | Path | Recipe, data: Prepared | PreparedVolumes | PathLike, *, out: PathLike, overrides: Sequence[str] = (),
           budget: str | float | None = None, pause_after: str | float | None = None, resume: bool = False,
           base: ModelLike | None = None, adapt: str | None = None, compressor: ModelLike | None = None, seed: int | None = None,
           device: Device = "auto", threads: int | None = None, findings: Sequence[str] = (),
           clock: Literal["wall", "processor"] = "wall", budget_images: int | None = None) -> Run:
-    """Train a recipe on the training split, or go on where the same command stopped; a finished run is returned as it is.
+    """Train a recipe on the training split of `data`, images or lesions, or go on where the same command stopped; a finished run is
+    returned as it is.
 
     `budget` is a duration such as "20m" or seconds, of wall-clock time or, by `clock`, of processor time over all cores, which is fair on
     a busy machine; `budget_images` ends it after so many images were drawn. After `pause_after`, always in wall-clock time, the
@@ -44,8 +46,8 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
     """
     if budget is not None and budget_images is not None:
         raise UsageError("a budget limits the time, or the images that the training sees (--budget-images); give one of the two")
-    prepared = prepared_of(data)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    prepared = training_data_of(recipe, data)
     if adapt is not None:
         if base is None:
             raise UsageError(f"adapt = '{adapt}' needs a trained model to start from; give its base, or leave it out")
@@ -58,10 +60,12 @@ def train(recipe: str | Path | Recipe, data: Prepared | PathLike, *, out: PathLi
                       resume=resume, clock=clock, device=device, threads=threads)
 
 
-def train_from(beginning: Beginning, recipe: Recipe, prepared: Prepared, *, out: PathLike, budget: str | float | None = None,
-               budget_images: int | None = None, pause_after: str | float | None = None, resume: bool = False,
-               clock: Literal["wall", "processor"] = "wall", device: Device = "auto", threads: int | None = None) -> Run:
+def train_from(beginning: Beginning, recipe: Recipe, prepared: Prepared | PreparedVolumes, *, out: PathLike,
+               budget: str | float | None = None, budget_images: int | None = None, pause_after: str | float | None = None,
+               resume: bool = False, clock: Literal["wall", "processor"] = "wall", device: Device = "auto",
+               threads: int | None = None) -> Run:
     """`train` for a recipe that fits the models that it begins with, and says how much of them moves."""
+    check_kind_of_data(recipe, prepared)
     check_recipe(recipe, findings=[name for name in prepared.findings if name != NO_FINDING], masks=prepared.mask_classes())
     run = Run(path=Path(out))
     seconds, pause = (parse_duration(given) if isinstance(given, str) else given for given in (budget, pause_after))
@@ -73,7 +77,7 @@ def train_from(beginning: Beginning, recipe: Recipe, prepared: Prepared, *, out:
     return run
 
 
-def _fit_to_start(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | None, compressor: TrainedModel | None,
+def _fit_to_start(recipe: Recipe, prepared: Prepared | PreparedVolumes, *, base: TrainedModel | None, compressor: TrainedModel | None,
                   findings: Sequence[str]) -> tuple[Recipe, Beginning]:
     """The recipe with the shapes of the models that it begins with and the way in which they are adapted; what does not fit is refused."""
     if is_student(recipe):
@@ -83,7 +87,7 @@ def _fit_to_start(recipe: Recipe, prepared: Prepared, *, base: TrainedModel | No
     else:
         recipe = with_compressor_of(recipe, base) if compressor is None else with_compressor(recipe, compressor)
         check_base(recipe, base)
-        recipe, why = resolve_way(recipe, prepared, base, findings=findings)
+        recipe, why = resolve_way(recipe, prepared, base, findings=findings) if isinstance(prepared, Prepared) else (recipe, "asked for")
     return recipe, Beginning(base=base, compressor=compressor, why=why)
 
 

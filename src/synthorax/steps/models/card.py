@@ -11,6 +11,7 @@ from synthorax.errors import InputError
 from synthorax.former_names import METRICS, with_present_facts
 from synthorax.metric_table import metric_of
 from synthorax.protocols import ModelSpec
+from synthorax.steps.models.recipe import makes_volumes
 from synthorax.types import SCORE_KEYS
 
 SCHEMA = "synthorax.card/1"
@@ -26,6 +27,16 @@ LIMITS = (
     "It learned from the data sets below and repeats their mix of ages, views, machines and labelling errors; elsewhere it is untested.",
     "A requested finding is not certain to be visible, and where it is, it may look different from how it looks in patients.",
 )
+VOLUME_USE = (
+    "Research and teaching: lesions to be put into images of negative patients for training and testing software, a start for training on "
+    "lesions of one's own (`--base`).",
+)
+VOLUME_LIMITS = (
+    LIMITS[0],
+    "It learned from the nodules below, with the errors of their masks, at voxels of 1 mm: finer structure is invented.",
+    "It knows shape and attenuation, and nothing of the vessels, the pleura or the lung around a nodule.",
+    "Margin and solidity are requests; the study of the model says how well they are met.",
+)
 FEW_IMAGES = 20
 """a finding that fewer training images show is named among the limits"""
 
@@ -33,11 +44,14 @@ FEW_IMAGES = 20
 def model_head(spec: ModelSpec, facts: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     """What a model's own file says of it, as the head of a card."""
     labels = facts.get("support", {}).get("labels", {})
-    return {"schema": SCHEMA, "name": name, "family": spec.family, "image_size_px": spec.image_size, "findings": list(spec.findings),
-            "conditions": list(spec.conditions), "sites": list(spec.sites), "masks": list(spec.masks),
+    volumes = makes_volumes(spec)
+    use, limits = (VOLUME_USE, VOLUME_LIMITS) if volumes else (INTENDED_USE, LIMITS)
+    measured = {"measurements": list(spec.config["measurements"])} if volumes else {}
+    return {**measured, "schema": SCHEMA, "name": name, "family": spec.family, "image_size_px": spec.image_size,
+            "findings": list(spec.findings), "conditions": list(spec.conditions), "sites": list(spec.sites), "masks": list(spec.masks),
             "training_images": {finding: counts["present"] for finding, counts in labels.items()},
             "data": list(facts.get("sources", ())), "training": [training_of(facts)],
-            "intended_use": list(INTENDED_USE), "limits": [*LIMITS, *_few(labels)], "tool": facts.get("tool", "")}
+            "intended_use": list(use), "limits": [*limits, *_few(labels)], "tool": facts.get("tool", "")}
 
 
 def training_of(facts: Mapping[str, Any], *, hours: float | None = None, machine: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -70,9 +84,9 @@ def write_card(head: Mapping[str, Any]) -> str:
     limits = [f"- {line}" for line in head["limits"]]
     parts = [
         f"# {name}",
-        f"Generator of {head['image_size_px']} px chest radiographs, family `{head['family']}`. For research; not a medical device. Its "
-        "images are synthetic and belong to no patient.",
-        f"- Conditioned on: {', '.join(head['conditions']) or 'nothing; it is unconditional'}\n- Findings: {findings}"
+        f"{_what(head)}, family `{head['family']}`. For research; not a medical device. Its "
+        f"{'volumes' if 'measurements' in head else 'images'} are synthetic and belong to no patient.",
+        f"- Conditioned on: {_conditions(head)}" + ("" if "measurements" in head else f"\n- Findings: {findings}")
         + (f"\n- Sites: {', '.join(head['sites'])}" if head["sites"] else "")
         + (f"\n- Masks: {', '.join(head['masks'])}" if head["masks"] else ""),
         *_weights(head.get("weights", {}), head.get("licence", "")),
@@ -85,6 +99,17 @@ def write_card(head: Mapping[str, Any]) -> str:
     ]
     text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
     return f"{FENCE}{text}\n{FENCE}\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(head: Mapping[str, Any]) -> str:
+    side = head["image_size_px"]
+    if "measurements" in head:
+        return f"Generator of lesions of {side} x {side} x {side} voxels"
+    return f"Generator of {side} px chest radiographs"
+
+
+def _conditions(head: Mapping[str, Any]) -> str:
+    return ", ".join(head.get("measurements", head["conditions"])) or "nothing; it is unconditional"
 
 
 def read_card(path: Path) -> dict[str, Any]:

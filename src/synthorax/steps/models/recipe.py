@@ -109,6 +109,17 @@ def follows_masks(recipe: Recipe) -> bool:
     return family.follows_masks
 
 
+def learns_volumes(recipe: Recipe) -> bool:
+    """Whether this recipe learns from volumes, and makes them, rather than images."""
+    family: Family = lookup(FAMILIES, recipe.family, kind="family")
+    return family.volumes
+
+
+def makes_volumes(spec: ModelSpec) -> bool:
+    """Whether a model makes volumes rather than images."""
+    return spec.family in FAMILIES and bool(lookup(FAMILIES, spec.family, kind="family").volumes)
+
+
 def needs_of(recipe: Recipe) -> Needs:
     """What a training of this recipe needs beside images, and what it can use."""
     family: Family = lookup(FAMILIES, recipe.family, kind="family")

@@ -18,6 +18,7 @@ from synthorax import __version__
 from synthorax.capabilities import Cascade, HasDiagnostics
 from synthorax.data.pixels import from_unit
 from synthorax.data.prepared import Prepared
+from synthorax.data.prepared_volumes import PreparedVolumes
 from synthorax.data.vocabulary import NO_FINDING
 from synthorax.engine import Engine, describe_machine
 from synthorax.errors import InputError, SynthoraxError, UsageError
@@ -36,10 +37,12 @@ from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import plan_like, sites_of
 from synthorax.steps.planning.support import Support
 from synthorax.steps.training import base_model
+from synthorax.steps.training.volume_training import begin_volumes, fresh_volume_objective, volume_sheet_writer
 from synthorax.training import loop
 from synthorax.training.feed import unit_images, varying_inputs
-from synthorax.types import ImageSet
+from synthorax.types import ImageSet, VolumeSet
 
+TrainingData = Prepared | PreparedVolumes
 MEASURED_IMAGES = 256  # enough for the scale of a compressor's latents
 MAY_CHANGE_ON_RESUME = ("steps", "learning_rate", "precision", "checkpoint_every", "log_every", "sample_every")
 
@@ -59,7 +62,7 @@ class Beginning:
                 for name, model in (("base", self.base), ("compressor", self.compressor))}
 
 
-def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, seconds: float | None, beginning: Beginning,
+def train_run(run: Run, recipe: Recipe, prepared: TrainingData, *, engine: Engine, seconds: float | None, beginning: Beginning,
               pause_seconds: float | None = None, clock: Callable[[], float] = time.monotonic, num_images: int | None = None,
               resume: bool = False) -> None:
     """Train a recipe on the training split in the folder of `run`, or go on; nothing happens where it is finished.
@@ -73,7 +76,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
             write_atomic(run.path / "config.toml", recipe.to_toml())
             run.continued.unlink()
         return
-    objective, images = fresh_objective(recipe, prepared)
+    objective, images = _fresh(recipe, prepared)
     objective.check_data(num_images=len(images))
     loop.check_batch(objective, recipe.train)
     if engine.is_main:
@@ -92,7 +95,7 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         facts = {"recipe": recipe.name, "recipe_digest": hashlib.sha256(settings.encode()).hexdigest(), "settings": settings,
                  "data_digest": prepared.digest, "data": {"images": len(images), "patients": len(set(images.patients()))},
                  "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "images_seen": outcome.images,
-                 "sample": asdict(recipe.sample), "support": Support.of(images).to_dict(), "tool": f"synthorax {__version__}",
+                 "sample": asdict(recipe.sample), "support": _support_of(images).to_dict(), "tool": f"synthorax {__version__}",
                  **_facts_of_start(beginning, recipe)}
         spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
         if not outcome.finished:
@@ -106,7 +109,17 @@ def train_run(run: Run, recipe: Recipe, prepared: Prepared, *, engine: Engine, s
         run.continued.unlink(missing_ok=True)
 
 
-def claimed_run(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning,
+def _fresh(recipe: Recipe, prepared: TrainingData) -> tuple[Objective[nn.Module], ImageSet | VolumeSet]:
+    if isinstance(prepared, PreparedVolumes):
+        return fresh_volume_objective(recipe, prepared)
+    return fresh_objective(recipe, prepared)
+
+
+def _support_of(images: ImageSet | VolumeSet) -> Support:
+    return Support.of(images) if isinstance(images, ImageSet) else Support(images=len(images))
+
+
+def claimed_run(run: Run, recipe: Recipe, prepared: TrainingData, *, beginning: Beginning,
                 resume: bool = False) -> contextlib.AbstractContextManager[Folder]:
     """Hold the folder of `run` for one training on these images; see `folders.claimed`."""
     _is_there(run, recipe, prepared, beginning=beginning, resume=resume)  # what is wrong with the settings is said first
@@ -122,12 +135,15 @@ def fresh_objective(recipe: Recipe, prepared: Prepared) -> tuple[Objective[nn.Mo
     return build_objective(recipe, findings=images.findings, sites=sites_of(images), masks=masks), images
 
 
-def begin(objective: Objective[nn.Module], images: ImageSet, recipe: Recipe, beginning: Beginning) -> None:
+def begin(objective: Objective[nn.Module], images: ImageSet | VolumeSet, recipe: Recipe, beginning: Beginning) -> None:
     """Make fresh weights ready for their first step: those of trained models taken over, and what must be measured on images."""
     if beginning.compressor is not None:
         cast(Any, objective.model).compressor.load_matching(beginning.compressor.weights)
-    objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
-    objective.zero_unvaried_inputs(varying_inputs(images, spec=as_model(objective.model).spec))
+    if isinstance(images, VolumeSet):
+        begin_volumes(objective, images)
+    else:
+        objective.prepare(unit_images(images.pixels[:MEASURED_IMAGES]))
+        objective.zero_unvaried_inputs(varying_inputs(images, spec=as_model(objective.model).spec))
     if beginning.base is not None:
         # Built twice: what low-rank updates begin with depends on the random numbers drawn before, and stays that of earlier versions.
         whole, again = beginning.base.build(), beginning.base.build()
@@ -152,8 +168,10 @@ def _training_images(prepared: Prepared, recipe: Recipe) -> ImageSet:
     return without_no_finding(prepared.images("train", size=recipe.model.image_size, masks=masks))
 
 
-def _sheet_writer(run: Run, images: ImageSet, recipe: Recipe, engine: Engine) -> loop.Look:
+def _sheet_writer(run: Run, images: ImageSet | VolumeSet, recipe: Recipe, engine: Engine) -> loop.Look:
     """Writes a sheet of 32 images whose conditions and seeds stay the same throughout the run, and watches for collapse."""
+    if isinstance(images, VolumeSet):
+        return volume_sheet_writer(run, images, recipe, engine)
     if "image" in conditions_of(recipe):
         return _enlarged_sheet_writer(run, images, recipe, engine)
     chosen = plan_like(images, num=32, seed=recipe.train.seed)
@@ -196,7 +214,7 @@ def _has_begun(run: Run) -> bool:
     return run.weights.exists() or any((run.path / kept).exists() for kept in ("checkpoints", "metrics.jsonl"))
 
 
-def _is_there(run: Run, recipe: Recipe, prepared: Prepared, *, beginning: Beginning, resume: bool) -> bool:
+def _is_there(run: Run, recipe: Recipe, prepared: TrainingData, *, beginning: Beginning, resume: bool) -> bool:
     """Whether the folder holds the finished model of this training; it refuses to mix two. One without a first step binds nothing."""
     config = run.path / "config.toml"
     if resume and not config.exists():
@@ -224,7 +242,7 @@ def _settings_in(run: Run) -> Recipe | None:
     return None if settings is None else recipe_from_toml(settings, where=str(run.weights))
 
 
-def _data_record(prepared: Prepared, beginning: Beginning) -> dict[str, Any]:
+def _data_record(prepared: TrainingData, beginning: Beginning) -> dict[str, Any]:
     """What data.json tells of the images and of the models that the training began with."""
     return {"prepared": prepared.path.resolve().name, "digest": prepared.digest, **beginning.digests()}
 
