@@ -60,7 +60,7 @@ SMALLEST = {
                   "objective.discriminator_channels=4", "objective.segmenter_channels=2"),
     "stylegan2": ("stylegan2-ada-64", "model.image_size=16", "model.latent_size=4", "model.style_size=8", "model.channels=4",
                   "model.embedding=8", "objective.discriminator_channels=4"),
-    "volume-diffusion": ("nodule-3d", "model.image_size=8", "model.channels=8", "model.multipliers=[1, 2]",
+    "volume-diffusion": ("nodule-3d", "model.image_size=8", "model.parameterisation=edm", "model.channels=8", "model.multipliers=[1, 2]",
                          "model.attention=[false, false]", "model.embedding=16"),
     "vq-gan": ("vq-gan-256", *COMPRESSOR, "model.codes=8"),
     "vq-vae": ("vq-vae-2-64", "model.image_size=16", "model.channels=4", "model.multipliers=[1, 2]", "model.patch=1", "model.codes=8",

@@ -64,6 +64,7 @@ def sample_nodules(model: ModelLike | Model, *, diameters_mm: Sequence[float], s
     columns = torch.tensor([asked[name] for name in network.spec.config["measurements"]], dtype=torch.float32).reshape(-1, count).T
     made = []
     with progress_line("sample-nodules") as progress:
+        progress(0.0, f"{count} lesions")
         for start in range(0, count, BATCH):
             rows = slice(start, min(start + BATCH, count))
             nothing = Condition.unstated(len(columns[rows]), num_labels=len(network.spec.findings), num_sites=len(network.spec.sites))

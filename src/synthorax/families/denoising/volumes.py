@@ -1,8 +1,8 @@
 """Diffusion of volumes: a denoiser in three dimensions, conditioned on what is measured of a lesion, with the samplers of images.
 
 A volume has a few quantities a voxel, such as the signed distance to a lesion's surface and its attenuation, so that shape and content are
-drawn together. The network is the U-Net of images in three dimensions (Cicek et al. 2016; Ho et al. 2022, "Video diffusion models"), the
-preconditioning that of Karras et al. 2022.
+drawn together. The network is the U-Net of images in three dimensions (Cicek et al. 2016; Ho et al. 2022, "Video diffusion models"); the
+noise levels are those of Karras et al. 2022.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from synthorax.capabilities import Denoiser, HasConditionInputs, StartsFromBase
-from synthorax.config import Depth, Dropout, Finite, Fraction, Multipliers, NotNegative, Patch, Positive, Side, Width
+from synthorax.config import Depth, Dropout, Finite, Fraction, Multipliers, NotNegative, Patch, Positive, Side, Width, one_of
 from synthorax.diffusion.guidance import clip_denoised, guided_by_prompts
 from synthorax.diffusion.noise import lognormal_levels, sampling_sigmas
-from synthorax.diffusion.precondition import edm_scalings, output_weight
+from synthorax.diffusion.precondition import PARAMETERISATIONS, Scalings, output_weight
 from synthorax.diffusion.samplers import Denoise, solve
 from synthorax.errors import UsageError
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import StatementEmbedding
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
 from synthorax.protocols import Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
+from synthorax.registry import lookup
 from synthorax.rng import Draws
 
 PART = "measurements"
@@ -44,6 +45,10 @@ class VolumeDiffusionConfig:
     """meaning of the channels of a volume; those of the prepared folder"""
     measurements: tuple[str, ...] = ("diameter", "margin", "solidity")
     """what the model is conditioned on; those of the prepared folder"""
+    parameterisation: Annotated[str, one_of("synthorax.diffusion.precondition:PARAMETERISATIONS")] = "x0"
+    """what the network estimates: edm, eps, x0, v or flow; the clean volume itself (x0) is smooth, which a small network can give, and noise
+    is not
+    """
     channels: Width = 24
     """feature maps at the highest resolution"""
     multipliers: Multipliers = (1, 2, 3)
@@ -82,6 +87,7 @@ class VolumeDiffusionModel(nn.Module, Denoiser, HasConditionInputs, StartsFromBa
         super().__init__()
         self.spec, self.config = spec, VolumeDiffusionConfig(**spec.config)
         c = self.config
+        self.scalings: Callable[..., Scalings] = lookup(PARAMETERISATIONS, c.parameterisation, kind="parameterisation")
         if len(c.multipliers) != len(c.attention):
             raise UsageError("model.multipliers and model.attention must have the same length")
         shape = UNetConfig(channels=c.channels, multipliers=tuple(c.multipliers), blocks=c.blocks, attention=tuple(c.attention),
@@ -104,7 +110,7 @@ class VolumeDiffusionModel(nn.Module, Denoiser, HasConditionInputs, StartsFromBa
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The expected clean volumes given noisy ones, x [B, C, S, S, S], sigma [B] -> [B, C, S, S, S]."""
-        s = edm_scalings(sigma, sigma_data=self.config.sigma_data).like(x)
+        s = self.scalings(sigma, sigma_data=self.config.sigma_data).like(x)
         stated = condition.measurements
         if stated is None:
             stated = x.new_full((len(x), len(self.config.measurements)), math.nan)
@@ -181,7 +187,7 @@ class VolumeObjective(Objective[VolumeDiffusionModel]):
                                    sigma_min=self.model.config.sigma_min, sigma_max=self.model.config.sigma_max)
         noisy = clean + draws.normal(*clean.shape[1:]) * sigma.reshape(-1, 1, 1, 1, 1)
         estimate = self.model.denoise(noisy, sigma, self._condition(batch))
-        weight = output_weight(edm_scalings(sigma, sigma_data=self.model.config.sigma_data))
+        weight = output_weight(self.model.scalings(sigma, sigma_data=self.model.config.sigma_data))
         return {"denoise": weight * F.mse_loss(estimate, clean, reduction="none").flatten(1).mean(1)}
 
     def _condition(self, batch: Batch) -> Condition:
