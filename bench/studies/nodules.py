@@ -38,7 +38,7 @@ REQUESTS = 96
 LUNG_HU = -850.0
 
 
-def measured(volume: Volumes, *, diameter_mm: float, lung_hu: float) -> dict[str, float]:
+def measures_of(volume: Volumes, *, diameter_mm: float, lung_hu: float) -> dict[str, float]:
     """What is measured of a volume [2, S, S, S]: its main body scaled to this diameter, and its peak seen from three sides."""
     distance, water = from_unit_volume(volume)
     body = main_body(distance > 0)
@@ -70,7 +70,7 @@ def distance_of(one: NDArray[np.float64], other: NDArray[np.float64], *, scale: 
     return float(wasserstein_distance(one, other) / scale)
 
 
-def compared(real: Mapping[str, NDArray[np.float64]], made: Mapping[str, NDArray[np.float64]],
+def comparison_of(real: Mapping[str, NDArray[np.float64]], made: Mapping[str, NDArray[np.float64]],
              scans: Sequence[str]) -> list[dict[str, object]]:
     """For each measure: medians, distance with its interval over scans, and the floor between two halves of the real scans."""
     names = np.array(scans)
@@ -113,7 +113,7 @@ def requests_met(model: TrainedModel) -> tuple[list[dict[str, object]], Volumes,
     margins, shares = rng.uniform(0.1, 0.6, REQUESTS), rng.uniform(0, 0.8, REQUESTS)
     asked = np.stack([[diameter_unit(value) for value in diameters], margins, shares], axis=1)
     volumes = draw(model, asked.astype(np.float32), purpose="requests")
-    got = [measured(volume, diameter_mm=float(diameter), lung_hu=LUNG_HU) for volume, diameter in zip(volumes, diameters, strict=True)]
+    got = [measures_of(volume, diameter_mm=float(diameter), lung_hu=LUNG_HU) for volume, diameter in zip(volumes, diameters, strict=True)]
     answers = {"margin": [margin_of(one["sphericity"]) for one in got], "solidity": [one["solid_share"] for one in got]}
     table: list[dict[str, object]] = [{"asked": "diameter", "spearman": 1.0, "mean_error": 0.0, "note": "met by the size of a voxel"}]
     for column, name in ((1, "margin"), (2, "solidity")):
@@ -168,10 +168,10 @@ def main() -> None:
     made = draw(model, test.measurements, purpose="held-out")
     both = []
     for volumes in (real, made):
-        found = [measured(volume, diameter_mm=float(size), lung_hu=float(row["lung_hu"]))
+        found = [measures_of(volume, diameter_mm=float(size), lung_hu=float(row["lung_hu"]))
                  for volume, size, row in zip(volumes, diameters, rows, strict=True)]
         both.append({name: np.array([one[name] for one in found]) for name in found[0]})
-    table = compared(both[0], both[1], test.scans)
+    table = comparison_of(both[0], both[1], test.scans)
     classes = [{"diameter_mm": f"{low} to {high}", "n": int(((diameters >= low) & (diameters < high)).sum()),
                 **{name: _spread(values["projected_mm"][(diameters >= low) & (diameters < high)])
                    for name, values in zip(("real", "made"), both, strict=True)}}
@@ -179,8 +179,8 @@ def main() -> None:
     copies = {"real": nearest(real, train.volumes), "made": nearest(made, train.volumes)}
     near = float(np.quantile(copies["real"], 0.05))
     requests, _, _ = requests_met(model)
-    record = {"model_digest": model.digest, "data_digest": prepared.digest, "n": len(rows), "scans": len(set(test.scans)), "measures": table,
-              "projected": classes, "requests": requests,
+    record = {"model_digest": model.digest, "data_digest": prepared.digest, "n": len(rows), "scans": len(set(test.scans)),
+              "measures": table, "projected": classes, "requests": requests,
               "copies": {"real": _spread(copies["real"]), "made": _spread(copies["made"]),
                          "made_nearer_than_5_percent_of_real": float((copies["made"] < near).mean())},
               "size_in_grid": _spread(both[1]["size_in_grid"]), "parts_dropped": _spread(both[1]["parts_dropped"])}

@@ -46,9 +46,7 @@ class VolumeDiffusionConfig:
     measurements: tuple[str, ...] = ("diameter", "margin", "solidity")
     """what the model is conditioned on; those of the prepared folder"""
     parameterisation: Annotated[str, one_of("synthorax.diffusion.precondition:PARAMETERISATIONS")] = "x0"
-    """what the network estimates: edm, eps, x0, v or flow; the clean volume itself (x0) is smooth, which a small network can give, and noise
-    is not
-    """
+    """what the network estimates: edm, eps, x0, v or flow; the clean volume itself (x0) is smooth, and so a small network can give it"""
     channels: Width = 24
     """feature maps at the highest resolution"""
     multipliers: Multipliers = (1, 2, 3)
