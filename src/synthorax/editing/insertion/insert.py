@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 
 from synthorax.bounds import Fraction, NotNegative, Positive
 from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, check_host, check_mask, digest_of
-from synthorax.editing.insertion.nodules import clutter_around, rim_px
+from synthorax.editing.insertion.masked_diffusion import DiffusionOptions, insert_by_diffusion
+from synthorax.editing.insertion.nodules import NoduleOptions, clutter_around, insert_nodule, rim_px
 from synthorax.editing.insertion.seams import seam_ratio, window_around
-from synthorax.editing.insertion.templates import Site, apply_template
-from synthorax.errors import InputError
-from synthorax.physics.grey_curve import GreyCurve, estimate_grey_curve, estimate_spacing_mm
+from synthorax.editing.insertion.templates import TEMPLATES, Site, apply_template
+from synthorax.errors import InputError, UsageError, nearest
+from synthorax.physics.grey_curve import estimate_grey_curve, estimate_spacing_mm
+from synthorax.physics.volumes import LesionVolume
+from synthorax.protocols import Model
 from synthorax.rng import derive
+from synthorax.types import Study
 
+METHODS = ("auto", "physics", "diffusion")
 REACH_MM = 30.0
 """of the host around a region, which templates may look at"""
 
@@ -51,7 +56,7 @@ def insert_template(host: Pixels, *, finding: str, region: NDArray[Any], lungs: 
     outline = check_mask(region, host, name="the region")
     spacing, spacing_note = (options.spacing_mm, "given") if options.spacing_mm else estimate_spacing_mm(inside)
     curve = estimate_grey_curve(host, inside, levels_per_mm=options.levels_per_mm, spacing_mm=spacing)
-    check_region(host, outline, inside, curve)
+    check_region(host, outline, inside)
     rng = np.random.default_rng(derive(seed, "template", finding))
     window = window_around(outline, margin=round(REACH_MM / spacing))
     grey = host[window].astype(np.float64)
@@ -76,9 +81,44 @@ def insert_template(host: Pixels, *, finding: str, region: NDArray[Any], lungs: 
     return Insertion(pixels=pixels, mask=mask, box=box_of(mask), record=record)
 
 
-def check_region(host: Pixels, region: NDArray[np.bool_], lungs: NDArray[np.bool_], curve: GreyCurve) -> None:
+def insert_lesion(host: Pixels, *, finding: str, lungs: NDArray[Any], seed: int, method: str = "auto", region: NDArray[Any] | None = None,
+                  lesion: LesionVolume | None = None, model: Model | None = None, study: Study | None = None,
+                  nodule: NoduleOptions | None = None, template: TemplateOptions | None = None,
+                  diffusion: DiffusionOptions | None = None) -> Insertion:
+    """Insert any finding that is known into a host [H, W] of 8 or 16 bits (white is dense); the seed decides all that is not given.
+
+    `lungs` [H, W] are those without the heart. A nodule or a mass is a volume, `lesion`; every other finding is made in a `region` [H, W].
+    `method` is one of `METHODS`: physics, diffusion (with a `model`, from the physics template on where there is one), or auto, which is
+    diffusion for a region with a model that knows the finding, and physics otherwise. Raises InputError for what cannot be, and UsageError
+    for a method without what it needs.
+
+    >>> insert_lesion(host, finding="Effusion", lungs=lungs, region=region, seed=1).record["method"]  # doctest: +SKIP
+    'physics'
+    """
+    if method not in METHODS:
+        raise UsageError(f"unknown method '{method}'; {nearest(method, METHODS)}")
+    if lesion is not None and region is not None:
+        raise UsageError("a volume is given and a region; give the one or the other")
+    if lesion is not None and method != "diffusion":
+        return insert_nodule(host, lesion, lungs=lungs, seed=seed, finding=finding, options=nodule)
+    if region is None:
+        raise UsageError(f"{finding} needs {'a volume or ' if method != 'diffusion' else ''}a region")
+    if method == "diffusion" and model is None:
+        raise UsageError("the method diffusion needs a model")
+    if model is None or method == "physics" or (method == "auto" and finding not in model.spec.findings):
+        return insert_template(host, finding=finding, region=region, lungs=lungs, seed=seed, options=template)
+    drawn = None
+    if finding in TEMPLATES:
+        drawn = insert_template(host, finding=finding, region=region, lungs=lungs, seed=seed, options=template)
+    check_region(host, check_mask(region, host, name="the region"), check_mask(lungs, host, name="the mask of the lungs"))
+    made = insert_by_diffusion(host, finding=finding, region=region if drawn is None else drawn.mask, model=model, seed=seed, study=study,
+                               template=None if drawn is None else drawn.pixels, options=diffusion)
+    return made if drawn is None else replace(made, record={**made.record, "drawn": dict(drawn.record)})
+
+
+def check_region(host: Pixels, region: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> None:
     """Raise InputError for a region outside the body, or one that touches no lung."""
-    outside = host <= curve.black
+    outside = host <= np.quantile(host, 0.002)
     if outside[region].mean() > 0.5 and not (region & lungs).any():
         raise InputError("the region lies outside the body", remedy="give a region in the chest")
     if not (region & lungs).any():

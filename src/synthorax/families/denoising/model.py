@@ -230,11 +230,11 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         return images.clamp(-1, 1)
 
     def resample(self, images: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
-                 level: float) -> Tensor:
+                 level: float, change: Change | None = None) -> Tensor:
         """Images [B, 1, H, W] in [-1, 1] brought to noise level `level` and sampled again from there (SDEdit, Meng et al. 2022).
 
-        The higher the level, the more changes. The network's input is these images alone: a convolutional one also takes patches, of
-        sides that are multiples of `size_multiple`.
+        The higher the level, the more changes; `change` wraps the guided denoiser, as in `sample`. The network's input is these
+        images alone: a convolutional one also takes patches, of sides that are multiples of `size_multiple`.
         """
         settings = settings or self.usual_settings
         with torch.inference_mode():
@@ -243,8 +243,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
             clean, draws = self.compressor.encode(images), Draws(seeds, device=self._device)
             sigmas = self._sigmas(settings, highest=level)
             x = clean + draws.normal(*clean.shape[1:]) * sigmas[0].item()
-            latents = solve(clip_denoised(denoise, settings), x, sigmas, sampler=settings.sampler, eta=settings.eta,
-                            noise=lambda: draws.normal(*clean.shape[1:]))
+            denoise = clip_denoised(denoise if change is None else change(denoise), settings)
+            latents = solve(denoise, x, sigmas, sampler=settings.sampler, eta=settings.eta, noise=lambda: draws.normal(*clean.shape[1:]))
             made: Tensor = self.compressor.decode(latents)
         return made.clamp(-1, 1)
 
