@@ -89,6 +89,16 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
+class LayoutMaker(Protocol):
+    """Draws outlines of findings in coordinates of the lungs (`data.layouts`), and no images."""
+
+    spec: ModelSpec
+
+    def draw(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
+        """Masks of outlines, one a seed, [B, 1, S, S] of 0 and 1, on the grid of a layout."""
+
+
+@runtime_checkable
 class Cascade(Protocol):
     """Models one after the other, the first of which makes images and the others enlarge them."""
 
@@ -140,6 +150,6 @@ class HasDiagnostics(Protocol):
         """Numbers for `metrics.jsonl`, by name; `side_px` is the side that a growing network has reached."""
 
 
-CAPABILITIES: tuple[type, ...] = (LatentGenerator, StyledGenerator, LatentEncoder, MaskConditioned, Denoiser, Cascade, HasConditionInputs,
-                                  StartsFromBase, Adaptable, HasDiagnostics)
+CAPABILITIES: tuple[type, ...] = (LatentGenerator, StyledGenerator, LatentEncoder, MaskConditioned, Denoiser, LayoutMaker, Cascade,
+                                  HasConditionInputs, StartsFromBase, Adaptable, HasDiagnostics)
 """all of these protocols; the contract tests hold every family to those that it lists"""

@@ -19,6 +19,7 @@ from synthorax.capabilities import (
     HasDiagnostics,
     LatentEncoder,
     LatentGenerator,
+    LayoutMaker,
     MaskConditioned,
     StartsFromBase,
     StyledGenerator,
@@ -120,6 +121,17 @@ def test_a_denoiser_trusts_images_without_noise_and_refuses_what_it_cannot_follo
     assert isinstance(latent, Denoiser)
     with pytest.raises(UsageError, match="clip"):
         latent.check_settings(SampleSettings(clip=True))
+
+
+@those_that_are(LayoutMaker)
+def test_outlines_are_masks_of_what_is_sampled(family: str) -> None:
+    model = model_of(family)
+    randomised(model)
+    assert isinstance(model, LayoutMaker)
+    settings = SampleSettings(steps=2, guidance=1.0)
+    masks = model.draw(stated(2), [1, 2], settings)
+    assert set(masks.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(masks, (as_model(model).sample(stated(2), [1, 2], settings) > 0).float())
 
 
 @those_that_are(HasConditionInputs)

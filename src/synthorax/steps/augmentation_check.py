@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from synthorax.capabilities import LayoutMaker
 from synthorax.data.dataset import read_facts
 from synthorax.data.prepared import SIZES_PX
 from synthorax.data.vocabulary import NO_FINDING, canonical
 from synthorax.errors import InputError, UsageError
 from synthorax.families.autoencoders.compressors import TRAINED
-from synthorax.steps.models.recipe import Recipe, conditions_of, follows_masks, needs_of
+from synthorax.steps.models.recipe import Recipe, conditions_of, families_that_can, follows_masks, needs_of
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.plan import check_num
 from synthorax.steps.training.base_model import check_base, with_compressor_of
@@ -29,6 +30,9 @@ def augment_recipe(recipe: Recipe, *, base: TrainedModel | None, compressor: Tra
     if recipe.family in TRAINED:
         raise UsageError(f"the recipe '{recipe.name}' compresses images and makes no new ones; train it first, then a latent recipe on it "
                          "(--recipe latent-64 --compressor RUN)")
+    if recipe.family in families_that_can(LayoutMaker):
+        raise UsageError(f"the recipe '{recipe.name}' draws outlines of findings and no images; {CHOOSE}, and give its run to insert "
+                         "or plan with --layouts")
     conditions = conditions_of(recipe)
     if "image" in conditions:
         raise UsageError(f"the recipe '{recipe.name}' enlarges images and makes none of its own; pack its run behind a model that does "
