@@ -48,7 +48,7 @@ LIMITS = ("Draws outlines, no images: `editing.layouts` lays them into a chest."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class LungOutline:
     """One outline of the set."""
 
     image: str
@@ -91,7 +91,7 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     return {"weights": str(model.weights), "bytes": model.weights.stat().st_size, "prepared": str(prepared.path)}
 
 
-def read_outlines(path: Path) -> tuple[list[Drawn], dict[str, Box]]:
+def read_outlines(path: Path) -> tuple[list[LungOutline], dict[str, Box]]:
     """The outlines of the findings that are learned, and the mean lungs by side."""
     records = json.loads(path.read_text())
     whole = [(record["image"], side_of(points), box_of(points)) for record in records
@@ -110,12 +110,12 @@ def read_outlines(path: Path) -> tuple[list[Drawn], dict[str, Box]]:
 
 
 def placed(outline: NDArray[np.float64], finding: str, record: Mapping[str, Any], *, own: Mapping[tuple[str, str], Box],
-           mean: Mapping[str, Box]) -> Drawn:
+           mean: Mapping[str, Box]) -> LungOutline:
     """An outline with its side and frame."""
     side = "" if finding in UNSIDED else side_of(outline)
     boxes = {where: own.get((record["image"], where), mean[where]) for where in ("right", "left")}
     known = all((record["image"], where) in own for where in ((side,) if side else boxes))
-    return Drawn(image=record["image"], part=record["part"], finding=finding, side=side, own_frame=known, points=outline,
+    return LungOutline(image=record["image"], part=record["part"], finding=finding, side=side, own_frame=known, points=outline,
                  frame=frame_of(finding, side, right=boxes["right"], left=boxes["left"]))
 
 
@@ -138,7 +138,7 @@ def mean_box(boxes: list[Box]) -> Box:
 def write_layouts(out: Path, outlines: Path) -> Dataset:
     """A dataset folder whose images are the layouts, one row an outline; patients are the images that they were drawn on."""
     drawn, mean = read_outlines(outlines)
-    same: dict[tuple[str, bytes], list[Drawn]] = {}  # one outline in twenty is listed under two findings
+    same: dict[tuple[str, bytes], list[LungOutline]] = {}  # one outline in twenty is listed under two findings
     for one in drawn:
         same.setdefault((one.image, one.points.tobytes()), []).append(one)
     rows, lost = [], 0

@@ -57,7 +57,7 @@ def test_outlines_keep_their_side_and_are_never_copies(tmp_path: Path) -> None:
     assert np.array_equal(again.grid, bank.draw(["Effusion"] * 12, ["right"] * 12, [math.nan] * 12, list(range(12)))[5].grid)
 
 
-def test_sizes_are_obeyed(tmp_path: Path) -> None:
+def test_sizes_are_followed(tmp_path: Path) -> None:
     bank = read_bank(write_set(tmp_path / "set"))
     sizes = [0.2, 0.3, 0.4, 0.5]
     made = [shape_of(one).size for one in bank.draw(["Effusion"] * 4, ["left"] * 4, sizes, [1, 2, 3, 4])]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from synthorax.data.layout_bank import Kept, LayoutBank
+from synthorax.data.layout_bank import BankOutline, LayoutBank
 from synthorax.data.layouts import Layout, Shape, frame_of, layout_of_polygon, shape_of
 from synthorax.editing.layouts import MisplacedError, draw_layouts, draw_placed, place_layout, size_in_lung
 from synthorax.errors import UsageError
@@ -97,7 +97,7 @@ def test_a_lung_that_was_not_found_is_an_error() -> None:
 
 
 def bank_of(*layouts: Layout) -> LayoutBank:
-    return LayoutBank(path=Path("bank"), outlines=tuple(Kept(layout=one, size=shape_of(one).size) for one in layouts))
+    return LayoutBank(path=Path("bank"), outlines=tuple(BankOutline(layout=one, size=shape_of(one).size) for one in layouts))
 
 
 def test_outlines_are_drawn_again_until_one_fits_or_an_error_says_why() -> None:
@@ -133,11 +133,11 @@ def test_a_model_is_asked_for_finding_side_and_size_and_rows_do_not_depend_on_th
     asked: list[Condition] = []
     plain = model.denoise
 
-    def heard(x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def listening(x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
         asked.append(condition)
         return plain(x, sigma, condition)
 
-    model.denoise = heard  # type: ignore[method-assign]
+    model.denoise = listening  # type: ignore[method-assign]
     made = draw_layouts(model, ["Mass", "Effusion"], ["left", "right"], [0.4, math.nan], [1, 2], settings=FEW)
     assert [(one.finding, one.side) for one in made] == [("Mass", "left"), ("Effusion", "right")] and all(one.mask.any() for one in made)
     assert asked[0].labels.tolist() == [[0.0, 1.0], [1.0, 0.0]] and FINDINGS == ("Effusion", "Mass")

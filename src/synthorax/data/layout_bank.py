@@ -37,7 +37,7 @@ FindLungs = Callable[[NDArray[np.uint8] | NDArray[np.uint16]], Sequence[tuple[Bo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class BankOutline:
     """One outline of a bank."""
 
     layout: Layout
@@ -50,7 +50,7 @@ class LayoutBank:
     """Outlines of findings in coordinates of the lungs, and what could not be used."""
 
     path: Path
-    outlines: tuple[Kept, ...] = field(repr=False)
+    outlines: tuple[BankOutline, ...] = field(repr=False)
     left_out: dict[str, int] = field(default_factory=dict)
     """reason -> lesions"""
 
@@ -83,7 +83,7 @@ class LayoutBank:
                 return made
         raise UsageError(f"no outline of {finding} differs enough from its original after {TRIES} tries; vary more")
 
-    def _candidates(self, finding: str, side: str) -> list[Kept]:
+    def _candidates(self, finding: str, side: str) -> list[BankOutline]:
         of_finding = [one for one in self.outlines if one.layout.finding == finding]
         if not of_finding:
             raise unknown_finding(finding, among=self.findings, what=f"the bank {self.path}")
@@ -118,7 +118,7 @@ def read_bank(path: str | Path, *, find_lungs: FindLungs | None = None) -> Layou
             except (InputError, UsageError) as error:
                 left_out[str(error)] += 1
                 continue
-            kept.append(Kept(layout=layout, size=shape_of(layout).size))
+            kept.append(BankOutline(layout=layout, size=shape_of(layout).size))
     if not kept:
         reasons = "; ".join(f"{reason} ({number})" for reason, number in left_out.most_common(3))
         raise InputError(f"has no outline that can be used{': ' + reasons if reasons else ''}", file=folder,

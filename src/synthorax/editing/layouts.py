@@ -58,7 +58,7 @@ HEART_COVERED = 0.6
 
 
 class OneLungs(Protocol):
-    """The lungs and the heart of N images, [N, H, W] each, as `judges.lungs.segment_lungs` finds them; sides are the patient's."""
+    """The lungs and the heart of N images, [N, H, W] each, as `segment_lungs` finds them; sides are the patient's."""
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -104,10 +104,10 @@ def draw_layouts(maker: LayoutMaker | LayoutBank, findings: Sequence[str], sides
             raise unknown_finding(finding, among=known, what="this model of layouts")
     sides = [side if side or finding in UNSIDED else ("left", "right")[derive(seed, "side") % 2]
              for finding, side, seed in zip(findings, sides, seeds, strict=True)]
-    return _drawn(maker, findings, sides, sizes, seeds, settings)
+    return _sample_layouts(maker, findings, sides, sizes, seeds, settings)
 
 
-def _drawn(maker: LayoutMaker, findings: Sequence[str], sides: Sequence[str], sizes: Sequence[float], seeds: Sequence[int],
+def _sample_layouts(maker: LayoutMaker, findings: Sequence[str], sides: Sequence[str], sizes: Sequence[float], seeds: Sequence[int],
            settings: SampleSettings | None) -> list[Layout]:
     model: Model = maker  # type: ignore[assignment]  # what draws outlines samples their maps
     made: dict[int, Layout] = {}
