@@ -34,6 +34,7 @@ from synthorax.data.vocabulary import label_matrix
 from synthorax.editing.layouts import MisplacedError, draw_layouts, draw_placed, place_layout
 from synthorax.evaluation.metrics.layouts import layout_distances
 from synthorax.files import write_atomic, write_json
+from synthorax.judges.lungs import LungMasks
 
 MOST = 120
 """drawn outlines of a finding"""
@@ -139,15 +140,6 @@ def fits(points: NDArray[np.float64], frame: Frame) -> bool:
     return bool(layout_of_polygon(points, frame, shape=(1024, 1024), finding="", side="").mask.any())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Human:
-    """Lungs that people outlined, [N, H, W]; without hearts."""
-
-    right: NDArray[np.bool_]
-    left: NDArray[np.bool_]
-    heart: NDArray[np.bool_]
-
-
 def placement(maker: Any, folder: Path, sheet_path: Path) -> dict[str, Any]:
     """How often outlines fit human lung masks at once, after a shift, and after redraws; and a sheet of them on the images."""
     dataset = read_dataset(folder)
@@ -157,7 +149,7 @@ def placement(maker: Any, folder: Path, sheet_path: Path) -> dict[str, Any]:
     middle = [round(float(np.nonzero(one)[1].mean())) for one in lungs]
     columns = np.arange(256)[None, None]
     on_right = columns < np.array(middle)[:, None, None]
-    human = Human(right=lungs & on_right, left=lungs & ~on_right, heart=np.zeros_like(lungs))
+    human = LungMasks(right=lungs & on_right, left=lungs & ~on_right, heart=np.zeros_like(lungs))
     found: dict[str, Any] = {}
     shown: dict[str, list[tuple[int, NDArray[np.bool_]]]] = {}
     for finding in (name for name in FINDINGS if name not in UNSIDED):

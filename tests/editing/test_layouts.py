@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from synthorax.data.layouts import Layout, Shape, frame_of, layout_of_polygon, s
 from synthorax.editing.layouts import MisplacedError, draw_layouts, draw_placed, place_layout, size_in_lung
 from synthorax.errors import UsageError
 from synthorax.families.denoising.layout import LayoutModel
+from synthorax.judges.lungs import LungMasks
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.steps.models.recipe import build_model
 from trainings import FINDINGS, fresh_objective, randomised, smallest
@@ -25,21 +26,12 @@ SHAPE = (200, 200)
 FEW = SampleSettings(steps=2, guidance=1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chest:
-    """Two elliptic lungs and a heart between them, [1, H, W] each."""
-
-    right: NDArray[np.bool_]
-    left: NDArray[np.bool_]
-    heart: NDArray[np.bool_]
-
-
 def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.bool_]:
     rows, columns = np.mgrid[0:SHAPE[0], 0:SHAPE[1]] + 0.5
     return np.asarray(((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 <= 1)
 
 
-CHEST = Chest(right=ellipse(55, 100, 35, 70)[None], left=ellipse(145, 100, 35, 70)[None], heart=ellipse(108, 120, 32, 28)[None])
+CHEST = LungMasks(right=ellipse(55, 100, 35, 70)[None], left=ellipse(145, 100, 35, 70)[None], heart=ellipse(108, 120, 32, 28)[None])
 RIGHT, LEFT = (20.0, 30.0, 90.0, 170.0), (110.0, 30.0, 180.0, 170.0)
 
 

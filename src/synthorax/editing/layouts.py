@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from synthorax.data.layout_bank import LayoutBank, unknown_finding
 from synthorax.data.layouts import Box, Frame, Layout, frame_of, in_image
 from synthorax.data.lesions import UNSIDED
 from synthorax.errors import InputError, UsageError
+from synthorax.judges.lungs import LungMasks
 from synthorax.protocols import LESION_PROPERTIES, Condition, Model, SampleSettings
 from synthorax.rng import derive
 
@@ -55,22 +55,6 @@ SHIFTS = tuple(sorted(((across, down) for across in STEPS for down in STEPS), ke
 """in parts of the lung's box, the smallest first"""
 HEART_COVERED = 0.6
 """least part of the heart under a large heart"""
-
-
-class OneLungs(Protocol):
-    """The lungs and the heart of N images, [N, H, W] each, as `segment_lungs` finds them; sides are the patient's."""
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """On the left of the image."""
-
-    @property
-    def left(self) -> NDArray[np.bool_]:
-        """On the right of the image."""
-
-    @property
-    def heart(self) -> NDArray[np.bool_]:
-        """The whole shadow of the heart."""
 
 
 class MisplacedError(InputError):
@@ -143,8 +127,8 @@ def layout_condition(maker: LayoutMaker, findings: Sequence[str], sides: Sequenc
     return replace(condition, lesions=lesions)
 
 
-def place_layout(layout: Layout, lungs: OneLungs, *, image: int = 0) -> NDArray[np.bool_]:
-    """The outline as a mask [H, W] of image number `image`: scaled to its lungs, cut to where the finding can be, and checked.
+def place_layout(layout: Layout, lungs: LungMasks, *, image: int = 0) -> NDArray[np.bool_]:
+    """The outline as a mask [H, W] of image number `image` of `lungs`: scaled to its lungs, cut to where the finding can be, and checked.
 
     Lungs differ in shape, not in size alone, so an outline that does not fit is shifted by up to a tenth of the lung's box, the smallest
     shift that fits. Raises MisplacedError where a lung was not found, or where the outline breaks a rule of its finding wherever it is
@@ -173,7 +157,7 @@ class _Host:
     """what it must touch; empty for findings without such a rule"""
 
 
-def _host(layout: Layout, lungs: OneLungs, *, image: int) -> _Host:
+def _host(layout: Layout, lungs: LungMasks, *, image: int) -> _Host:
     right, left, heart = (np.asarray(part[image], dtype=np.bool_) for part in (lungs.right, lungs.left, lungs.heart))
     frame = _frame(layout, right, left)
     lung = right | left if layout.finding in UNSIDED else left if layout.side == "left" else right
@@ -203,7 +187,7 @@ def _fitted(layout: Layout, host: _Host, shift: tuple[float, float]) -> tuple[ND
     return kept, _broken_rule(layout, kept, host)
 
 
-def draw_placed(maker: LayoutMaker | LayoutBank, finding: str, lungs: OneLungs, *, side: str = "", size: float = math.nan, seed: int,
+def draw_placed(maker: LayoutMaker | LayoutBank, finding: str, lungs: LungMasks, *, side: str = "", size: float = math.nan, seed: int,
                 image: int = 0, tries: int = TRIES, settings: SampleSettings | None = None) -> tuple[Layout, NDArray[np.bool_]]:
     """An outline that fits image number `image`, and its mask [H, W]; drawn again with other seeds, derived from `seed`, until one fits.
 
@@ -220,7 +204,7 @@ def draw_placed(maker: LayoutMaker | LayoutBank, finding: str, lungs: OneLungs, 
                     remedy="ask for another size or side, or take another image")
 
 
-def size_in_lung(size: float, *, finding: str, side: str, lungs: OneLungs, image: int = 0) -> float:
+def size_in_lung(size: float, *, finding: str, side: str, lungs: LungMasks, image: int = 0) -> float:
     """The `size` of a lesion in an image (`types.Lesion`) as that of an outline in these lungs; NaN stays NaN.
 
     Raises MisplacedError for a lesion that is larger than the lung's box.
