@@ -29,6 +29,8 @@ UNCERTAIN = 0.5
 """Label of a finding that a reader was not sure of."""
 EXACT, COARSE = 1.0, 0.5
 """Values of `Condition.mask` on an outline, and inside a box that holds the lesion somewhere."""
+AUGMENTATIONS = ("moved", "exposed", "rotation", "zoom", "aspect", "shift_x", "shift_y", "gain", "offset", "gamma")
+"""Columns of `Condition.augmentation`: whether an image was resampled, and its grey curve changed, and by how much, in [-1, 1]."""
 PARTS = ("attributes", "labels", "lesions", "mask", "text", "image")
 """The parts of an image's condition, in the order in which guidance adds them."""
 ALL_PARTS = (*PARTS, "measurements")
@@ -53,6 +55,10 @@ class Condition:
     """[B, C, H, W] in [-1, 1] or NaN: an image that the new one is to follow"""
     measurements: Tensor | None = None
     """[B, P] in [0, 1] or NaN: what is to be measured of a volume, such as its diameter; the model's config names the columns"""
+    augmentation: Tensor | None = None
+    """[B, A]: how a training image was changed, columns as in `AUGMENTATIONS`; None is not at all, which is what sampling asks for"""
+    place: Tensor | None = None
+    """[B, 2, 2]: where a crop to train on begins and how long it is, in parts of the image, rows first; None is the whole image"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,7 +92,7 @@ class Condition:
         return replace(self, **dropped)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        parts = {part: getattr(self, part) for part in ALL_PARTS if part != "text"}
+        parts = {part: getattr(self, part) for part in (*ALL_PARTS, "augmentation", "place") if part != "text"}
         changed: dict[str, Any] = {part: None if value is None else change(value) for part, value in parts.items()}
         return replace(self, **changed)
 
@@ -245,6 +251,14 @@ class Objective(nn.Module, Generic[M]):
     def repeats(self, phase: Phase) -> int:
         """Updates of a phase in the coming step, for schedules that follow from training so far; asked before each step."""
         return phase.repeats
+
+    @property
+    def told_augmentation(self) -> bool:
+        """Whether the model is told how its training images were changed, so that they may be changed a lot."""
+        return False
+
+    held_out_phase: str = ""
+    """the phase whose loss on images that nothing learns from says how well the model has learned; empty where none does"""
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
         """Let fresh weights ignore what is NaN in `varied`, a condition of one row; see `HasConditionInputs`."""

@@ -16,6 +16,7 @@ from synthorax.errors import UsageError
 from synthorax.families.denoising.conditioning_augmentation import LEVEL_UNIT, blurred, crop_at, resized, with_noise
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective
+from synthorax.nets.layers import coordinates_like
 from synthorax.protocols import Batch, Condition, SampleSettings
 from synthorax.rng import Draws
 from synthorax.steps.generate import check_settings
@@ -229,9 +230,35 @@ def test_all_maps_are_cropped_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(crop_at(ramp, torch.tensor([[3, 5]]), 4)[0, 0], ramp[0, 0, 3:7, 5:9])
 
 
-def test_a_network_that_learns_from_crops_knows_no_place() -> None:
-    """Attention, coordinates and lesions' places would be those of the crop in training and those of the image afterwards."""
-    for override in ("model.middle_attention=true", "model.attention=[false, true]", "model.coordinates=true",
+def test_a_network_with_coordinates_is_told_where_its_crop_lies() -> None:
+    """The coordinates of a crop are those that its pixels have in the whole image."""
+    whole = coordinates_like(torch.zeros(2, 1, 16, 12))
+    place = torch.tensor([[[4 / 16, 8 / 16], [2 / 12, 6 / 12]], [[0.0, 8 / 16], [6 / 12, 6 / 12]]])
+    crops = coordinates_like(torch.zeros(2, 1, 8, 6), place)
+    torch.testing.assert_close(crops[0], whole[0, :, 4:12, 2:8])
+    torch.testing.assert_close(crops[1], whole[1, :, :8, 6:])
+
+
+def test_the_place_that_is_told_is_that_of_the_crop(engine: Engine) -> None:
+    """What the network estimates of a crop changes with its place, and the place goes with the corners."""
+    objective = objective_of("model.coordinates=true")
+    crop = objective._crop(Draws(range(64), device="cpu"))
+    assert crop.corners is not None and crop.place is not None
+    torch.testing.assert_close(crop.place[:, :, 0] * 16, crop.corners.float())
+    assert (crop.place[:, :, 1] == 0.5).all() and len(crop.corners.unique(dim=0)) > 3
+    assert objective_of()._crop(Draws(range(4), device="cpu")).place is None
+    model = model_of("model.coordinates=true")
+    asked = replace(showing(torch.zeros(2, 2, 8, 8)), place=torch.tensor([[[0.0, 0.5], [0.0, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]))
+    x, sigma = torch.zeros(2, 1, 8, 8), torch.ones(2)
+    made = model.denoise(x, sigma, asked)
+    assert not torch.equal(made[0], made[1])
+    batch = Feed(toy_images(16), spec=model.spec, batch_size=4, balance=0.0, augment=True, seed=0, engine=engine).batch(0)
+    assert bool(objective("denoise", batch)["denoise"].isfinite().all())
+
+
+def test_a_network_that_learns_from_crops_sees_no_more_than_them() -> None:
+    """Attention and lesions' places would be those of the crop in training and those of the image afterwards."""
+    for override in ("model.middle_attention=true", "model.attention=[false, true]",
                      'model.parts=["lesions", "image"]', "objective.crop=6", "objective.crop=32"):
         with pytest.raises(UsageError, match="crop"):
             objective_of(override)
@@ -253,7 +280,7 @@ def test_the_loss_of_a_crop_is_one_number_an_image_and_training_continues_exactl
     assert all(torch.equal(straight[key], again[key]) for key in straight)
 
 
-@pytest.mark.parametrize(("name", "before"), [("super-256", 64), ("super-512", 256), ("super-1024", 512)])
+@pytest.mark.parametrize(("name", "before"), [("super-256", 64), ("super-256-from-128", 128), ("super-512", 256), ("super-1024", 512)])
 def test_super_resolution_recipes_chain_and_are_small(name: str, before: int) -> None:
     recipe = load_recipe(name)
     assert recipe.model.image_size // recipe.model.reduction == before

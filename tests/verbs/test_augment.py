@@ -31,7 +31,8 @@ REFUSED = {
     **{f"kumar-gmvae-v{number}": "not conditioned on labels" for number in range(3, 9)}, "kumar-gan": "not conditioned on labels",
     "kumar-vae": "not conditioned on labels", "spade-gan-64": "images of masks", "student": "a student",
     "student-autoguidance": "a student",
-    "student-guidance": "a student", "super-256": "enlarges images", "super-512": "enlarges images", "super-1024": "enlarges images",
+    "student-guidance": "a student", "super-256": "enlarges images", "super-256-from-128": "enlarges images",
+    "super-512": "enlarges images", "super-1024": "enlarges images",
     "nodule-3d": "not conditioned on labels",
     "vae-64": "not conditioned on labels", "vq-gan-256": "compresses images", "wgan-gp-64": "not conditioned on labels"}
 

@@ -20,16 +20,17 @@ class NamedWeights(Protocol):
         """Weights with an axis whose entries mean something by name: the axis and the names."""
 
 
-def load_matching(model: nn.Module, base: nn.Module, *, what: str) -> None:
+def load_matching(model: nn.Module, base: nn.Module, *, what: str, optional: str | None = None) -> None:
     """Start from the weights of `base`, a model of the same class and shape, `what`; entries of named axes are matched by name.
 
-    Raises UsageError for another class or shape.
+    Weights whose name begins with `optional` stay what they are where the base lacks them. Raises UsageError for another class or shape.
     """
     if not isinstance(base, type(model)):
         raise UsageError(f"{what} can only start from another one")
     own, theirs = cast(NamedWeights, model), cast(NamedWeights, base)
-    model.load_state_dict(matched_weights(model.state_dict(), base.state_dict(), own_names=own.named_axes(),
-                                          base_names=theirs.named_axes()))
+    weights, given = model.state_dict(), base.state_dict()
+    kept = {key: weight for key, weight in weights.items() if optional is not None and key.startswith(optional) and key not in given}
+    model.load_state_dict(matched_weights(weights, {**given, **kept}, own_names=own.named_axes(), base_names=theirs.named_axes()))
 
 
 def matched_weights(own: Mapping[str, Tensor], base: Mapping[str, Tensor], *, own_names: Mapping[str, Names],

@@ -104,12 +104,19 @@ def channels_to_patches(x: Tensor, patch: int) -> Tensor:
     return ordered.reshape(batch, folded // patch**dims, *(side * patch for side in sides))  # from [B, C, H, p, W, p]
 
 
-def coordinates_like(x: Tensor) -> Tensor:
+def coordinates_like(x: Tensor, place: Tensor | None = None) -> Tensor:
     """Where each pixel of x [B, C, *S] is, x first: [B, dims, *S], from -1 at the left (top, front) edge to 1 at the other.
 
-    These are centres of pixels, so that a place means the same at every resolution: x = 2 * (part of the width) - 1.
+    These are centres of pixels, so that a place means the same at every resolution: x = 2 * (part of the width) - 1. Where x are crops of
+    images, `place` [B, dims, 2] says where each begins and how long it is, in parts of the image, along the axes of S.
     """
     sides = x.shape[2:]
+    if place is not None:
+        each = [place[:, axis, :1] + place[:, axis, 1:] * (torch.arange(side, device=x.device) + 0.5) / side
+                for axis, side in enumerate(sides)]  # [B, side] along each axis
+        shaped = [(2 * one - 1).reshape(len(x), *(side if axis == number else 1 for number, side in enumerate(sides))).expand(-1, *sides)
+                  for axis, one in enumerate(each)]
+        return torch.stack(shaped[::-1], dim=1).to(x)
     axes = [(torch.arange(side, device=x.device, dtype=torch.float32) * 2 + 1) / side - 1 for side in sides]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1]).to(x)  # [dims, *S]
     return grid.expand(x.shape[0], *grid.shape)

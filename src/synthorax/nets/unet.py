@@ -66,8 +66,8 @@ class UNet(nn.Module):
 
     x [B, `inputs`, *S], noise level [B], condition embedding [B, `embedding`], and optionally context tokens [B, T, `context`] with
     those that are stated [B, T] of bool (None: all) -> [B, `outputs`, *S]. S must be multiples of `smallest_multiple`.
-    The last `maps` of the inputs are masks and images of the condition; where all of them are 0 they may be left out, which gives the same
-    image, to the bit, sooner.
+    Where x are crops, `place` says of which part of an image, as in `coordinates_like`. The last `maps` of the inputs are masks and images
+    of the condition; where all of them are 0 they may be left out, which gives the same image, to the bit, sooner.
     """
 
     def __init__(self, config: UNetConfig, *, inputs: int = 1, outputs: int = 1, maps: int = 0) -> None:
@@ -106,13 +106,13 @@ class UNet(nn.Module):
                                   zeroed(convolution(channels, outputs * config.patch**dims, 3, dims=dims)))
 
     def forward(self, x: Tensor, noise_level: Tensor, embedding: Tensor, context: Tensor | None = None,
-                context_stated: Tensor | None = None) -> Tensor:
+                context_stated: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         require_sides(x, dims=self.config.dims, multiple=self.multiple)
         tokens = prepared_context(context, context_stated, width=self.config.context)
         embedding = F.silu(self.noise(noise_level) + embedding)  # [B, E]
         x = patches_to_channels(x, self.config.patch)  # [B, inputs p^dims, *(S / p)]
         x, maps = x[:, :self.maps.start], x[:, self.maps.start:]
-        x = torch.cat([x, coordinates_like(x)], dim=1) if self.config.coordinates else x
+        x = torch.cat([x, coordinates_like(x, place)], dim=1) if self.config.coordinates else x
         x = first_layer(self.first, for_convolutions(x), for_convolutions(maps), where=self.maps)
         x = for_convolutions(x)  # the memory format of an input with a single channel is ambiguous
         skips = [x]

@@ -18,6 +18,7 @@ from synthorax.engine import Engine
 from synthorax.nets.affine import affine_matrix, resample
 from synthorax.protocols import LESION_PROPERTIES, UNCERTAIN, Batch, Condition, ModelSpec, condition_of
 from synthorax.rng import Draws, derive
+from synthorax.training.augmentation import BLACK, carried, told_augmentation
 from synthorax.training.text_statements import made_up_text, read
 from synthorax.types import ImageSet, Lesion, Masks, Stated
 
@@ -25,13 +26,12 @@ MAX_ROTATION_DEGREES = 3.0
 MAX_ZOOM = 0.05
 MAX_SHIFT = 0.03  # of the image's side
 MAX_EXPOSURE = 0.08  # of the grey range
-BLACK = -0.999  # interpolation leaves black borders a rounding error above -1
 OWN_READING = 0.5  # how often reading is practised on an image's own text
 OWN_TEXT = 0.5  # how often an image that has a text of its own is described by it
 
 
 class Feed:
-    """Draws images with replacement, weighted by `balance`, and augments them slightly.
+    """Draws images with replacement, weighted by `balance`, and augments them slightly, or strongly where the model is `told` how.
 
     With `balance` b an image's weight is the largest (1 / prevalence)^b of the findings that it shows. Weighting by labels leaves
     the distribution of images given their labels unchanged, which is what a conditional model learns. The condition has the parts
@@ -39,8 +39,8 @@ class Feed:
     """
 
     def __init__(self, images: ImageSet, *, spec: ModelSpec, batch_size: int, balance: float, augment: bool, seed: int,
-                 engine: Engine) -> None:
-        self.images, self.spec, self.augment, self.seed, self.engine = images, spec, augment, seed, engine
+                 engine: Engine, told: bool = False) -> None:
+        self.images, self.spec, self.augment, self.told, self.seed, self.engine = images, spec, augment, told, seed, engine
         self.batch_size = batch_size  # of one process
         self.condition = condition_of(images.studies, labels_with_uncertain(images), sites=spec.sites)
         self.weights = torch.from_numpy(image_weights(images.labels, balance=balance))
@@ -51,8 +51,10 @@ class Feed:
         generator = torch.Generator().manual_seed(derive(self.seed, "films", number))
         rows = torch.multinomial(self.weights, total, replacement=True, generator=generator)
         mine = range(self.engine.rank * self.batch_size, (self.engine.rank + 1) * self.batch_size)
-        rows = rows[list(mine)]
-        seeds = [derive(self.seed, "draw", number, position) for position in mine]
+        return self.batch_of(rows[list(mine)], [derive(self.seed, "draw", number, position) for position in mine])
+
+    def batch_of(self, rows: Tensor, seeds: Sequence[int]) -> Batch:
+        """The images of these rows [B], each with the random stream of its seed, [B, 1, S, S]."""
         draws = Draws(seeds, device=self.engine.device)
         device = self.engine.device
         images = unit_images(self.images.pixels[rows.numpy()]).to(device)
@@ -61,7 +63,8 @@ class Feed:
         if self.images.masks is not None:
             lesion = torch.from_numpy(lesion_union(self.images.masks, rows.numpy())).to(device)
         if self.augment:
-            images, condition, lesion = augment_batch(images, condition, lesion, draws)
+            change = told_augmentation if self.told else augment_batch
+            images, condition, lesion = change(images, condition, lesion, draws)
         text_statements = None
         if condition.text is not None:
             text_statements = read([self._reading_text(text, seed) for text, seed in zip(condition.text, seeds, strict=True)],
@@ -172,22 +175,5 @@ def augment_batch(images: Tensor, condition: Condition, lesion: Tensor | None, d
     gain, offset = 1 + amount[:, 4] * MAX_EXPOSURE, amount[:, 5] * MAX_EXPOSURE
     exposed = ((resampled + 1) * gain[:, None, None, None] + offset[:, None, None, None] * (resampled > BLACK) - 1).clamp(-1, 1)
 
-    def carry(masks: Tensor | None) -> Tensor | None:
-        if masks is None:
-            return None
-        unstated = masks[:, :, :1, :1].isnan()
-        return resample(masks.nan_to_num(), matrix, padding="zeros").masked_fill(unstated, math.nan)
-
-    parts = Condition(labels=condition.labels, attributes=condition.attributes, mask=carry(condition.mask), text=condition.text,
-                      lesions=None if condition.lesions is None else _moved_lesions(condition.lesions, matrix, zoom))
-    return exposed, parts, carry(lesion)
-
-
-def _moved_lesions(lesions: Tensor, matrix: Tensor, zoom: Tensor) -> Tensor:
-    """Stated lesions [B, K, P] after the image was sampled at `matrix` [B, 2, 3] times its own grid."""
-    size, place = LESION_PROPERTIES.index("size"), [LESION_PROPERTIES.index("x"), LESION_PROPERTIES.index("y")]
-    moved = lesions.clone()
-    centred = lesions[:, :, place] * 2 - 1 - matrix[:, None, :, 2]
-    moved[:, :, place] = torch.linalg.solve(matrix[:, None, :, :2], centred[..., None])[..., 0].add(1).div(2).clamp(0, 1)
-    moved[:, :, size] = (lesions[:, :, size] / zoom[:, None]).clamp(0, 1)
-    return moved
+    parts, lesion = carried(condition, lesion, matrix, zoom=zoom)
+    return exposed, parts, lesion

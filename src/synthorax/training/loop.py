@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,11 +25,13 @@ from synthorax.threads import Pace
 from synthorax.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from synthorax.training.ema import Ema
 from synthorax.training.feed import Feed
+from synthorax.training.held_out import HeldOut, HeldOutLoss, standing
 from synthorax.training.power_ema import PowerAverages
 from synthorax.training.volume_feed import VolumeFeed
 from synthorax.types import ImageSet, VolumeSet
 
 _LOG = logging.getLogger(__name__)
+METRICS = "metrics.jsonl"
 Look = Callable[[nn.Module, int], Mapping[str, float | str] | None]
 """Looks at the averaged model after a step; what it returns becomes a line of metrics.jsonl."""
 
@@ -59,7 +61,9 @@ class TrainConfig:
     balance: Fraction = 0.5
     """0 draws images as they come, 1 as if all findings were equally frequent; labels stay true either way"""
     augment: bool = True
-    """slight rotation, zoom, shift and exposure of real images, never a flip; the 48 positions of a cube for lesions cut from CT"""
+    """slight rotation, zoom, shift and exposure of real images, stronger where the model is told how, never a flip; the 48 positions of a
+    cube for lesions cut from CT
+    """
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto, bf16 or fp32"""
     checkpoint_every: AtLeastOne = 500
@@ -68,6 +72,12 @@ class TrainConfig:
     """steps between sample sheets; 0 makes none"""
     log_every: AtLeastOne = 20
     """steps between lines of metrics.jsonl"""
+    held_out_every: WholeNotNegative = 0
+    """steps between measurements of the loss on the validation images, with the same noise every time; 0 makes none"""
+    stop: Literal["budget", "held-out"] = "budget"
+    """what ends training: steps and budget alone, or also the loss on the validation images, once it no longer falls"""
+    patience: AtLeastOne = 5
+    """measurements without a new lowest loss after which stop=held-out ends the training"""
     adapt: Literal["full", "lora", "trunk", "auto"] = "full"
     """what moves in a training that starts from a base: full (everything), lora (low-rank updates), trunk (all but the trunk), or auto,
     chosen by the number of images"""
@@ -77,6 +87,11 @@ class TrainConfig:
     """weight of the updates of lora, which are multiplied by alpha / r"""
     seed: Seed = 0
     """all random states follow from it"""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, by key."""
+        if self.stop == "held-out" and not self.held_out_every:
+            yield "stop", "held-out needs train.held_out_every above 0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,24 +105,29 @@ class Outcome:
     elapsed_seconds: float
     finished: bool = True
     """False where it was only paused"""
+    held_out: HeldOut | None = None
+    """its loss on held-out images, where that was measured"""
 
 
 def train(objective: Objective[nn.Module], images: ImageSet | VolumeSet, config: TrainConfig, *, engine: Engine, folder: Path,
           budget_seconds: float | None = None, budget_images: int | None = None, pause_seconds: float | None = None,
-          progress: Progress = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic) -> Outcome:
+          progress: Progress = quiet, sample: Look | None = None, clock: Callable[[], float] = time.monotonic,
+          held_out: ImageSet | None = None) -> Outcome:
     """Train an objective on images, or continue the training that `folder` holds, until its steps or its budget are used up.
 
     `folder` gets checkpoints/, metrics.jsonl and tensorboard/. `sample` is called with the averaged model and the step, and what it
     returns becomes a line of metrics.jsonl. The budgets are seconds of `clock`, and images drawn for updates of any player. After
     `pause_seconds` of this call in wall-clock time, and a step at least, it saves and returns, and another call goes on. On the CPU, a run
     that is killed or paused at any moment and continued ends bit for bit like one that was not (unless a budget of time ends it). Weights
-    that need no gradient when it begins stay as they are. Raises TrainingError when a loss or gradient is not finite; the last good weights
+    that need no gradient when it begins stay as they are. `held_out` are images whose loss is measured where the config
+    says so. Raises TrainingError when a loss or gradient is not finite; the last good weights
     are then in checkpoints/.
 
     The order of additions depends on the number of threads. Where that is chosen by measurement, it is kept with the checkpoint, and equal
     bits also need equal choices afterwards (metrics.jsonl names them): whoever wants them gives the number.
     """
     loop = _Loop(objective.to(engine.device), images, config, engine=engine, folder=folder)
+    judge = _held_out_loss(objective, held_out, images, config, engine=engine)
     log = _Log(folder, step=loop.position.step) if engine.is_main else None
     for damage in loop.damaged if engine.is_main else ():
         _LOG.warning("a checkpoint was passed over: %s", damage)
@@ -120,6 +140,9 @@ def train(objective: Objective[nn.Module], images: ImageSet | VolumeSet, config:
             pause = pause_seconds is not None and time.monotonic() - begin >= pause_seconds and loop.position.step > first
             loop.position.elapsed_seconds, pause, stop = engine.from_main((clock() - start, pause, interrupted()))
             done = loop.done(budget_seconds, budget_images)
+            measured = config.held_out_every and loop.position.step % config.held_out_every == 0
+            if config.stop == "held-out" and measured and engine.from_main(_no_longer_falls(folder, config)):
+                done = 1.0
             if done >= 1 or pause or stop:
                 break
             before = time.monotonic()
@@ -127,7 +150,7 @@ def train(objective: Objective[nn.Module], images: ImageSet | VolumeSet, config:
             if pace is not None:
                 _keep_pace(pace, loop.position, log, seconds=time.monotonic() - before)
             if engine.is_main:
-                _write_down(loop, losses, log, done=done, progress=progress, sample=sample)
+                _write_down(loop, losses, log, done=done, progress=progress, sample=sample, judge=judge)
         if engine.is_main:
             loop.save()
     if log is not None:
@@ -136,7 +159,27 @@ def train(objective: Objective[nn.Module], images: ImageSet | VolumeSet, config:
         raise KeyboardInterrupt
     progress(min(1.0, done), f"step {loop.position.step}")
     return Outcome(model=loop.ema.model, steps=loop.position.step, images=loop.position.images,
-                   elapsed_seconds=loop.position.elapsed_seconds, finished=done >= 1)
+                   elapsed_seconds=loop.position.elapsed_seconds, finished=done >= 1, held_out=standing(folder / METRICS))
+
+
+def _held_out_loss(objective: Objective[nn.Module], held_out: ImageSet | None, images: ImageSet | VolumeSet, config: TrainConfig, *,
+                   engine: Engine) -> HeldOutLoss | None:
+    """What measures the loss on held-out images; None where it is not asked for. UsageError where it cannot be."""
+    if not config.held_out_every:
+        return None
+    if not objective.held_out_phase:
+        raise UsageError("train.held_out_every: the losses of this family do not say how well it has learned; leave it out")
+    if held_out is None or not len(held_out) or isinstance(images, VolumeSet):
+        raise UsageError("train.held_out_every: there are no validation images; prepare with a validation split, or leave it out")
+    if not engine.is_main:
+        return None
+    return HeldOutLoss(objective, held_out, images, batch_size=config.batch_size, seed=config.seed, engine=engine)
+
+
+def _no_longer_falls(folder: Path, config: TrainConfig) -> bool:
+    """Whether the last measurements of the held-out loss brought no new lowest one."""
+    now = standing(folder / METRICS)  # which a killed and continued training finds as it was
+    return now is not None and now.since >= config.patience
 
 
 def _keep_pace(pace: Pace, position: Position, log: _Log | None, *, seconds: float) -> None:
@@ -149,11 +192,13 @@ def _keep_pace(pace: Pace, position: Position, log: _Log | None, *, seconds: flo
 
 
 def _write_down(loop: _Loop, losses: dict[str, Tensor], log: _Log | None, *, done: float, progress: Progress,
-                sample: Look | None) -> None:
+                sample: Look | None, judge: HeldOutLoss | None) -> None:
     """What the main process leaves on disk after a step, each thing at its own interval."""
     config, step = loop.config, loop.position.step
     if log is not None and step % config.log_every == 0:
         log.write(loop.position, losses, progress=progress, done=done)
+    if judge is not None and log is not None and step % config.held_out_every == 0:
+        log.note(loop.position, judge.measure(loop.ema.model))
     if step % config.checkpoint_every == 0:
         loop.save()
     if sample is not None and config.sample_every and step % config.sample_every == 0:
@@ -262,7 +307,7 @@ def _feed(images: ImageSet | VolumeSet, objective: Objective[nn.Module], config:
     if isinstance(images, VolumeSet):
         return VolumeFeed(images, spec=spec, batch_size=config.batch_size, augment=config.augment, seed=config.seed, engine=engine)
     return Feed(images, spec=spec, batch_size=config.batch_size, balance=config.balance, augment=config.augment, seed=config.seed,
-                engine=engine)
+                engine=engine, told=objective.told_augmentation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,7 +344,7 @@ class _Log:
     """metrics.jsonl and TensorBoard; lines after the step that training continues from are dropped."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         kept = [line for line in lines if 0 <= _step_of(line) <= step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))

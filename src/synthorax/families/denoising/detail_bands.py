@@ -81,7 +81,7 @@ def with_detail(base: DiffusionModel, *, detail: Sequence[float], parts: Sequenc
         if key in theirs and theirs[key].shape == weight.shape:
             weight.copy_(theirs[key])
             continue
-        weight.zero_()
+        weight.zero_()  # of parts that the base lacks, and of detail
         if key == "network.first.weight":
             weight[:, [names.index(name) for name in base.input_names()]] = theirs[key].to(weight)
         elif key.startswith("network.last."):

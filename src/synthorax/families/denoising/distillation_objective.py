@@ -32,6 +32,7 @@ class StudentObjective(Objective[DiffusionModel]):
     """
 
     phases = (Phase(name="distil", updates=("model",)),)
+    held_out_phase = "distil"
 
     def __init__(self, model: DiffusionModel, config: DiffusionObjectiveConfig) -> None:
         super().__init__()
@@ -81,6 +82,11 @@ class StudentObjective(Objective[DiffusionModel]):
         teacher.load_matching(base)
         self.teacher = teacher.requires_grad_(False).eval()
         self.model.load_matching(base)
+
+    @property
+    def told_augmentation(self) -> bool:
+        """As the model says; the teacher is told the same."""
+        return self.model.config.told_augmentation
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
         """Nothing to do: the weights are those of the teacher."""

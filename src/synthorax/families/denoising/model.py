@@ -25,18 +25,20 @@ from synthorax.families.denoising.detail_bands import BANDS, DetailBands, with_d
 from synthorax.families.denoising.distillation import Distilled
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
-from synthorax.nets.layers import Modulation
+from synthorax.nets.layers import Modulation, zeroed
 from synthorax.nets.text import TextConfig, build_text_encoder
 from synthorax.nets.text_statements import TextParser
 from synthorax.nets.transformer import Transformer, TransformerConfig
 from synthorax.nets.unet import UNet, UNetConfig, smallest_multiple
-from synthorax.protocols import ATTRIBUTES, PARTS, Condition, ModelSpec, SampleSettings
+from synthorax.protocols import ATTRIBUTES, AUGMENTATIONS, PARTS, Condition, ModelSpec, SampleSettings
 from synthorax.registry import lookup
 from synthorax.rng import Draws, derive
 
 Change = Callable[[Denoise], Denoise]
 FIRST, LAST = "network.first.", "network.last."
 """how the names of the weights begin of the layers from and to pixels or latents"""
+OPTIONAL = "embeddings.augmentation."
+"""how the names of the weights begin that a base may lack: they are 0 at first, and change nothing"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +109,8 @@ class DiffusionConfig:
     """lowest noise level of sampling; half of an 8-bit intensity level is 0.004"""
     sigma_max: Positive = 80.0
     """highest noise level of sampling"""
+    told_augmentation: bool = False
+    """tell the model how its training images were moved and exposed, which then is done more strongly; nothing at sampling"""
     distilled: Distilled | None = None
     """what is distilled into a student; none for a model that learned from images"""
 
@@ -155,6 +159,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
             self.embeddings["text"] = nn.Linear(c.text_width, width, bias=False)
             if {"labels", "lesions"} & set(c.parts):
                 self.text_parser = TextParser(findings, width=c.text_width)
+        if c.told_augmentation:
+            self.embeddings["augmentation"] = zeroed(nn.Linear(len(AUGMENTATIONS), width, bias=False))
         self.maps = condition_maps(c.parts, spec)
         latent, channels = len(self._latent_names), sum(len(maps.names) for maps in self.maps)
         self.network = _network(c, inputs=latent + channels, maps=channels, outputs=latent * (2 if c.learned_variance else 1),
@@ -194,7 +200,8 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         maps = self._condition_maps(condition, x)
         centre = maps["image"][:, :1] if self.config.centred else x.new_zeros(())
         x = x - centre
-        raw = self.network(torch.cat([s.c_in * x, *maps.values()], dim=1), s.c_noise, embedded, tokens, stated).to(x)
+        where = {} if condition.place is None else {"place": condition.place}
+        raw = self.network(torch.cat([s.c_in * x, *maps.values()], dim=1), s.c_noise, embedded, tokens, stated, **where).to(x)
         fraction = None
         if self.config.learned_variance:
             raw, spread = raw.chunk(2, dim=1)
@@ -265,9 +272,10 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         With bands of detail, `base` may be one without them of half the side (`with_detail`). Raises UsageError where the shapes differ.
         """
         if self.bands is None or not isinstance(base, DiffusionModel) or base.bands is not None:
-            load_matching(self, base, what="a diffusion model")
+            load_matching(self, base, what="a diffusion model", optional=OPTIONAL)
             return
-        load_matching(self, with_detail(base, detail=self.config.detail_sigma_data, parts=self.config.parts), what="a diffusion model")
+        base = with_detail(base, detail=self.config.detail_sigma_data, parts=self.config.parts)
+        load_matching(self, base, what="a diffusion model", optional=OPTIONAL)
         zero_detail(self)
 
     def zero_unvaried_inputs(self, varied: Condition) -> None:
@@ -399,7 +407,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
             if self.text_parser is not None and condition.text is not None:
                 condition = self._with_text_statements(condition, *self.text_parser(tokens, stated))
         embedded = torch.zeros(size, self.config.embedding, device=self._device)
-        for part in ("labels", "attributes", "lesions"):
+        for part in ("labels", "attributes", "lesions", "augmentation"):
             value = getattr(condition, part)
             if part in self.embeddings and value is not None:
                 embedded = embedded + self.embeddings[part](value)

@@ -45,7 +45,9 @@ class DiffusionObjectiveConfig:
     box: Fraction = 0.25
     """probability of showing a lesion's box in place of its mask"""
     crop: WholeNotNegative = 0
-    """side in pixels of the random square of each image that is trained on; 0 is the whole image"""
+    """side in pixels of the random square of each image that is trained on; 0 is the whole image. With model.coordinates the network is
+    told where in the image it lies (Wang et al. 2023, "Patch Diffusion")
+    """
     conditioning_noise: NotNegative = 0.1
     """highest level of the noise in the image of the part image; each image has its own, from 0 on, which the network is conditioned on"""
     image_blur: Fraction = 0.6
@@ -103,15 +105,17 @@ class Crop:
     """in pixels"""
     corners: Tensor | None = None
     """[B, 2]: upper left pixels; None: the whole image"""
+    place: Tensor | None = None
+    """[B, 2, 2] as in `Condition`, for networks that know places"""
 
     def of(self, images: Tensor) -> Tensor:
         """Its part of images or maps, [B, C, H, W] -> [B, C, side, side]."""
         return images if self.corners is None else crop_at(images, self.corners, self.side)
 
     def of_condition(self, condition: Condition) -> Condition:
-        """The condition with its mask and image cropped."""
+        """The condition with its mask and image cropped, and with the place of the crop."""
         return replace(condition, mask=None if condition.mask is None else self.of(condition.mask),
-                       image=None if condition.image is None else self.of(condition.image))
+                       image=None if condition.image is None else self.of(condition.image), place=self.place)
 
 
 class DiffusionObjective(Objective[DiffusionModel]):
@@ -120,6 +124,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
     """
 
     phases = (Phase(name="denoise", updates=("model",)),)
+    held_out_phase = "denoise"
 
     def __init__(self, model: DiffusionModel, config: DiffusionObjectiveConfig) -> None:
         super().__init__()
@@ -131,6 +136,11 @@ class DiffusionObjective(Objective[DiffusionModel]):
                 raise UsageError(f"objective.dropout: unknown part '{part}'; {nearest(part, PARTS)}")
         _check_crop(config.crop, model)
         self.features: Any = perceptual_features(config.lesion.perceptual) if config.lesion.perceptual_weight else None
+
+    @property
+    def told_augmentation(self) -> bool:
+        """As the model says."""
+        return self.model.config.told_augmentation
 
     def prepare(self, images: Tensor) -> None:
         """Measure the scale of the latents."""
@@ -230,18 +240,23 @@ class DiffusionObjective(Objective[DiffusionModel]):
         if not self.config.crop:
             return Crop(side=0)
         model = self.model.config
-        step = math.lcm(model.reduction if "image" in model.parts else 1, model.patch * self.model.compressor.factor)
+        folded = model.patch * self.model.compressor.factor * (1 if self.model.bands is None else 2)
+        step = math.lcm(model.reduction if "image" in model.parts else 1, folded)
         corners = (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
-        return Crop(side=self.config.crop, corners=corners)
+        if not model.coordinates:
+            return Crop(side=self.config.crop, corners=corners)
+        begin = (corners.double() / model.image_size).float()
+        place = torch.stack([begin, torch.full_like(begin, self.config.crop / model.image_size)], dim=2)
+        return Crop(side=self.config.crop, corners=corners, place=place)
 
 
 def _check_crop(crop: int, model: DiffusionModel) -> None:
-    """Refuse crops where a network uses attention, coordinates or places, which crops would change."""
+    """Refuse crops where a network uses attention or lesions' places, which crops would change."""
     if not crop:
         return
     c = model.config
     reasons = {"model.network=unet": c.network != "unet", "model.attention of false alone": any(c.attention),
-               "model.middle_attention=false": c.middle_attention, "model.coordinates=false": c.coordinates,
+               "model.middle_attention=false": c.middle_attention,
                "model.parts without lesions, whose places are those of the whole image": "lesions" in c.parts}
     if wanting := [reason for reason, breached in reasons.items() if breached]:
         raise UsageError(f"objective.crop={crop} needs {', '.join(wanting)}")

@@ -59,7 +59,7 @@ def training_of(facts: Mapping[str, Any], *, hours: float | None = None, machine
     seen = facts.get("data", {})
     entry = {"recipe": facts.get("recipe"), "recipe_sha256": facts.get("recipe_digest"), "data_sha256": facts.get("data_digest"),
              "images": seen.get("images"), "patients": seen.get("patients"), "steps": facts.get("steps"),
-             "images_seen": facts.get("images_seen"), "started_from": facts.get("started_from"),
+             "images_seen": facts.get("images_seen"), "held_out": facts.get("held_out"), "started_from": facts.get("started_from"),
              "compressor_sha256": facts.get("compressor_digest"), "hours": hours, "machine": dict(machine) if machine else None}
     return {key: value for key, value in entry.items() if value is not None}
 
@@ -167,6 +167,9 @@ def _training(entry: Mapping[str, Any]) -> str:
     weights = f"; weights `{entry['weights_sha256'][:16]}`" if "weights_sha256" in entry else ""
     begun = f" Began with compressor `{entry['compressor_sha256'][:16]}`." if "compressor_sha256" in entry else ""
     begun += f" {sentence(entry['started_from'])}" if "started_from" in entry else ""
+    if held_out := entry.get("held_out"):
+        begun += (f" Loss on validation images {held_out['loss']:.4f}; lowest, {held_out['best']:.4f}, after {held_out['best_images']} "
+                  "images.")
     return (f"- `{entry.get('recipe', '?')}`: {entry.get('images', '?')} images of {entry.get('patients', '?')} patients (data "
             f"`{entry.get('data_sha256', '?')[:16]}`, recipe `{entry.get('recipe_sha256', '?')[:16]}`), {entry.get('steps', '?')} steps, "
             f"{entry.get('images_seen', '?')} images seen{took}{average}" + (f", on {machine}" if machine else "") + weights

@@ -27,8 +27,11 @@ from synthorax.types import Stated
 LEARNING_RATES = {"full": 2e-4, "lora": 1e-3, "trunk": 5e-4}
 """Peak learning rate of each way where no recipe says another one: the fewer weights move, the further each may go. Taken from usage
 (Hu et al. 2021; Xie et al. 2023); `bench/studies/few_images.py` measures with them."""
-MAY_DIFFER = ("parts", "dropout", "sigma_min", "sigma_max", "truncation")
+MAY_DIFFER = ("parts", "dropout", "sigma_min", "sigma_max", "truncation", "told_augmentation")
 """Keys of the model that need not be the base's: they change no weight's meaning. Of `parts`, the base must have all."""
+
+MAY_DIFFER_IN_CROPS = ("image_size", "reduction", "sigma_data", "coordinates")
+"""The same of a stage that learns from crops: by how much it enlarges, and how much detail that adds, is soon learned anew"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +128,7 @@ def check_base(recipe: Recipe, base: TrainedModel | None) -> None:
     family: Family = lookup(FAMILIES, spec.family, kind="family")
     built = ordinary(build(family.model_config, spec.config, where=str(base.path), prefix="model"))
     theirs, own = _plain(built), _plain(recipe.model)
-    free = (*MAY_DIFFER, *(("image_size",) if crops or halved else ()), *(("detail_sigma_data",) if halved else ()))
+    free = (*MAY_DIFFER, *(MAY_DIFFER_IN_CROPS if crops else ()), *(("image_size", "detail_sigma_data") if halved else ()))
     differing = [f"model.{key} is {theirs[key]} there and {own[key]} here" for key in own if key not in free and theirs[key] != own[key]]
     differing += [f"it is not conditioned on {part}" for part in own.get("parts", ()) if part not in theirs["parts"] and not halved]
     if differing:

@@ -88,7 +88,7 @@ def train_run(run: Run, recipe: Recipe, prepared: TrainingData, *, engine: Engin
     with progress_line(f"train {recipe.name}") if engine.is_main else contextlib.nullcontext(quiet) as progress:
         outcome = loop.train(objective, images, recipe.train, engine=engine, folder=run.path, budget_seconds=seconds,
                              budget_images=num_images, pause_seconds=pause_seconds, progress=progress, clock=clock,
-                             sample=_sheet_writer(run, images, recipe, engine))
+                             sample=_sheet_writer(run, images, recipe, engine), held_out=_held_out_images(prepared, recipe))
     if engine.is_main:
         adaptation.merge(outcome.model)
         settings = recipe.to_toml()
@@ -96,7 +96,7 @@ def train_run(run: Run, recipe: Recipe, prepared: TrainingData, *, engine: Engin
                  "data_digest": prepared.digest, "data": {"images": len(images), "patients": len(set(images.patients()))},
                  "sources": [origin.to_dict() for origin in prepared.sources], "steps": outcome.steps, "images_seen": outcome.images,
                  "sample": asdict(recipe.sample), "support": _support_of(images).to_dict(), "tool": f"synthorax {__version__}",
-                 **_facts_of_start(beginning, recipe)}
+                 **_facts_of_start(beginning, recipe), **({} if outcome.held_out is None else {"held_out": asdict(outcome.held_out)})}
         spec, hours = as_model(outcome.model).spec, round(outcome.elapsed_seconds / 3600, 5)
         if not outcome.finished:
             save_model(run.so_far, outcome.model, spec=spec, facts=facts | {"hours": hours})
@@ -162,10 +162,21 @@ def _facts_of_start(beginning: Beginning, recipe: Recipe) -> dict[str, Any]:
     return facts
 
 
+def _held_out_images(prepared: TrainingData, recipe: Recipe) -> ImageSet | None:
+    """The validation images, where the loss on them is asked for."""
+    asked = recipe.train.held_out_every and isinstance(prepared, Prepared)
+    return _images_of(cast(Prepared, prepared), recipe, "val") if asked else None
+
+
 def _training_images(prepared: Prepared, recipe: Recipe) -> ImageSet:
-    """The training split at the recipe's size, with masks and lesions where the recipe has a use for them."""
+    """The training split."""
+    return _images_of(prepared, recipe, "train")
+
+
+def _images_of(prepared: Prepared, recipe: Recipe, split: str) -> ImageSet:
+    """A split at the recipe's size, with masks and lesions where the recipe has a use for them."""
     masks = bool({"mask", "lesions", "text"} & set(conditions_of(recipe))) or needs_of(recipe).lesion_masks
-    return without_no_finding(prepared.images("train", size=recipe.model.image_size, masks=masks))
+    return without_no_finding(prepared.images(split, size=recipe.model.image_size, masks=masks))
 
 
 def _sheet_writer(run: Run, images: ImageSet | VolumeSet, recipe: Recipe, engine: Engine) -> loop.Look:
