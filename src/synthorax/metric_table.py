@@ -52,6 +52,8 @@ METRICS: dict[str, Metric] = {
     # fidelity
     "fid": Metric(name="FID", better="lower", source="Heusel et al. 2017, Eq. 6",
                   sees="both sets as one Gaussian each: collapse, noise, other anatomy; biased upwards where images are few"),
+    "fid_64": Metric(name="FID in 64 directions", better="lower", source="Heusel et al. 2017, Eq. 6; Chong and Forsyth 2020",
+                     sees="what FID sees in the directions in which the images differ most, nearly without its bias"),
     "kid": Metric(name="KID", better="lower", source="Bińkowski et al. 2018, Eq. 4, over all pairs",
                   sees="other images than real ones, without a bias from the number of images"),
     "mmd": Metric(name="MMD", better="lower", source="Jayasumana et al. 2024; Gretton et al. 2012, Eq. 3, Gaussian kernel",
@@ -113,6 +115,9 @@ METRICS: dict[str, Metric] = {
                           sees="lesions unlike the most similar real one, in pixels"),
     "lesion_perceptual_distance": Metric(name="Lesion perceptual distance", better="lower", source="distance in the first feature space",
                                          sees="lesions unlike the most similar real one, in features"),
+    "requested_place_auroc": Metric(name="AUROC of the requested places", better="higher",
+                                    source="channelised Hotelling observer (Gallas and Barrett 2003); DeLong et al. 1988",
+                                    sees="small lesions that are missing, or not where they were requested"),
     # controllability
     "requested_finding_auroc": Metric(name="AUROC of the requested finding", better="higher", source="DeLong et al. 1988",
                                       sees="images that do not show the finding that was requested"),

@@ -9,7 +9,17 @@ import torch
 
 from oracles import oracle
 from synthorax.errors import InputError
-from synthorax.evaluation.metrics.distances import fid, fid_from_statistics, fid_score, kid, kid_difference, kid_score
+from synthorax.evaluation.metrics.distances import (
+    fid,
+    fid_64,
+    fid_64_score,
+    fid_extrapolated,
+    fid_from_statistics,
+    fid_score,
+    kid,
+    kid_difference,
+    kid_score,
+)
 
 DISTANCES = pytest.mark.parametrize("distance", [fid, kid])
 SCORES = pytest.mark.parametrize("score", [fid_score, kid_score])
@@ -210,3 +220,32 @@ def test_the_difference_of_two_kids_is_surer_than_either_where_images_are_pairs(
     assert kid_difference(real, farther, made)[0] == pytest.approx(-value)
     with pytest.raises(InputError, match="no pairs"):
         kid_difference(real, made, farther[:-1])
+
+
+def gaussians(num, *, seed, shift=0.0, features=300):
+    """Features with a few strong directions, as those of images have."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(num, features)) + shift * (np.arange(features) == 0)) / np.sqrt(1 + np.arange(features))
+
+
+def test_fid_64_is_fid_where_there_are_no_more_features():
+    first, second = gaussians(100, seed=1, features=20), gaussians(100, seed=2, shift=1, features=20)
+    assert fid_64(first, second) == pytest.approx(fid(first, second), rel=1e-9)
+
+
+def test_fid_64_has_less_of_its_bias_and_the_extrapolation_hardly_any():
+    """Two sets of one kind: the true distance is 0, and that of means one apart in one direction is 1."""
+    same = [(gaussians(200, seed=seed), gaussians(200, seed=seed + 50)) for seed in range(3)]
+    plain, few, none = (np.mean([measure(*pair) for pair in same]) for measure in (fid, fid_64, fid_extrapolated))
+    assert plain > few > 2 * abs(none)
+    apart = np.mean([fid_extrapolated(gaussians(200, seed=seed), gaussians(200, seed=seed + 50, shift=1)) for seed in range(3)])
+    assert apart == pytest.approx(1, abs=0.25)
+
+
+def test_fid_64_states_its_ratio_to_the_floor_and_sees_another_kind():
+    sets = gaussians(120, seed=1), gaussians(120, seed=2)
+    good, bad = (fid_64_score(sets[0], gaussians(120, seed=3, shift=shift), floor_sets=sets, features_name="x", seed=0) for shift in (0, 2))
+    assert good.metric == "fid_64" and "times the floor; extrapolated" in good.note
+    assert good.value < 2 * good.floor < bad.value and good.low <= good.value <= good.high
+    with pytest.raises(InputError, match="too few"):
+        fid_extrapolated(sets[0][:10], sets[1])

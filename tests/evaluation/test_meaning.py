@@ -121,6 +121,7 @@ def results(real, faithful):
 # metric -> the failures that must make it worse than the faithful images
 SEES = {
     "fid": ["collapse to 1", "collapse to 10", "noise", "inverted grey", "wrong side", "dropped subtype", "cropped"],
+    "fid_64": ["collapse to 1", "collapse to 10", "noise", "inverted grey", "wrong side", "dropped subtype", "cropped"],
     "kid": ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"],
     "mmd": ["collapse to 1", "blur", "inverted grey", "wrong side", "dropped subtype", "cropped"],
     "radiomics_distance": ["collapse to 1", "blur", "noise", "inverted grey", "cropped"],

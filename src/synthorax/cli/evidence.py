@@ -33,8 +33,10 @@ def evaluate(
     real: Annotated[Path, typer.Option(help="Prepared folder.")],
     synthetic: Synthetic,
     out: Annotated[Path, typer.Option(help=REPORT_FOLDER)],
-    features: Annotated[list[str] | None, typer.Option(help="Feature space of the metrics: efficientnet-lite0 (by default), chest, "
-                                                            "radiomics, torchxrayvision, or a .pt or .onnx file; repeat for more.")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="Feature space of the metrics: efficientnet-lite0 (looks at 128 px), "
+                                                            "efficientnet-lite0:own (at the images' own size; both by default), "
+                                                            "scattering, chest, radiomics, torchxrayvision, or a .pt or .onnx file; "
+                                                            "repeat for more.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Skip the metrics that need a trained segmenter or corrupted images.")] = False,
     readings: Annotated[Path | None, typer.Option(help="Table of readers' ratings, one row per reading.")] = None,
     rqs: Annotated[Path | None, typer.Option(help="TOML file with the answers to the radiomics quality score.")] = None,
@@ -49,7 +51,7 @@ def evaluate(
     """
     from synthorax.verbs.evidence import evaluate as verb
 
-    finish(verb(real=real, synthetic=synthetic, out=out, features=features or "efficientnet-lite0", quick=quick, readings=readings, rqs=rqs,
+    finish(verb(real=real, synthetic=synthetic, out=out, features=features, quick=quick, readings=readings, rqs=rqs,
                 seed=seed, device=device.value, threads=threads, command=command_line()), json)
 
 

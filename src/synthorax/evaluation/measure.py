@@ -25,7 +25,7 @@ from synthorax.evaluation.metrics.segmentation import FittedSegmenter, fit_segme
 from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 from synthorax.evaluation.report.group_plots import embedding_map
 from synthorax.evaluation.report.record import Dimension, Report
-from synthorax.judges.features import FeatureSpace
+from synthorax.judges.features import FeatureSpace, looks_at
 from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet
 
@@ -76,7 +76,7 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
         dimensions[name] = measure(portion(progress, start, end))
     progress(0.98, "sheets and maps")
     made_by = {name: facts[name] for name in ("model", "model_digest") if name in facts}
-    named = [{"name": space.name, "digest": space.digest} for space in spaces]
+    named: list[dict[str, Any]] = [{"name": space.name, "digest": space.digest} | looks_at(space) for space in spaces]
     if fitted_segmenter.segmenter is not None:
         named.append({"name": fitted_segmenter.segmenter.judge.name, "digest": fitted_segmenter.segmenter.judge.digest})
     sides = {"real": _describe(real.train, real.held_out), "synthetic": _describe(synthetic) | made_by}
@@ -84,9 +84,9 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
     figures: dict[str, bytes | str] = {**sheets(real.train, synthetic), **maps(seen)}
     progress(1.0, "measured")
     return Report(inputs=sides | study,
-                  judges=(*named, *judges, *facts.get("judges", ())),
+                  judges=(*named, *judges, *dimensions["lesion_preservation"].extra.get("observers", ()), *facts.get("judges", ())),
                   dimensions=dimensions, balance=balance_rows(real.train, synthetic),
-                  figures=figures, notes=_notes(real.train, synthetic, facts))
+                  figures=figures, notes=(*_notes(real.train, synthetic, facts), *_sizes(real.train, spaces)))
 
 
 def maps(seen: Sequence[SetFeatures], *, most: int = 400) -> dict[str, str]:
@@ -148,6 +148,15 @@ def _describe(images: ImageSet, *more: ImageSet) -> dict[str, Any]:
         facts["train"], facts["held_out"] = len(images), sum(len(part) for part in more)
     facts["image_size"] = int(images.pixels.shape[1])
     return facts
+
+
+def _sizes(real: ImageSet, spaces: Sequence[FeatureSpace]) -> list[str]:
+    """At which size each feature space looks, where that is not the size of the images."""
+    own = real.pixels.shape[1]
+    told = [(space.name, looks_at(space)["input_px"]) for space in spaces if looks_at(space)]
+    unseen = "; finer detail is not in its numbers."
+    return [f"The feature space {name} looks at these images of {own} px at {size} px{unseen if size < own else '.'}"
+            for name, size in told if size != own]
 
 
 def _notes(real: ImageSet, synthetic: ImageSet, facts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class ForeignFeatures:
 
     def __init__(self, *, name: str, digest: str, contract: InputContract, network: Callable[[Tensor], Tensor]) -> None:
         """`network` takes float32 [B, C, P, P]."""
-        self.name, self._contract, self._network = name, contract, network
+        self.name, self._contract, self._network, self.input_px = name, contract, network, contract.input_px
         self.digest = hashlib.sha256(f"{digest} {contract}".encode()).hexdigest()
         self.num_features = self(np.zeros((1, 32, 32), dtype=np.uint8)).shape[1]
 

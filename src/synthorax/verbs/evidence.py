@@ -31,7 +31,7 @@ from synthorax.evaluation.report.folder import report_folder
 from synthorax.evaluation.report.record import Report
 from synthorax.files import write_atomic, write_json
 from synthorax.folders import claimed, identity_of
-from synthorax.judges.features import load_features
+from synthorax.judges.features import load_features, usual_features
 from synthorax.privacy.audit import AuditConfig, audit_images
 from synthorax.progress import Progress, portion, progress_line, quiet
 from synthorax.steps.loss_attack import loss_attack
@@ -74,16 +74,19 @@ def drift(old: PathLike, new: PathLike, *, out: PathLike | None = None, features
 
 
 def evaluate(*, real: Prepared | PathLike, synthetic: Dataset | PathLike, out: PathLike | None = None,
-             features: str | Sequence[str] = "efficientnet-lite0", quick: bool = False, readings: PathLike | None = None,
+             features: str | Sequence[str] | None = None, quick: bool = False, readings: PathLike | None = None,
              rqs: PathLike | None = None, seed: int = 0, device: Device = "auto", threads: int | None = None,
              command: str = "") -> Report:
     """Measure a synthetic set, by any generator, against real images; writes report.json and report.html if `out` is given.
 
-    `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. `quick` trains no
+    `features` are one or more names or files, see `judges.features.load_features`; groups are measured in the first. None: those of
+    `judges.features.usual_features`. `quick` trains no
     judge and corrupts no image. `readings` is a table of what readers said of the images, see `dimensions.readings.read_readings`,
     `rqs` the answers to the radiomics quality score, see `dimensions.radiomics_quality`. `command` is recorded in the report.
     """
     prepared, made = prepared_of(real), dataset_of(synthetic)
+    if features is None:
+        features = usual_features(common_size(made, prepared), quick=quick)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     if not names:
         raise UsageError("evaluate needs at least one feature space")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from synthorax.errors import InputError
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
-from synthorax.evaluation.metrics.distances import energy_score, fid_score, kid_score, mmd_score
+from synthorax.evaluation.metrics.distances import energy_score, fid_64_score, fid_score, kid_score, mmd_score
 from synthorax.evaluation.metrics.feature_sets import MIN_IMAGES_PER_GROUP, Group, RealImages, SetFeatures
 from synthorax.evaluation.metrics.paired import COLUMN, MIN_PAIRED_IMAGES, paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
@@ -69,13 +69,14 @@ def fidelity(real: RealImages, synthetic: ImageSet, seen: Sequence[SetFeatures],
 
 
 def distances(real: RealImages, seen: SetFeatures, group: Group, *, seed: int) -> tuple[Score, ...]:
-    """FID, KID and MMD of one group in one feature space."""
+    """FID, KID and MMD of one group in one feature space, and of all images FID in 64 directions."""
     held_out, made = seen.held_out[group.held_out], seen.synthetic[group.synthetic]
     floor = (held_out, seen.train[group.train]) if group.floor else None
     patients = real.held_out.patients()[group.held_out]
+    measures = (fid_score, *((fid_64_score,) if group.name == "all" else ()), kid_score, mmd_score)
     return tuple(measure(held_out, made, floor_sets=floor, features_name=seen.space.name, seed=seed, group=group.name,
                          real_patients=patients)
-                 for measure in (fid_score, kid_score, mmd_score))
+                 for measure in measures)
 
 
 def radiomics_distance(held_out: ImageSet, train: ImageSet, synthetic: ImageSet, *, seed: int) -> Score:

@@ -15,6 +15,7 @@ from synthorax.errors import InputError
 from synthorax.evaluation.metrics.anatomy import distribution_score
 from synthorax.evaluation.metrics.feature_sets import RealImages
 from synthorax.evaluation.metrics.lesion_control import contrast, mask_agreement, measure_lesions, share_inside, side_agreement
+from synthorax.evaluation.metrics.lesion_places import MIN_REQUESTED_PLACES, observed_places, requested_places
 from synthorax.evaluation.metrics.same_patient_bands import nearest_distances
 from synthorax.evaluation.metrics.segmentation import SIDE_PX, FittedSegmenter, SegmentationModel, downsample, drawn_masks
 from synthorax.evaluation.metrics.ssim import ssim
@@ -39,7 +40,9 @@ def lesion_preservation(real: RealImages, synthetic: ImageSet, fitted_segmenter:
                         seed: int) -> Dimension:
     """The dimension: agreement with the requested masks by a judge, and the lesions' contrast and looks against real lesions."""
     classes = requested_classes(synthetic)
-    if not classes:
+    placed = [name for name in dict.fromkeys((*classes, *synthetic.findings)) if not is_organ(name)
+              and len(requested_places(synthetic, name).image) >= MIN_REQUESTED_PLACES]
+    if not classes and not placed:
         return Dimension("skipped", reason=f"fewer than {MIN_REQUESTED_MASKS} of these images were requested with a mask, so there is "
                                            "no lesion region to compare")
     scores: list[Score] = []
@@ -55,9 +58,17 @@ def lesion_preservation(real: RealImages, synthetic: ImageSet, fitted_segmenter:
                 scores += lesion_looks(real, synthetic, name, space=space, seed=seed)
             except InputError as error:
                 missing[f"{name}: looks"] = str(error)
+    observers = []
+    for name in placed:
+        try:
+            score, observer = observed_places(real, synthetic, name)
+            scores.append(score)
+            observers.append({"name": observer.name, "digest": observer.digest})
+        except InputError as error:
+            missing[f"{name}: places"] = str(error)
     if not scores:
         return Dimension("skipped", reason="; ".join(f"{name}: {reason}" for name, reason in missing.items()))
-    extra: dict[str, Any] = {"not_measured": missing} if missing else {}
+    extra: dict[str, Any] = ({"not_measured": missing} if missing else {}) | ({"observers": observers} if observers else {})
     return Dimension("measured", scores=tuple(scores), extra=extra)
 
 
