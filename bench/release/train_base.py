@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lesion_images import with_lesions
 from stages import GUIDE_AT, GUIDE_LENGTH, PACKED_SAMPLE, STAGES, Stage, seconds_of
 
 import synthorax as sx
@@ -29,7 +30,7 @@ from synthorax.cli.training import PAUSED
 from synthorax.data.prepared import Prepared
 from synthorax.data.sources import merge_datasets
 from synthorax.engine import started
-from synthorax.errors import SynthoraxError
+from synthorax.errors import SynthoraxError, UsageError
 from synthorax.evaluation.metrics.distances import fid_score, kid_score
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.files import write_atomic, write_json
@@ -68,9 +69,10 @@ def main(arguments: Sequence[str] | None = None, *, stages: Sequence[Stage] = ST
     try:
         prepared = prepare(options)
         done: list[tuple[Stage, Run]] = []
+        stages = from_stage(stages, options)
         begun_from = {stage.base for stage in stages} - {""}
         for stage in stages:
-            run = trained(stage, done, prepared, options, clock, tune=stage.name not in begun_from)
+            run = trained(stage, done, images_of(stage, prepared, options), options, clock, tune=stage.name not in begun_from)
             if run is None:
                 print("train_base.py: saved; the same command goes on", file=sys.stderr)
                 return PAUSED
@@ -97,6 +99,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--curve-minutes", type=float, default=30.0, help="training between two points of the curve")
     parser.add_argument("--curve-images", type=int, default=200)
     parser.add_argument("--images", type=int, default=1000, help="synthetic images of the final evaluation")
+    parser.add_argument("--start", help="a trained model from which the stage --from starts")
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="the first stage to train, in place of all before it")
     parser.add_argument("--name", default="cxr-256", help="of the model that ships")
     parser.add_argument("--size", type=int, default=SIZE_PX, help="at which images are prepared; smaller stages use means over blocks")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the trainings")
@@ -104,6 +108,28 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int)
     return parser.parse_args(arguments)
+
+
+def from_stage(stages: Sequence[Stage], options: argparse.Namespace) -> Sequence[Stage]:
+    """The stages from --from on; UsageError for one that there is not, and for a start without it."""
+    names = [stage.name for stage in stages]
+    if (options.from_stage is None) != (options.start is None):
+        raise UsageError("--start MODEL and --from STAGE go together: the model stands for the stages before that one")
+    if options.from_stage is None:
+        return stages
+    if options.from_stage not in names:
+        raise UsageError(f"--from {options.from_stage}: no such stage; choose from {', '.join(names)}")
+    return stages[names.index(options.from_stage):]
+
+
+def images_of(stage: Stage, prepared: Prepared, options: argparse.Namespace) -> Prepared:
+    """What a stage learns from: the real images, or these and those with inserted lesions; validation and test images are the same."""
+    if not stage.lesions:
+        return prepared
+    joined, left_out = with_lesions(prepared, options.out / "lesions", seed=options.seed, threads=options.threads)
+    for finding, reason in left_out.items():
+        print(f"train_base.py: no images with an inserted {finding}: {reason}", file=sys.stderr)
+    return joined
 
 
 Done = Sequence[tuple[Stage, Run]]
@@ -160,7 +186,7 @@ def teacher_of(stage: Stage, earlier: Done, options: argparse.Namespace) -> Path
     """What a stage starts from: the run of another one, or that packed with a guide, which is a third one as it was long before."""
     runs = {other.name: run for other, run in earlier}
     if not stage.guide:
-        return runs[stage.base].path if stage.base else None
+        return (runs[stage.base].path if stage.base in runs else options.start) if stage.base else None
     packed = Run(path=options.out / f"{stage.name}-teacher")
     if packed.finished:
         return packed.path
