@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, che
 from synthorax.editing.insertion.nodules import rim_px
 from synthorax.editing.insertion.seams import seam_ratio
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.protocols import Condition, Model, ModelSpec, SampleSettings, encode_attributes
+from synthorax.protocols import COARSE, EXACT, Condition, Model, ModelSpec, SampleSettings, encode_attributes
 from synthorax.rng import derive
 from synthorax.types import Lesion, Study
 
@@ -53,7 +53,7 @@ class MaskedSampler(Protocol):
 class DiffusionOptions:
     """How the inside of the region is sampled."""
 
-    level: NotNegative = 1.0
+    level: NotNegative = 0.5
     """noise level from which the host with the template is sampled again; 0, or no template: from pure noise"""
     steps: AtLeastOne = 24
     """noise levels visited by the first stage"""
@@ -61,6 +61,8 @@ class DiffusionOptions:
     """classifier-free guidance weight of the first stage"""
     margin: NotNegative = 0.01
     """width of the rim beyond the region in which the change fades out, in parts of the image's longer side"""
+    outline: Literal["none", "box", "exact"] = "none"
+    """what to tell a model with masks of the region: nothing, its box, or its outline; only what it learned, else it makes textures"""
     severity: Positive | None = None
     """severity to ask for, from 0 to 1, of models that are conditioned on it"""
 
@@ -83,7 +85,8 @@ def insert_by_diffusion(host: Pixels, *, finding: str, region: NDArray[Any], mod
         frame = Frame.of(host, size=stage.spec.image_size)
         known = torch.from_numpy(frame.model_image(host))[None, None]
         soft = torch.from_numpy(np.clip(frame.shrunk(weight), 0, 1))[None, None]
-        asked = request(stage.spec, finding, frame.shrunk(inside), study=study, severity=options.severity, image=image)
+        asked = request(stage.spec, finding, frame.shrunk(inside), study=study, severity=options.severity, outline=options.outline,
+                        image=image)
 
         def held(denoise: Denoise, soft: Tensor = soft, known: Tensor = known) -> Denoise:
             return lambda x, sigma: soft.to(x) * denoise(x, sigma) + (1 - soft.to(x)) * known.to(x)
@@ -132,10 +135,10 @@ def rim_weight(region: NDArray[np.bool_], *, rim: int) -> NDArray[np.float64]:
 
 
 def request(spec: ModelSpec, finding: str, region: NDArray[np.float32], *, study: Study | None = None, severity: float | None = None,
-            image: Tensor | None = None) -> Condition:
-    """What is asked of one stage: the finding present, its place and outline, and who the host is; the rest is not stated.
+            outline: str = "none", image: Tensor | None = None) -> Condition:
+    """What is asked of one stage: the finding present, its place, and who the host is; the rest is not stated.
 
-    `region` is [S, S] in [0, 1], `image` what the stage before made, [1, 1, s, s].
+    `region` is [S, S] in [0, 1], `outline` what is said of it as a mask, `image` what the stage before made, [1, 1, s, s].
     """
     if finding not in spec.findings:
         raise InputError(f"the model does not know '{finding}'", remedy=nearest(finding, spec.findings))
@@ -149,9 +152,20 @@ def request(spec: ModelSpec, finding: str, region: NDArray[np.float32], *, study
     left = {"left": 1.0, "right": 0.0}.get(lesion.side, math.nan)
     lesions[0, column] = torch.tensor([left, lesion.size, math.nan if severity is None else severity, lesion.x, lesion.y])
     mask = None
-    if finding in spec.masks:
+    if finding in spec.masks and outline != "none":
         mask = torch.full((1, len(spec.masks), *region.shape), math.nan)
-        mask[0, spec.masks.index(finding)] = torch.from_numpy(covered)
+        rows, columns = ((covered > 0.5).any(axis=axis) for axis in (1, 0))
+        values = EXACT * covered if outline == "exact" else COARSE * np.outer(_span(rows), _span(columns))
+        mask[0, spec.masks.index(finding)] = torch.from_numpy(np.asarray(values, dtype=np.float32))
     parts = spec.conditions
     return Condition(labels=labels, attributes=attributes, lesions=lesions if "lesions" in parts else None,
                      mask=mask if "mask" in parts else None, image=image)
+
+
+def _span(line: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """1 from the first to the last true value of a line, 0 elsewhere."""
+    at = np.nonzero(line)[0]
+    span = np.zeros(len(line), np.float32)
+    if len(at):
+        span[at[0]:at[-1] + 1] = 1
+    return span
