@@ -53,7 +53,7 @@ class MaskedSampler(Protocol):
 class DiffusionOptions:
     """How the inside of the region is sampled."""
 
-    level: NotNegative = 0.5
+    level: NotNegative = 0.3
     """noise level from which the host with the template is sampled again; 0, or no template: from pure noise"""
     steps: AtLeastOne = 24
     """noise levels visited by the first stage"""
