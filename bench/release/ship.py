@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--report", type=Path, help="report.json of its evaluation")
+    parser.add_argument("--study", default="", help="page of the documents that measures a model which no report is about")
     parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="runs that it started from, the first one first")
     parser.add_argument("--limit", action="append", default=[], help="a further sentence for the card's limits; repeat for more")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="float16")
@@ -33,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         model = ship(Run(path=options.run), name=options.name, folder=options.into, precision=options.precision, report=options.report,
-                     earlier=[Run(path=path) for path in options.earlier], limits=options.limit)
+                     earlier=[Run(path=path) for path in options.earlier], limits=options.limit, study=options.study)
     except SynthoraxError as error:
         print(f"ship.py: {error}", file=sys.stderr)
         return error.exit_code

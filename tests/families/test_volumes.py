@@ -22,6 +22,7 @@ from synthorax.protocols import Condition, as_model
 from synthorax.run import Run
 from synthorax.steps.generate import generate_images
 from synthorax.steps.models.recipe import load_recipe
+from synthorax.steps.models.ship import ship
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.nodules import lesion_of
 from synthorax.steps.planning.plan import simple_plan
@@ -110,6 +111,14 @@ def test_the_same_command_goes_on_and_a_base_lends_its_weights(run: Run, tmp_pat
                      overrides=[*SMALL, "train.steps=1", "train.learning_rate=0.0", "train.ema_halflife_images=0"])
     own, base = sx.load_model(tuned), sx.load_model(run)
     assert torch.equal(own.sample(None, [3], FAST), base.sample(None, [3], FAST))
+
+
+def test_a_model_of_volumes_ships_with_the_page_that_measures_it(run: Run, tmp_path: Path) -> None:
+    shipped = ship(run, name="tiny-nodules", folder=tmp_path / "zoo", study="docs/studies/nodules.md")
+    card = (tmp_path / "zoo" / shipped.card).read_text()
+    assert "in the study `docs/studies/nodules.md`" in card and "CC0" in card
+    own, half = sx.load_model(run), sx.load_model(shipped.weights)
+    torch.testing.assert_close(half.sample(None, [3], FAST), own.sample(None, [3], FAST), atol=0.02, rtol=0)
 
 
 def test_images_and_lesions_are_not_mixed_up(run: Run, tmp_path: Path) -> None:

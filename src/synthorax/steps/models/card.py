@@ -94,7 +94,7 @@ def write_card(head: Mapping[str, Any]) -> str:
         "## Data", _data_table(head["data"]),
         _table(("finding", "training images that show it"), [(finding, str(count)) for finding, count in head["training_images"].items()]),
         "## Training", "\n".join(_training(entry) for entry in head["training"]),
-        "## Measured", _metrics(head.get("metrics", ()), head.get("report", {})),
+        "## Measured", _metrics(head.get("metrics", ()), head.get("report", {}), study=head.get("study", "")),
         f"Made with {head['tool']}.",
     ]
     text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
@@ -176,7 +176,9 @@ def _training(entry: Mapping[str, Any]) -> str:
             + (f".{begun}" if begun else ""))
 
 
-def _metrics(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
+def _metrics(metrics: Sequence[Mapping[str, Any]], report: Mapping[str, Any], *, study: str = "") -> str:
+    if not metrics and study:
+        return f"What was measured, and how, is in the study `{study}`."
     if not metrics:
         return "Nothing yet: fidelity, diversity, privacy and benefit are unknown. Run `synthorax evaluate` before you use its images."
     rows = []

@@ -48,11 +48,12 @@ class Distance:
 
 
 def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "float16", report: Path | None = None,
-         earlier: Sequence[Run] = (), limits: Sequence[str] = (), images: int = CHECKED_IMAGES) -> Shipped:
+         earlier: Sequence[Run] = (), limits: Sequence[str] = (), study: str = "", images: int = CHECKED_IMAGES) -> Shipped:
     """Write a finished run into the zoo in `folder` under `name`, in place of an earlier model of that name.
 
     `report` is the report.json of its evaluation, whose numbers go onto the card; `earlier` are the runs that it started from or was
-    packed from, whose training and data are named as well; `limits` are further sentences for the card. Raises InputError for a run
+    packed from, whose training and data are named as well; `limits` are further sentences for the card, and `study` is the page of the
+    documents that measures it, for models that no report is about. Raises InputError for a run
     that is not finished, a report on another model, data without terms, images that half precision moves too far, and too many bytes.
     """
     if not name or not all(part.isascii() and part.isalnum() for part in name.split("-")):
@@ -61,6 +62,8 @@ def ship(run: Run, *, name: str, folder: Path = FOLDER, precision: Precision = "
     head = _head(run, trained, name=name, earlier=earlier, limits=limits)
     if report is not None:
         head |= _measurements(report, digest=trained.digest)
+    if study:
+        head["study"] = study
     out = folder / f"{name}.safetensors"
     trial = folder / f".trial-{name}" / WEIGHTS_NAME
     try:
