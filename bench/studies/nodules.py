@@ -20,48 +20,46 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr, wasserstein_distance
 
 from synthorax.data.lesion_grid import BOX_DIAMETERS
-from synthorax.data.lesion_shape import diameter_of, main_body, measure
+from synthorax.data.lesion_shape import measure
 from synthorax.data.lesion_units import diameter_unit, from_unit_volume, margin_of
 from synthorax.data.prepared_volumes import PreparedVolumes, measures_in
 from synthorax.evaluation.report.contact_sheets import contact_sheet, save_png
 from synthorax.files import write_json
-from synthorax.protocols import Condition
+from synthorax.protocols import Condition, SampleSettings
 from synthorax.rng import derive
 from synthorax.steps.models.trained_model import TrainedModel, open_model
+from synthorax.steps.nodules import lesion_of
 from synthorax.training.volume_feed import SYMMETRIES
 
 Volumes = NDArray[np.float32]
 CLASSES_MM = ((0, 6), (6, 12), (12, 20), (20, 30), (30, 99))
 MEASURES = ("volume_mm3", "sphericity", "roughness", "mean_water", "peak_water", "solid_share", "projected_mm")
 RESAMPLES = 1000
-REQUESTS = 96
 LUNG_HU = -850.0
 
 
 def measures_of(volume: Volumes, *, diameter_mm: float, lung_hu: float) -> dict[str, float]:
     """What is measured of a volume [2, S, S, S]: its main body scaled to this diameter, and its peak seen from three sides."""
-    distance, water = from_unit_volume(volume)
-    body = main_body(distance > 0)
-    distance = np.where(body, np.maximum(distance, 1e-3), np.minimum(distance, -1e-3))
-    own = diameter_of(float(body.sum()))
-    spacing = diameter_mm / own
-    found = measure(distance, water, spacing_mm=spacing, lung_hu=lung_hu)
-    inside = np.where(distance > -2.5 / spacing, water, 0.0)
-    peaks = [float(inside.sum(axis).max()) * spacing for axis in range(3)]
+    distance, lesion = from_unit_volume(volume)[0], lesion_of(volume, diameter_mm=diameter_mm)
+    whole = float((distance > 0).sum())
+    distance = np.where(lesion.mask, np.maximum(distance, 1e-3), np.minimum(distance, -1e-3))
+    found = measure(distance, lesion.water, spacing_mm=lesion.spacing_mm, lung_hu=lung_hu)
+    peaks = [float(lesion.water.sum(axis).max()) * lesion.spacing_mm for axis in range(3)]
     values = {name: float(getattr(found, name)) for name in MEASURES if name != "projected_mm"}
     return values | {"projected_mm": float(np.mean(peaks)), "diameter_mm": diameter_mm,
-                     "size_in_grid": own * BOX_DIAMETERS / volume.shape[-1],  # 1 where the model drew it as large as its box says
-                     "parts_dropped": 1 - float(body.sum()) / max(1.0, float((from_unit_volume(volume)[0] > 0).sum()))}
+                     # 1 where the model drew it as large as its box says
+                     "size_in_grid": diameter_mm / lesion.spacing_mm * BOX_DIAMETERS / volume.shape[-1],
+                     "parts_dropped": 1 - float(lesion.mask.sum()) / whole}
 
 
-def draw(model: TrainedModel, measurements: NDArray[np.float32], *, purpose: str, batch: int = 16) -> Volumes:
+def draw(model: TrainedModel, measurements: NDArray[np.float32], *, purpose: str, settings: SampleSettings, batch: int = 16) -> Volumes:
     """One volume a row of measurements, [N, 2, S, S, S]."""
     made = []
     for start in range(0, len(measurements), batch):
         rows = torch.from_numpy(measurements[start:start + batch])
         condition = replace(Condition.unstated(len(rows), num_labels=len(model.spec.findings)), measurements=rows)
         seeds = [derive(0, purpose, start + number) for number in range(len(rows))]
-        made.append(model.network.sample(condition, seeds, model.settings).numpy())
+        made.append(model.network.sample(condition, seeds, settings).numpy())
     return np.concatenate(made)
 
 
@@ -106,13 +104,13 @@ def nearest(volumes: Volumes, train: Volumes) -> NDArray[np.float64]:
     return np.sqrt(np.maximum(best, 0) / library.shape[1])
 
 
-def requests_met(model: TrainedModel) -> tuple[list[dict[str, object]], Volumes, NDArray[np.float32]]:
+def requests_met(model: TrainedModel, *, num: int, settings: SampleSettings) -> list[dict[str, object]]:
     """Requests drawn independently of one another, and how they rank with what is measured."""
     rng = np.random.default_rng(1)
-    diameters = np.exp(rng.uniform(np.log(6), np.log(30), REQUESTS))
-    margins, shares = rng.uniform(0.1, 0.6, REQUESTS), rng.uniform(0, 0.8, REQUESTS)
+    diameters = np.exp(rng.uniform(np.log(6), np.log(30), num))
+    margins, shares = rng.uniform(0.1, 0.6, num), rng.uniform(0, 0.8, num)
     asked = np.stack([[diameter_unit(value) for value in diameters], margins, shares], axis=1)
-    volumes = draw(model, asked.astype(np.float32), purpose="requests")
+    volumes = draw(model, asked.astype(np.float32), purpose="requests", settings=settings)
     got = [measures_of(volume, diameter_mm=float(diameter), lung_hu=LUNG_HU) for volume, diameter in zip(volumes, diameters, strict=True)]
     answers = {"margin": [margin_of(one["sphericity"]) for one in got], "solidity": [one["solid_share"] for one in got]}
     table: list[dict[str, object]] = [{"asked": "diameter", "spearman": 1.0, "mean_error": 0.0, "note": "met by the size of a voxel"}]
@@ -120,7 +118,7 @@ def requests_met(model: TrainedModel) -> tuple[list[dict[str, object]], Volumes,
         value = spearmanr(asked[:, column], answers[name])
         table.append({"asked": name, "spearman": float(value.statistic), "p": float(value.pvalue),
                       "mean_error": float(np.abs(asked[:, column] - answers[name]).mean())})
-    return table, volumes, asked.astype(np.float32)
+    return table
 
 
 def _small(volumes: Volumes) -> Volumes:
@@ -141,7 +139,7 @@ def sheets(real: Volumes, made: Volumes, diameters: NDArray[np.float64], out: Pa
 
     tiles = []
     for volumes in (real, made):
-        water = np.stack([from_unit_volume(volumes[row])[1] for row in rows])
+        water = np.stack([lesion_of(volumes[row], diameter_mm=float(diameters[row])).water for row in rows]).astype(np.float64)
         tiles.append(grey(water[:, water.shape[1] // 2], 1.2))
         spacing = BOX_DIAMETERS * diameters[rows] / water.shape[1]
         sums = water.sum(1) * spacing[:, None, None]
@@ -158,14 +156,17 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="of the sampler; by default the model's")
+    parser.add_argument("--requests", type=int, default=96, help="requests drawn independently of one another")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     prepared, model = PreparedVolumes.load(options.prepared), open_model(options.model)
+    settings = model.settings if options.steps is None else replace(model.settings, steps=options.steps)
     test, train = prepared.volumes("test"), prepared.volumes("train")
     rows = [row for row in prepared.rows if row["split"] == "test"]
     diameters = np.array([measures_in(row).diameter_mm for row in rows])
     real = test.volumes.astype(np.float32)
-    made = draw(model, test.measurements, purpose="held-out")
+    made = draw(model, test.measurements, purpose="held-out", settings=settings)
     both = []
     for volumes in (real, made):
         found = [measures_of(volume, diameter_mm=float(size), lung_hu=float(row["lung_hu"]))
@@ -178,7 +179,7 @@ def main() -> None:
                for low, high in CLASSES_MM if ((diameters >= low) & (diameters < high)).sum()]
     copies = {"real": nearest(real, train.volumes), "made": nearest(made, train.volumes)}
     near = float(np.quantile(copies["real"], 0.05))
-    requests, _, _ = requests_met(model)
+    requests = requests_met(model, num=options.requests, settings=settings)
     record = {"model_digest": model.digest, "data_digest": prepared.digest, "n": len(rows), "scans": len(set(test.scans)),
               "measures": table, "projected": classes, "requests": requests,
               "copies": {"real": _spread(copies["real"]), "made": _spread(copies["made"]),
