@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
+from synthorax.data.derived import marked_by_file
 from synthorax.data.prepared import Prepared
 from synthorax.data.prepared_volumes import PreparedVolumes
 from synthorax.errors import InputError, UsageError
@@ -23,7 +24,7 @@ def dataset_of(value: Dataset | PathLike) -> Dataset:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise InputError("holds neither metadata.csv nor images", file=folder, remedy="give a dataset folder or a folder of PNG files")
-    studies = tuple(Study(file_name=path.relative_to(folder).as_posix(), origin="synthetic") for path in files)
+    studies = tuple(marked_by_file(Study(file_name=path.relative_to(folder).as_posix(), origin="synthetic"), path) for path in files)
     return Dataset(path=folder, name=folder.name, studies=studies, findings=(), facts={"synthetic": True})
 
 
