@@ -27,7 +27,7 @@ from thorax import thorax
 from trainings import SMALL_DIFFUSION
 
 JUDGE = ClassifierConfig(updates=2, batch_size=8, width=4, input_size=32, autocast=False)
-BENEFIT = BenefitConfig(seeds=3, classifier=JUDGE, resamples=50, probe=False, sweep=(), pretraining=False, synthetic_only=False,
+BENEFIT = BenefitConfig(seeds=3, classifier=JUDGE, resamples=100, probe=False, sweep=(), pretraining=False, synthetic_only=False,
                         class_weighted=False)
 WORK = Work(steps=2, learning_rate=1e-3, augment=False, judge=JUDGE, benefit=BENEFIT)
 
