@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,6 +245,20 @@ def held_out():
 @pytest.fixture(scope="module")
 def innocent(followed, held_out):
     return audit(followed[0], held_out, images_of(range(1000, 1040)), planted=12)
+
+
+def test_images_derived_from_patients_are_counted_apart_and_shut_the_gate(followed, held_out, innocent):
+    hosts = followed[0].take(range(6))
+    derived = replace(hosts, studies=tuple(replace(study, origin="synthetic", extra={"derived_from_patient": "yes"})
+                                           for study in hosts.studies))
+    made = images_of(range(1000, 1040))
+    found = audit(followed[0], held_out, ImageSet.join([made, derived]), planted=1)
+    assert found.dimension.scores[0] == innocent.dimension.scores[0], "they are near-duplicates by construction, and not measured"
+    assert found.dimension.extra["derived_from_patients"] == 6 and "derived_from_patients" not in innocent.dimension.extra
+    assert not innocent.refusals and len(found.refusals) == 1 and "6 images are derived from patients' images" in found.refusals[0]
+    assert len(found.cards) == len(made)
+    with pytest.raises(InputError, match="all 6 images are derived from patients' images"):
+        audit(followed[0], held_out, derived)
 
 
 def score(found, metric, **which):
