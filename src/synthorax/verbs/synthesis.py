@@ -107,10 +107,10 @@ def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike,
     for key, fault in config.faults():
         raise UsageError(f"{key}: {fault}")
     source = hosts if isinstance(hosts, Dataset | Prepared) else Path(hosts)
-    maker = lesion_maker(finding, config, model=from_)
-    found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
+    finder = LungFinder(lungs)
     with started(device=device, threads=threads, seed=seed), progress_line("insert") as progress:
-        finder = LungFinder(lungs)
+        maker = lesion_maker(finding, config, model=from_, find_lungs=finder)
+        found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
         return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder, lungs_digest=finder.digest, progress=progress)
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,10 @@ from synthorax.rng import derive
 from synthorax.steps.insertion.acceptance import check_place, refusal
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
-from synthorax.steps.insertion.lesions import LesionMaker, identity
+from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
 from synthorax.types import Lesion, Stated, Study
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-FindLungs = Callable[[Pixels], LungMasks]
-"""lungs and hearts of images [N, H, W]"""
 KEPT_COLUMNS = ("spacing_mm", "modality", "licence")
 """of the host's own columns; others may name the patient"""
 DROPPED_NAME = "dropped.csv"
@@ -251,7 +249,7 @@ def _inputs(hosts: Hosts, chosen: Sequence[Host], maker: LesionMaker, *, seed: i
     """All that the images depend on, for the claim of their folder; no path and no name of a host."""
     files = [(file_stamp(host.path), repr(host.study)) for host in chosen]
     return {**identity(maker), "settings": _settings(maker.config), "seed": seed, "hosts": _digest(files),
-            "mask": maker.config.mask and sha256(Path(maker.config.mask)), "layouts": maker.config.layouts and str(maker.config.layouts),
+            "mask": maker.config.mask and sha256(Path(maker.config.mask)),
             "lungs": lungs_digest}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,22 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from synthorax.capabilities import LayoutMaker
+from synthorax.data.dataset import TABLE_NAME
+from synthorax.data.layout_bank import LayoutBank, read_bank, unknown_finding
+from synthorax.data.layouts import Box
+from synthorax.data.prepared import FACTS_NAME as PREPARED_FACTS
 from synthorax.data.vocabulary import canonical
+from synthorax.editing.insertion.insert import TemplateOptions, insert_template
 from synthorax.editing.insertion.insertion import Insertion
 from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
+from synthorax.editing.insertion.templates import TEMPLATES
+from synthorax.editing.layouts import draw_placed, size_in_lung
 from synthorax.errors import InputError, UsageError, nearest
+from synthorax.folders import stamps
 from synthorax.judges.lungs import LungMasks
 from synthorax.physics.grey_curve import estimate_spacing_mm
 from synthorax.physics.volumes import LesionVolume
 from synthorax.rng import derive
 from synthorax.steps.insertion.config import InsertConfig
+from synthorax.steps.models.recipe import makes_volumes
 from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
+from synthorax.steps.nodules import sample_nodules
+from synthorax.zoo import shipped
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 DIAMETERS_MM = {"Nodule": (10.0, 30.0), "Mass": (30.0, 60.0)}
 """range from which the diameter is drawn, evenly on a scale of ratios; 30 mm is where a nodule becomes a mass (Bankier et al. 2024)"""
-LARGEST_MM = 60.0
-"""that the model of lesions makes; larger ones are enlarged"""
+MODEL_MM = (3.0, 60.0)
+"""diameters that the model of lesions knows"""
+USUAL, USUAL_OUTLINES, TEMPLATE = "nodule-3d", "layout", "template"
+"""shipped models of lesions and of outlines, and the name of lesions by a formula"""
+FindLungs = Callable[[Pixels], LungMasks]
+"""lungs and hearts of images [N, H, W]"""
 SOFT_TISSUE = 0.8
 """mm of water per mm of path that a solid lesion has more than the lung"""
 VOXELS = 32
@@ -40,12 +58,27 @@ class LesionMaker:
     finding: str
     config: InsertConfig
     model: TrainedModel | None = None
-    """of volumes; None for the template of a formula"""
+    """of volumes, for nodules and masses; None for the template of a formula"""
+    outlines: LayoutMaker | LayoutBank | None = None
+    """of the other findings; None where a mask is given"""
     facts: Mapping[str, str] = field(default_factory=dict)
     """of the row: model and model_digest"""
 
     def insert(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
         """The host with one lesion; `lungs` are of this host alone. InputError where it cannot be."""
+        if self.finding in DIAMETERS_MM:
+            return self._nodule(host, lungs, spacing_mm=spacing_mm, mask=mask, seed=seed)
+        region = mask if mask is not None else self._outline(lungs, seed=derive(seed, "outline"))
+        options = TemplateOptions(severity=0.5 if math.isnan(self.config.severity) else self.config.severity, spacing_mm=spacing_mm)
+        return insert_template(host, finding=self.finding, region=region, lungs=lungs.both[0] & ~lungs.heart[0], seed=seed, options=options)
+
+    def _outline(self, lungs: LungMasks, *, seed: int) -> NDArray[np.bool_]:
+        assert self.outlines is not None
+        config, side = self.config, self.config.side
+        size = math.nan if math.isnan(config.size) else size_in_lung(config.size, finding=self.finding, side=side or "right", lungs=lungs)
+        return draw_placed(self.outlines, self.finding, lungs, side=side, size=size, seed=seed)[1]
+
+    def _nodule(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
         both = lungs.both[0]
         spacing = spacing_mm or estimate_spacing_mm(both)[0]
         rng = np.random.default_rng(derive(seed, "lesion"))
@@ -82,21 +115,66 @@ class LesionMaker:
         return (columns[at] + 0.5) / own.shape[1], (rows[at] + 0.5) / own.shape[0]
 
     def _volume(self, diameter_mm: float, *, seed: int) -> LesionVolume:
-        return template_volume(diameter_mm, seed=seed)
+        if self.model is None:
+            return template_volume(diameter_mm, seed=seed)
+        asked = float(np.clip(diameter_mm, *MODEL_MM))  # beyond that, the nearest is enlarged or shrunk
+        return sample_nodules(self.model, diameters_mm=[asked], seeds=[seed])[0]
 
 
-def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None) -> LesionMaker:
-    """The maker of a finding; `model` is a run or shipped model of lesions, or `template`, by default the shipped one.
+def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None, find_lungs: FindLungs | None = None) -> LesionMaker:
+    """The maker of a finding; `model` is a run or shipped model of lesions, or `template`; by default the one that ships, if it does.
 
-    Raises UsageError for a finding that nothing inserts, naming those that can be, and for a model that makes no lesions.
+    Outlines of findings other than nodule and mass come from `config.layouts` or the shipped model, unless a mask is given. Raises
+    UsageError for a finding that nothing inserts, naming those that can be, for a model that makes no lesions, and where outlines are
+    missing.
     """
-    name = canonical(finding)
-    if name not in DIAMETERS_MM:
-        raise UsageError(f"no model inserts '{name}'; {nearest(name, DIAMETERS_MM)}. Known: {', '.join(DIAMETERS_MM)}")
-    if model is None or str(model) == "template":
-        return LesionMaker(finding=name, config=config, facts={"model": "template"})
-    opened = open_model(model)
+    name, known = canonical(finding), sorted({*DIAMETERS_MM, *TEMPLATES})
+    if name not in known:
+        raise UsageError(f"no model inserts '{name}'; {nearest(name, known)}. Known: {', '.join(known)}")
+    if name in DIAMETERS_MM:
+        return _nodule_maker(name, config, model)
+    if not math.isnan(config.diameter_mm):
+        raise UsageError(f"a diameter is of a nodule or mass; ask for {name} by --size")
+    if model is not None and str(model) != TEMPLATE:
+        raise UsageError(f"--from {model}: {name} is inserted by its template; leave it out, and name a model of outlines by --layouts")
+    if config.mask is not None:
+        return LesionMaker(finding=name, config=config, facts={"model": TEMPLATE})
+    outlines, digest = _outlines(config, find_lungs)
+    known_here = outlines.findings if isinstance(outlines, LayoutBank) else outlines.spec.findings
+    if name not in known_here:
+        raise unknown_finding(name, among=known_here, what="the source of outlines")
+    return LesionMaker(finding=name, config=config, outlines=outlines, facts={"model": TEMPLATE, "model_digest": digest})
+
+
+def _nodule_maker(name: str, config: InsertConfig, model: ModelLike | None) -> LesionMaker:
+    if config.layouts is not None:
+        raise UsageError(f"{name} is made of volumes; leave out --layouts")
+    chosen = model if model is not None else USUAL if USUAL in shipped() else TEMPLATE
+    if str(chosen) == TEMPLATE:
+        return LesionMaker(finding=name, config=config, facts={"model": TEMPLATE})
+    opened = open_model(chosen)
+    if not makes_volumes(opened.spec):
+        raise UsageError(f"{opened} makes no lesions in three dimensions; take one of the recipe nodule-3d, or {TEMPLATE}")
     return LesionMaker(finding=name, config=config, model=opened, facts={"model": opened.name, "model_digest": opened.digest})
+
+
+def _outlines(config: InsertConfig, find_lungs: FindLungs | None) -> tuple[LayoutMaker | LayoutBank, str]:
+    """The source of outlines, and what identifies it."""
+    given = config.layouts
+    if given is None and USUAL_OUTLINES not in shipped():
+        raise UsageError("no model of outlines ships; give a mask (--mask) or outlines of your own (--layouts)")
+    if given is not None and ((given / TABLE_NAME).is_file() or (given / PREPARED_FACTS).is_file()):
+        def boxes(images: Pixels) -> list[tuple[Box, Box]]:
+            assert find_lungs is not None
+            frame = find_lungs(images).frame()
+            return [(tuple(right), tuple(left)) for right, left in zip(frame.right.tolist(), frame.left.tolist(), strict=True)]
+
+        return read_bank(given, find_lungs=boxes if find_lungs is not None else None), hashlib.sha256(
+            json.dumps(stamps(given), sort_keys=True).encode()).hexdigest()
+    opened = open_model(given or USUAL_OUTLINES)
+    if not isinstance(opened.network, LayoutMaker):
+        raise UsageError(f"{opened} draws no outlines; take a run of the recipe layout-64, or a data set with lesion masks")
+    return opened.network, opened.digest
 
 
 def template_volume(diameter_mm: float, *, seed: int) -> LesionVolume:
