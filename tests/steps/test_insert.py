@@ -250,7 +250,7 @@ def test_findings_that_nothing_inserts_and_empty_folders_are_refused(tmp_path: P
     host_set(tmp_path / "hosts", num=1)
     with pytest.raises(InputError, match="did you mean 'Nodule'"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Nodul")
-    with pytest.raises(UsageError, match=r"no model inserts 'Hernia'.*Nodule, Mass"):
+    with pytest.raises(UsageError, match=r"no model inserts 'Hernia'.*Mass, Nodule"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Hernia")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no PNG, JPEG or DICOM image"):
@@ -259,6 +259,42 @@ def test_findings_that_nothing_inserts_and_empty_folders_are_refused(tmp_path: P
         insert(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(UsageError, match="side: 'up' is neither left nor right"):
         insert(tmp_path / "hosts", tmp_path / "out", side="up")
+
+
+def _lower_lung(size: int = SIZE_PX) -> np.ndarray:
+    """The base of the patient's left lung, which is on the right of the image."""
+    lungs = thorax(size, seed=0).lungs.copy()
+    lungs[:, : size // 2] = False
+    lungs[: int(0.6 * size)] = False
+    return lungs.astype(np.uint8) * 255
+
+
+def test_other_findings_are_made_inside_a_mask_by_their_template(tmp_path: Path) -> None:
+    hosts = host_set(tmp_path / "hosts", num=1)
+    write_png(tmp_path / "mask.png", _lower_lung())
+    study = insert(hosts, tmp_path / "out", finding="Effusion", mask=tmp_path / "mask.png", severity=1.0).studies[0]
+    assert study.labels["Effusion"] is Stated.PRESENT and study.extra["lesion_side"] == "left" and study.extra["model"] == "template"
+    host, result = read_image(hosts.path / "images/0.png"), read_image(tmp_path / "out" / study.file_name)
+    mask = read_image(tmp_path / "out" / study.masks["lesion_mask"][0]) > 0
+    assert not ((result != host) & (distance_transform_edt(~mask) > int(study.extra["rim_px"]))).any()
+    assert (result.astype(float) - host)[mask].mean() > 5, "fluid is dense"
+    with pytest.raises(UsageError, match="a diameter is of a nodule or mass"):
+        insert(hosts, tmp_path / "other", finding="Effusion", diameter_mm=20)
+
+
+def test_outlines_come_from_a_bank_of_ones_own(tmp_path: Path) -> None:
+    hosts = host_set(tmp_path / "hosts", num=2)
+    ill = [Study(file_name=f"images/{number}.png", patient_id=f"ill{number}", labels={"Effusion": Stated.PRESENT}, lesion_label="Effusion")
+           for number in range(2)]
+    bank = host_set(tmp_path / "bank", ill)
+    write_png(bank.path / "masks/effusion.png", _lower_lung())
+    marked = [replace(study, masks={**study.masks, "lesion_mask": ("masks/effusion.png",)}) for study in bank.studies]
+    write_dataset(bank.path, marked, name="bank", synthetic=False)
+    made = insert(hosts, tmp_path / "out", finding="Effusion", layouts=bank.path)
+    assert len(made) and all(study.extra["lesion_side"] == "left" for study in made.studies), "the bank has one side alone"
+    assert all(float(study.extra["lesion_y"]) > 0.5 for study in made.studies), "an effusion lies at the base"
+    with pytest.raises(UsageError, match="knows no outline of 'Pneumothorax'"):
+        insert(hosts, tmp_path / "other", finding="Pneumothorax", layouts=bank.path)
 
 
 def test_a_folder_of_dicom_files_names_no_patient(tmp_path: Path) -> None:

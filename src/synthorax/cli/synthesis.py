@@ -89,10 +89,11 @@ def insert(
     hosts: Annotated[Path, typer.Argument(help="Images without the finding: a folder of PNG, JPEG or DICOM, a dataset folder or a prepared "
                                                "folder.")],
     *,
-    finding: Annotated[str, typer.Option(help="Finding to insert: Nodule or Mass.")],
+    finding: Annotated[str, typer.Option(help="Finding to insert, such as Nodule, Mass or Effusion.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to write.")],
-    from_: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Model of the lesions: a run, a shipped model, or template "
-                                                                               "for lesions by a formula.")] = None,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Model of the lesions: of volumes for nodules and masses, a "
+                                                                               "diffusion model for other findings, or template for "
+                                                                               "a formula.")] = None,
     config: Annotated[Given, Fields("synthorax.steps.insertion.config:InsertConfig", panel="Lesions",
                                     names={"spacing_mm": "--spacing"})],
     seed: Seed = 0,

@@ -117,7 +117,8 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
         spacing, spacing_from = spacing_of(host, given=maker.config.spacing_mm)
         lungs = _lungs(host, hosts.folder, pixels, find_lungs)
         mask = _mask(maker.config, pixels, lungs)
-        made, own_seed, attempts = _accepted(pixels, lungs, maker, spacing_mm=spacing, mask=mask, seed=derive(seed, "insert", number))
+        made, own_seed, attempts = _accepted(pixels, lungs, maker, spacing_mm=spacing, mask=mask, study=host.study,
+                                             seed=derive(seed, "insert", number))
     except SynthoraxError as error:
         return line | {"dropped": asdict(dropped(host, error))}
     study = _study(number, host, hosts, maker, made, lungs, seed=own_seed, spacing_from=spacing_from or "estimated", note=note)
@@ -127,14 +128,14 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
                    "record": dict(made.record), "study": _as_json(study)}
 
 
-def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int,
-              ) -> tuple[Insertion, int, int]:
+def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None,
+              study: Study, seed: int) -> tuple[Insertion, int, int]:
     """The first insertion that is accepted, its seed and its number of attempts; InputError with the last reason where none is."""
     problem = SynthoraxError("was not tried")
     for attempt in range(maker.config.tries):
         own = seed if attempt == 0 else derive(seed, "again", attempt)
         try:
-            made = maker.insert(pixels, lungs, spacing_mm=spacing_mm, mask=mask, seed=own)
+            made = maker.insert(pixels, lungs, spacing_mm=spacing_mm, mask=mask, seed=own, study=study)
         except SynthoraxError as error:
             problem = error
             continue

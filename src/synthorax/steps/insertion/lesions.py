@@ -1,5 +1,8 @@
-"""What is inserted: a lesion of the finding that is asked for, of a size, a side and a density, into the lungs of one host."""
+"""What is inserted: a lesion of the finding that is asked for, of a size, a side and a density, into the lungs of one host.
 
+A nodule or mass is a volume of a model, projected. Every other finding is made inside an outline, which a mask gives or a model or bank
+draws for these lungs: by its physics template, and with a diffusion model by sampling the region again from the template on.
+"""
 from __future__ import annotations
 
 import hashlib
@@ -19,8 +22,9 @@ from synthorax.data.layout_bank import LayoutBank, read_bank, unknown_finding
 from synthorax.data.layouts import Box
 from synthorax.data.prepared import FACTS_NAME as PREPARED_FACTS
 from synthorax.data.vocabulary import canonical
-from synthorax.editing.insertion.insert import TemplateOptions, insert_template
+from synthorax.editing.insertion.insert import TemplateOptions, insert_lesion
 from synthorax.editing.insertion.insertion import Insertion
+from synthorax.editing.insertion.masked_diffusion import stages_of
 from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
 from synthorax.editing.insertion.templates import TEMPLATES
 from synthorax.editing.layouts import draw_placed, size_in_lung
@@ -34,6 +38,7 @@ from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.models.recipe import makes_volumes
 from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
 from synthorax.steps.nodules import sample_nodules
+from synthorax.types import Study
 from synthorax.zoo import shipped
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -61,16 +66,20 @@ class LesionMaker:
     """of volumes, for nodules and masses; None for the template of a formula"""
     outlines: LayoutMaker | LayoutBank | None = None
     """of the other findings; None where a mask is given"""
+    painter: TrainedModel | None = None
+    """diffusion model that samples the region of another finding again, from its template on"""
     facts: Mapping[str, str] = field(default_factory=dict)
     """of the row: model and model_digest"""
 
-    def insert(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
-        """The host with one lesion; `lungs` are of this host alone. InputError where it cannot be."""
+    def insert(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int,
+               study: Study | None = None) -> Insertion:
+        """The host with one lesion; `lungs` are of this host alone, `study` says of whom it is. InputError where it cannot be."""
         if self.finding in DIAMETERS_MM:
             return self._nodule(host, lungs, spacing_mm=spacing_mm, mask=mask, seed=seed)
         region = mask if mask is not None else self._outline(lungs, seed=derive(seed, "outline"))
         options = TemplateOptions(severity=0.5 if math.isnan(self.config.severity) else self.config.severity, spacing_mm=spacing_mm)
-        return insert_template(host, finding=self.finding, region=region, lungs=lungs.both[0] & ~lungs.heart[0], seed=seed, options=options)
+        return insert_lesion(host, finding=self.finding, region=region, lungs=lungs.both[0] & ~lungs.heart[0], seed=seed, template=options,
+                             model=None if self.painter is None else self.painter.network, study=study)
 
     def _outline(self, lungs: LungMasks, *, seed: int) -> NDArray[np.bool_]:
         assert self.outlines is not None
@@ -135,15 +144,27 @@ def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None 
         return _nodule_maker(name, config, model)
     if not math.isnan(config.diameter_mm):
         raise UsageError(f"a diameter is of a nodule or mass; ask for {name} by --size")
-    if model is not None and str(model) != TEMPLATE:
-        raise UsageError(f"--from {model}: {name} is inserted by its template; leave it out, and name a model of outlines by --layouts")
+    painter = _painter(name, model)
+    facts = {"model": TEMPLATE} if painter is None else {"model": painter.name, "model_digest": painter.digest}
     if config.mask is not None:
-        return LesionMaker(finding=name, config=config, facts={"model": TEMPLATE})
+        return LesionMaker(finding=name, config=config, painter=painter, facts=facts)
     outlines, digest = _outlines(config, find_lungs)
     known_here = outlines.findings if isinstance(outlines, LayoutBank) else outlines.spec.findings
     if name not in known_here:
         raise unknown_finding(name, among=known_here, what="the source of outlines")
-    return LesionMaker(finding=name, config=config, outlines=outlines, facts={"model": TEMPLATE, "model_digest": digest})
+    return LesionMaker(finding=name, config=config, outlines=outlines, painter=painter, facts={**facts, "outlines_digest": digest})
+
+
+def _painter(name: str, model: ModelLike | None) -> TrainedModel | None:
+    """The diffusion model that is to paint a finding; None for the template alone."""
+    if model is None or str(model) == TEMPLATE:
+        return None
+    opened = open_model(model)
+    stages_of(opened.network)  # or a UsageError
+    if name not in opened.spec.findings:
+        raise UsageError(f"{opened.name} does not know '{name}'; {nearest(name, opened.spec.findings)}. Known: "
+                         f"{', '.join(opened.spec.findings)}")
+    return opened
 
 
 def _nodule_maker(name: str, config: InsertConfig, model: ModelLike | None) -> LesionMaker:
@@ -205,4 +226,5 @@ def _place_of(mask: NDArray[np.bool_]) -> tuple[float, float]:
 
 def identity(maker: LesionMaker) -> dict[str, Any]:
     """What the lesions depend on beside the settings, for the claim of a folder."""
-    return {"finding": maker.finding, "lesions": maker.facts.get("model_digest", maker.facts["model"])}
+    return {"finding": maker.finding, "lesions": maker.facts.get("model_digest", maker.facts["model"]),
+            "outlines": maker.facts.get("outlines_digest", "")}
