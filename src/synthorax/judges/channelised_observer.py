@@ -12,6 +12,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,13 +88,13 @@ class ChannelisedObserver:
     def scores(self, images: ImageArray, places: Places) -> Matrix:
         """How like a lesion each place looks, [K]; 0 lies half way between the two kinds of place it learned from."""
         check_image_size(images, image_size=self.image_size, judge=self.name)
-        return np.asarray(channel_values(images, places, config=self.config) @ self.weights[:-1] + self.weights[-1])
+        return cast(Matrix, channel_values(images, places, config=self.config) @ self.weights[:-1] + self.weights[-1])
 
     def maps(self, images: ImageArray) -> Matrix:
         """The score of every pixel as a place, [N, S, S]."""
         check_image_size(images, image_size=self.image_size, judge=self.name)
         weights, bias = self.weights[:-1], self.weights[-1]
-        return np.stack([np.tensordot(weights, _channels(image, config=self.config), axes=1) for image in images]) + bias
+        return cast(Matrix, np.stack([np.tensordot(weights, _channels(image, config=self.config), axes=1) for image in images]) + bias)
 
     def marks(self, images: ImageArray, *, within: NDArray[np.bool_] | None = None, distance_px: float | None = None,
               most: int = 20) -> Marks:

@@ -108,7 +108,7 @@ def _size(told: str, *, name: str, train: ImageSet | None) -> int:
         if train is None:
             raise UsageError(f"the feature space '{name}' looks at the size of the real training images, and there are none here; "
                              "write a number of pixels")
-        return max(SIZE_STEP, min(LARGEST_PX, train.pixels.shape[1]) // SIZE_STEP * SIZE_STEP)
+        return int(max(SIZE_STEP, min(LARGEST_PX, train.pixels.shape[1]) // SIZE_STEP * SIZE_STEP))
     if not told.isdecimal() or not SIZE_STEP <= int(told) <= 1024:
         raise UsageError(f"the feature space '{name}' looks at no size; write {name.partition(':')[0]}:224 or {name.partition(':')[0]}:own")
     return int(told)

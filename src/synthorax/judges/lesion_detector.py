@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ class LesionDetector:
         """A saved detector; InputError for a file that is something else or not what its digest says."""
         content = read_with_digest(path)
         try:
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})[METADATA_KEY])
             config = DetectorConfig(**facts.pop("config"))
             network = DetectorNetwork(width=config.width)
@@ -185,8 +186,8 @@ def train_detector(images: ImageArray, lesions: LesionBoxes, *, finding: str, tr
         network = DetectorNetwork(width=config.width)
         generator = torch.Generator().manual_seed(seed)
         initialise(network, head=network.head, bias=0.0, generator=generator)
-        nn.init.constant_(network.head.bias[0], -4.0)  # every cell starts as improbable, or the first updates go astray (Lin et al. 2017)
-        nn.init.constant_(network.head.bias[1], 2.3)  # a size of 10 px
+        with torch.no_grad():  # every cell starts as improbable, or the first updates go astray (Lin et al. 2017); and at a size of 10 px
+            cast(Tensor, network.head.bias)[:2] = torch.tensor([-4.0, 2.3])
         drawn = _crops(network, images, lesions, lesion_weights, crop=crop, config=config, seed=seed)
 
         def loss_of(rows: NDArray[np.intp]) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def _moduli(spectra: Tensor, scale: int, *, scales: int, full: int) -> Tensor:
     if shrunk > 1:
         low = torch.cat([torch.arange(size // 2), torch.arange(size // 2) + spectra.shape[-1] - size // 2])
         spectra = spectra[:, low][:, :, low]
-    return torch.fft.ifft2(spectra[:, None] * filters[None]).abs() / shrunk**2
+    return cast(Tensor, torch.fft.ifft2(spectra[:, None] * filters[None]).abs() / shrunk**2)
 
 
 @functools.lru_cache(maxsize=16)

@@ -64,7 +64,7 @@ class HeldOutLoss:
 
     def _mean(self, feed: Feed, rows: Tensor) -> float:
         total = 0.0
-        for numbers in torch.arange(len(rows)).split(self.batch_size):
+        for numbers in torch.split(torch.arange(len(rows)), self.batch_size):
             batch = feed.batch_of(rows[numbers], [derive(self.seed, "held-out", number) for number in numbers.tolist()])
             with self.engine.autocast():
                 terms = self.objective(self.objective.held_out_phase, batch)

@@ -154,7 +154,7 @@ def request(spec: ModelSpec, finding: str, region: NDArray[np.float32], *, study
     mask = None
     if finding in spec.masks and outline != "none":
         mask = torch.full((1, len(spec.masks), *region.shape), math.nan)
-        rows, columns = ((covered > 0.5).any(axis=axis) for axis in (1, 0))
+        rows, columns = (cast(NDArray[np.bool_], (covered > 0.5).any(axis=axis)) for axis in (1, 0))
         values = EXACT * covered if outline == "exact" else COARSE * np.outer(_span(rows), _span(columns))
         mask[0, spec.masks.index(finding)] = torch.from_numpy(np.asarray(values, dtype=np.float32))
     parts = spec.conditions
