@@ -13,6 +13,7 @@ from synthorax.diffusion.precondition import edm_scalings, output_weight
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
 from synthorax.families.denoising.detail_bands import DetailBands, with_detail
+from synthorax.families.denoising.distillation_objective import StudentObjective
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective, denoise
 from synthorax.nets.wavelet import merge
@@ -139,6 +140,22 @@ def test_detail_is_learned(engine: Engine) -> None:
         optimizer.step()
     made = objective.model.eval().sample(None, range(8), SampleSettings(steps=12, guidance=1.0))
     assert (made[..., ::2] - made[..., 1::2]).mean() == pytest.approx(21 / 127.5, rel=0.3)
+
+
+def test_a_student_is_told_of_augmentation_as_its_teacher_is_and_weighs_bands_as_training_does(engine: Engine) -> None:
+    """With the teacher's weights and no guidance there is nothing to learn, whatever was done to the images."""
+    recipe = smallest("diffusion", *WITH_DETAIL, "model.told_augmentation=true", "model.distilled.guidance=1.0", "model.distilled.steps=0",
+                      "objective.lesion.mask_weight=0.0")
+    objective = fresh_objective(recipe)
+    assert isinstance(objective, StudentObjective) and objective.told_augmentation and objective.teacher is not None
+    randomised(objective.teacher, seed=1)
+    objective.model.load_state_dict(objective.teacher.state_dict())
+    batch = Feed(toy_images(16), spec=objective.model.spec, batch_size=4, balance=0.0, augment=True, seed=0, engine=engine,
+                 told=True).batch(0)
+    assert batch.condition.augmentation is not None and batch.condition.augmentation.any()
+    assert objective("distil", batch)["distil"].max() < 1e-6
+    randomised(objective.model.embeddings["augmentation"], seed=3)
+    assert objective("distil", batch)["distil"].max() > 1e-3
 
 
 @pytest.mark.parametrize("setting", ["model.compressor=wavelet", "model.parameterisation=eps", "model.network=transformer",
