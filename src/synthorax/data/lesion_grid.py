@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from synthorax.data.lesion_shape import LesionMeasures, diameter_of, main_body, measure, signed_distance, volume_of
 from synthorax.data.nodule_bank import CtLesion
@@ -105,6 +104,8 @@ def gridded(lesion: CtLesion, *, side: int, rim: tuple[float, ...]) -> GriddedLe
     What is outside the mask counts as the lesion's only as far as `rim` (see `measured_rim`) allows, so that neither vessels nor the chest
     wall come along. The surface is shifted until the volume is that of the mask.
     """
+    from scipy import ndimage  # here, because training on borrowed machines has no SciPy
+
     body, lung = body_of(lesion), lung_around(lesion)
     voxel = float(np.prod(lesion.spacing_mm))
     diameter = diameter_of(float(body.sum()) * voxel)

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from synthorax.errors import UsageError
 
@@ -61,6 +60,8 @@ def measure(distance: NDArray[np.floating], water: NDArray[np.floating], *, spac
 
 def signed_distance(mask: NDArray[np.bool_], *, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Array:
     """How far each voxel's centre is from the surface of the mask, [D, H, W] in mm, above 0 inside."""
+    from scipy import ndimage  # here, because training on borrowed machines has no SciPy
+
     half = float(np.mean(spacing_mm)) / 2  # the surface lies between two voxels
     inner = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
     outer = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
@@ -112,6 +113,8 @@ def sphericity(distance: NDArray[np.floating]) -> float:
 
 def roughness(distance: NDArray[np.floating], *, diameter: float) -> float:
     """Mean distance between the surface and the surface of the smoothed shape, in parts of the diameter."""
+    from scipy import ndimage  # here, because training on borrowed machines has no SciPy
+
     filled = np.clip(0.5 + np.asarray(distance, dtype=np.float64), 0, 1)
     smooth = ndimage.gaussian_filter(filled, diameter / 8)
     level = np.sort(smooth, axis=None)[::-1][max(0, round(filled.sum()) - 1)]  # of the same volume
@@ -122,6 +125,8 @@ def roughness(distance: NDArray[np.floating], *, diameter: float) -> float:
 
 def main_body(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest connected part, by faces, with its holes filled."""
+    from scipy import ndimage  # here, because training on borrowed machines has no SciPy
+
     parts, count = ndimage.label(inside)
     if count > 1:
         inside = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
