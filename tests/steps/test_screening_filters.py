@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 import synthorax as sx
-from phantoms import phantom_images, write_drawn
+from phantoms import phantom_images, study_and_image, write_drawn
 from synthorax.data.dataset import Dataset, read_dataset, write_facts, write_table
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
@@ -21,14 +21,15 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.metrics.corruptions import corrupt
 from synthorax.judges.appearance import NAMES, appearance_statistics
 from synthorax.judges.classifier import ClassifierConfig
-from synthorax.judges.cross_fit import CrossFit
+from synthorax.judges.cross_fit import CrossFit, cross_conformal
+from synthorax.judges.lungs import load_lung_model
 from synthorax.privacy.planted import plant
+from synthorax.rng import derive
 from synthorax.steps.screening.filters import (
     ASK_THE_JUDGE,
     FILTERS,
     REJECTION_RATE,
     VIEW_RATE,
-    cross_conformal,
     other_views,
     unusual_images,
 )
@@ -238,3 +239,36 @@ def test_unknown_filters_and_nothing_left_are_refused(prepared: Prepared, judge:
     noise = np.random.default_rng(0).integers(0, 256, images.pixels.shape, dtype=np.uint8)
     with pytest.raises(InputError, match="none of the 8 synthetic images passed: 8 unlike the real images"):
         screened(replace(images, pixels=noise), prepared, judge, tmp_path / "b", "all")
+
+
+def test_wrong_anatomy_is_dropped_and_the_row_says_which_number(tmp_path: Path) -> None:
+    """Thoraces of 64 px, some of them upside down or noise; the lung model is among the judges of the kept set."""
+    drawn = [study_and_image(f"images/{row}.png", patient=str(row), seed=derive(5, row), px=64) for row in range(120)]
+    prepared = sx.prepare(write_drawn(tmp_path / "drawn", drawn), size=64, out=tmp_path / "prepared", split=(0.7, 0.1, 0.2))
+    images = prepared.images("test").take(range(16))
+    pixels = images.pixels.copy()
+    pixels[:4] = pixels[:4, ::-1]
+    pixels[4:8] = np.random.default_rng(0).integers(0, 256, pixels[4:8].shape)
+    (tmp_path / "made/images").mkdir(parents=True)
+    found = screen_images(as_synthetic(replace(images, pixels=pixels), tmp_path / "made"), prepared, out=tmp_path / "kept",
+                          filters=("anatomy",))
+    with (tmp_path / "kept/dropped.csv").open() as table:
+        dropped = {int(row["file_name"][-10:-4]): row for row in csv.DictReader(table)}
+    assert sum(number < 8 for number in dropped) >= 7 and sum(number >= 8 for number in dropped) <= 1
+    for row in dropped.values():
+        assert row["reason"] == "anatomy unlike that of real images" and "real images" in row["way"]
+        assert row["value"] != row["threshold"]
+    assert load_lung_model().digest in {one["digest"] for one in found.judges}
+    assert load_lung_model().digest in {one["digest"] for one in read_dataset(tmp_path / "kept").facts["judges"]}
+
+
+def test_too_few_real_images_leave_the_anatomy_filter_out_and_the_result_says_so(prepared: Prepared, judge: CrossFit,
+                                                                                 tmp_path: Path) -> None:
+    few = [study_and_image(f"images/{row}.png", patient=str(row), seed=derive(6, row), px=32) for row in range(30)]
+    small = sx.prepare(write_drawn(tmp_path / "few", few), size=32, out=tmp_path / "prepared", split=(0.6, 0.2, 0.2))
+    (tmp_path / "made/images").mkdir(parents=True)
+    made = as_synthetic(prepared.images("test").take(range(5)), tmp_path / "made")
+    found = screen_images(made, small, out=tmp_path / "kept", filters=("anatomy",))
+    assert len(found.kept) == 5 and "set no limits to anatomy" in found.filters_left_out["anatomy"]
+    assert "anatomy was left out" in str(found)
+    assert Screened.read(tmp_path / "kept").filters_left_out == found.filters_left_out

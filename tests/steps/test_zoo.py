@@ -420,3 +420,26 @@ def test_wheel_and_sdist_have_the_weights(run: Run, tmp_path: Path) -> None:
         assert packed.read(f"synthorax/zoo/{model.file}") == model.weights.read_bytes()
     with tarfile.open(archive) as packed_source:
         assert wanted <= {Path(name).name for name in packed_source.getnames() if "/src/synthorax/zoo/" in name}
+
+
+def test_a_judge_ships_beside_the_generators_and_is_none_of_them(tmp_path: Path) -> None:
+    assert "lungs" in zoo.judges() and not set(zoo.judges()) & set(zoo.shipped())
+    listed = {row["model"]: row for row in sx.models()}
+    assert listed["lungs"]["state"] == "shipped judge, makes no images"
+    assert listed["lungs"]["outlines"] == ["right lung", "left lung", "heart"] and listed["lungs"]["licences"]
+    judge = zoo.judges()["lungs"]
+    assert judge.weights.stat().st_size <= 800_000 and sha256(judge.weights) == judge.sha256
+    with pytest.raises((InputError, UsageError)):
+        open_model("lungs")
+
+
+def test_a_judge_that_was_altered_is_refused_and_its_line_can_be_written_anew(tmp_path: Path) -> None:
+    judge = replace(zoo.judges()["lungs"], folder=tmp_path)
+    content = zoo.judge_weights("lungs").read_bytes()
+    judge.weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    zoo.enter(judge, judge=True)
+    assert not (tmp_path / zoo.TABLE_NAME).exists()
+    with pytest.raises(InputError, match="cut off or altered"):
+        zoo.judge_weights("lungs", tmp_path)
+    judge.weights.write_bytes(content)
+    assert zoo.judge_weights("lungs", tmp_path) == judge.weights

@@ -26,6 +26,7 @@ from synthorax.evaluation.report.contact_sheets import contact_sheet, png_bytes
 from synthorax.evaluation.report.group_plots import embedding_map
 from synthorax.evaluation.report.record import Dimension, Report
 from synthorax.judges.features import FeatureSpace, looks_at
+from synthorax.judges.segmenter import Segmenter
 from synthorax.progress import Progress, portion, quiet
 from synthorax.types import ImageSet
 
@@ -55,6 +56,8 @@ def evaluate_images(real: RealImages, synthetic: ImageSet, *, features: FeatureS
     fitted_segmenter = FittedSegmenter(segmenter=None, reasons=dict.fromkeys((*ORGANS, *requested_classes(synthetic)), LEFT_OUT))
     if not quick:
         fitted_segmenter = fit_segmenter(real, _classes(real, synthetic), seed=seed, progress=portion(progress, 0.4, 0.6))
+        if fitted_segmenter.segmenter is not None:
+            _refuse_reused_judge(fitted_segmenter.segmenter.judge, facts)
     groups = list(shared_groups(real, synthetic))
     measures: Mapping[str, tuple[float, Callable[[Progress], Dimension]]] = {  # from which fraction of the whole work on each is measured
         "fidelity": (0.6, lambda own: _or_skipped(
@@ -124,11 +127,11 @@ def _sheet(images: ImageSet, rows: NDArray[np.intp]) -> bytes:
     return png_bytes(contact_sheet(images.pixels[chosen], columns=6, tile_px=max(96, images.pixels.shape[1])))
 
 
-def _refuse_reused_judge(features: FeatureSpace, facts: Mapping[str, Any]) -> None:
+def _refuse_reused_judge(grading: FeatureSpace | Segmenter, facts: Mapping[str, Any]) -> None:
     for judge in facts.get("judges", ()):
-        if judge["digest"] == features.digest:
+        if judge["digest"] == grading.digest:
             raise InputError(f"the judge '{judge['name']}' chose these images and must not grade them",
-                             remedy="evaluate with another feature space")
+                             remedy="evaluate with another judge: another feature space, or a segmenter that is trained for it")
 
 
 def _or_skipped(measure: Callable[[], Dimension]) -> Dimension:

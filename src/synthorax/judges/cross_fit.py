@@ -61,3 +61,18 @@ def patient_folds(patients: Sequence[str] | NDArray[np.str_], *, folds: int, see
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     order = np.random.default_rng(derive(seed, "folds")).permutation(len(names))
     return np.asarray(order[index] % folds, dtype=np.intp)
+
+
+def cross_conformal(known: NDArray[np.float64], part: NDArray[np.intp], new: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p of new images, [M]: the share of held-out images that are at least as unusual, the new image counted among them.
+
+    `known` [N] are the held-out images' scores, image i by the model of its part, and `new` [folds, M] those of new images by every model.
+
+    >>> cross_conformal(np.arange(9.0), np.zeros(9, int), np.array([[100.0, -1.0]])).tolist()
+    [0.1, 1.0]
+    """
+    at_least = np.zeros(new.shape[1])
+    for fold in range(len(new)):
+        own = np.sort(known[part == fold])
+        at_least += len(own) - np.searchsorted(own, new[fold], side="left")
+    return np.asarray((1 + at_least) / (1 + len(known)))

@@ -7,7 +7,6 @@ it from which the model learned. The heart is its whole shadow. Outlines of aera
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from torch import Tensor
 from synthorax.errors import InputError, UsageError
 from synthorax.judges.fitting import ImageArray, one_thread
 from synthorax.judges.segmenter import Segmenter, load_segmenter
+from synthorax.zoo import judge_weights
 
 STRUCTURES = ("right lung", "left lung", "heart")
 """what the model outlines, in the order of its channels"""
-WEIGHTS_VARIABLE = "SYNTHORAX_LUNGS"
-"""environment variable with the file of another lung model"""
+MODEL_NAME = "lungs"
+"""of the model that ships, in the zoo's table of judges"""
 SMALLEST_PART = 0.004
 """part of the image below which a piece of lung is an error of the outline and no piece"""
 BATCH = 32
@@ -85,20 +85,18 @@ class Outlines:
 
 @functools.lru_cache(maxsize=4)
 def load_lung_model(path: str | Path | None = None) -> Segmenter:
-    """The lung model: of `path`, else of the file that `SYNTHORAX_LUNGS` names. InputError where it is none."""
-    chosen = path or os.environ.get(WEIGHTS_VARIABLE)
-    if not chosen:
-        raise UsageError(f"no lung model ships yet; name the file of one in {WEIGHTS_VARIABLE}")
+    """The lung model that ships, or that of `path`. InputError where its file is none, or not whole."""
+    chosen = judge_weights(MODEL_NAME) if path is None else Path(path)
     model = load_segmenter(chosen)
     if model.classes != STRUCTURES:
-        raise InputError(f"outlines {', '.join(model.classes)}, and a lung model outlines {', '.join(STRUCTURES)}", file=Path(chosen))
+        raise InputError(f"outlines {', '.join(model.classes)}, and a lung model outlines {', '.join(STRUCTURES)}", file=chosen)
     return model
 
 
 def segment_lungs(pixels: ImageArray, *, model: Segmenter | None = None) -> LungMasks:
     """Lungs and hearts of frontal images [N, H, W], 8 or 16 bits, bone bright, of any size; the outlines have the images' size.
 
-    `model` is one of `load_lung_model`; by default the one that it finds. The lung on the left of the image is called the right one, also
+    `model` is one of `load_lung_model`, by default the one that ships. The lung on the left of the image is called the right one, also
     where the image looks mirrored: `outline` says whether it does.
 
     >>> segment_lungs(np.zeros((2, 100, 80), np.uint8)).right.shape  # doctest: +SKIP
@@ -131,7 +129,7 @@ def outline(pixels: ImageArray, *, model: Segmenter | None = None) -> Outlines:
     answers = []
     with one_thread(), torch.inference_mode():
         for start in range(0, len(pixels), BATCH):
-            answers.append(torch.sigmoid(model.network(_inputs(pixels[start : start + BATCH], size=model.image_size)).float()))
+            answers.append(torch.sigmoid(model.network(model_inputs(pixels[start : start + BATCH], size=model.image_size)).float()))
     right, left, heart = torch.cat(answers).unbind(dim=1)
     mirrored = _mirrored(right.numpy(), left.numpy(), cut=model.thresholds[0])
     swapped = torch.from_numpy(mirrored > 0.5)[:, None, None]
@@ -154,7 +152,7 @@ def boxes_of(masks: NDArray[np.bool_]) -> Boxes:
     return np.where(across.any(axis=1, keepdims=True), np.stack(edges, axis=1), np.nan).astype(np.float64)
 
 
-def _inputs(pixels: ImageArray, *, size: int) -> Tensor:
+def model_inputs(pixels: ImageArray, *, size: int) -> Tensor:
     """Images [B, H, W] -> float32 [B, 1, size, size]: padded to a square with 0, averaged down or enlarged, mean 0, deviation 1."""
     height, width = pixels.shape[1:]
     side = max(height, width)

@@ -9,44 +9,11 @@ from numpy.typing import NDArray
 
 from synthorax.errors import InputError
 from synthorax.evaluation.statistics.intervals import Matrix, normal_interval, real_floor, standard_error
+from synthorax.judges.anatomy import MIN_ORGAN_AREA as MIN_ORGAN_AREA
+from synthorax.judges.anatomy import measure_anatomy as measure_anatomy
 from synthorax.types import Score
 
-Outlines = NDArray[np.bool_]
 MEASURES = ("lung_area", "lung_width", "lung_height", "right_lung_share", "heart_width", "cardiothoracic_ratio")
-MIN_ORGAN_AREA = 1 / 200
-"""part of the image from which on an organ counts as found"""
-
-
-def measure_anatomy(lungs: Outlines, hearts: Outlines | None = None) -> dict[str, Matrix]:
-    """Sizes from outlines [N, S, S], in parts of the image, [N] each; NaN where the organ is not found.
-
-    The right lung is in the left half of the image. The cardiothoracic ratio is the heart's greatest width over that of both lungs
-    (Danzer 1919), here between the outermost columns that hold a hundredth of the outline each side, so that single pixels do not count.
-
-    >>> box = np.zeros((1, 10, 10), bool); box[0, 2:8, 1:9] = True
-    >>> float(measure_anatomy(box)["lung_area"][0])
-    0.48
-    """
-    side = lungs.shape[-1]
-    there = lungs.mean(axis=(1, 2)) >= MIN_ORGAN_AREA
-    left, right = _ends(lungs.sum(axis=1))
-    top, bottom = _ends(lungs.sum(axis=2))
-    columns = lungs.sum(axis=1)
-    middle = (left + right) / 2
-    on_image_left = np.where(np.arange(side)[None] + 0.5 < middle[:, None], columns, 0).sum(axis=1)
-    sizes = {"lung_area": lungs.mean(axis=(1, 2)), "lung_width": (right - left) / side, "lung_height": (bottom - top) / side,
-             "right_lung_share": on_image_left / np.maximum(1, columns.sum(axis=1))}
-    if hearts is not None:
-        heart_left, heart_right = _ends(hearts.sum(axis=1))
-        heart = np.where(hearts.mean(axis=(1, 2)) >= MIN_ORGAN_AREA, heart_right - heart_left, np.nan)
-        sizes |= {"heart_width": heart / side, "cardiothoracic_ratio": heart / np.maximum(right - left, 1)}
-    return {name: np.where(there, values, np.nan) for name, values in sizes.items()}
-
-
-def _ends(counts: NDArray[np.integer]) -> tuple[Matrix, Matrix]:
-    """First and last position [N] between which all but a hundredth at either end of the counts [N, S] lies, as pixel edges."""
-    share = counts.cumsum(axis=1) / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    return (share > 0.01).argmax(axis=1).astype(np.float64), (share >= 0.99).argmax(axis=1) + 1.0
 
 
 def wasserstein(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from synthorax import zoo
 from synthorax.errors import InputError, SynthoraxError
 from synthorax.run import WEIGHTS_NAME, ModelFile
-from synthorax.steps.models.card import licences_of
+from synthorax.steps.models.card import licences_of, read_card
 
 CONFIG_NAME = "config.toml"
 
@@ -30,6 +30,8 @@ class Listing:
     sites: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
     """terms of the data that it was trained on"""
+    outlines: tuple[str, ...] = ()
+    """what a judge outlines"""
     card: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,8 +41,9 @@ class Listing:
 
 
 def models(*folders: str | Path) -> list[dict[str, Any]]:
-    """Every shipped model, and every run in `folders`: size, what it is conditioned on, and the terms of the data that it learned from."""
-    return [listing.to_dict() for listing in (*shipped_models(), *(found for folder in folders for found in runs_in(Path(folder))))]
+    """Every shipped model and judge, and every run in `folders`: size, what it is conditioned on, and the terms of its training data."""
+    return [listing.to_dict() for listing in
+            (*shipped_models(), *shipped_judges(), *(found for folder in folders for found in runs_in(Path(folder))))]
 
 
 def shipped_models() -> Iterator[Listing]:
@@ -48,6 +51,19 @@ def shipped_models() -> Iterator[Listing]:
     for name, model in zoo.shipped().items():
         try:
             yield _listing(name, zoo.read(name), state="shipped", card=model.folder / model.card)
+        except SynthoraxError as error:
+            yield Listing(model=name, state=str(error))
+
+
+def shipped_judges() -> Iterator[Listing]:
+    """The judges of the zoo: networks that look at images and make none."""
+    for name, judge in zoo.judges().items():
+        card = judge.folder / judge.card
+        try:
+            zoo.judge_weights(name)
+            head = read_card(card)
+            yield Listing(model=name, state="shipped judge, makes no images", image_size=int(head["image_size"]),
+                          outlines=tuple(head["outlines"]), licences=tuple(licences_of(head["data"])), card=str(card))
         except SynthoraxError as error:
             yield Listing(model=name, state=str(error))
 

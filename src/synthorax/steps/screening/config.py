@@ -14,6 +14,6 @@ class ScreenConfig:
     findings: tuple[str, ...] = ()
     """check only this finding; by default those that the images were asked to show"""
     filters: tuple[str, ...] = ()
-    """check to run: copy, realism, duplicate and finding by default; also view, distance, outlier, entropy, or all"""
+    """check to run: copy, realism, duplicate and finding by default; also view, distance, outlier, entropy, anatomy, or all"""
     classifier: ClassifierConfig | None = None
     """how the judges are trained; None: as usual"""

@@ -13,7 +13,7 @@ from synthorax.data.vocabulary import NO_FINDING
 from synthorax.errors import UsageError, nearest
 from synthorax.judges.appearance import appearance_statistics
 from synthorax.judges.classifier import Classifier, ClassifierConfig
-from synthorax.judges.cross_fit import CrossFit, cross_fit
+from synthorax.judges.cross_fit import CrossFit, cross_conformal, cross_fit
 from synthorax.judges.fitting import ImageArray
 from synthorax.judges.realism import nearest_squared_distances
 from synthorax.privacy.copies import conformal_threshold
@@ -30,10 +30,11 @@ FILTERS = {
     "distance": "far from the real images that show what was asked for",
     "outlier": "in a place where real images are thin (local outlier factor)",
     "entropy": "the judge cannot make up its mind about it",
+    "anatomy": "lungs or heart unlike those of real images: their number, sides, sizes, shapes, cardiothoracic ratio",
 }
 USUAL = ("copy", "realism", "duplicate", "finding")
 """filters that are on unless others are named: the rest also judge how well a generator draws, and may leave little of a weak one's work"""
-ASK_THE_JUDGE = frozenset(FILTERS) - {"copy", "realism", "duplicate", "finding", "view"}
+ASK_THE_JUDGE = frozenset(FILTERS) - {"copy", "realism", "duplicate", "finding", "view", "anatomy"}
 """filters of `unusual_images`, which use the judge of the findings; `finding` needs it only for findings that can be checked"""
 REJECTION_RATE = 0.02
 """part of real images that each of distance, outlier and entropy may reject"""
@@ -125,21 +126,6 @@ def other_views(real: ImageSet, images: ImageSet, *, config: ClassifierConfig, s
         p[requested] = cross_conformal(-judge.out_of_fold[own, column], judge.part[own], -answers[:, requested, column])
         found.append(Unusual(reason=f"does not look like {view}", p=p, rate=VIEW_RATE))
     return found, judge
-
-
-def cross_conformal(known: Vector, part: NDArray[np.intp], new: Vector) -> Vector:
-    """p of new images, [M]: the share of held-out images that are at least as unusual, the new image counted among them.
-
-    `known` [N] are the held-out images' scores, image i by the model of its part, and `new` [folds, M] those of new images by every model.
-
-    >>> cross_conformal(np.arange(9.0), np.zeros(9, int), np.array([[100.0, -1.0]])).tolist()
-    [0.1, 1.0]
-    """
-    at_least = np.zeros(new.shape[1])
-    for fold in range(len(new)):
-        own = np.sort(known[part == fold])
-        at_least += len(own) - np.searchsorted(own, new[fold], side="left")
-    return np.asarray((1 + at_least) / (1 + len(known)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synthorax.judges.anatomy_guard import AnatomyReference
 from synthorax.judges.realism import RealismCheck
 from synthorax.privacy.copies import CopyDetector
 from synthorax.steps.screening.filters import Likeness, Unusual
 from synthorax.types import ImageSet
 
 COPY, UNREALISTIC, REPEAT = "near-duplicate of a training image", "unlike the real images", "repeats an earlier image"
+ANATOMY = "anatomy unlike that of real images"
 COLUMNS = ("file_name", "plan_row", "reason", "way", "value", "threshold", "partner")
 """of dropped.csv"""
 REMEDIES = {
     UNREALISTIC: "the generator has not learned enough: look at its sample sheets, and train it for longer, on more images or from a base",
     COPY: "the generator repeats its training images: train it for less long, or on more images",
+    ANATOMY: "the generator has not learned where organs are: look at its sample sheets, and train it for longer or from a base",
     REPEAT: "the generator makes the same image again and again: train it for longer, with another seed or another family",
 }
 USUAL_REMEDY = "train the generator for longer, raise --guidance, or choose the filters with --filter"
@@ -93,6 +96,16 @@ def unrealistic(check: RealismCheck, images: ImageSet) -> Rejections:
     return {number: Rejection(reason=UNREALISTIC, way=f"distance in {found.space[number]}", value=float(found.distance[number]),
                               threshold=float(found.threshold[number]))
             for number in np.flatnonzero(found.unrealistic).tolist()}
+
+
+def wrong_anatomy(reference: AnatomyReference, images: ImageSet) -> Rejections:
+    """Images whose lungs or heart are not as on real images; the way says which number, and where those of real images lie."""
+    rejected = {}
+    for number, found in enumerate(reference.check(images.pixels, views=[study.view for study in images.studies])):
+        if found is not None:
+            beyond = found.high if found.value > found.high else found.low
+            rejected[number] = Rejection(reason=ANATOMY, way=str(found), value=found.value, threshold=beyond)
+    return rejected
 
 
 def unusual(found: Sequence[Unusual]) -> Rejections:

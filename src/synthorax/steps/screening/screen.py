@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from synthorax.errors import InputError
 from synthorax.evaluation.statistics.roc import delong_interval
 from synthorax.files import read_json_object, write_atomic, write_json
 from synthorax.folders import claimed
+from synthorax.judges.anatomy_guard import AnatomyReference, too_few
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
 from synthorax.judges.realism import RealismCheck
@@ -75,6 +76,8 @@ class Screened:
     judges: tuple[dict[str, str], ...]
     filters: tuple[str, ...] = ()
     """those of `screening.filters.FILTERS` that were on"""
+    filters_left_out: dict[str, str] = field(default_factory=dict)
+    """filters that were asked for and could say nothing, and why"""
 
     @property
     def unrealistic_share(self) -> float:
@@ -88,12 +91,14 @@ class Screened:
 
     def __str__(self) -> str:
         lines = [f"{check.finding} was not checked: {check.reason}" for check in self.checks if not check.used]
+        lines += [f"the filter {name} was left out: {reason}" for name, reason in self.filters_left_out.items()]
         lines += [f"most were dropped: {self.most_dropped}"] if self.most_dropped else []
         return "\n  ".join([f"kept {len(self.kept)} of {self.num_seen} synthetic images ({in_words(self.reasons)})", *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, thresholds and judges, JSON-ready."""
         return {"kept": len(self.kept), "seen": self.num_seen, "reasons": self.reasons, "filters": list(self.filters),
+                "filters_left_out": self.filters_left_out,
                 "unrealistic_share": self.unrealistic_share, "most_dropped": self.most_dropped,
                 "copies": self.copies, "checks": [asdict(check) for check in self.checks], "judges": list(self.judges)}
 
@@ -104,7 +109,7 @@ class Screened:
                                 remedy=AGAIN)
         checks = read_record(tuple[FindingCheck, ...], record.get("checks"), what="checks", where=out / RESULT_NAME, remedy=AGAIN)
         return cls(kept=read_dataset(out), num_seen=record["seen"], reasons=record["reasons"], copies=record["copies"], checks=checks,
-                   judges=tuple(record["judges"]), filters=tuple(record["filters"]))
+                   judges=tuple(record["judges"]), filters=tuple(record["filters"]), filters_left_out=record.get("filters_left_out", {}))
 
 
 def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings: Sequence[str] = (),
@@ -116,10 +121,11 @@ def screen_images(synthetic: Dataset, prepared: Prepared, *, out: Path, findings
     may resemble that patient's images. Realism: distance to the real images of
     training and validation (`judges.realism`). Findings: the requested ones, or only `findings`, judged by classifiers cross-fitted on the
     real training images; a check is used only where these tell real images with and without the finding apart, and its thresholds
-    are quantiles of their scores on real images. Duplicates: repeats of an earlier image that is kept. `filters` are names in
-    `screening.filters.FILTERS`, by default the usual ones, and only the judges that they need are trained. `judge` is one that was
-    cross-fitted on the same training images before. A finished result of the same inputs is returned as it is. Raises InputError if
-    `out` holds anything else, or nothing passes.
+    are quantiles of their scores on real images. Anatomy: lungs and heart as the lung model outlines them, held against the real training
+    images (`judges.anatomy_guard`); too few of these, and the result says that it was left out. Duplicates: repeats of an earlier image
+    that is kept. `filters` are names in `screening.filters.FILTERS`, by default the usual ones, and only the judges that they need are
+    trained. `judge` is one that was cross-fitted on the same training images before. A finished result of the same inputs is returned as it
+    is. Raises InputError if `out` holds anything else, or nothing passes.
     """
     chosen = chosen_filters(filters)
     inputs = {"synthetic images": digest_of(synthetic), "prepared images": prepared.digest, "findings": list(findings),
@@ -144,6 +150,12 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     images = load_images(synthetic, size=size, findings=real.findings, policy=STATED_ONLY, progress=portion(progress, 0, 0.1))
     progress(0.1, "copies and realism")
     rejected, copies = _cheap_rejections(real, images, prepared, filters=chosen)
+    unchecked: dict[str, str] = {}
+    guard, limits = _anatomy_reference(real) if "anatomy" in chosen else (None, "")
+    if guard is not None:
+        rejected = first_of([rejected, rejections.wrong_anatomy(guard, images)])
+    elif limits:
+        unchecked["anatomy"] = limits
     _refuse_if_none_is_left(rejected, images, synthetic)
 
     requested = list(findings or _requested_findings(images)) if "finding" in chosen else []
@@ -151,7 +163,8 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     judge = (judge or screening_judge(real, config=classifier, seed=seed, progress=portion(progress, 0.3, 0.8))) if needed else None
     progress(0.8, "filters")
     checks = finding_checks(real, judge, requested)
-    judges, rare = ([], []) if judge is None else ([judge], unusual_images(real, judge, images, filters=chosen))
+    judges: list[CrossFit | AnatomyReference] = [one for one in (judge, guard) if one is not None]
+    rare = [] if judge is None else unusual_images(real, judge, images, filters=chosen)
     if "view" in chosen:
         misplaced, of_views = other_views(real, images, config=classifier or USUAL_JUDGE, seed=seed)
         rare += misplaced
@@ -166,14 +179,14 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     kept = [replace(study, split="train") for number, study in enumerate(images.studies) if number not in rejected]
     named = tuple({"name": one.name, "digest": one.digest} for one in judges)
     screening = {"seen": len(images), "kept": len(kept), "reasons": reasons, "filters": list(chosen),
-                 "not_checked": {check.finding: check.reason for check in checks if not check.used}}
+                 "not_checked": {check.finding: check.reason for check in checks if not check.used}, "filters_left_out": unchecked}
     rows = [{"file_name": images.studies[number].file_name, "plan_row": images.studies[number].extra.get("plan_row", ""),
              **rejected[number].row()} for number in sorted(rejected)]
     _write(out, synthetic, kept, rows, name=name,
            extra={"judges": list(named), "screening": screening, "labels": list(synthetic.findings)},
            progress=portion(progress, 0.9, 1))
     return Screened(kept=read_dataset(out), num_seen=len(images), reasons=reasons, checks=tuple(checks), copies=copies, judges=named,
-                    filters=tuple(chosen))
+                    filters=tuple(chosen), filters_left_out=unchecked)
 
 
 def _cheap_rejections(real: ImageSet, images: ImageSet, prepared: Prepared, *, filters: Sequence[str]) -> tuple[Rejections, dict[str, Any]]:
@@ -187,6 +200,13 @@ def _cheap_rejections(real: ImageSet, images: ImageSet, prepared: Prepared, *, f
     if "realism" in filters:
         found.append(rejections.unrealistic(realism_check(prepared, size=size), images))
     return first_of(found), copies_record
+
+
+def _anatomy_reference(real: ImageSet) -> tuple[AnatomyReference | None, str]:
+    """How lungs and hearts of the real training images look, or why nothing can be said of them."""
+    views = [study.view for study in real.studies]
+    reason = too_few(views)
+    return None if reason else AnatomyReference.fit(real.pixels, views=views, patients=real.patients()), reason
 
 
 def realism_check(prepared: Prepared, *, size: int) -> RealismCheck:
