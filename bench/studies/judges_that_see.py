@@ -33,7 +33,7 @@ from synthorax.judges.marks import LesionBoxes, Marks
 from synthorax.types import ImageSet, Masks
 
 FOLDS = 5
-SPACES = ("efficientnet-lite0", "efficientnet-lite0:224", "efficientnet-lite0:256", "scattering", "scattering:256")
+SPACES = ("efficientnet-lite0", "scattering", "efficientnet-lite0:256", "scattering:256")
 NUM_IMAGES = 100
 
 

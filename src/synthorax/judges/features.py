@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class FeatureSpace(Protocol):
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
         """Images [N, S, S] to features [N, F]."""
+
+
+@runtime_checkable
+class LooksAtOneSize(Protocol):
+    """A feature space that resizes every image to one size, whatever its own."""
+
+    @property
+    def input_px(self) -> int:
+        """Pixels a side at which it looks; 0 where the space inside it has no such size."""
 
 
 FEATURES = {
@@ -99,8 +108,7 @@ def usual_features(image_size: int, *, quick: bool = False) -> tuple[str, ...]:
 
 def looks_at(space: FeatureSpace) -> dict[str, int]:
     """For records of judges: the size in pixels at which a space looks at images, where it says so."""
-    size = getattr(space, "input_px", None)
-    return {} if size is None else {"input_px": int(size)}
+    return {"input_px": space.input_px} if isinstance(space, LooksAtOneSize) and space.input_px else {}
 
 
 def _size(told: str, *, name: str, train: ImageSet | None) -> int:
@@ -132,7 +140,7 @@ class Standardised:
         known = space(train.pixels).astype(np.float64)
         self._space, self._mean, self._scale = space, known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
         self.name, self.num_features = f"{space.name}-standardised", space.num_features
-        self.input_px = looks_at(space).get("input_px")
+        self.input_px = looks_at(space).get("input_px", 0)
         self.digest = hashlib.sha256(space.digest.encode() + self._mean.tobytes() + self._scale.tobytes()).hexdigest()
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
