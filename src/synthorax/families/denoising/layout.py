@@ -16,22 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.capabilities import Denoiser, HasConditionInputs, LayoutMaker, StartsFromBase
-from synthorax.config import Depth, Finite, Fraction, Multipliers, NotNegative, Patch, Positive, Side, Width
+from synthorax.config import Depth, Finite, Fraction, NotNegative, Positive, Side, Width
 from synthorax.diffusion.guidance import clip_denoised, guided_by_prompts
 from synthorax.diffusion.noise import lognormal_levels, sampling_sigmas
-from synthorax.diffusion.precondition import edm_scalings, output_weight
 from synthorax.diffusion.samplers import solve
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.affine import affine_matrix, resample
-from synthorax.nets.embedding import PlaceEmbedding, StatementEmbedding
-from synthorax.nets.lesion_maps import lesion_maps
-from synthorax.nets.unet import UNet, UNetConfig
+from synthorax.nets.embedding import NoiseEmbedding, PlaceEmbedding, StatementEmbedding
 from synthorax.protocols import LESION_PROPERTIES, Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
 SIZE, X, Y = (LESION_PROPERTIES.index(name) for name in ("size", "x", "y"))
-MAPS = 2
-"""of a stated place: a soft spot there, and the spot times the stated size"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,20 +35,14 @@ class LayoutConfig:
 
     image_size: Side = 64
     """cells of a side of the grid"""
-    channels: Width = 22
-    """feature maps at the highest resolution"""
-    multipliers: Multipliers = (1, 2)
-    """feature maps of each level, in units of `channels`"""
-    blocks: Depth = 1
-    """residual blocks a level"""
-    attention: tuple[bool, ...] = (False, True)
-    """whether each level has self-attention"""
-    patch: Patch = 4
-    """cells of a side folded into channels before the first convolution"""
+    band: Width = 32
+    """cosines of the grid's transform that are kept: those whose numbers down and across add up to less"""
+    width: Width = 176
+    """features of a layer"""
+    depth: Depth = 3
+    """residual blocks"""
     embedding: Width = 64
     """width of the noise and condition embedding"""
-    sigma_data: Positive = 0.5
-    """standard deviation of the maps' values, which lie in [-1, 1]"""
     sigma_min: Positive = 0.01
     """lowest noise level of sampling"""
     sigma_max: Positive = 40.0
@@ -79,8 +68,6 @@ class LayoutObjectiveConfig:
     """probability of dropping the centre, x and y together; the model then chooses the place"""
     statement_dropout: Fraction = 0.15
     """probability of dropping each of side, size and severity"""
-    edge: NotNegative = 2.0
-    """further weight of cells on the outline, where the map is 0, against those far from it"""
     zoom: Fraction = 0.1
     """largest random change of an outline's size, in parts of it"""
     shift: Fraction = 0.04
@@ -90,10 +77,18 @@ class LayoutObjectiveConfig:
 
 
 class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFromBase):
-    """A denoiser of outline maps [B, 1, S, S] in [-1, 1], and the sampler that draws them; preconditioned as in Karras et al. 2022.
+    """A denoiser of outline maps [B, 1, S, S] in [-1, 1], and the sampler that draws them.
+
+    Maps of outlines are smooth, so the network sees the low frequencies of their cosine transform and nothing else: a few linear layers
+    learn the forms of outlines from a hundredth of the arithmetic of a convolutional network.
 
     A layout holds one finding, so what a condition states of side, size and place holds for whichever finding is asked for.
     """
+
+    basis: Tensor
+    kept: Tensor
+    spread: Tensor
+    """[K]: root mean square of each coefficient among training maps"""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -101,8 +96,29 @@ class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFr
         c = self.config
         self.labels = StatementEmbedding(len(spec.findings), c.embedding)
         self.place = PlaceEmbedding(1, c.embedding)
-        self.network = UNet(UNetConfig(channels=c.channels, multipliers=tuple(c.multipliers), blocks=c.blocks, attention=tuple(c.attention),
-                                       patch=c.patch, embedding=c.embedding, coordinates=True), inputs=1 + MAPS, maps=MAPS)
+        side, rows = c.image_size, torch.arange(c.image_size)
+        basis = torch.cos(math.pi / side * (rows[None] + 0.5) * rows[:, None]) * (2 / side) ** 0.5  # DCT-II, orthonormal
+        basis[0] *= 0.5 ** 0.5
+        self.register_buffer("basis", basis, persistent=False)  # [S, S]
+        self.register_buffer("kept", rows[:, None] + rows[None] < c.band, persistent=False)
+        number = sum(max(0, min(side, c.band - row)) for row in range(side))
+        self.register_buffer("spread", torch.ones(number))
+        self.network = SpectrumNetwork(number, width=c.width, depth=c.depth, embedding=c.embedding)
+
+    def fit(self, maps: Tensor) -> None:
+        """Measure the spread of each coefficient on training maps [N, 1, S, S]: it scales what the network sees and gives."""
+        coefficients = self.coefficients(maps.to(self.basis))
+        self.spread.copy_(coefficients.square().mean(0).sqrt().clamp(min=1e-2))
+
+    def coefficients(self, maps: Tensor) -> Tensor:
+        """The kept coefficients of the cosine transform, [B, 1, S, S] -> [B, K]."""
+        return (self.basis @ maps[:, 0] @ self.basis.T)[:, self.kept]
+
+    def maps(self, coefficients: Tensor) -> Tensor:
+        """Maps of coefficients, [B, K] -> [B, 1, S, S]."""
+        spectrum = coefficients.new_zeros(len(coefficients), *self.kept.shape)
+        spectrum[:, self.kept] = coefficients
+        return (self.basis.T @ spectrum @ self.basis)[:, None]
 
     @property
     def needs_image(self) -> bool:
@@ -114,13 +130,18 @@ class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFr
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The expected clean maps given noisy ones, x [B, 1, S, S], sigma [B] -> [B, 1, S, S]."""
-        s = edm_scalings(sigma, sigma_data=self.config.sigma_data).like(x)
-        lesion = _one_lesion(condition, like=x)  # [B, 1, P]
-        placed = ~lesion[:, :, (X, Y)].isnan().any(2)
-        spots = lesion_maps(lesion, (x.shape[2], x.shape[3]))[:, [0, 2]] * placed[..., None, None]
-        raw = self.network(torch.cat([s.c_in * x, spots.to(x)], dim=1), s.c_noise, self.labels(condition.labels.to(x)) + self.place(lesion))
-        denoised: Tensor = s.c_skip * x + s.c_out * raw.to(x)
-        return denoised
+        return self.maps(self.denoised(self.coefficients(x), sigma, condition).to(x))
+
+    def denoised(self, noisy: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The expected clean coefficients given noisy ones, [B, K]; each is preconditioned by its own spread.
+
+        c_skip, c_out and c_in of Table 1, Karras et al. 2022, with the coefficient's spread in the place of sigma_data.
+        """
+        sigma, spread = sigma[:, None].to(noisy), self.spread
+        total = (sigma**2 + spread**2).sqrt()
+        embedding = self.labels(condition.labels.to(noisy)) + self.place(_one_lesion(condition, like=noisy))
+        raw: Tensor = self.network(noisy / total, sigma[:, 0].log() / 4, embedding)
+        return spread**2 / total**2 * noisy + sigma * spread / total * raw.to(noisy)
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One map a seed, [B, 1, S, S] in [-1, 1], positive inside the outline; the noise depends on the seed alone."""
@@ -153,9 +174,6 @@ class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFr
         self.labels.zero_unvaried_inputs(varied.labels[0].isnan())
         lesion = _one_lesion(varied, like=self.labels.linear.weight)[0]  # [1, P]
         self.place.zero_unvaried_inputs(lesion.isnan())
-        if bool(lesion[0, [X, Y]].isnan().any()):
-            with torch.no_grad():
-                self.network.first.weight[:, self.network.maps] = 0.0
 
 
 CONDITIONS = ("labels", "lesions")
@@ -168,8 +186,30 @@ def _one_lesion(condition: Condition, *, like: Tensor) -> Tensor:
     return condition.lesions.to(like).nanmean(dim=1, keepdim=True)
 
 
+class SpectrumNetwork(nn.Module):
+    """Residual blocks of linear layers, conditioned on noise level and condition, coefficients [B, K] -> [B, K]."""
+
+    def __init__(self, number: int, *, width: int, depth: int, embedding: int) -> None:
+        super().__init__()
+        self.noise = nn.Sequential(NoiseEmbedding(embedding), nn.Linear(embedding, embedding))
+        self.first = nn.Linear(number, width)
+        self.blocks = nn.ModuleList(nn.ModuleList([nn.Linear(embedding, 2 * width), nn.Linear(width, width)]) for _ in range(depth))
+        self.last = nn.Linear(width, number)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, coefficients: Tensor, noise_level: Tensor, embedding: Tensor) -> Tensor:
+        embedding, h = F.silu(self.noise(noise_level) + embedding), self.first(coefficients)
+        for block in self.blocks:
+            modulate, mix = block  # type: ignore[misc]
+            scale, shift = modulate(embedding).chunk(2, dim=1)
+            h = h + mix(F.silu(F.layer_norm(h, h.shape[1:]) * (1 + scale) + shift))
+        output: Tensor = self.last(F.silu(h))
+        return output
+
+
 class LayoutObjective(Objective[LayoutModel]):
-    """The denoising loss of Karras et al. 2022 (Eq. 2 and 8), with more weight on the outline."""
+    """The denoising loss of Karras et al. 2022 (Eq. 2 and 8) on coefficients, divided by the mean of c_out^2 at each noise level."""
 
     phases = (Phase(name="denoise", updates=("model",)),)
 
@@ -184,11 +224,14 @@ class LayoutObjective(Objective[LayoutModel]):
         condition = self._dropped(condition, draws)
         sigma = lognormal_levels(draws.uniform(), draws.normal(), mean=config.sigma_mean, std=config.sigma_std, sigma_min=model.sigma_min,
                                  sigma_max=model.sigma_max)
-        noisy = clean + draws.normal(*clean.shape[1:]) * sigma[:, None, None, None]
-        estimate = self.model.denoise(noisy, sigma, condition)
-        weight = output_weight(edm_scalings(sigma, sigma_data=model.sigma_data))
-        error = F.mse_loss(estimate, clean, reduction="none") * (1 + config.edge * (1 - clean.abs()))
-        return {"denoise": weight * error.flatten(1).mean(1)}
+        spectrum = self.model.coefficients(clean)
+        estimate = self.model.denoised(spectrum + draws.normal(spectrum.shape[1]) * sigma[:, None], sigma, condition)
+        scale = (sigma[:, None] * self.model.spread).square() / (sigma[:, None].square() + self.model.spread.square())  # c_out^2
+        return {"denoise": (estimate - spectrum).square().mean(1) / scale.mean(1)}
+
+    def prepare(self, images: Tensor) -> None:
+        """Measure the spread of coefficients."""
+        self.model.fit(images)
 
     def _varied(self, maps: Tensor, condition: Condition, draws: Draws) -> tuple[Tensor, Condition]:
         """Outlines turned, zoomed and shifted a little, with what is stated of them moved along."""
