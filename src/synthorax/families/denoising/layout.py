@@ -201,7 +201,8 @@ class SpectrumNetwork(nn.Module):
     def forward(self, coefficients: Tensor, noise_level: Tensor, embedding: Tensor) -> Tensor:
         embedding, h = F.silu(self.noise(noise_level) + embedding), self.first(coefficients)
         for block in self.blocks:
-            modulate, mix = block  # type: ignore[misc]
+            assert isinstance(block, nn.ModuleList)
+            modulate, mix = block[0], block[1]
             scale, shift = modulate(embedding).chunk(2, dim=1)
             h = h + mix(F.silu(F.layer_norm(h, h.shape[1:]) * (1 + scale) + shift))
         output: Tensor = self.last(F.silu(h))
