@@ -23,7 +23,7 @@ from synthorax.run import read_spec
 from synthorax.steps.models.trained_model import open_model
 from synthorax.steps.planning.plan import read_plan
 from synthorax.training.checkpoint import load_checkpoint
-from synthorax.zoo import shipped
+from synthorax.zoo import judges, shipped
 from trainings import smallest, train_here
 
 TINY = ("model.image_size=32", "model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, false]", "model.embedding=16",
@@ -131,7 +131,7 @@ def test_whatever_a_model_file_says_of_itself_its_readers_end_well_and_the_listi
         for work in (lambda model: model.settings, lambda model: model.support, lambda model: model.network, lambda model: model.stages):
             ends_well(lambda work=work: work(open_model(copied / "run")), f"{number}: {changed[:300]!r}")
         listed = [row["model"] for row in sx.models(copied)]
-        assert listed == [*shipped(), str(copied / "run")]
+        assert listed == [*shipped(), *judges(), str(copied / "run")]
 
 
 def test_a_stray_line_in_the_log_loses_itself_alone(tmp_path: Path) -> None:
