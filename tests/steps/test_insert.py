@@ -22,8 +22,8 @@ from synthorax.data.image_files import read_image
 from synthorax.data.pixels import write_png
 from synthorax.data.prepared import Prepared
 from synthorax.editing.insertion.insertion import Insertion, box_of
-from synthorax.errors import InputError, UsageError
-from synthorax.judges.lungs import LungMasks
+from synthorax.errors import InputError, SynthoraxError, UsageError
+from synthorax.judges.lungs import LungMasks, load_lung_model
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.insertion.acceptance import check_place, refusal
 from synthorax.steps.insertion.config import InsertConfig
@@ -36,6 +36,7 @@ from trainings import in_new_process, killed_when
 NORMAL = {"No Finding": Stated.PRESENT}
 HERE = {"device": "cpu", "threads": 1}
 SIZE_PX = 128
+IMAGES = Path(__file__).parents[3] / "shared" / "data" / "formats"
 
 
 def host_set(folder: Path, rows: Sequence[Study] = (), *, num: int = 2, kind: str = "png8") -> Dataset:
@@ -357,3 +358,33 @@ def test_the_template_has_the_diameter_that_is_asked_for_and_differs_by_seed() -
     one, again, other = (template_volume(20.0, seed=seed) for seed in (1, 1, 2))
     assert math.isclose(one.diameter_mm, 20, rel_tol=1e-6) and np.array_equal(one.water, again.water)
     assert not np.array_equal(one.mask, other.mask) and 0.5 < one.water[one.mask].mean() < 0.8
+
+
+def test_a_lesion_that_reaches_out_of_the_chest_is_refused() -> None:
+    lung = np.zeros((1, 64, 64), bool)
+    lung[:, 20:50, 12:28] = True
+    lungs = LungMasks(right=lung, left=lung[:, :, ::-1], heart=np.zeros_like(lung))
+    host, inside, outside = np.full((64, 64), 90, np.uint8), np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+    host[0, 0] = 0
+    inside[30:40, 10:20] = outside[30:40, 4:14] = 255
+    for mask, refused in ((inside, False), (outside, True)):
+        made = _insertion(host, np.where(mask > 0, np.uint8(99), host), mask)
+        assert ("away from lungs and heart" in refusal(host, made, lungs)) == refused and not refusal(host, made)
+
+
+@pytest.mark.images
+@pytest.mark.skipif(not IMAGES.exists(), reason="the real images are not beside this checkout")
+def test_real_files_of_a_scanner_and_one_that_shows_the_negative(tmp_path: Path) -> None:
+    try:
+        load_lung_model()
+    except SynthoraxError as error:
+        pytest.skip(str(error))
+    (tmp_path / "pacs").mkdir()
+    for pattern in ("rsna_1.2*.dcm", "rsna_Fake*.dcm"):  # the same stored values, the second wrongly labelled MONOCHROME1
+        file = next(IMAGES.glob(pattern))
+        (tmp_path / "pacs" / file.name).write_bytes(file.read_bytes())
+    made = insert(tmp_path / "pacs", tmp_path / "out", assume_absent=True)
+    (study,) = made.studies
+    assert study.extra["spacing_mm"] == "0.168" and study.extra["spacing_from"] == "stated" and study.extra["modality"] == "CR"
+    assert study.view == "PA" and study.age_years == 62 and read_image(made.path / study.file_name).shape == (1024, 1024)
+    assert "the image looks inverted" in (made.path / "dropped.csv").read_text()

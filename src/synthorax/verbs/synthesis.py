@@ -111,7 +111,8 @@ def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike,
     with started(device=device, threads=threads, seed=seed), progress_line("insert") as progress:
         maker = lesion_maker(finding, config, model=from_, find_lungs=finder)
         found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
-        return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder, lungs_digest=finder.digest, progress=progress)
+        return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder.of_host, lungs_digest=finder.digest,
+                             progress=progress)
 
 
 @refuse_former_keywords(ScreenConfig)

@@ -13,14 +13,18 @@ from synthorax.judges.lungs import LungMasks
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 MOST_SEAM = 1.5
 """steepness across the border of what was changed, in that of the host along the same line"""
+CHEST_WALL = 0.05
+"""thickness of the wall and the diaphragm into which a lesion may reach, in the width of both lungs: 15 mm of an adult"""
+MOST_BEYOND = 0.03
+"""part of a lesion's mask that may lie farther out"""
 AROUND_LUNGS = 0.1
 """of the box of both lungs: a mask may reach so far beyond it"""
 MOST_OUTSIDE = 0.5
 """part of a mask that may lie outside that box"""
 
 
-def refusal(host: Pixels, made: Insertion) -> str:
-    """Why an insertion is not accepted, or nothing."""
+def refusal(host: Pixels, made: Insertion, lungs: LungMasks | None = None) -> str:
+    """Why an insertion is not accepted, or nothing; with `lungs`, those of the host, also where it lies outside the chest."""
     if made.pixels.shape != host.shape or made.pixels.dtype != host.dtype:
         return f"the result is {made.pixels.dtype} {made.pixels.shape} and the host {host.dtype} {host.shape}"
     changed = made.pixels != host
@@ -28,10 +32,22 @@ def refusal(host: Pixels, made: Insertion) -> str:
         return "the lesion changes no pixel: the place is white or black already"
     if beyond := int((changed & ~within_rim(made)).sum()):
         return f"{beyond} pixels outside the mask and its rim were changed"
+    if lungs is not None and (beyond_chest := _beyond_chest(made.mask > 0, lungs)) > MOST_BEYOND:
+        return f"{beyond_chest:.0%} of the lesion lies away from lungs and heart, and {MOST_BEYOND:.0%} is allowed"
     seam = float(made.record.get("seam", 1.0))
     if seam > MOST_SEAM:
         return f"a seam shows: the border is {seam:.2f} times as steep as the image there, and {MOST_SEAM:g} is allowed"
     return ""
+
+
+def _beyond_chest(mask: NDArray[np.bool_], lungs: LungMasks) -> float:
+    """Part of a mask [H, W] that is farther from lungs and heart than a twentieth of the width of the lungs: the chest wall."""
+    chest = lungs.both[0] | lungs.heart[0]
+    columns = np.nonzero(lungs.both[0].any(axis=0))[0]
+    if not len(columns):
+        return 0.0
+    reach = CHEST_WALL * (columns[-1] - columns[0] + 1)
+    return float((distance_transform_edt(~chest)[mask] > reach).mean())
 
 
 def within_rim(made: Insertion) -> NDArray[np.bool_]:

@@ -139,7 +139,7 @@ def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_m
         except SynthoraxError as error:
             problem = error
             continue
-        reason = refusal(pixels, made)
+        reason = refusal(pixels, made, lungs)
         if not reason:
             return made, own, attempt + 1
         problem = InputError(f"{reason} ({attempt + 1} attempts)", remedy="raise --tries, or ask for another size or place")
@@ -157,10 +157,7 @@ def _lungs(host: Host, folder: Path, pixels: Pixels, find_lungs: FindLungs) -> L
                                  f"{pixels.shape[1]} x {pixels.shape[0]}", remedy="save the mask at the size of the image")
             both |= mask
     if not drawn["lung"].any():
-        found = find_lungs(pixels[None])
-        if not found.right.any() or not found.left.any():
-            raise InputError("two lungs were not found", remedy="give a frontal chest radiograph, or a lung_mask in its row")
-        return found
+        return find_lungs(pixels[None])
     middle = round(float(np.nonzero(drawn["lung"])[1].mean()))
     right, left = drawn["lung"].copy(), drawn["lung"].copy()
     right[:, middle:] = left[:, :middle] = False  # the patient's right is on the left of the image

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.errors import SynthoraxError
-from synthorax.judges.lungs import LungMasks, load_lung_model, segment_lungs
+from synthorax.errors import InputError, SynthoraxError
+from synthorax.judges.lungs import LungMasks, load_lung_model, outline, segment_lungs
 from synthorax.judges.segmenter import Segmenter
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+SURER = 0.1
+"""by how much more certain the model is of the lungs on the negative of an image that is inverted; on 25 upright images at most 0.00"""
 
 
 class LungFinder:
@@ -19,8 +23,19 @@ class LungFinder:
         """`path` is the file of a lung model, by default the one that ships."""
         self._path = path
 
-    def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> LungMasks:
+    def __call__(self, pixels: Pixels) -> LungMasks:
         return segment_lungs(pixels, model=self._model())
+
+    def of_host(self, pixels: Pixels) -> LungMasks:
+        """The lungs of one image [1, H, W]. InputError where there are not two, or where it looks inverted."""
+        found = self(pixels)
+        own, negative = (_certainty(images, self._model()) for images in (pixels, np.iinfo(pixels.dtype).max - pixels))
+        if negative > own + SURER:
+            raise InputError(f"the image looks inverted: its lungs are found with a certainty of {own:.2f}, and those of its negative with "
+                             f"{negative:.2f}", remedy="correct what says how it is shown (MONOCHROME1 in DICOM), or invert it")
+        if not found.right.any() or not found.left.any():
+            raise InputError("two lungs were not found", remedy="give a frontal chest radiograph, or a lung_mask in its row")
+        return found
 
     @property
     def digest(self) -> str:
@@ -32,3 +47,10 @@ class LungFinder:
 
     def _model(self) -> Segmenter:
         return load_lung_model(self._path)
+
+
+def _certainty(pixels: Pixels, model: Segmenter) -> float:
+    """Mean probability of what is called lung on an image [1, H, W]; 0 where nothing is."""
+    lung = outline(pixels, model=model).lung[0]
+    inside = lung >= model.thresholds[0]
+    return float(lung[inside].mean()) if inside.any() else 0.0
