@@ -131,7 +131,7 @@ def test_a_call_that_was_killed_goes_on(tmp_path: Path) -> None:
     with (tmp_path / "out" / MANIFEST).open("a") as file:
         file.write('{"number": 7, "pai')  # as a kill may leave it
     made = insert(tmp_path / "hosts", tmp_path / "out")
-    assert made.studies == whole.studies
+    assert made.studies == whole.studies and (made.path / TABLE_NAME).read_bytes() == (whole.path / TABLE_NAME).read_bytes()
     for study in whole.studies:
         assert (made.path / study.file_name).read_bytes() == (whole.path / study.file_name).read_bytes()
     kept = sum(path.stat().st_mtime_ns == time for path, time in done.items())

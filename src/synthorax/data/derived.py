@@ -108,7 +108,7 @@ def refuse_held_out_hosts(studies: Sequence[Study], held_out: Mapping[str, Itera
 
 def write_manifest(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Write `private_manifest.jsonl` beside a set, readable by its owner alone; each line holds `file_name` and its source."""
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False, sort_keys=True) + "\n" for line in lines)
+    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
     write_atomic(folder / MANIFEST, text, mode=OWNER_ONLY)
 
 

@@ -271,7 +271,7 @@ def _is_whole(line: Mapping[str, Any], out: Path) -> bool:
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line to the private manifest and flush it: from then on the image counts as made."""
     with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, OWNER_ONLY)) as file:
-        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False, sort_keys=True) + "\n")
+        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
