@@ -28,7 +28,8 @@ from synthorax.steps.export.images import export_dataset
 from synthorax.steps.insertion.acceptance import check_place, refusal
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import choose, find_hosts
-from synthorax.steps.insertion.lesions import template_volume
+from synthorax.steps.insertion.insert import insert_images
+from synthorax.steps.insertion.lesions import lesion_maker, template_volume
 from synthorax.types import Stated, Study
 from thorax import thorax
 from trainings import in_new_process, killed_when
@@ -341,6 +342,28 @@ def test_an_insertion_is_refused_for_what_it_changed() -> None:
     assert "changes no pixel" in refusal(host, _insertion(host, host.copy(), mask))
     assert "a seam shows" in refusal(host, _insertion(host, good, mask, seam=2.0))
     assert "uint16" in refusal(host, _insertion(host, good.astype(np.uint16), mask))
+
+
+def test_an_image_whose_anatomy_is_not_kept_is_made_again_and_then_given_up(tmp_path: Path) -> None:
+    hosts = find_hosts(host_set(tmp_path / "hosts", num=1), "Nodule")
+    maker, asked = lesion_maker("Nodule", InsertConfig(diameter_mm=25, tries=2), model="template"), list[int]()
+
+    def guard(before: np.ndarray, after: np.ndarray, region: np.ndarray) -> str:
+        assert np.array_equal(before[~region], after[~region])
+        asked.append(int((before != after).sum()))
+        return "two hearts" if len(asked) < 3 else ""
+
+    call = {"seed": 1, "find_lungs": no_lungs, "guard": guard}
+    with pytest.raises(InputError, match=r"the anatomy is not kept: two hearts \(2 attempts\); raise --tries"):
+        insert_images(hosts, maker, out=tmp_path / "out", **call)
+    assert len(asked) == 2 and not (tmp_path / "out").exists()
+    made = insert_images(hosts, maker, out=tmp_path / "out", **call)
+    assert made.dataset.studies[0].extra["anatomy"] == "kept"
+
+
+def no_lungs(pixels: np.ndarray) -> LungMasks:
+    """In the place of the lung model, where rows name masks of their lungs."""
+    raise AssertionError("the row says where the lungs are")
 
 
 def test_a_place_outside_the_chest_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +113,7 @@ def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike,
         maker = lesion_maker(finding, config, model=from_, find_lungs=finder)
         found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
         return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder.of_host, lungs_digest=finder.digest,
-                             progress=progress)
+                             guard=partial(finder.broken_anatomy, heart_may_change=maker.finding == "Cardiomegaly"), progress=progress)
 
 
 @refuse_former_keywords(ScreenConfig)

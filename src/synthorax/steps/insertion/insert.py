@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from synthorax.folders import claimed, file_stamp
 from synthorax.judges.lungs import LungMasks
 from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
-from synthorax.steps.insertion.acceptance import check_place, refusal
+from synthorax.steps.insertion.acceptance import check_place, refusal, within_rim
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
 from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
@@ -42,6 +42,7 @@ from synthorax.types import Lesion, Stated, Study
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 KEPT_COLUMNS = ("spacing_mm", "modality", "licence")
 """of the host's own columns; others may name the patient"""
+Guard = Callable[[Pixels, Pixels, NDArray[np.bool_]], str | None]
 DROPPED_NAME = "dropped.csv"
 
 
@@ -74,10 +75,11 @@ class Inserted:
 
 
 def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs, lungs_digest: str = "",
-                  progress: Progress = quiet) -> Inserted:
+                  guard: Guard | None = None, progress: Progress = quiet) -> Inserted:
     """Insert one lesion into each chosen host; images and masks as PNG of the host's size and bits.
 
-    A row depends on its seed, its host and the settings, and not on the other rows. Each image is accepted, or made again with the next
+    `guard` says of an image before and after, and of the region that may differ, what of the anatomy is not kept (None: not checked). A row
+    depends on its seed, its host and the settings, and not on the other rows. Each image is accepted, or made again with the next
     seed, or listed in dropped.csv. Raises InputError where `out` holds something else, or where not one image could be made.
     """
     config = maker.config
@@ -90,7 +92,7 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
             write_manifest(out, [lines[number] for number in sorted(lines)])
         for number, host in enumerate(chosen):
             if number not in lines:
-                lines[number] = _one(number, host, hosts, maker, out=out, seed=seed, find_lungs=find_lungs)
+                lines[number] = _one(number, host, hosts, maker, out=out, seed=seed, find_lungs=find_lungs, guard=guard)
                 _append(out / MANIFEST, lines[number])
             progress((number + 1) / len(chosen), f"{number + 1} of {len(chosen)} images")
         done = [lines[number] for number in sorted(lines)]
@@ -109,7 +111,8 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
                     estimated_spacing=estimated)
 
 
-def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs) -> dict[str, Any]:
+def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs,
+         guard: Guard | None) -> dict[str, Any]:
     """Make one image and write its files; returns its line of the private manifest."""
     line: dict[str, Any] = {"number": number, "pair_of": host.reference, "host": str(host.path.resolve()), "host_sha256": sha256(host.path)}
     try:
@@ -118,7 +121,7 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
         lungs = _lungs(host, hosts.folder, pixels, find_lungs)
         mask = _mask(maker.config, pixels, lungs)
         made, own_seed, attempts = _accepted(pixels, lungs, maker, spacing_mm=spacing, mask=mask, study=host.study,
-                                             seed=derive(seed, "insert", number))
+                                             seed=derive(seed, "insert", number), guard=guard)
     except SynthoraxError as error:
         return line | {"dropped": asdict(dropped(host, error))}
     study = _study(number, host, hosts, maker, made, lungs, seed=own_seed, spacing_from=spacing_from or "estimated", note=note)
@@ -129,9 +132,10 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
 
 
 def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None,
-              study: Study, seed: int) -> tuple[Insertion, int, int]:
+              study: Study, seed: int, guard: Guard | None) -> tuple[Insertion, int, int]:
     """The first insertion that is accepted, its seed and its number of attempts; InputError with the last reason where none is."""
     problem = SynthoraxError("was not tried")
+    guard = guard or (lambda before, after, region: None)
     for attempt in range(maker.config.tries):
         own = seed if attempt == 0 else derive(seed, "again", attempt)
         try:
@@ -140,8 +144,10 @@ def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_m
             problem = error
             continue
         reason = refusal(pixels, made, lungs)
-        if not reason:
-            return made, own, attempt + 1
+        broken = None if reason else guard(pixels, made.pixels, within_rim(made))
+        if not (reason or broken):
+            return replace(made, record={**made.record, "anatomy": "not checked" if broken is None else "kept"}), own, attempt + 1
+        reason = reason or f"the anatomy is not kept: {broken}"
         problem = InputError(f"{reason} ({attempt + 1} attempts)", remedy="raise --tries, or ask for another size or place")
     raise problem
 
@@ -190,6 +196,7 @@ def _study(number: int, host: Host, hosts: Hosts, maker: LesionMaker, made: Inse
     extra = {name: host.study.extra[name] for name in KEPT_COLUMNS if host.study.extra.get(name)}
     extra |= {COLUMN: "yes", PAIR_COLUMN: host.reference, "method": str(record["method"]), **maker.facts, "seed": str(seed)}
     extra |= {name: f"{record[name]:.6g}" for name in ("diameter_mm", "spacing_mm", "seam", "contrast_to_clutter") if record.get(name)}
+    extra |= {"anatomy": str(record.get("anatomy", ""))}
     extra |= {"spacing_from": spacing_from, "rim_px": str(record.get("rim_px", 0)), "host_note": note,
               "condition": json.dumps({"labels": {maker.finding: 1}, **asked}, sort_keys=True)}
     name = f"synthetic-derived-{number:06d}"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthorax.errors import InputError, SynthoraxError
+from synthorax.judges.anatomy_guard import check_edit
 from synthorax.judges.lungs import LungMasks, load_lung_model, outline, segment_lungs
 from synthorax.judges.segmenter import Segmenter
 
@@ -36,6 +37,12 @@ class LungFinder:
         if not found.right.any() or not found.left.any():
             raise InputError("two lungs were not found", remedy="give a frontal chest radiograph, or a lung_mask in its row")
         return found
+
+    def broken_anatomy(self, before: Pixels, after: Pixels, region: NDArray[np.bool_], *, heart_may_change: bool) -> str | None:
+        """What an insertion into an image [H, W] changed outside its region that it was to keep; None where no model can tell."""
+        if not self.digest:
+            return None
+        return "; ".join(check_edit(before[None], after[None], region[None], heart_may_change=heart_may_change, model=self._model())[0])
 
     @property
     def digest(self) -> str:
