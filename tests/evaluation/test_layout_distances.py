@@ -19,19 +19,19 @@ def shapes(num: int, seed: int) -> list[Shape]:
                   roughness=float(np.exp(rng.uniform(0.1, 0.6)))) for _ in range(num)]
 
 
-def measured(made: list[Shape]) -> dict[str, tuple[float, float, float]]:
+def distances_to(made: list[Shape]) -> dict[str, tuple[float, float, float]]:
     found = layout_distances(shapes(80, 1), made, shapes(200, 2), images=[str(number // 2) for number in range(80)])
     return {one.property: (one.value, one.low, one.floor) for one in found}
 
 
 def test_equal_distributions_are_as_far_apart_as_real_ones() -> None:
-    assert all(value < 2.5 * floor and low < 2.5 * floor for value, low, floor in measured(shapes(80, 3)).values())
+    assert all(value < 2.5 * floor and low < 2.5 * floor for value, low, floor in distances_to(shapes(80, 3)).values())
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_planted_fault_is_seen_in_its_property_alone(name: str) -> None:
     faulty = [replace(shape, **{name: getattr(shape, name) * 1.6}) for shape in shapes(80, 3)]
-    for other, (value, low, floor) in measured(faulty).items():
+    for other, (value, low, floor) in distances_to(faulty).items():
         assert (low > 2.5 * floor) if other == name else (value < 2.5 * floor), other
 
 

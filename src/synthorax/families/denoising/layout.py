@@ -45,8 +45,8 @@ class LayoutConfig:
     """width of the noise and condition embedding"""
     sigma_min: Positive = 0.01
     """lowest noise level of sampling"""
-    sigma_max: Positive = 40.0
-    """highest noise level of sampling"""
+    sigma_max: Positive = 120.0
+    """highest noise level of sampling, well above the spread of the largest coefficient, which is about 15"""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What does not go together, by key."""
@@ -58,9 +58,9 @@ class LayoutConfig:
 class LayoutObjectiveConfig:
     """Which noise levels are trained, how often statements are dropped, and how outlines are varied."""
 
-    sigma_mean: Finite = -0.8
+    sigma_mean: Finite = 0.5
     """mean of ln sigma in training"""
-    sigma_std: NotNegative = 1.4
+    sigma_std: NotNegative = 1.8
     """standard deviation of ln sigma in training"""
     label_dropout: Fraction = 0.05
     """probability of dropping the finding"""
@@ -87,8 +87,10 @@ class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFr
 
     basis: Tensor
     kept: Tensor
+    centre: Tensor
+    """[K]: mean of each coefficient among training maps; that of the first one is large, because most of a map is outside"""
     spread: Tensor
-    """[K]: root mean square of each coefficient among training maps"""
+    """[K]: standard deviation of each coefficient"""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -102,22 +104,25 @@ class LayoutModel(nn.Module, LayoutMaker, Denoiser, HasConditionInputs, StartsFr
         self.register_buffer("basis", basis, persistent=False)  # [S, S]
         self.register_buffer("kept", rows[:, None] + rows[None] < c.band, persistent=False)
         number = sum(max(0, min(side, c.band - row)) for row in range(side))
+        self.register_buffer("centre", torch.zeros(number))
         self.register_buffer("spread", torch.ones(number))
         self.network = SpectrumNetwork(number, width=c.width, depth=c.depth, embedding=c.embedding)
 
     def fit(self, maps: Tensor) -> None:
-        """Measure the spread of each coefficient on training maps [N, 1, S, S]: it scales what the network sees and gives."""
+        """Measure mean and spread of each coefficient on training maps [N, 1, S, S]: what the network sees and gives is in their units."""
+        self.centre.zero_()
         coefficients = self.coefficients(maps.to(self.basis))
-        self.spread.copy_(coefficients.square().mean(0).sqrt().clamp(min=1e-2))
+        self.centre.copy_(coefficients.mean(0))
+        self.spread.copy_(coefficients.std(0).clamp(min=1e-2))
 
     def coefficients(self, maps: Tensor) -> Tensor:
-        """The kept coefficients of the cosine transform, [B, 1, S, S] -> [B, K]."""
-        return (self.basis @ maps[:, 0] @ self.basis.T)[:, self.kept]
+        """The kept coefficients of the cosine transform without their mean, [B, 1, S, S] -> [B, K]."""
+        return (self.basis @ maps[:, 0] @ self.basis.T)[:, self.kept] - self.centre
 
     def maps(self, coefficients: Tensor) -> Tensor:
         """Maps of coefficients, [B, K] -> [B, 1, S, S]."""
         spectrum = coefficients.new_zeros(len(coefficients), *self.kept.shape)
-        spectrum[:, self.kept] = coefficients
+        spectrum[:, self.kept] = coefficients + self.centre
         return (self.basis.T @ spectrum @ self.basis)[:, None]
 
     @property
