@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from synthorax.diffusion.precondition import Scalings, edm_scalings
 from synthorax.errors import UsageError
 from synthorax.nets.wavelet import merge, split
 from synthorax.protocols import ModelSpec
-
-if TYPE_CHECKING:
-    from synthorax.families.denoising.model import DiffusionModel
 
 BANDS = ("latent 0", "detail of columns", "detail of rows", "detail of diagonals")
 """the means, by the name that a model of half the side gives its only channel, and three kinds of differences"""
@@ -64,7 +61,27 @@ class DetailBands:
         return MEANS_COUNT * errors[:, 0] + (1 - MEANS_COUNT) * errors[:, 1:].mean(1)
 
 
-def with_detail(base: DiffusionModel, *, detail: Sequence[float], parts: Sequence[str]) -> DiffusionModel:
+class SeesBands(Protocol):
+    """What is used here of a diffusion model, which uses this module."""
+
+    spec: ModelSpec
+    config: Any
+    bands: DetailBands | None
+    network: nn.Module
+
+    def __init__(self, spec: ModelSpec) -> None: ...
+
+    def input_names(self) -> list[str]:
+        """What each input of the network's first layer means."""
+
+    def state_dict(self) -> Any:
+        """Weights by name; changing them changes the model."""
+
+
+M = TypeVar("M", bound=SeesBands)
+
+
+def with_detail(base: M, *, detail: Sequence[float], parts: Sequence[str]) -> M:
     """The model of twice the side that makes the images of `base` enlarged by two: its bands of detail come out as noise of the standard
     deviations `detail`, its other weights are those of `base`. The weights of `parts` that the base lacks are 0. Raises UsageError for a
     base that has bands of detail itself, or diffuses no pixels by the parameterisation edm.
@@ -74,7 +91,7 @@ def with_detail(base: DiffusionModel, *, detail: Sequence[float], parts: Sequenc
     if base.bands is not None:
         raise UsageError("a model with bands of detail cannot become one of twice the side again")
     spec = replace(base.spec, image_size=2 * base.spec.image_size, conditions=tuple(parts), config=config)
-    model = _like(base, spec)
+    model = type(base)(spec)
     own, theirs = model.state_dict(), base.state_dict()
     names, rows = model.input_names(), base.config.patch ** 2
     for key, weight in own.items():
@@ -91,7 +108,7 @@ def with_detail(base: DiffusionModel, *, detail: Sequence[float], parts: Sequenc
     return model
 
 
-def zero_detail(model: DiffusionModel) -> None:
+def zero_detail(model: SeesBands) -> None:
     """Let the bands of detail have no influence on the means, and no content."""
     folded = model.config.patch ** 2
     first: nn.Conv2d = model.network.first  # type: ignore[assignment]
@@ -99,8 +116,3 @@ def zero_detail(model: DiffusionModel) -> None:
     with torch.no_grad():
         first.weight[:, folded:len(BANDS) * folded] = 0.0
         last.weight[folded:], last.bias[folded:] = 0.0, 0.0  # type: ignore[index]
-
-
-def _like(base: DiffusionModel, spec: ModelSpec) -> DiffusionModel:
-    """A model of the class of `base`, which this module does not import, without gradients."""
-    return type(base)(spec).requires_grad_(False).eval()
