@@ -1,4 +1,4 @@
-"""The loss on images that nothing learns from: a training that goes on while it rises is learning its images by heart."""
+"""The loss on images that nothing learns from: a training that goes on while it rises memorises its images."""
 
 from __future__ import annotations
 

@@ -245,8 +245,8 @@ class DiffusionObjective(Objective[DiffusionModel]):
         corners = (draws.uniform(2).double() * ((model.image_size - self.config.crop) // step + 1)).long() * step
         if not model.coordinates:
             return Crop(side=self.config.crop, corners=corners)
-        begin = (corners.double() / model.image_size).float()
-        place = torch.stack([begin, torch.full_like(begin, self.config.crop / model.image_size)], dim=2)
+        corner = (corners.double() / model.image_size).float()
+        place = torch.stack([corner, torch.full_like(corner, self.config.crop / model.image_size)], dim=2)
         return Crop(side=self.config.crop, corners=corners, place=place)
 
 
