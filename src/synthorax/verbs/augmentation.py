@@ -268,7 +268,7 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     if both:
         synthetic, why_not = join_synthetic_set(synthetic, sets, prepared, out=out / "synthetic"), ""
 
-    joined = None if synthetic is None else _joined(prepared, synthetic, source, out=out)
+    joined = None if synthetic is None else _training_set(prepared, synthetic, source, out=out)
     if folder.has("the report", {}):
         report = Report.load(out)
     else:
@@ -292,7 +292,7 @@ def _augmented_by_insertion(job: _Job, source: Dataset, prepared: Prepared, reje
     stages.begin("insert")
     synthetic = join_synthetic_set(None, inserted(prepared, numbers, out=out / "inserted", **job.computing), prepared,
                                    out=out / "synthetic")
-    joined = _joined(prepared, synthetic, source, out=out)
+    joined = _training_set(prepared, synthetic, source, out=out)
     if folder.has("the report", {}):
         report = Report.load(out)
     else:
@@ -303,7 +303,7 @@ def _augmented_by_insertion(job: _Job, source: Dataset, prepared: Prepared, reje
                      rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)
 
 
-def _joined(prepared: Prepared, synthetic: Dataset, source: Dataset, *, out: Path) -> Dataset:
+def _training_set(prepared: Prepared, synthetic: Dataset, source: Dataset, *, out: Path) -> Dataset:
     """The training set: all real training images and the synthetic ones."""
     with progress_line("join the training set") as progress:
         return join_training_set(prepared, synthetic, out=out / "train", name=f"{source.name} augmented",
