@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,12 @@ from synthorax.rng import Draws
 
 if TYPE_CHECKING:  # `protocols.Objective` asks for capabilities
     from synthorax.protocols import Condition, ModelSpec, SampleSettings
+
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x, sigma) -> x0, as samplers call it"""
+Change = Callable[[Denoise], Denoise]
+"""wraps a denoiser"""
 
 
 @runtime_checkable
@@ -99,6 +105,19 @@ class LayoutMaker(Protocol):
 
 
 @runtime_checkable
+class Resampler(Denoiser, Protocol):
+    """A denoiser that samples given images again from a noise level, and lets its estimates be changed on the way."""
+
+    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
+               change: Change | None = None) -> Tensor:
+        """One image a seed, [B, 1, S, S] in [-1, 1]; `change` wraps the guided denoiser."""
+
+    def resample(self, images: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
+                 level: float, change: Change | None = None) -> Tensor:
+        """Images [B, 1, S, S] in [-1, 1] brought to the noise level `level` and sampled from there."""
+
+
+@runtime_checkable
 class Cascade(Protocol):
     """Models one after the other, the first of which makes images and the others enlarge them."""
 
@@ -150,6 +169,6 @@ class HasDiagnostics(Protocol):
         """Numbers for `metrics.jsonl`, by name; `side_px` is the side that a growing network has reached."""
 
 
-CAPABILITIES: tuple[type, ...] = (LatentGenerator, StyledGenerator, LatentEncoder, MaskConditioned, Denoiser, LayoutMaker, Cascade,
-                                  HasConditionInputs, StartsFromBase, Adaptable, HasDiagnostics)
+CAPABILITIES: tuple[type, ...] = (LatentGenerator, StyledGenerator, LatentEncoder, MaskConditioned, Denoiser, LayoutMaker, Resampler,
+                                  Cascade, HasConditionInputs, StartsFromBase, Adaptable, HasDiagnostics)
 """all of these protocols; the contract tests hold every family to those that it lists"""

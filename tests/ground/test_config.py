@@ -19,7 +19,8 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     trained = getattr(load_recipe(name).model, "compressor", "none") not in ("none", "wavelet")
     compressor = ["model.image_size=32", "model.compressor_config={image_size=32, channels=4, multipliers=[1, 2]}"] if trained else []
     without_masks = ['model.parts=["labels"]'] if name == "progressive-vae-64" else []
-    recipe = load_recipe(name, overrides=[*SMALLEST[family][1:], *FEW, *compressor, *without_masks, "train.steps=2"])
+    recipe = load_recipe(name, overrides=[*SMALLEST[family][1:], *FEW, *compressor, *without_masks, "train.steps=2",
+                                          "train.held_out_every=0"])
     outcome = train_here(recipe, tmp_path)
     assert outcome.steps == 2
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2

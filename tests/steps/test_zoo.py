@@ -59,6 +59,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "zoo"
     folder.mkdir()
     (folder / zoo.TABLE_NAME).write_text(zoo.HEADER)
+    (folder / zoo.JUDGES_NAME).write_text(zoo.JUDGES_HEADER)
     monkeypatch.setattr(zoo, "FOLDER", folder)
     return folder
 
@@ -141,13 +142,13 @@ def test_images_that_move_too_far_are_refused(run: Run, shelf: Path, monkeypatch
     monkeypatch.setattr("synthorax.steps.models.ship.FARTHEST_MEAN", 1e-9)
     with pytest.raises(InputError, match="stored as bfloat16, its images move by"):
         ship(run, name=NAME, folder=shelf, precision="bfloat16")
-    assert [path.name for path in shelf.iterdir()] == [zoo.TABLE_NAME]
+    assert {path.name for path in shelf.iterdir()} == {zoo.TABLE_NAME, zoo.JUDGES_NAME}
 
 
 def test_more_bytes_than_ship_are_refused(run: Run, shelf: Path) -> None:
     with (shelf / "other.safetensors").open("wb") as file:
         file.truncate(MAX_BYTES)
-    with pytest.raises(InputError, match="MB in all, and 25 MB is the limit"):
+    with pytest.raises(InputError, match="MB in all, and 27 MB is the limit"):
         ship(run, name=NAME, folder=shelf)
     assert not (shelf / f"{NAME}.md").exists()
 
@@ -388,8 +389,9 @@ def test_the_list_has_shipped_models_and_runs_with_their_terms(run: Run, shelf: 
 
 
 def test_every_model_that_ships_is_whole_and_has_its_card() -> None:
-    table = zoo.shipped()
-    assert sum(model.weights.stat().st_size for model in table.values()) <= MAX_BYTES
+    table, judges = zoo.shipped(), zoo.judges()
+    everything = [*table.values(), *judges.values()]
+    assert sum(model.weights.stat().st_size for model in everything) <= MAX_BYTES
     for name, model in table.items():
         assert zoo.read(name).path == model.weights
         head = read_card(model.folder / model.card)
@@ -398,7 +400,7 @@ def test_every_model_that_ships_is_whole_and_has_its_card() -> None:
         network = load_model(name)
         assert images_of(network, num=1).shape == (1, *shape_of(network.spec)) and network.spec.image_size == head["image_size_px"]
     listed = {path.name for path in zoo.FOLDER.iterdir() if path.suffix in (".safetensors", ".md")}
-    assert listed == {name for model in table.values() for name in (model.file, model.card)}, "and nothing else lies there"
+    assert listed == {name for model in everything for name in (model.file, model.card)}, "and nothing else lies there"
 
 
 def test_wheel_and_sdist_have_the_weights(run: Run, tmp_path: Path) -> None:

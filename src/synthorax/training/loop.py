@@ -170,7 +170,8 @@ def _held_out_loss(objective: Objective[nn.Module], held_out: ImageSet | None, i
     if not objective.held_out_phase:
         raise UsageError("train.held_out_every: the losses of this family do not say how well it has learned; leave it out")
     if held_out is None or not len(held_out) or isinstance(images, VolumeSet):
-        raise UsageError("train.held_out_every: there are no validation images; prepare with a validation split, or leave it out")
+        raise UsageError("train.held_out_every: there are no validation images; prepare with a validation split, or set "
+                         "train.held_out_every=0")
     if not engine.is_main:
         return None
     return HeldOutLoss(objective, held_out, images, batch_size=config.batch_size, seed=config.seed, engine=engine)

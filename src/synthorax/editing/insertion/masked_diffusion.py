@@ -9,9 +9,8 @@ pixels: its resolution, its bits, and every pixel outside stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from synthorax.bounds import AtLeastOne, Finite, NotNegative, Positive
-from synthorax.capabilities import Cascade
+from synthorax.capabilities import Cascade, Denoise, Resampler
 from synthorax.data.lesions import measure_lesion
 from synthorax.editing.insertion.frame import Frame
 from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, check_host, check_mask, digest_of
@@ -30,23 +29,6 @@ from synthorax.errors import InputError, UsageError, nearest
 from synthorax.protocols import COARSE, EXACT, Condition, Model, ModelSpec, SampleSettings, encode_attributes
 from synthorax.rng import derive
 from synthorax.types import Lesion, Study
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-Change = Callable[[Denoise], Denoise]
-
-
-class MaskedSampler(Protocol):
-    """A diffusion model in pixels whose denoiser can be wrapped."""
-
-    spec: ModelSpec
-
-    def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
-               change: Change | None = None) -> Tensor:
-        """One image a seed, [B, 1, S, S] in [-1, 1]."""
-
-    def resample(self, images: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
-                 level: float, change: Change | None = None) -> Tensor:
-        """Images [B, 1, S, S] in [-1, 1] from a noise level again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,14 +94,14 @@ def insert_by_diffusion(host: Pixels, *, finding: str, region: NDArray[Any], mod
     return Insertion(pixels=pixels, mask=mask, box=box_of(mask), record=record)
 
 
-def stages_of(model: Model) -> list[MaskedSampler]:
+def stages_of(model: Model) -> list[Resampler]:
     """The diffusion models that a model consists of, the first of which makes small images. UsageError for other models."""
-    stages = list(model.stages) if isinstance(model, Cascade) else [model]
-    for stage in stages:
-        spec = cast(Model, stage).spec
-        if not hasattr(stage, "resample") or spec.config.get("compressor", "none") != "none":
-            raise UsageError(f"masked diffusion needs a diffusion model in pixels, and one of family '{spec.family}' is given")
-    return cast(list[MaskedSampler], stages)
+    stages = []
+    for stage in model.stages if isinstance(model, Cascade) else [model]:
+        if not isinstance(stage, Resampler) or stage.spec.config.get("compressor", "none") != "none":
+            raise UsageError(f"masked diffusion needs a diffusion model in pixels, and one of family '{model.spec.family}' is given")
+        stages.append(stage)
+    return stages
 
 
 def settings_of(model: Model, options: DiffusionOptions) -> list[SampleSettings]:

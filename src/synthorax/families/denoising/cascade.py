@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from synthorax.capabilities import Cascade
+from synthorax.capabilities import Cascade, Change
 from synthorax.diffusion.guidance import autoguided
 from synthorax.errors import UsageError
-from synthorax.families.denoising.model import Change, DiffusionModel
+from synthorax.families.denoising.model import DiffusionModel
 from synthorax.protocols import ATTRIBUTES, Condition, ModelSpec, SampleSettings
 from synthorax.rng import derive
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synthorax.capabilities import Adaptable, Denoiser, HasConditionInputs, StartsFromBase
+from synthorax.capabilities import Adaptable, Denoiser, HasConditionInputs, Resampler, StartsFromBase
 from synthorax.families.denoising.distillation_objective import StudentObjective
 from synthorax.families.denoising.model import DiffusionConfig, DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective, DiffusionObjectiveConfig
@@ -23,4 +23,4 @@ def _needs(model: DiffusionConfig, objective: DiffusionObjectiveConfig) -> Needs
 
 FAMILY = Family(model_config=DiffusionConfig, objective_config=DiffusionObjectiveConfig, build_model=DiffusionModel,
                 build_objective=_objective, conditions=lambda config: tuple(config.parts),
-                can=(Denoiser, HasConditionInputs, StartsFromBase, Adaptable), needs=_needs)
+                can=(Denoiser, Resampler, HasConditionInputs, StartsFromBase, Adaptable), needs=_needs)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from synthorax.capabilities import Adaptable, Denoiser, HasConditionInputs
+from synthorax.capabilities import Adaptable, Change, HasConditionInputs, Resampler
 from synthorax.config import AtLeastOne, Depth, Dropout, Multipliers, NotNegative, Patch, Positive, Side, Width, one_of
 from synthorax.diffusion.guidance import clip_denoised, guided_by_prompts
 from synthorax.diffusion.inversion import invert
@@ -34,7 +34,6 @@ from synthorax.protocols import ATTRIBUTES, AUGMENTATIONS, PARTS, Condition, Mod
 from synthorax.registry import lookup
 from synthorax.rng import Draws, derive
 
-Change = Callable[[Denoise], Denoise]
 FIRST, LAST = "network.first.", "network.last."
 """how the names of the weights begin of the layers from and to pixels or latents"""
 OPTIONAL = "embeddings.augmentation."
@@ -124,7 +123,7 @@ class DiffusionConfig:
                                         "nor learned_variance")
 
 
-class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
+class DiffusionModel(nn.Module, Resampler, HasConditionInputs, Adaptable):
     """A denoiser D(x; sigma, condition) and the samplers that turn it into images.
 
     x = x0 + sigma n lives in pixels or in a compressor's latents; every parameterisation and noise schedule is a conversion.
@@ -136,7 +135,7 @@ class DiffusionModel(nn.Module, Denoiser, HasConditionInputs, Adaptable):
         c = self.config
         for part in c.parts:
             if part not in PARTS:
-                raise UsageError(f"model.parts: unknown part '{part}'; {nearest(part, PARTS)}")
+                raise UsageError(f"model.parts: unknown part '{part}'; {nearest(str(part), PARTS)}")  # files may hold anything
         self.scalings: Callable[..., Scalings] = lookup(PARAMETERISATIONS, c.parameterisation, kind="parameterisation")
         self.compressor = build_compressor(c.compressor, c.compressor_config)
         if c.centred and (c.compressor != "none" or "image" not in c.parts):

@@ -26,7 +26,7 @@ from synthorax.zoo import FOLDER, Shipped, enter
 
 Precision = Literal["float16", "bfloat16", "float32"]
 PRECISIONS: Mapping[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-MAX_BYTES = 25_000_000
+MAX_BYTES = 27_000_000
 """weights of all shipped models together"""
 FARTHEST_MEAN = 1.0
 """mean difference in grey levels of 255 that half precision may make"""
