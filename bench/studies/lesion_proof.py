@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lesion_proof_arms import ARMS, Lessons, Observer, Pools, Said, classify, detect, lessons, untrained
+from lesion_proof_arms import ARMS, Observer, Pools, Said, TrainingSet, classify, detect, training_set, untrained
 from lesion_proof_data import Cases, capped, folds_of, generate, insert_into, join, read_cases, subtleties, varied
 from lesion_proof_table import drain_answer, power, tables
 from numpy.typing import NDArray
@@ -98,9 +98,9 @@ class Judges:
         """Rows of the test images."""
         return np.flatnonzero(self.pools.real.folds == fold)
 
-    def learned(self, unit: Unit) -> Lessons | None:
+    def learned(self, unit: Unit) -> TrainingSet | None:
         """What a unit learns from."""
-        return lessons(self.pools, arm=unit.arm, finding=unit.finding, k=unit.k, fold=unit.fold, seed=unit.seed,
+        return training_set(self.pools, arm=unit.arm, finding=unit.finding, k=unit.k, fold=unit.fold, seed=unit.seed,
                        num=self.protocol["num_synthetic"])
 
     def __call__(self, unit: Unit, *, rows: NDArray[np.intp] | None = None) -> Said | None:

@@ -30,7 +30,7 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lessons:
+class TrainingSet:
     """What one arm learns from: images with a lesion, images without, and how often each of the former counts."""
 
     positive: Cases
@@ -58,12 +58,12 @@ class Pools:
         return {name: getattr(self, name) for name in ("real", "classic", "inserted", "template", "generated", "generated_normal")}
 
 
-def lessons(pools: Pools, *, arm: str, finding: str, k: int, fold: int, seed: int, num: int) -> Lessons | None:
+def training_set(pools: Pools, *, arm: str, finding: str, k: int, fold: int, seed: int, num: int) -> TrainingSet | None:
     """The training images of an arm; None where the training folds have fewer than k patients with the finding.
 
     The same k patients and the same negatives in every arm of a seed and fold. Images made from a patient of the test fold are left out.
     """
-    rng = np.random.default_rng(derive(seed, "lessons", finding, fold, k))
+    rng = np.random.default_rng(derive(seed, "training set", finding, fold, k))
     real = pools.real
     shown, train = real.having(finding), real.folds != fold
     people = rng.permutation(np.unique(real.patients[shown & train]))[:k]
@@ -90,7 +90,7 @@ def lessons(pools: Pools, *, arm: str, finding: str, k: int, fold: int, seed: in
     keys = np.array([f"{kind}:{row}" for some in (parts, empty) for kind, rows in some for row in rows])
     if arm == "shuffled":
         positive = _shuffled(positive, first=k, rng=rng)
-    return Lessons(positive=positive, negative=negative, weight=weight, keys=keys)
+    return TrainingSet(positive=positive, negative=negative, weight=weight, keys=keys)
 
 
 def _shuffled(positive: Cases, *, first: int, rng: np.random.Generator) -> Cases:
@@ -143,7 +143,7 @@ class Observer:
             self._known[name] = places, channel_values(image[None], where, config=self.config)
         return self._known[name][1]
 
-    def __call__(self, learned: Lessons, test: Cases, *, seed: int, least_px: float, test_name: str = "test") -> Said:
+    def __call__(self, learned: TrainingSet, test: Cases, *, seed: int, least_px: float, test_name: str = "test") -> Said:
         """Train, and mark the test images."""
         rng = np.random.default_rng(seed)
         k = len(learned.positive)
@@ -191,7 +191,7 @@ def discriminant(here: Vector, away: Vector, *, weight: float = 1.0) -> Vector:
     return np.append(direction / scale, -float(direction @ (means[0] + means[1])) / 2)
 
 
-def detect(learned: Lessons, test: Cases, *, seed: int, least_px: float, config: DetectorConfig) -> Said:
+def detect(learned: TrainingSet, test: Cases, *, seed: int, least_px: float, config: DetectorConfig) -> Said:
     """Train the detector on crops, lesions as often as they are among the images (at most half of the crops), and mark the test images."""
     k, rest = learned.weight * len(learned.positive), len(learned.negative)
     settings = replace(config, lesion_share=min(0.5, k / (k + rest)))
@@ -205,7 +205,7 @@ def untrained(test: Cases, *, least_px: float) -> Said:
     return _said(BlobFilter(most=5).marks(test.images, within=test.lungs), test, least_px=least_px)
 
 
-def classify(learned: Lessons, features: Callable[[str, Cases], Vector], test: Vector, *, strength: float, arm: str, seed: int) -> Said:
+def classify(learned: TrainingSet, features: Callable[[str, Cases], Vector], test: Vector, *, strength: float, arm: str, seed: int) -> Said:
     """A regularised linear head on frozen features: `features(keys, ...)` of training images, `test` [N, F] of test images."""
     k = len(learned.positive)
     x = np.concatenate([features(learned.keys[:k], learned.positive), features(learned.keys[k:], learned.negative)])

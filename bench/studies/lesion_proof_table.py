@@ -155,7 +155,7 @@ def macro_difference(results: Results, *, judge: str, k: int, arm: str, findings
     return counted_bootstrap(~normal[at], np.zeros(len(at)), results.patients[at], gain, num=num)
 
 
-def measured(results: Results, part: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
+def table_rows(results: Results, part: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each judge, finding, k, arm, comparison and endpoint, with Holm's p over all but the primary."""
     num, rows_out = protocol["draws"], []
     primary = protocol[part]["primary_judge"], protocol["primary_k"]
@@ -222,7 +222,7 @@ def tables(out: Path, protocol: Mapping[str, Any], *, digest: str) -> str:
             results = read_results(out, part)
             if results.digests != {digest}:
                 raise SystemExit(f"lines-{part}.jsonl has results of another protocol")
-            rows += measured(results, part, protocol)
+            rows += table_rows(results, part, protocol)
     write_json(out / "table.json", {"protocol": digest, "rows": rows})
     text = ["| part | judge | finding | k | arm | endpoint | against | value | above the best conventional arm | p (Holm) |",
             "|---" * 10 + "|"]

@@ -111,10 +111,10 @@ def test_no_arm_learns_from_a_patient_of_the_test_fold(study: Any) -> None:
     pools = planted(study)
     tested = set(pools.real.patients[pools.real.folds == 0])
     for arm in study.ARMS:
-        one = study.lessons(pools, arm=arm, finding="Nodule", k=6, fold=0, seed=1, num=40)
+        one = study.training_set(pools, arm=arm, finding="Nodule", k=6, fold=0, seed=1, num=40)
         assert not tested & (set(one.positive.patients) | set(one.negative.patients)) - {""}
         assert len(one.positive) == (46 if arm not in ("real", "repeated", "weighted") else 6)
-    assert study.lessons(pools, arm="real", finding="Nodule", k=31, fold=0, seed=1, num=40) is None
+    assert study.training_set(pools, arm="real", finding="Nodule", k=31, fold=0, seed=1, num=40) is None
 
 
 def test_the_discriminant_is_that_of_the_observer(study: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_head_on_features_needs_labels_that_mean_something(study: Any) -> None
     seen = {kind: rng.normal(size=(len(pool), 12)) + 1.2 * pool.having("Nodule")[:, None] for kind, pool in pools.named().items()}
     scores = {}
     for arm in ("inserted", "shuffled"):
-        learned = study.lessons(pools, arm=arm, finding="Nodule", k=6, fold=0, seed=1, num=40)
+        learned = study.training_set(pools, arm=arm, finding="Nodule", k=6, fold=0, seed=1, num=40)
         learned = replace(learned, positive=learned.positive.take(np.arange(6, 46)), keys=learned.keys[6:])  # synthetic ones alone
         said = classify(learned, lambda keys, _: np.stack([seen[kind][int(row)] for kind, row in (key.split(":") for key in keys)]),
                         seen["real"][rows], strength=0.01, arm=arm, seed=3)
