@@ -32,6 +32,7 @@ from lesion_proof_data import Cases, capped, folds_of, generate, insert_into, jo
 from lesion_proof_table import drain_answer, power, tables
 from numpy.typing import NDArray
 
+from synthorax import zoo
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.features import load_features
 from synthorax.judges.lesion_detector import DetectorConfig
@@ -166,7 +167,8 @@ def prepare(out: Path, *, jsrt: Path, nih: Path, base: Path, protocol: Mapping[s
     if not (out / KEPT).exists():
         write_atomic(out / KEPT, digest() + "\n")
     check_protocol(out)
-    seed, made = protocol["seed"], {}
+    write_json(out / "models.json", {name: one.sha256 for name, one in {**zoo.shipped(), **zoo.judges()}.items()})
+    seed = protocol["seed"]
     own, findings = protocol["A"], tuple(protocol["B"]["findings"])
     if "A" in only:
         def real_a() -> Cases:
@@ -177,7 +179,7 @@ def prepare(out: Path, *, jsrt: Path, nih: Path, base: Path, protocol: Mapping[s
             hosts = hosts.take(np.flatnonzero((hosts.findings == "No Finding") & (hosts.views == "PA")))
             return join(tests, hosts.take(capped(hosts, most=protocol["images_per_patient"], seed=seed)))
 
-        made |= _parts(out / "A", real_a, findings=("Nodule",), protocol=protocol)
+        _parts(out / "A", real_a, findings=("Nodule",), protocol=protocol)
     if "B" in only:
         def real_b() -> Cases:
             cases = read_cases(nih, base=base)
@@ -187,21 +189,19 @@ def prepare(out: Path, *, jsrt: Path, nih: Path, base: Path, protocol: Mapping[s
                                         for text in cases.findings[cases.patients == patient]) for patient in np.unique(cases.patients)}
             return replace(cases, folds=folds_of(cases, strata=strata, folds=protocol["B"]["folds"], seed=seed))
 
-        made |= _parts(out / "B", real_b, findings=findings, protocol=protocol)
+        _parts(out / "B", real_b, findings=findings, protocol=protocol)
         for name in protocol["spaces"]:
             space = load_features(name)
             for kind in KINDS:
                 path = out / "B" / f"{kind}-{name.replace(':', '-')}.npy"
                 if not path.exists():
                     np.save(path, space(Cases.load(out / "B" / f"{kind}.npz").images))
-    facts = json.loads((out / "made.json").read_text()) if (out / "made.json").exists() else {}
-    write_json(out / "made.json", facts | made)
 
 
-def _parts(out: Path, real: Any, *, findings: tuple[str, ...], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The pools of a part, each in a file; and what made them."""
+def _parts(out: Path, real: Any, *, findings: tuple[str, ...], protocol: Mapping[str, Any]) -> None:
+    """The pools of a part, each in a file; and in made.json what made the lesions."""
     out.mkdir(exist_ok=True)
-    seed, facts = protocol["seed"], {}
+    seed, told = protocol["seed"], out / "made.json"
 
     def once(kind: str, make: Any) -> Cases:
         path = out / f"{kind}.npz"
@@ -223,8 +223,9 @@ def _parts(out: Path, real: Any, *, findings: tuple[str, ...], protocol: Mapping
     def inserted(analytic: bool) -> Cases:
         parts = []
         for name in findings:
-            part, facts[f"{out.name} {name} {'template' if analytic else 'inserted'}"] = insert_into(
-                cases.take(hosts), finding=name, model=None, times=1, seed=seed, analytic=analytic)
+            part, facts = insert_into(cases.take(hosts), finding=name, model=None, times=1, seed=seed, analytic=analytic)
+            known = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+            write_json(told, known | {f"{name}, {'template' if analytic else 'inserted'}": {**facts, "images": len(part)}})
             parts.append(replace(part, source=hosts[part.source]))
         return join(*parts)
 
@@ -244,7 +245,6 @@ def _parts(out: Path, real: Any, *, findings: tuple[str, ...], protocol: Mapping
     once("generated", generated)
     once("generated_normal", lambda: generate("No Finding", model=protocol["model"], num=protocol["num_synthetic"], places=None,
                                               out=out / "made", seed=seed))
-    return facts
 
 
 def load(out: Path, part: str, protocol: Mapping[str, Any]) -> Judges:

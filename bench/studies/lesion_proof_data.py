@@ -25,7 +25,7 @@ from synthorax.options import Request
 from synthorax.rng import derive
 from synthorax.steps.insertion.acceptance import refusal
 from synthorax.steps.insertion.config import InsertConfig
-from synthorax.steps.insertion.lesions import lesion_maker
+from synthorax.steps.insertion.lesions import DIAMETERS_MM, lesion_maker
 
 Array = NDArray[Any]
 NO_BOX = (np.nan,) * 4
@@ -169,7 +169,7 @@ def insert_into(hosts: Cases, *, finding: str, model: str | None, times: int, se
     """
     maker = lesion_maker(finding, InsertConfig() if not analytic or finding == "Nodule" else InsertConfig(mask=Path("formula")),
                          model="template" if analytic else model)
-    if not analytic and finding == "Nodule" and maker.facts["model"] == "template":
+    if not analytic and finding in DIAMETERS_MM and maker.facts["model"] == "template":
         raise SystemExit("no model of nodules ships, so the arm 'inserted' would be the arm 'template'")
     lungs, rng = segment_lungs(hosts.images), np.random.default_rng(derive(seed, finding))
     made, boxes, sources = [], [], []
