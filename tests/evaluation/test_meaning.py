@@ -8,13 +8,14 @@ import pytest
 from scipy import ndimage
 
 from synthorax.data.phantom import LesionSpec, PhantomSpec, draw_phantom
+from synthorax.errors import InputError
 from synthorax.evaluation.dimensions.balance import balance
 from synthorax.evaluation.dimensions.controllability import controllability
 from synthorax.evaluation.dimensions.diversity import neighbourhood
 from synthorax.evaluation.dimensions.fidelity import distances, radiomics_distance
 from synthorax.evaluation.dimensions.lesion_preservation import lesion_looks, lesion_preservation
 from synthorax.evaluation.dimensions.robustness import corruption_shifts, site_distances
-from synthorax.evaluation.measure import evaluate_images
+from synthorax.evaluation.measure import _classes, evaluate_images
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupt
 from synthorax.evaluation.metrics.distances import fid, kid, mmd
@@ -443,6 +444,14 @@ def test_the_report_holds_every_part(real, faithful, tmp_path):
     page = report.write(tmp_path).read_text()
     assert "Map of real and synthetic images in thumbnails" in page and page.count("Forest plot:") == 2
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_segmenter_that_chose_the_images_must_not_grade_them(real, faithful):
+    """The one that `evaluate` trains is the same every time; here it is said to have chosen the images."""
+    few = RealImages(train=real.train.take(range(40)), held_out=real.held_out.take(range(12)))
+    digest = fit_segmenter(few, _classes(few, faithful), seed=3).segmenter.judge.digest
+    with pytest.raises(InputError, match="the judge 'an outliner' chose these images and must not grade them"):
+        evaluate_images(few, faithful, features=SPACE, facts={"judges": [{"name": "an outliner", "digest": digest}]}, seed=3)
 
 
 def test_nan_features_and_too_few_images_are_words_not_numbers(real, faithful):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.judges.anatomy import TRAITS, cardiothoracic_ratio, measure_anatomy, traits_of
 from synthorax.judges.anatomy_guard import (
     ANATOMY_RATE,
+    LOOK,
     WAYS,
     AnatomyReference,
     _Limits,
@@ -24,6 +26,7 @@ from synthorax.judges.anatomy_guard import (
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.lungs import LungMasks, load_lung_model, segment_lungs
 from synthorax.judges.planted_anatomy import FAILURES
+from synthorax.judges.plausible_chest import INTACT, MODEL_NAME, load_chest_judge, save_chest_judge
 from synthorax.judges.segmenter import dice
 
 Images = NDArray[np.uint8]
@@ -54,13 +57,23 @@ def numbers(num: int, *, seed: int, **changed: float) -> dict[str, NDArray[np.fl
 
 def of_numbers(num: int, *, views: tuple[str, ...] = ("",)) -> AnatomyReference:
     groups = {"": np.arange(num)} | {view: np.arange(number, num, len(views)) for number, view in enumerate(views) if view}
-    return AnatomyReference(model=load_lung_model(), traits=numbers(num, seed=0), groups=groups,
-                            folds=patient_folds([str(number) for number in range(num)], folds=5, seed=0))
+    return AnatomyReference(model=load_lung_model(), judge=load_chest_judge(), traits=numbers(num, seed=0), odds=looks(num, seed=0),
+                            groups=groups, folds=patient_folds([str(number) for number in range(num)], folds=5, seed=0))
+
+
+def looks(num: int, *, seed: int) -> NDArray[np.float64]:
+    """Log odds of images without images."""
+    return np.random.default_rng([seed, 1]).standard_normal((num, len(load_chest_judge().classes) - 1))
+
+
+def p_of(reference: AnatomyReference, new: dict[str, NDArray[np.float64]], odds: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    num = len(next(iter(new.values())))
+    return reference._p(np.arange(len(reference.odds)), new, looks(num, seed=9) if odds is None else odds)
 
 
 def test_as_many_real_images_are_rejected_as_is_stated_however_many_numbers_there_are() -> None:
     reference = of_numbers(400)
-    p = reference._p(np.arange(400), numbers(2000, seed=1))
+    p = p_of(reference, numbers(2000, seed=1))
     assert np.abs((p <= ANATOMY_RATE / WAYS).mean(axis=1) - ANATOMY_RATE / WAYS).max() < 0.012
     assert np.abs(np.median(p, axis=1) - 0.5).max() < 0.2
 
@@ -69,7 +82,7 @@ def test_as_many_real_images_are_rejected_as_is_stated_however_many_numbers_ther
 def test_one_number_out_of_range_is_enough(key: str, value: float) -> None:
     reference = of_numbers(400)
     planted = numbers(20, seed=2, **{key: value})
-    assert (reference._p(np.arange(400), planted).min(axis=0) <= ANATOMY_RATE / WAYS).all()
+    assert (p_of(reference, planted).min(axis=0) <= ANATOMY_RATE / WAYS).all()
     found = _Limits.of(reference.traits, np.arange(400)).strangest({name: float(values[0]) for name, values in planted.items()},
                                                                    together=False)
     assert found.trait == TRAITS[key].name and found.value == value and not found.low <= value <= found.high
@@ -79,16 +92,16 @@ def test_what_real_images_often_get_wrong_does_not_hide_what_they_never_do() -> 
     """A heart is missed on one real image in ten: then a missing heart says little, and a ratio out of range still says all."""
     reference = of_numbers(400)
     reference.traits["hearts"][:40] = 0
-    assert (reference._p(np.arange(400), numbers(20, seed=3, hearts=0.0)).min(axis=0) > ANATOMY_RATE / WAYS).mean() > 0.7
-    assert (reference._p(np.arange(400), numbers(20, seed=3, cardiothoracic_ratio=12.0)).min(axis=0) <= ANATOMY_RATE / WAYS).all()
+    assert (p_of(reference, numbers(20, seed=3, hearts=0.0))[:LOOK].min(axis=0) > ANATOMY_RATE / WAYS).mean() > 0.7
+    assert (p_of(reference, numbers(20, seed=3, cardiothoracic_ratio=12.0)).min(axis=0) <= ANATOMY_RATE / WAYS).all()
 
 
 def test_numbers_that_never_go_together_are_strange_though_each_is_usual() -> None:
     reference = of_numbers(400)
     reference.traits["aspect"][:] = reference.traits["lung_width"] + 0.05 * reference.traits["aspect"]
     together, apart = numbers(40, seed=4, lung_width=2.0, aspect=2.0), numbers(40, seed=4, lung_width=2.0, aspect=-2.0)
-    p = reference._p(np.arange(400), apart)
-    assert np.median(p[1]) < 0.1 < np.median(reference._p(np.arange(400), together)[1])
+    p = p_of(reference, apart)
+    assert np.median(p[1]) < 0.1 < np.median(p_of(reference, together)[1])
     assert (p[0] > ANATOMY_RATE / WAYS).mean() > 0.7
 
 
@@ -98,14 +111,14 @@ def test_an_unknown_number_says_much_where_real_images_have_it() -> None:
     answers = [_Limits.of(real, np.arange(98)).tails["aspect"].strangeness(np.array([np.nan]))[0] for real in (usual, rare)]
     assert answers == pytest.approx([2.0, np.log10(2)])
     empty = numbers(10, seed=1) | {key: np.full(10, np.nan) for key, trait in TRAITS.items() if not trait.counts}
-    assert (of_numbers(400)._p(np.arange(400), empty)[1] <= ANATOMY_RATE / WAYS).all()
+    assert (p_of(of_numbers(400), empty)[1] <= ANATOMY_RATE / WAYS).all()
 
 
 def test_too_few_real_images_set_no_limits() -> None:
     images, _ = draw_thoraces(4, seed=3, px=64)
     with pytest.raises(InputError, match="4 real frontal images set no limits"):
         AnatomyReference.fit(images, views=["PA"] * 4, patients=list("abcd"))
-    assert "at least 39" in too_few(["PA"] * 38) and not too_few(["PA"] * 39)
+    assert "at least 59" in too_few(["PA"] * 58) and not too_few(["PA"] * 59)
     assert too_few(["LATERAL"] * 90)
 
 
@@ -118,12 +131,58 @@ def test_the_model_finds_the_exact_lungs_and_hearts_of_drawings() -> None:
     assert np.abs(ours - theirs).mean() < 0.03
 
 
-def test_drawings_of_other_people_pass_and_planted_failures_do_not(reference: AnatomyReference) -> None:
-    images, organs = draw_thoraces(30, seed=2)
-    assert sum(map(bool, check_anatomy(images, reference))) <= 4
-    for what, fail in FAILURES.items():
-        reasons = check_anatomy(fail(images, organs), reference)
-        assert sum(map(bool, reasons)) >= 21, what
+@pytest.fixture(scope="module")
+def other_people() -> tuple[Images, LungMasks]:
+    return draw_thoraces(30, seed=2)
+
+
+def test_drawings_of_other_people_pass(reference: AnatomyReference, other_people: tuple[Images, LungMasks]) -> None:
+    assert sum(map(bool, check_anatomy(other_people[0], reference))) <= 4
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_each_planted_failure_is_rejected(what: str, reference: AnatomyReference, other_people: tuple[Images, LungMasks]) -> None:
+    """`docs/studies/anatomy.md` states this rate for drawings."""
+    reasons = check_anatomy(FAILURES[what](*other_people), reference)
+    assert sum(map(bool, reasons)) >= 0.8 * len(reasons)
+
+
+def test_a_look_that_no_real_image_has_is_enough_and_the_reason_says_what_it_is_like() -> None:
+    reference = of_numbers(400)
+    usual = numbers(20, seed=6)
+    kind = reference.judge.classes.index("a mirrored image") - 1
+    odds = looks(20, seed=8)
+    assert (p_of(reference, usual, np.full_like(odds, -9.0))[LOOK] == 1).all()
+    odds[:, kind] = 9.0
+    assert (p_of(reference, usual, odds)[LOOK] <= ANATOMY_RATE / WAYS).all()
+    found = reference.check_numbers(usual, odds, views=["PA"] * 20)
+    assert all(one is not None for one in found)
+    assert any("looks like a mirrored image: log odds 9.0, and at most 1." in str(one) for one in found)
+
+
+def test_what_a_set_looks_like_as_a_rule_does_not_hide_another_look() -> None:
+    """Where every real image looks cut off, one that looks a little mirrored is strange, though it looks cut off much more."""
+    reference = of_numbers(400)
+    cut, kind = (reference.judge.classes.index(one) - 1 for one in ("a chest that is cut off", "a mirrored image"))
+    reference.odds[:, cut] += 20
+    odds = looks(20, seed=8)
+    odds[:, cut] += 20
+    assert (p_of(reference, numbers(20, seed=6), odds)[LOOK] > ANATOMY_RATE / WAYS).mean() > 0.8
+    odds[:, kind] = 9.0
+    assert (p_of(reference, numbers(20, seed=6), odds)[LOOK] <= ANATOMY_RATE / WAYS).all()
+
+
+def test_the_judge_of_chests_is_read_as_it_was_written(tmp_path: Path) -> None:
+    judge, (images, _) = load_chest_judge(), draw_thoraces(3, seed=7)
+    assert judge.classes[0] == INTACT and judge.name == MODEL_NAME
+    save_chest_judge(judge, tmp_path / "judge.safetensors")
+    again = load_chest_judge(tmp_path / "judge.safetensors")
+    assert again.digest == judge.digest and (again.odds(images) == judge.odds(images)).all()
+    assert judge.odds(images[1:2]) == pytest.approx(judge.odds(images)[1:2], abs=1e-4)
+    assert judge.odds(images[:0]).shape == (0, len(judge.classes) - 1)
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError):
+        load_chest_judge(tmp_path / "other.safetensors")
 
 
 def test_a_reason_names_the_number_and_where_real_images_lie(reference: AnatomyReference) -> None:

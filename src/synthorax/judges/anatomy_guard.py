@@ -2,9 +2,10 @@
 
 An image is held against the lab's own real images. For each number of `anatomy.TRAITS`, their tails say how rarely one is as far out:
 beyond the outer twentieth on either side an exponential fall-off is assumed (peaks over threshold; Pickands 1975 with shape 0). An image
-is strange by its rarest number, or by a combination of numbers that real images do not have (Mahalanobis distance). How strange it may be
-is set by cross-conformal prediction on real images (Vovk 2015), half of the rate for each of the two: of images like them, at most about
-`rate` are rejected, whatever the numbers are and however many.
+is strange by its rarest number, by a combination of numbers that real images do not have (Mahalanobis distance), or because the judge of
+`plausible_chest`, which sees what no outline holds, finds it more like one kind of failure than real images are. How strange it may be is
+set by cross-conformal prediction on real images (Vovk 2015), each of the three with its part of the rate: of images like them, at most
+about `rate` are rejected, whatever the numbers are and however many.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from synthorax.judges.anatomy import TRAITS, Vector, cardiothoracic_ratio, trait
 from synthorax.judges.cross_fit import cross_conformal, patient_folds
 from synthorax.judges.fitting import ImageArray
 from synthorax.judges.lungs import load_lung_model, segment_lungs
+from synthorax.judges.plausible_chest import ChestJudge, load_chest_judge
 from synthorax.judges.segmenter import Segmenter, dice
 
 ANATOMY_RATE = 0.05
@@ -37,10 +39,14 @@ STRANGEST = 6.0
 """strangeness beyond which more makes no difference to how numbers go together"""
 SHRINKAGE = 0.2
 """of covariances towards their diagonal"""
-WAYS = 2
-"""of being strange: in one number, or in how they go together; each has its part of the rate"""
+WAYS = 3
+"""of being strange: in one number, in how they go together, or by the look of the whole image; each has its part of the rate"""
+ALONE, TOGETHER, LOOK = range(WAYS)
+SMALLEST_SPREAD = 0.5
+"""distance of log odds between median and quantile that is assumed at least"""
 SMALLEST_EXCESS = 0.06
 """mean distance beyond the edge of the tail that is assumed at least, where real images hardly differ"""
+Matrix = NDArray[np.float64]
 LATERAL = "LATERAL"
 """view that has no right lung on the left; the guard says nothing of it"""
 LOWEST_DICE = 0.95
@@ -65,8 +71,12 @@ class Strange:
     """whether it is a number of pieces"""
     together: bool = False
     """whether it is strange only together with the other numbers"""
+    look: bool = False
+    """whether `trait` says what the whole image looks like, and `value` how much more than like a chest"""
 
     def __str__(self) -> str:
+        if self.look:
+            return f"looks like {self.trait}: log odds {self.value:.1f}, and at most {self.high:.1f} on 95 % of real images"
         if self.together:
             return f"the numbers of lungs and heart do not go together as on real images, the least {self._alone}"
         return self._alone
@@ -168,6 +178,24 @@ class _Limits:
                        together=together)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Look:
+    """How much some real images look like each kind of failure: a set may look like one of them as a rule."""
+
+    median: Vector
+    """[K]"""
+    high: Vector
+    """[K] quantile of 95 %"""
+
+    @classmethod
+    def of(cls, odds: Matrix) -> _Look:
+        return cls(median=np.median(odds, axis=0), high=np.quantile(odds, 0.95, axis=0))
+
+    def away(self, odds: Matrix) -> Matrix:
+        """Log odds [..., K] above the median, in distances between the median and the quantile."""
+        return np.asarray((odds - self.median) / np.maximum(self.high - self.median, SMALLEST_SPREAD))
+
+
 def _signed(tails: dict[str, _Tail], traits: dict[str, Vector]) -> NDArray[np.float64]:
     """Strangeness of every trait, below the median negative, at most `STRANGEST`, [N, T]."""
     columns = [np.where(values > tails[key].median, 1, -1) * np.minimum(tails[key].strangeness(values), STRANGEST)
@@ -180,62 +208,73 @@ class AnatomyReference:
     """How lungs and hearts of real images look, for images of each view that enough of them show."""
 
     model: Segmenter
+    judge: ChestJudge
     traits: dict[str, Vector]
     """[N] each"""
+    odds: Matrix
+    """[N, K] how much more like each kind of failure than like a chest each real image looks to the judge"""
     groups: dict[str, NDArray[np.intp]]
     """rows of the real images that a view is held against; `""` are all, for views of which there are few"""
     folds: NDArray[np.intp]
     """[N]"""
 
-    @property
-    def name(self) -> str:
-        """Name under which records list this judge."""
-        return self.model.name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights of the lung model."""
-        return self.model.digest
-
     @classmethod
     def fit(cls, pixels: ImageArray, *, views: Sequence[str], patients: Sequence[str] | NDArray[np.str_],
-            model: Segmenter | None = None, rate: float = ANATOMY_RATE) -> AnatomyReference:
+            model: Segmenter | None = None, judge: ChestJudge | None = None, rate: float = ANATOMY_RATE) -> AnatomyReference:
         """By real images [N, H, W] with their views and patients; lateral ones are left out.
 
-        InputError where they are too few for anything to be rejected at `rate`.
+        InputError where they are too few for anything to be rejected at `rate`. The real images must not have trained `judge`, or too few
+        of the others pass.
         """
         if reason := too_few(views, rate=rate):
             raise InputError(reason, remedy="hold the images against more real ones, or leave anatomy out")
-        model = model or load_lung_model()
+        model, judge = model or load_lung_model(), judge or load_chest_judge()
         frontal = np.flatnonzero([view != LATERAL for view in views])
-        shown = np.array(views)[frontal]
-        groups = {"": np.arange(len(frontal))}
+        return cls.of_numbers(traits_of(pixels[frontal], model=model), judge.odds(pixels[frontal]),
+                              views=[views[row] for row in frontal], patients=np.asarray(patients)[frontal], model=model, judge=judge)
+
+    @classmethod
+    def of_numbers(cls, traits: dict[str, Vector], odds: Matrix, *, views: Sequence[str], patients: Sequence[str] | NDArray[np.str_],
+                   model: Segmenter, judge: ChestJudge) -> AnatomyReference:
+        """By what was measured of N real frontal images."""
+        shown = np.array(views)
+        groups = {"": np.arange(len(shown))}
         groups |= {str(view): np.flatnonzero(shown == view) for view in np.unique(shown) if (shown == view).sum() >= FEWEST_OF_A_VIEW}
-        folds = patient_folds(np.asarray(patients)[frontal], folds=FOLDS, seed=0)
-        return cls(model=model, traits=traits_of(pixels[frontal], model=model), groups=groups, folds=folds)
+        return cls(model=model, judge=judge, traits=traits, odds=odds, groups=groups, folds=patient_folds(patients, folds=FOLDS, seed=0))
 
     def check(self, pixels: ImageArray, *, views: Sequence[str], rate: float = ANATOMY_RATE) -> list[Strange | None]:
         """For each image [N, H, W], the number for which it is to be rejected, or None; images of a lateral view pass."""
-        traits = traits_of(pixels, model=self.model)
-        found: list[Strange | None] = [None] * len(pixels)
+        return self.check_numbers(traits_of(pixels, model=self.model), self.judge.odds(pixels), views=views, rate=rate)
+
+    def check_numbers(self, traits: dict[str, Vector], odds: Matrix, *, views: Sequence[str],
+                      rate: float = ANATOMY_RATE) -> list[Strange | None]:
+        """As `check`, by what was measured of the images."""
+        found: list[Strange | None] = [None] * len(odds)
         wanted = np.array([view if view in self.groups else "" for view in views])
         for view in np.unique(wanted):
             new = np.flatnonzero((wanted == view) & np.array([one != LATERAL for one in views]))
             own, rows = {key: values[new] for key, values in traits.items()}, self.groups[str(view)]
-            p, limits = self._p(rows, own), _Limits.of(self.traits, rows)
+            p, limits = self._p(rows, own, odds[new]), _Limits.of(self.traits, rows)
+            look = _Look.of(self.odds[rows])
             for number in np.flatnonzero(p.min(axis=0) <= rate / WAYS).tolist():
-                found[int(new[number])] = limits.strangest({key: float(values[number]) for key, values in own.items()},
-                                                           together=bool(p[1, number] < p[0, number]))
+                row, way = int(new[number]), int(p[:, number].argmin())
+                if p[LOOK, number] <= rate / WAYS and way != ALONE:
+                    kind = int(look.away(odds[row]).argmax())
+                    found[row] = Strange(trait=self.judge.classes[1 + kind], value=float(odds[row, kind]), low=-np.inf,
+                                         high=float(look.high[kind]), look=True)
+                else:
+                    found[row] = limits.strangest({key: float(values[number]) for key, values in own.items()}, together=way == TOGETHER)
         return found
 
-    def _p(self, rows: NDArray[np.intp], new: dict[str, Vector]) -> NDArray[np.float64]:
-        """How rarely a real image of these rows is as strange, by cross-conformal prediction, in one number and together, [2, N]."""
+    def _p(self, rows: NDArray[np.intp], new: dict[str, Vector], odds: Matrix) -> NDArray[np.float64]:
+        """How rarely a real image of these rows is as strange, by cross-conformal prediction, in each of the `WAYS`, [3, N]."""
         part = self.folds[rows]
         known, judged = np.empty((WAYS, len(rows))), []
         for fold in range(FOLDS):
-            limits, own = _Limits.of(self.traits, rows[part != fold]), rows[part == fold]
-            known[:, part == fold] = limits.scores({key: values[own] for key, values in self.traits.items()})
-            judged.append(limits.scores(new))
+            limits, look, own = _Limits.of(self.traits, rows[part != fold]), _Look.of(self.odds[rows[part != fold]]), rows[part == fold]
+            known[:LOOK, part == fold] = limits.scores({key: values[own] for key, values in self.traits.items()})
+            known[LOOK, part == fold] = look.away(self.odds[own]).max(axis=1)
+            judged.append(np.concatenate([limits.scores(new), look.away(odds).max(axis=1)[None]]))
         return np.stack([cross_conformal(known[way], part, np.stack([one[way] for one in judged])) for way in range(WAYS)])
 
 

@@ -1,6 +1,7 @@
 """Images whose anatomy is wrong in a known way, made of ones in which it is right: what an anatomy guard must reject.
 
-For tests and for measuring a guard. Nothing here is ever a training image.
+For tests and for measuring a guard, each kind with one fixed size and place. None of these images trains anything: the judge of
+plausible chests learns the same kinds from other draws, of other patients.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def noise(images: Images, organs: LungMasks) -> Images:
 
 def limb(images: Images, organs: LungMasks) -> Images:
     """Two bones in soft tissue: a drawn forearm or lower leg, another for every image."""
-    return np.stack([_limb(images.shape[1], number) for number in range(len(images))])
+    return np.stack([draw_limb(images.shape[1], number) for number in range(len(images))])
 
 
 FAILURES: dict[str, Callable[[Images, LungMasks], Images]] = {
@@ -125,7 +126,8 @@ def _mottle(side: int, seed: int) -> NDArray[np.float32]:
     return np.asarray(6 * F.interpolate(coarse, size=(side, side), mode="bicubic")[0, 0].numpy())
 
 
-def _limb(side: int, seed: int) -> Images:
+def draw_limb(side: int, seed: int) -> Images:
+    """A forearm or lower leg, [side, side]."""
     rng = np.random.default_rng(seed)
     axis = (np.arange(side) + 0.5) / side - 0.5
     x, y = np.meshgrid(axis, axis)

@@ -24,7 +24,9 @@ from synthorax.folders import claimed
 from synthorax.judges.anatomy_guard import AnatomyReference, too_few
 from synthorax.judges.classifier import ClassifierConfig
 from synthorax.judges.cross_fit import CrossFit, cross_fit
+from synthorax.judges.plausible_chest import ChestJudge
 from synthorax.judges.realism import RealismCheck
+from synthorax.judges.segmenter import Segmenter
 from synthorax.privacy.copies import CopyDetector
 from synthorax.progress import Progress, portion, quiet
 from synthorax.steps.planning.plan import STATED_ONLY
@@ -163,7 +165,8 @@ def _screen(synthetic: Dataset, prepared: Prepared, *, out: Path, name: str, fin
     judge = (judge or screening_judge(real, config=classifier, seed=seed, progress=portion(progress, 0.3, 0.8))) if needed else None
     progress(0.8, "filters")
     checks = finding_checks(real, judge, requested)
-    judges: list[CrossFit | AnatomyReference] = [one for one in (judge, guard) if one is not None]
+    judges: list[CrossFit | Segmenter | ChestJudge] = [] if judge is None else [judge]
+    judges += [] if guard is None else [guard.model, guard.judge]
     rare = [] if judge is None else unusual_images(real, judge, images, filters=chosen)
     if "view" in chosen:
         misplaced, of_views = other_views(real, images, config=classifier or USUAL_JUDGE, seed=seed)
