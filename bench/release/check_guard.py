@@ -89,7 +89,7 @@ def check(new: dict[str, Vector], odds: NDArray[np.float64], rows: NDArray[np.in
                 shown = np.flatnonzero(np.array(views) == view)
                 p = reference._p(reference.groups.get(view, reference.groups[""]), {key: values[shown] for key, values in own.items()},
                                  odds[here[shown]])
-                outlines[here[shown]] = p[:LOOK].min(axis=0) <= ANATOMY_RATE / LOOK
+                outlines[here[shown]] = p[:LOOK].min(axis=0) <= ANATOMY_RATE / LOOK  # half of it for each of the other ways
     return found, outlines
 
 
@@ -149,7 +149,7 @@ def main() -> None:
             lines.append(line(name, "all", what, rejected, outlines[own], patients=len(set(owners[good]))))
             if args.sheets and not rejected.all():
                 _sheet(images[~rejected][:16], args.out / f"passed-{name}-{what.replace(' ', '-')}.png", model=model)
-        print(*lines[-len(args.kinds) - 4 :], sep="\n", flush=True)
+        print(*(one for one in lines if one["set"] == name), sep="\n", flush=True)
     write_json(args.out / "guard.json", {"model": model.digest, "judge": judge.digest, "lines": lines, "reasons": reasons})
     table = ["| set | view | images | n | rejected (95 %) | by outlines alone |", "|---|---|---|---|---|---|"]
     table += [f"| {one['set']} | {one['view']} | {one['what']} | {one['n']} | {one['share']:.3f} [{one['low']:.3f}, {one['high']:.3f}] | "
