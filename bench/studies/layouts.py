@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "release"))
@@ -25,7 +26,7 @@ from train_layout import FINDINGS, WHOLE_LUNG, read_outlines
 
 import synthorax as sx
 from synthorax.data.dataset import read_dataset
-from synthorax.data.layouts import Frame, Layout, Shape, frame_of, layout_of_polygon, shape_of
+from synthorax.data.layouts import Frame, Layout, Shape, frame_of, in_image, layout_of_polygon, outline_mask, shape_of
 from synthorax.data.lesions import UNSIDED, lesions_of
 from synthorax.data.masks import load_masks
 from synthorax.data.pixels import to_unit
@@ -36,10 +37,6 @@ from synthorax.evaluation.metrics.layouts import layout_distances
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.lungs import LungMasks
 
-MOST = 120
-"""drawn outlines of a finding"""
-SIZES = 40
-"""drawn outlines of a finding of a stated size"""
 SHOWN = 10
 TILE = 64
 
@@ -62,9 +59,13 @@ def main() -> None:
     parser.add_argument("--model", default="layout")
     parser.add_argument("--lungs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--draws", type=int, default=120, help="outlines to draw of a finding")
+    parser.add_argument("--sizes", type=int, default=40, help="outlines to draw of a finding of a stated size")
+    parser.add_argument("--real", type=int, default=400, help="real outlines of a finding at most, from each split")
+    parser.add_argument("--chests", type=int, default=60)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    real = real_outlines(options.work / "prepared")
+    real = real_outlines(options.work / "prepared", most=options.real)
     maker: Any = sx.load_model(options.model)
     rng = np.random.default_rng(0)
     record: dict[str, Any] = {"model": str(options.model), "findings": {}}
@@ -72,42 +73,54 @@ def main() -> None:
     for finding in FINDINGS:
         held_back = [one for one in real if one.split == "test" and one.layout.finding == finding]
         train = [one for one in real if one.split == "train" and one.layout.finding == finding]
-        asked = [held_back[number % len(held_back)] for number in rng.permutation(MOST)]
-        made = draw_layouts(maker, [finding] * MOST, [one.layout.side for one in asked], [np.nan] * MOST, range(MOST))
+        asked = [held_back[number % len(held_back)] for number in rng.permutation(options.draws)]
+        made = draw_layouts(maker, [finding] * options.draws, [one.layout.side for one in asked], [np.nan] * options.draws,
+                            range(options.draws))
         shapes = [shape_of(one) for one in made]
         distances = layout_distances([one.shape for one in held_back], shapes, [one.shape for one in train],
                                      images=[one.image for one in held_back])
-        sizes = np.quantile([one.shape.size for one in train], np.linspace(0.05, 0.95, SIZES))
-        sided = [one.layout.side for one in asked[:SIZES]]
-        sized = [shape_of(one).size for one in draw_layouts(maker, [finding] * SIZES, sided, sizes.tolist(), range(1000, 1000 + SIZES))]
+        sizes = np.quantile([one.shape.size for one in train], np.linspace(0.05, 0.95, options.sizes))
+        sided = [one.layout.side for one in asked[:options.sizes]]
+        sized = [shape_of(one).size for one in draw_layouts(maker, [finding] * len(sided), sided, sizes.tolist()[:len(sided)],
+                                                            range(1000, 1000 + len(sided)))]
         rho = float(spearmanr(sizes, sized).statistic)
         error = float(np.median(np.abs(np.array(sized) / sizes - 1)))
         copies = {name: nearest_overlap(layouts, [one.layout for one in train]) for name, layouts in
                   (("made", made[:60]), ("held back", [one.layout for one in held_back[:60]]))}
         record["findings"][finding] = {"distances": [asdict(one) for one in distances], "size_spearman": rho, "size_error": error,
-                                       "nearest_dice": copies, "train": len(train), "held_back": len(held_back)}
+                                       "nearest_dice": copies, "train": len(train), "held_back": len(held_back),
+                                       "one_part": float(np.mean([parts(one) == 1 for one in made]))}
         rows.append((finding, [one.layout for one in held_back][:SHOWN], made[:SHOWN]))
         print(finding, f"size rho {rho:.2f} error {error:.2f}", {one.property: f"{one.value:.2f}/{one.floor:.2f}" for one in distances},
               copies, flush=True)
     sheet(rows).save(options.out / "sheet.png")
     record["frame"] = frame_cost(options.outlines)
+    record["grid"] = grid_cost(options.outlines, most=max(5, options.draws // 4))
+    print(record["frame"], record["grid"], flush=True)
     if options.lungs:
-        record["placed"] = placement(maker, options.lungs, options.out / "placed.png")
+        record["placed"] = placement(maker, options.lungs, options.out / "placed.png", most=options.chests)
     write_json(options.out / "layouts.json", record)
     write_atomic(options.out / "tables.md", tables(record))
 
 
-def real_outlines(prepared: Path) -> list[Outline]:
-    """Every outline of the prepared layouts, one for each finding that it is listed under."""
+def real_outlines(prepared: Path, *, most: int) -> list[Outline]:
+    """The first outlines of the prepared layouts, so many a split and finding, one for each finding that it is listed under."""
     folder = Prepared.load(prepared)
     outlines = []
     for split in ("train", "test"):
         images = folder.images(split)
         for study, grid in zip(images.studies, to_unit(images.pixels), strict=True):
             for lesion in lesions_of(study):
+                if sum(1 for one in outlines if one.split == split and one.layout.finding == lesion.finding) >= most:
+                    continue
                 layout = Layout(finding=lesion.finding, side=lesion.side, grid=grid)
                 outlines.append(Outline(layout=layout, image=study.patient_id, split=split, shape=shape_of(layout)))
     return outlines
+
+
+def parts(layout: Layout) -> int:
+    """Connected parts of a layout's mask."""
+    return int(ndimage.label(layout.mask)[1])
 
 
 def nearest_overlap(layouts: Sequence[Layout], train: Sequence[Layout]) -> dict[str, float]:
@@ -135,15 +148,32 @@ def frame_cost(outlines: Path) -> dict[str, Any]:
             "mean_lungs": mean}
 
 
+def grid_cost(outlines: Path, *, most: int) -> dict[str, dict[str, float]]:
+    """Intersection over union of an outline and what comes back of it through the grid, at the images' own 1024 pixels."""
+    drawn, _ = read_outlines(outlines)
+    found: dict[str, dict[str, float]] = {}
+    for finding in FINDINGS:
+        overlaps = []
+        for one in [one for one in drawn if one.finding == finding and one.part == "test"][:most]:
+            mask = outline_mask(one.points, shape=(1024, 1024))
+            again = in_image(layout_of_polygon(one.points, one.frame, shape=(1024, 1024), finding=finding, side=one.side), one.frame,
+                             (1024, 1024))
+            overlaps.append(float((mask & again).sum() / (mask | again).sum()))
+        low, middle = np.quantile(overlaps, [0.05, 0.5])
+        found[finding] = {"outlines": len(overlaps), "median": float(middle), "low": float(low)}
+    return found
+
+
 def fits(points: NDArray[np.float64], frame: Frame) -> bool:
     """Whether an outline has at least a cell in a frame."""
     return bool(layout_of_polygon(points, frame, shape=(1024, 1024), finding="", side="").mask.any())
 
 
-def placement(maker: Any, folder: Path, sheet_path: Path) -> dict[str, Any]:
+def placement(maker: Any, folder: Path, sheet_path: Path, *, most: int) -> dict[str, Any]:
     """How often outlines fit human lung masks at once, after a shift, and after redraws; and a sheet of them on the images."""
     dataset = read_dataset(folder)
     rows = [study for study in dataset.studies if "lung_mask" in study.masks]
+    rows = rows[::max(1, len(rows) // most)][:most]
     masks = load_masks(rows, folder, size=256, classes=("lung",), labels=label_matrix(rows, ()), findings=())
     lungs = np.stack([masks.pixels[row] >= 128 for row in masks.index[:, 0]])
     middle = [round(float(np.nonzero(one)[1].mean())) for one in lungs]
@@ -220,6 +250,8 @@ def tables(record: dict[str, Any]) -> str:
         copies = found["nearest_dice"]
         lines.append(f"| {finding} | {found['size_spearman']:.2f} | {found['size_error']:.0%} | {copies['made']['median']:.2f} (at most "
                      f"{copies['made']['largest']:.2f}) | {copies['held back']['median']:.2f} ({copies['held back']['largest']:.2f}) |")
+    lines += ["", "| finding | outline and its grid, intersection over union: median | 5 % |", "|---|---|---|"]
+    lines += [f"| {finding} | {found['median']:.2f} | {found['low']:.2f} |" for finding, found in record["grid"].items()]
     if "placed" in record:
         lines += ["", "| finding | fits at once | after redraws |", "|---|---|---|"]
         lines += [f"| {finding} | {found['first']:.0%} | {found['after_redraws']:.0%} |" for finding, found in record["placed"].items()]

@@ -16,7 +16,7 @@ from synthorax.data.layout_bank import BankOutline, LayoutBank
 from synthorax.data.layouts import Layout, Shape, frame_of, layout_of_polygon, shape_of
 from synthorax.editing.layouts import MisplacedError, draw_layouts, draw_placed, place_layout, size_in_lung
 from synthorax.errors import UsageError
-from synthorax.families.denoising.layout import LayoutModel
+from synthorax.families.autoencoders.layout import LayoutModel
 from synthorax.judges.lungs import LungMasks
 from synthorax.protocols import Condition, ModelSpec, SampleSettings
 from synthorax.steps.models.recipe import build_model
@@ -123,13 +123,14 @@ def tiny() -> LayoutModel:
 def test_a_model_is_asked_for_finding_side_and_size_and_rows_do_not_depend_on_their_neighbours() -> None:
     model = tiny()
     asked: list[Condition] = []
-    plain = model.denoise
+    plain = model.sample
 
-    def listening(x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def listening(condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> torch.Tensor:
+        assert condition is not None
         asked.append(condition)
-        return plain(x, sigma, condition)
+        return plain(condition, seeds, settings)
 
-    model.denoise = listening  # type: ignore[method-assign]
+    model.sample = listening  # type: ignore[method-assign]
     made = draw_layouts(model, ["Mass", "Effusion"], ["left", "right"], [0.4, math.nan], [1, 2], settings=FEW)
     assert [(one.finding, one.side) for one in made] == [("Mass", "left"), ("Effusion", "right")] and all(one.mask.any() for one in made)
     assert asked[0].labels.tolist() == [[0.0, 1.0], [1.0, 0.0]] and FINDINGS == ("Effusion", "Mass")

@@ -71,7 +71,7 @@ def objective_of(family: str, *overrides: str) -> Objective:
 def network_of(family: str) -> nn.Module:
     """A model whose every weight is random, also those that start at zero, so that everything it is conditioned on has an effect."""
     model = fresh_cascade() if family == "cascade" else objective_of(family).model
-    if family in ("diffusion", "layout", "volume-diffusion", "cascade"):
+    if family in ("diffusion", "volume-diffusion", "cascade"):
         randomised(model)
     if isinstance(model, VqVaeModel):
         randomised(model.prior)
@@ -205,7 +205,7 @@ def test_losses_are_one_number_an_image_and_reach_every_player(family: str, engi
 def test_the_loss_of_an_image_does_not_depend_on_its_neighbours(family: str, engine: Engine) -> None:
     """In evaluation mode, because batch statistics are the one thing that images of a training batch share."""
     objective = objective_of(family).eval()
-    if family in ("diffusion", "layout", "volume-diffusion"):
+    if family in ("diffusion", "volume-diffusion"):
         randomised(objective)
     batch = batch_of(objective, engine)
     for phase in objective.phases:

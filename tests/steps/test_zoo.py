@@ -424,6 +424,13 @@ def test_wheel_and_sdist_have_the_weights(run: Run, tmp_path: Path) -> None:
         assert wanted <= {Path(name).name for name in packed_source.getnames() if "/src/synthorax/zoo/" in name}
 
 
+def test_the_model_of_outlines_makes_no_images_and_generate_says_what_does(tmp_path: Path) -> None:
+    assert load_model("layout").spec.family == "layout" and zoo.shipped()["layout"].weights.stat().st_size <= 800_000
+    with pytest.raises(UsageError, match=r"layout draws outlines of findings and no images; insert .*synthorax insert HOSTS"):
+        sx.generate("layout", out=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_judge_ships_beside_the_generators_and_is_none_of_them(tmp_path: Path) -> None:
     assert "lungs" in zoo.judges() and not set(zoo.judges()) & set(zoo.shipped())
     listed = {row["model"]: row for row in sx.models()}

@@ -38,7 +38,7 @@ TRIES = 10
 INSIDE = {"Nodule": 0.9, "Mass": 0.8}
 """least part of an outline that lies in the lung before it is cut to it; `MOSTLY_INSIDE` for other findings"""
 MOSTLY_INSIDE = 0.5
-RIM = {"Effusion": 0.06, "Pneumothorax": 0.02, "Pleural_Thickening": 0.04, "Cardiomegaly": 0.08}
+RIM = {"Effusion": 0.02, "Pneumothorax": 0.02, "Pleural_Thickening": 0.04, "Cardiomegaly": 0.08}
 """how far an outline may lie outside the lungs, or the heart, in parts of the height of the lung's box"""
 LEAST_PX = 9
 """pixels of the smallest mask"""

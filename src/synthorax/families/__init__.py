@@ -9,7 +9,7 @@ FAMILIES: dict[str, str] = {
     "kumar-gan": "synthorax.families.kumar.gan:FAMILY",
     "kumar-gmvae": "synthorax.families.kumar.gmvae:FAMILY",
     "kumar-vae": "synthorax.families.kumar.vae:FAMILY",
-    "layout": "synthorax.families.denoising.layout:FAMILY",
+    "layout": "synthorax.families.autoencoders.layout:FAMILY",
     "soft-intro-vae": "synthorax.families.autoencoders.soft_intro_vae:FAMILY",
     "spade-gan": "synthorax.families.adversarial.spade_gan:FAMILY",
     "stylegan2": "synthorax.families.adversarial.stylegan2:FAMILY",

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from synthorax.capabilities import LayoutMaker
 from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import canonical
@@ -26,6 +27,7 @@ from synthorax.steps.insertion.hosts import find_hosts
 from synthorax.steps.insertion.insert import Inserted, insert_images
 from synthorax.steps.insertion.lesions import lesion_maker
 from synthorax.steps.insertion.lungs import LungFinder
+from synthorax.steps.models.recipe import families_that_can
 from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
 from synthorax.steps.planning.request import row_of
@@ -79,6 +81,9 @@ def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *,
         raise UsageError(f"batch_size {batch_size}: choose from 1 to {MAX_BATCH_SIZE} images at a time")
     trained = open_model(model)
     spec = trained.spec
+    if spec.family in families_that_can(LayoutMaker):
+        raise UsageError(f"{trained.name} draws outlines of findings and no images; insert lesions of them into images without the finding "
+                         "(synthorax insert HOSTS --finding FINDING --out FOLDER)")
     settings = settings if isinstance(settings, SampleSettings) else changed_settings(trained.settings, settings or {})
     if isinstance(what, Request):
         if what.image_size not in (None, spec.image_size):
