@@ -15,7 +15,7 @@ from synthorax.evaluation.dimensions.diversity import neighbourhood
 from synthorax.evaluation.dimensions.fidelity import distances, radiomics_distance
 from synthorax.evaluation.dimensions.lesion_preservation import lesion_looks, lesion_preservation
 from synthorax.evaluation.dimensions.robustness import corruption_shifts, site_distances
-from synthorax.evaluation.measure import _classes, evaluate_images
+from synthorax.evaluation.measure import _refuse_reused_judge, evaluate_images
 from synthorax.evaluation.metrics.anatomy import anatomy_scores, measure_anatomy
 from synthorax.evaluation.metrics.corruptions import CORRUPTIONS, corrupt
 from synthorax.evaluation.metrics.distances import fid, kid, mmd
@@ -25,6 +25,7 @@ from synthorax.evaluation.metrics.paired import paired_rows, paired_scores
 from synthorax.evaluation.metrics.same_patient_bands import feature_band, nearest_distances, nearness_score, pixel_bands, same_patient_pairs
 from synthorax.evaluation.metrics.segmentation import FittedSegmenter, fit_segmenter
 from synthorax.evaluation.metrics.vendi import vendi_score
+from synthorax.judges.lungs import load_lung_model
 from synthorax.judges.radiomics import RadiomicsFeatures
 from synthorax.judges.segmenter import SegmenterConfig
 from synthorax.metric_table import METRICS
@@ -446,12 +447,12 @@ def test_the_report_holds_every_part(real, faithful, tmp_path):
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_a_segmenter_that_chose_the_images_must_not_grade_them(real, faithful):
-    """The one that `evaluate` trains is the same every time; here it is said to have chosen the images."""
-    few = RealImages(train=real.train.take(range(40)), held_out=real.held_out.take(range(12)))
-    digest = fit_segmenter(few, _classes(few, faithful), seed=3).segmenter.judge.digest
+def test_a_segmenter_that_chose_the_images_must_not_grade_them():
+    """`evaluate_images` asks this of the segmenter that it trains; here the lung model stands for it."""
+    chose = load_lung_model()
     with pytest.raises(InputError, match="the judge 'an outliner' chose these images and must not grade them"):
-        evaluate_images(few, faithful, features=SPACE, facts={"judges": [{"name": "an outliner", "digest": digest}]}, seed=3)
+        _refuse_reused_judge(chose, {"judges": [{"name": "an outliner", "digest": chose.digest}]})
+    _refuse_reused_judge(chose, {"judges": [{"name": "another", "digest": "0"}]})
 
 
 def test_nan_features_and_too_few_images_are_words_not_numbers(real, faithful):
