@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from command_runner import CommandRunner, command_runner
-from synthorax.engine import Engine
+from synthorax.engine import INFERENCE, Engine
+
+os.environ.setdefault(INFERENCE, "torch")  # tests promise PyTorch's bits, also where OpenVINO is installed
 
 
 @pytest.fixture

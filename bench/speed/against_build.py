@@ -2,6 +2,7 @@
 
   git worktree add ../before 7ff3105
   python bench/speed/against_build.py --before ../before --model cxr-256 --after-model fitted.safetensors --out bench-build [--rounds 15]
+  ... --inference openvino     # this build's networks by OpenVINO (pip install "synthorax[fast]")
   ... --avx2     # the same as on a processor with AVX2 alone
 
 Each build runs in a process of its own that lives through all rounds; in each round each of them makes the same images once, in changing
@@ -12,15 +13,17 @@ a round, with a 95 % interval by bootstrap over rounds. A busy machine makes bot
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
+from torch import nn
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 RESAMPLES = 2000
@@ -33,6 +36,7 @@ def main() -> int:
     parser.add_argument("--model", default="cxr-256", help="model of the other build")
     parser.add_argument("--after-model", help="model of this build; by default the same")
     parser.add_argument("--settings", default="{}", help='sampling settings of this build, as JSON, such as {"steps": 12}')
+    parser.add_argument("--inference", choices=["torch", "openvino"], default="torch", help="what runs the networks of this build")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--avx2", action="store_true")
@@ -40,11 +44,11 @@ def main() -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.model, json.loads(options.settings))
+        work(options.model, json.loads(options.settings), options.inference)
         return 0
     here = Path(__file__).resolve().parents[2]
-    ways = {"before": (options.before.resolve() if options.before != Path() else here, options.model, "{}"),
-            "after": (here, options.after_model or options.model, options.settings)}
+    ways = {"before": (options.before.resolve() if options.before != Path() else here, options.model, "{}", "torch"),
+            "after": (here, options.after_model or options.model, options.settings, options.inference)}
     workers = {name: Worker(*way, avx2=options.avx2) for name, way in ways.items()}
     lines = ["| images at once | before, ms an image | after, ms an image | after / before |", "|---|---|---|---|"]
     record: dict[str, object] = {"ways": {name: [str(part) for part in way] for name, way in ways.items()}, "avx2": options.avx2}
@@ -74,9 +78,11 @@ def main() -> int:
 class Worker:
     """A process that makes images with one build and one model."""
 
-    def __init__(self, build: Path, model: str, settings: str, *, avx2: bool) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(build / "src"), "OMP_NUM_THREADS": "1", **(AVX2 if avx2 else {})}
-        command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--model", model, "--settings", settings]
+    def __init__(self, build: Path, model: str, settings: str, inference: str, *, avx2: bool) -> None:
+        path = os.pathsep.join([str(build / "src"), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(AVX2 if avx2 else {})}
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--model", model, "--settings", settings,
+                   "--inference", inference]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def seconds(self, batch: int, *, seed: int) -> float:
@@ -97,18 +103,23 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
-def work(name: str, settings: dict[str, object]) -> None:
+def work(name: str, settings: dict[str, object], inference: str) -> None:
     """Answer each line "batch seed" with the seconds of processor time that the batch took."""
     from time import process_time
 
-    from synthorax.engine import started
+    from synthorax.engine import started  # the packages of the build that is measured, which may be older than this file
     from synthorax.protocols import Condition
     from synthorax.steps.generate import changed_settings
     from synthorax.steps.models.trained_model import open_model
 
     trained = open_model(name)
     model, spec, usual = trained.network, trained.spec, changed_settings(trained.settings, settings)
-    with started(threads=1) as engine:
+    with started(threads=1) as engine, contextlib.ExitStack() as stack:
+        if inference == "openvino":
+            from synthorax.families.denoising.openvino_network import run_by_openvino
+            from synthorax.steps.cache import cache
+
+            stack.enter_context(run_by_openvino(cast(nn.Module, model), bf16=engine.bf16, threads=1, cache=cache() / "openvino"))
         for line in sys.stdin:
             batch, seed = map(int, line.split())
             condition = Condition.unstated(batch, num_labels=len(spec.findings), num_sites=len(spec.sites))

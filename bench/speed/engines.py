@@ -19,12 +19,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.engine import started
+from synthorax.families.denoising import openvino_network
 from synthorax.families.denoising.model import DiffusionModel
-from synthorax.nets import unet
 from synthorax.protocols import Condition
 from synthorax.steps.models.trained_model import open_model
 
@@ -36,7 +35,6 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 16])
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    unet.first_layer = traceable_first_layer  # type: ignore[assignment]
     trained = open_model(options.model)
     print("| stage | images | PyTorch fp32 | PyTorch bf16 | OpenVINO fp32 | OpenVINO bf16 | PSNR, dB |\n" + "|---" * 7 + "|")
     with started(threads=1) as engine:
@@ -95,7 +93,7 @@ def network_inputs(model: DiffusionModel, batch: int) -> list[Tensor]:
 
 def openvino(network: nn.Module, inputs: Sequence[Tensor], precision: str) -> Callable[[], Tensor]:
     """The network as OpenVINO compiles it for these shapes."""
-    import openvino as ov
+    ov = openvino_network.openvino()
 
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     with torch.no_grad():
@@ -103,14 +101,6 @@ def openvino(network: nn.Module, inputs: Sequence[Tensor], precision: str) -> Ca
     request = ov.Core().compile_model(converted, "CPU", settings).create_infer_request()
     arrays = [one.numpy() for one in inputs]
     return lambda: torch.from_numpy(next(iter(request.infer(arrays, share_inputs=True).values())))
-
-
-def traceable_first_layer(layer: nn.Module, image: Tensor, maps: Tensor, *, where: slice) -> Tensor:
-    """`nets.layers.first_layer` of a convolution, without the call that PyTorch's tracing refuses."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    bias: Tensor = layer.bias  # type: ignore[assignment]
-    made = F.conv2d(image, torch.cat([weight[:, :where.start], weight[:, where.stop:]], dim=1), bias, padding=1)
-    return made + F.conv2d(maps, weight[:, where], padding=1) if maps.shape[1] else made
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import random
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from synthorax.errors import OutOfMemoryError, UsageError
 from synthorax.threads import MAX_THREADS, Pace, available_cores
 
 Device = Literal["auto", "cpu", "cuda"]
+Inference = Literal["auto", "torch", "openvino"]
+INFERENCE = "SYNTHORAX_INFERENCE"
+"""Variable that says what runs networks at sampling where no option does."""
 NATIVE_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
 """What Linux calls the instructions with which x86 processors multiply bfloat16."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -201,13 +206,43 @@ def _cpuinfo() -> str:
         return ""
 
 
-def describe_machine() -> dict[str, Any]:
-    """Versions, cores, precision and devices, for `synthorax doctor`."""
-    device = _device("auto")
+def asked_inference(option: Inference | None = None) -> Inference:
+    """What is to run networks at sampling: as the option says, else the variable SYNTHORAX_INFERENCE, else auto.
+
+    Raises UsageError for what is no engine, and for OpenVINO where it is not installed.
+    """
+    asked = option or os.environ.get(INFERENCE, "").strip().lower() or "auto"
+    said_by = "--inference" if option else INFERENCE
+    if asked not in get_args(Inference):
+        raise UsageError(f"{said_by} '{asked}': choose auto, torch or openvino")
+    if asked == "openvino" and not has_openvino():
+        raise UsageError(f"{said_by} openvino: OpenVINO is not installed; pip install \"synthorax[fast]\"")
+    return cast(Inference, asked)
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed; it is not imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def inference_name(inference: Literal["torch", "openvino"]) -> str:
+    """What runs networks, with its version, as data sets record it."""
+    return f"{inference} {importlib.metadata.version(inference)}"
+
+
+def processor() -> str:
+    """The processor's name."""
     named = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), flags=re.MULTILINE)
-    processor = named[1].strip() if named else platform.processor() or platform.machine()
-    facts: dict[str, Any] = {"torch": torch.__version__, "processor": processor, "cores": available_cores(), "device": str(device),
-                             "bf16": _bf16(device)}
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, cores, precision, devices, and what runs networks at sampling, for `synthorax doctor`."""
+    device = _device("auto")
+    asked = asked_inference()
+    fast = asked != "torch" and has_openvino() and device.type == "cpu"
+    facts: dict[str, Any] = {"torch": torch.__version__, "processor": processor(), "cores": available_cores(), "device": str(device),
+                             "bf16": _bf16(device), "inference": inference_name("openvino") if fast else "torch"}
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts

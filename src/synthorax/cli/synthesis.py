@@ -27,6 +27,14 @@ class Format(StrEnum):
     diffusers = "diffusers"
 
 
+class Inference(StrEnum):
+    """What runs networks at sampling."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     add(app, PANEL, plan, example="plan prepared/ --balance Pneumothorax --out plan.csv")
@@ -69,6 +77,8 @@ def generate(
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     threads: Threads = None,
+    inference: Annotated[Inference | None, typer.Option(rich_help_panel=RUNNING, help="What runs the networks on a CPU; auto, or the "
+                                                        "variable SYNTHORAX_INFERENCE: OpenVINO where it is installed.")] = None,
     json: Json = False,
 ) -> None:
     """Generate images from a plan or a request."""
@@ -81,7 +91,7 @@ def generate(
     if plan is not None and asked:
         raise UsageError(f"the plan says what to make, and so does {', '.join(asked)}; leave out one of the two")
     dataset = verb(model, plan or wanted, out=out, settings=settings, batch_size=batch_size, seed=seed, device=device.value,
-                   threads=threads)
+                   threads=threads, inference=inference.value if inference else None)
     finish({"dataset": str(dataset.path), "images": len(dataset), "model_digest": dataset.facts["model_digest"]}, json)
 
 

@@ -88,11 +88,15 @@ def first_layer(layer: nn.Module, image: Tensor, maps: Tensor, *, where: slice) 
     weight: Tensor = layer.weight  # type: ignore[assignment]
     bias: Tensor = layer.bias  # type: ignore[assignment]
     rest = torch.cat([weight[:, :where.start], weight[:, where.stop:]], dim=1)
-    made: Tensor = functional_call(layer, {"weight": rest}, (image,))
-    if not maps.shape[axis]:
+
+    def applied(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        if type(layer) is nn.Conv2d:  # `convolution` of stride 1: the same bits, in a form that PyTorch can trace
+            return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        made: Tensor = functional_call(layer, {"weight": weight, "bias": bias}, (x,))
         return made
-    added: Tensor = functional_call(layer, {"weight": weight[:, where], "bias": torch.zeros_like(bias)}, (maps,))
-    return made + added
+
+    made = applied(rest, bias, image)
+    return made + applied(weight[:, where], torch.zeros_like(bias), maps) if maps.shape[axis] else made
 
 
 def channels_to_patches(x: Tensor, patch: int) -> Tensor:

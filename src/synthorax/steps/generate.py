@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from synthorax.capabilities import Cascade, Denoiser
 from synthorax.data.dataset import Dataset, read_dataset, write_dataset
@@ -25,14 +28,16 @@ from synthorax.data.vocabulary import NO_FINDING, NOT_A_FINDING_OF_DISEASE, form
 from synthorax.diffusion.guidance import check_guidance
 from synthorax.diffusion.noise import check_schedule
 from synthorax.diffusion.samplers import check_sampler
-from synthorax.engine import Engine
+from synthorax.engine import Engine, Inference, asked_inference, has_openvino, inference_name
 from synthorax.errors import InputError, UsageError, nearest
+from synthorax.families.denoising.openvino_network import PAIR, diffusion_models, run_by_openvino
 from synthorax.files import safe_name, sha256
 from synthorax.folders import claimed, claimed_inputs
 from synthorax.former_names import SETTINGS, with_present_keys
 from synthorax.progress import Progress, portion, quiet
 from synthorax.prompts import split_prompt
 from synthorax.protocols import Model, SampleSettings
+from synthorax.steps.cache import cache
 from synthorax.steps.models.recipe import makes_volumes
 from synthorax.steps.models.trained_model import TrainedModel
 from synthorax.steps.planning.condition import DrawnMasks, draw_masks, measured_lesions
@@ -40,18 +45,20 @@ from synthorax.steps.planning.plan import Plan, PlanRow
 from synthorax.steps.planning.support import Support
 from synthorax.types import Stated, Study
 
+Runs = Literal["torch", "openvino"]
 GPU_BATCH = 16
 FROM_TEXT = "findings_from_text"
 """column that says which findings of a row were stated by its text alone"""
 
 
 def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: SampleSettings, engine: Engine,
-                   batch_size: int | None = None, progress: Progress = quiet) -> Dataset:
+                   batch_size: int | None = None, inference: Inference | None = None, progress: Progress = quiet) -> Dataset:
     """Make every image of the plan as `out`/images/synthetic-<row>.png, with metadata.csv and dataset.json at the end.
 
     An image depends on its seed and condition. Within one batch size it is the same to the bit whatever was made before and is made with
     it; another batch size may change the order of additions and with it single grey levels. By default a generation that was begun keeps
-    its batch size, and a new one takes `images_at_a_time`. Raises InputError if `out` holds another generation.
+    its batch size, and a new one takes `images_at_a_time`; the same holds for what runs the networks (`inference`, see `asked_inference`).
+    Raises InputError if `out` holds another generation.
     """
     if not plan.rows:
         raise InputError("the plan has no rows, so there is nothing to generate")
@@ -60,14 +67,17 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
     network, support = model.on(engine.device), model.support
     check_settings(network, settings)
     plan.check(model.spec, progress=portion(progress, 0, 0.03))
-    begun = claimed_inputs(out).get("batch size")
-    batch_size = batch_size or (begun if isinstance(begun, int) and begun > 0 else images_at_a_time(engine))
-    with claimed(out, kind="a generation", inputs=_inputs(model, plan, settings, batch_size)):
+    begun = claimed_inputs(out)
+    with contextlib.ExitStack() as stack:
+        runs = stack.enter_context(_running(network, engine, begun=begun, inference=inference, progress=progress))
+        size = begun.get("batch size")
+        batch_size = batch_size or (size if isinstance(size, int) and size > 0 else images_at_a_time(engine, runs))
+        stack.enter_context(claimed(out, kind="a generation", inputs=_inputs(model, plan, settings, batch_size, inference=runs)))
         folder = out / "images"
         studies, own = [], portion(progress, 0.03, 1)
         for numbers in _chunks(len(plan), batch_size):
             masks = [draw_masks(plan.rows[number], size=model.spec.image_size, file=plan.file) for number in numbers]
-            studies += [_study(model, plan, number, settings, masks=masks[number - numbers[0]], support=support, out=out)
+            studies += [_study(model, plan, number, settings, masks=masks[number - numbers[0]], support=support, inference=runs, out=out)
                         for number in numbers]
             missing = [number for number in numbers if not (folder / _file_name(number)).exists()]
             if missing:
@@ -77,9 +87,40 @@ def generate_images(model: TrainedModel, plan: Plan, *, out: Path, settings: Sam
             own((numbers[-1] + 1) / len(plan), f"{numbers[-1] + 1} of {len(plan)} images")
         write_dataset(out, studies, name=out.name, synthetic=True,
                       facts={"labels": model.spec.findings, "model": model.name, "model_digest": model.digest,
-                             "settings": asdict(settings),
+                             "settings": asdict(settings), **({"inference": inference_name(runs)} if runs != "torch" else {}),
                              **({"trained_on": model.trained_on} if model.trained_on else {})})
     return read_dataset(out)
+
+
+@contextlib.contextmanager
+def _running(network: Model, engine: Engine, *, begun: Mapping[str, Any], inference: Inference | None,
+             progress: Progress) -> Iterator[Runs]:
+    """Inside, the model runs as asked; tells by what it does.
+
+    Without a wish, a generation that was begun goes on as it was begun, and a new one takes OpenVINO where that is installed and can run
+    the model: where it cannot, a sentence says why.
+    """
+    asked = asked_inference(inference)
+    if asked == "auto" and begun:
+        asked = "openvino" if begun.get("inference") == "openvino" else "torch"
+    module = cast(nn.Module, network)
+    if asked == "openvino" and engine.device.type != "cpu":
+        raise UsageError("inference openvino: it runs on the CPU; give --device cpu, or leave it out")
+    if asked == "torch" or engine.device.type != "cpu" or (asked == "auto" and not (has_openvino() and diffusion_models(module))):
+        yield "torch"
+        return
+    with contextlib.ExitStack() as stack:
+        runs: Runs = "openvino"
+        progress(0.0, "preparing OpenVINO")
+        try:
+            stack.enter_context(run_by_openvino(module, bf16=engine.bf16, threads=torch.get_num_threads(), cache=cache() / "openvino",
+                                                prepare=not begun))
+        except UsageError as error:
+            if asked == "openvino":
+                raise
+            print(f"note: sampling runs in PyTorch, because {error}", file=sys.stderr, flush=True)
+            runs = "torch"
+        yield runs
 
 
 def changed_settings(usual: SampleSettings, given: Mapping[str, Any]) -> SampleSettings:
@@ -122,13 +163,14 @@ MAX_BATCH_SIZE = 4096
 """images in a batch"""
 
 
-def images_at_a_time(engine: Engine) -> int:
-    """The usual batch size: one image a processor thread, two at least, and sixteen on a GPU.
+def images_at_a_time(engine: Engine, runs: Runs = "torch") -> int:
+    """The usual batch size: one image a processor thread, two with OpenVINO, which makes pairs; two at least, and sixteen on a GPU.
 
     The last batch is filled up, so a small one makes small requests cheap; more images than threads are hardly faster each
     (docs/explanation/speed.md).
     """
-    return GPU_BATCH if engine.device.type == "cuda" else min(GPU_BATCH, max(2, torch.get_num_threads()))
+    a_thread = PAIR if runs == "openvino" else 1
+    return GPU_BATCH if engine.device.type == "cuda" else min(GPU_BATCH, max(2, a_thread * torch.get_num_threads()))
 
 
 def preview(model: Model, plan: Plan, *, settings: SampleSettings, engine: Engine) -> NDArray[np.uint8]:
@@ -160,13 +202,15 @@ def _file_name(number: int) -> str:
 
 
 def _study(model: TrainedModel, plan: Plan, number: int, settings: SampleSettings, *, masks: DrawnMasks, support: Support | None,
-           out: Path) -> Study:
+           inference: Runs, out: Path) -> Study:
     """The image's row in the table; its masks are copied to `out` first."""
     row = plan.rows[number]
     own = _with_own_masks(row, masks, number, out)
     extra = {"model": model.name, "model_digest": model.digest, "seed": str(row.seed), "plan_row": str(number),
              "sampler": settings.sampler, "steps": str(settings.steps), "guidance": f"{settings.guidance:g}",
              **_unusual(settings), "condition": json.dumps(own.requested(), sort_keys=True)}
+    if inference != "torch":
+        extra["inference"] = inference
     if support is not None:
         extra["extrapolation"] = "; ".join(support.beyond(replace(row, lesions=measured_lesions(row, masks))))
     study = own.study(f"images/{_file_name(number)}")
@@ -239,9 +283,10 @@ def _provenance(study: Study) -> dict[str, str]:
             **{name: cell for name, cell in study.extra.items() if cell}}
 
 
-def _inputs(model: TrainedModel, plan: Plan, settings: SampleSettings, batch_size: int) -> dict[str, Any]:
+def _inputs(model: TrainedModel, plan: Plan, settings: SampleSettings, batch_size: int, *,
+            inference: Runs) -> dict[str, Any]:
     """All that the images depend on, for the claim of their folder."""
     digests = functools.cache(lambda path: sha256(Path(path)))  # not the place of a mask counts, but what is in it
     content = json.dumps([row.with_paths(digests).cells() for row in plan.rows], sort_keys=True)
     return {"plan": hashlib.sha256(content.encode()).hexdigest(), "model": model.digest, "settings": asdict(settings),
-            "batch size": batch_size}
+            "batch size": batch_size, **({"inference": inference} if inference != "torch" else {})}

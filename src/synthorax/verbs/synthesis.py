@@ -12,7 +12,7 @@ from synthorax.capabilities import LayoutMaker
 from synthorax.data.dataset import Dataset
 from synthorax.data.prepared import Prepared
 from synthorax.data.vocabulary import canonical
-from synthorax.engine import Device, started
+from synthorax.engine import Device, Inference, started
 from synthorax.errors import UsageError
 from synthorax.families.denoising.model import DiffusionModel
 from synthorax.former_names import refuse_former_keywords
@@ -63,12 +63,14 @@ def plan(data: Prepared | PathLike, *, balance: Sequence[str] = (), count: Mappi
 @refuse_former_keywords(Request, SampleSettings, plan="what")
 def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *, out: PathLike,
              settings: SampleSettings | Mapping[str, Any] | None = None, seed: int = 0, batch_size: int | None = None,
-             device: Device = "auto", threads: int | None = None) -> Dataset:
+             device: Device = "auto", threads: int | None = None, inference: Inference | None = None) -> Dataset:
     """Make the images of a plan, or of a request, as a dataset folder; a generation that was stopped goes on where it stopped.
 
     `what` is a plan, the path of one, or a `Request`; by default a request for nothing in particular. `settings` say how images are drawn:
     all of them, or a mapping of those that differ from the model's recipe. By default a batch has one image a thread, 16 on a GPU; a larger
-    `batch_size` takes more memory, and any other may change single grey levels. Everything is checked before anything is written:
+    `batch_size` takes more memory, and any other may change single grey levels. `inference` says what runs the networks: torch, openvino,
+    or auto, which takes OpenVINO on a CPU where it is installed; None takes the variable SYNTHORAX_INFERENCE, or auto. Everything is
+    checked before anything is written:
     UsageError, or InputError with file and row for a plan that is a table.
 
     >>> request = Request(finding=["Mass"], side="left", box=[("Mass", (0.6, 0.2, 0.2, 0.2))])
@@ -94,7 +96,8 @@ def generate(model: ModelLike, what: Plan | Request | PathLike | None = None, *,
         plan = what if isinstance(what, Plan) else read_plan(Path(what), allow=spec.findings)
     check_settings(trained.network, settings)
     with started(device=device, threads=threads, seed=seed) as engine, progress_line("generate") as progress:
-        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, progress=progress)
+        return generate_images(trained, plan, out=Path(out), settings=settings, engine=engine, batch_size=batch_size, inference=inference,
+                               progress=progress)
 
 
 def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike, from_: ModelLike | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthorax.capabilities import Adaptable, Change, HasConditionInputs, Resampler
@@ -132,6 +133,10 @@ class DiffusionModel(nn.Module, Resampler, HasConditionInputs, Adaptable):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec, self.config = spec, _config(spec)
+        self.substitute: Callable[..., Tensor] | None = None
+        """called in place of `network` where no gradients are needed, such as the network as another engine compiled it"""
+        self.embedded_rows: dict[bytes, tuple[Condition, Tensor, Tensor | None, Tensor | None]] | None = None
+        """with `substitute`, what conditions were embedded to: each row alone, so that it does not depend on the others, and once"""
         c = self.config
         for part in c.parts:
             if part not in PARTS:
@@ -195,12 +200,14 @@ class DiffusionModel(nn.Module, Resampler, HasConditionInputs, Adaptable):
         """`denoise`, and with `learned_variance` the interpolation exponent in [0, 1] (Eq. 15, Nichol and Dhariwal 2021)."""
         s = self.scalings(sigma, sigma_data=self.sigma_data).like(x) if self.bands is None else self.bands.scalings(sigma)
         x = x if self.bands is None else self.bands.split(x)
-        condition, embedded, tokens, stated = self._embedded(condition, len(x))
+        alone = self.embedded_rows is not None and not torch.is_grad_enabled()
+        condition, embedded, tokens, stated = (self._embedded_alone if alone else self._embedded)(condition, len(x))
         maps = self._condition_maps(condition, x)
         centre = maps["image"][:, :1] if self.config.centred else x.new_zeros(())
         x = x - centre
         where = {} if condition.place is None else {"place": condition.place}
-        raw = self.network(torch.cat([s.c_in * x, *maps.values()], dim=1), s.c_noise, embedded, tokens, stated, **where).to(x)
+        network = self.network if self.substitute is None or where or torch.is_grad_enabled() else self.substitute
+        raw = network(torch.cat([s.c_in * x, *maps.values()], dim=1), s.c_noise, embedded, tokens, stated, **where).to(x)
         fraction = None
         if self.config.learned_variance:
             raw, spread = raw.chunk(2, dim=1)
@@ -414,6 +421,28 @@ class DiffusionModel(nn.Module, Resampler, HasConditionInputs, Adaptable):
             mean = (tokens * stated[..., None]).sum(1) / stated.sum(1, keepdim=True).clamp(min=1)
             embedded = embedded + self.embeddings["text"](mean)
         return condition, embedded, tokens, stated
+
+    def _embedded_alone(self, condition: Condition, size: int) -> tuple[Condition, Tensor, Tensor | None, Tensor | None]:
+        """`_embedded` of each row by itself, once for the same row."""
+        known, rows = self.embedded_rows, []
+        assert known is not None
+        for number in range(size):
+            row = condition[number: number + 1]
+            numbers = [part for part in (row.labels, row.attributes, row.lesions, row.augmentation) if part is not None]
+            key = b"|".join([*(part.numpy().tobytes() for part in numbers), repr(row.text).encode()])
+            if key not in known:
+                known[key] = self._embedded(replace(row, mask=None, image=None), 1)
+            rows.append(known[key])
+        embedded = torch.cat([one for _, one, _, _ in rows])
+        lesions = [one.lesions for one, _, _, _ in rows if one.lesions is not None]
+        condition = replace(condition, labels=torch.cat([one.labels for one, _, _, _ in rows]),
+                            lesions=torch.cat(lesions) if lesions else None)
+        tokens, stated = [one for _, _, one, _ in rows if one is not None], [one for _, _, _, one in rows if one is not None]
+        if not tokens:
+            return condition, embedded, None, None
+        longest = max(one.shape[1] for one in tokens)
+        return (condition, embedded, torch.cat([F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in tokens]),
+                torch.cat([F.pad(one, (0, longest - one.shape[1])) for one in stated]))
 
     def _with_text_statements(self, condition: Condition, labels: Tensor, lesions: Tensor) -> Condition:
         """The condition with a text's labels [B, K] and lesions [B, K, P] where it states none itself."""
