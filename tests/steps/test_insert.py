@@ -25,7 +25,7 @@ from synthorax.editing.insertion.insertion import Insertion, box_of
 from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.judges.lungs import LungMasks, load_lung_model
 from synthorax.steps.export.images import export_dataset
-from synthorax.steps.insertion.acceptance import check_place, refusal
+from synthorax.steps.insertion.acceptance import check_place, check_side, refusal
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import choose, find_hosts
 from synthorax.steps.insertion.insert import insert_images
@@ -297,6 +297,45 @@ def test_outlines_come_from_a_bank_of_ones_own(tmp_path: Path) -> None:
     assert all(float(study.extra["lesion_y"]) > 0.5 for study in made.studies), "an effusion lies at the base"
     with pytest.raises(UsageError, match="knows no outline of 'Pneumothorax'"):
         insert(hosts, tmp_path / "other", finding="Pneumothorax", layouts=bank.path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: the folder of outlines is empty; give a data set with lesion masks"):
+        insert(hosts, tmp_path / "third", finding="Effusion", layouts=tmp_path / "empty")
+
+
+def test_an_outline_too_small_to_be_seen_is_refused_unless_a_size_is_asked_for(tmp_path: Path) -> None:
+    hosts = host_set(tmp_path / "hosts", num=1)
+    bank = host_set(tmp_path / "bank", num=1)
+    inside = distance_transform_edt(_lower_lung() > 0)
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
+    speck = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    speck[row - 1 : row + 2, column - 1 : column + 2] = 255
+    write_png(bank.path / "masks/speck.png", speck)
+    ill = [replace(study, labels={"Consolidation": Stated.PRESENT}, lesion_label="Consolidation",
+                   masks={**study.masks, "lesion_mask": ("masks/speck.png",)}) for study in bank.studies]
+    write_dataset(bank.path, ill, name="bank", synthetic=False)
+    with pytest.raises(InputError, match=r"outline that was drawn covers 0\.\d\d% of the lungs, and 0\.5% is the least; ask for a"):
+        insert(hosts, tmp_path / "out", finding="Consolidation", layouts=bank.path)
+    assert len(insert(hosts, tmp_path / "small", finding="Consolidation", layouts=bank.path, size=0.05))
+
+
+def test_fewer_images_than_asked_for_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = host_set(tmp_path / "hosts", num=2)
+    write_png(hosts.path / "images/1.png", np.zeros((SIZE_PX, SIZE_PX), np.uint8))
+    assert len(insert(hosts, tmp_path / "out")) == 1
+    assert "note: 1 of 2 images could not be made, see dropped.csv; 'images/1.png': " in capsys.readouterr().err
+
+
+def test_a_mask_in_the_other_lung_than_the_side_asked_for_is_refused(tmp_path: Path) -> None:
+    hosts = host_set(tmp_path / "hosts", num=1)
+    write_png(tmp_path / "mask.png", _lower_lung())
+    with pytest.raises(InputError, match="the mask lies in the patient's left lung, and --side asks for the right one; leave out --side"):
+        insert(hosts, tmp_path / "out", finding="Effusion", mask=tmp_path / "mask.png", side="right")
+    drawn = thorax(SIZE_PX, seed=0).lungs
+    right, left = drawn.copy(), drawn.copy()
+    right[:, SIZE_PX // 2 :] = left[:, : SIZE_PX // 2] = False
+    lungs = LungMasks(right=right[None], left=left[None], heart=np.zeros_like(drawn)[None])
+    for side in ("left", ""):
+        check_side(_lower_lung() > 0, lungs, side)
 
 
 def test_a_folder_of_dicom_files_names_no_patient(tmp_path: Path) -> None:

@@ -67,3 +67,12 @@ def check_place(mask: NDArray[np.bool_], lungs: LungMasks) -> None:
     outside = (columns < left - across) | (columns >= right + across) | (rows < top - down) | (rows >= bottom + down)
     if outside.mean() > MOST_OUTSIDE:
         raise InputError(f"{outside.mean():.0%} of the mask lies outside the chest", remedy="draw it on the image it is used with")
+
+
+def check_side(mask: NDArray[np.bool_], lungs: LungMasks, side: str) -> None:
+    """InputError for a mask [H, W] that covers more of the other lung than of that of the `side` asked for; any goes with no side."""
+    right, left = (int((mask & lung[0]).sum()) for lung in (lungs.right, lungs.left))
+    shown = "right" if right > left else "left"
+    if side and right != left and side != shown:
+        raise InputError(f"the mask lies in the patient's {shown} lung, and --side asks for the {side} one",
+                         remedy="leave out --side; the patient's left is on the right of the image")

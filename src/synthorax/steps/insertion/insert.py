@@ -33,7 +33,7 @@ from synthorax.folders import claimed, file_stamp
 from synthorax.judges.lungs import LungMasks
 from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
-from synthorax.steps.insertion.acceptance import check_place, refusal, within_rim
+from synthorax.steps.insertion.acceptance import check_place, check_side, refusal, within_rim
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
 from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
@@ -102,6 +102,9 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
             (out / MANIFEST).unlink()  # so that the folder is as it was
             raise InputError(f"nothing could be inserted into any of the {len(done)} images; '{first.host}': {first.reason}",
                              file=hosts.folder / TABLE_NAME if first.row else hosts.folder, row=first.row, remedy=first.remedy)
+        if failed:
+            print(f"  note: {len(failed)} of {len(done)} images could not be made, see {DROPPED_NAME}; '{failed[0].host}': "
+                  f"{failed[0].reason}", file=sys.stderr)
         _finish(hosts, maker, done, [*hosts.dropped, *failed], out=out, seed=seed)
     estimated = sum(line.get("spacing") == "estimated" for line in done)
     if estimated:
@@ -148,7 +151,8 @@ def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_m
         if not (reason or broken):
             return replace(made, record={**made.record, "anatomy": "not checked" if broken is None else "kept"}), own, attempt + 1
         reason = reason or f"the anatomy is not kept: {broken}"
-        problem = InputError(f"{reason} ({attempt + 1} attempts)", remedy="raise --tries, or ask for another size or place")
+        remedy = "raise --tries, or ask for another size or place" if mask is None else "draw the mask elsewhere, or raise --tries"
+        problem = InputError(f"{reason} ({attempt + 1} attempts)", remedy=remedy)
     raise problem
 
 
@@ -181,6 +185,7 @@ def _mask(config: InsertConfig, pixels: Pixels, lungs: LungMasks) -> NDArray[np.
     if not mask.any():
         raise InputError("the mask is empty", remedy="draw white where the lesion goes")
     check_place(mask, lungs)
+    check_side(mask, lungs, config.side)
     return mask
 
 

@@ -20,6 +20,7 @@ from synthorax.capabilities import LayoutMaker
 from synthorax.data.dataset import TABLE_NAME
 from synthorax.data.layout_bank import LayoutBank, read_bank, unknown_finding
 from synthorax.data.layouts import Box
+from synthorax.data.lesions import UNSIDED
 from synthorax.data.prepared import FACTS_NAME as PREPARED_FACTS
 from synthorax.data.vocabulary import canonical
 from synthorax.editing.insertion.insert import TemplateOptions, insert_lesion
@@ -52,6 +53,8 @@ FindLungs = Callable[[Pixels], LungMasks]
 """lungs and hearts of images [N, H, W]"""
 SOFT_TISSUE = 0.8
 """mm of water per mm of path that a solid lesion has more than the lung"""
+LEAST_OF_LUNGS = 0.005
+"""part of both lungs that a drawn outline covers at least where no size is asked for; less is a speck that nobody sees"""
 VOXELS = 32
 """across a lesion of the template"""
 
@@ -85,7 +88,12 @@ class LesionMaker:
         assert self.outlines is not None
         config, side = self.config, self.config.side
         size = math.nan if math.isnan(config.size) else size_in_lung(config.size, finding=self.finding, side=side or "right", lungs=lungs)
-        return draw_placed(self.outlines, self.finding, lungs, side=side, size=size, seed=seed)[1]
+        region = draw_placed(self.outlines, self.finding, lungs, side=side, size=size, seed=seed)[1]
+        part = float((region & lungs.both[0]).sum() / max(1, lungs.both[0].sum()))
+        if math.isnan(size) and self.finding not in UNSIDED and part < LEAST_OF_LUNGS:
+            raise InputError(f"the outline that was drawn covers {part:.2%} of the lungs, and {LEAST_OF_LUNGS:.1%} is the least",
+                             remedy="ask for a size (--size), or give more outlines (--layouts)")
+        return region
 
     def _nodule(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
         both = lungs.both[0]
@@ -192,6 +200,9 @@ def _outlines(config: InsertConfig, find_lungs: FindLungs | None) -> tuple[Layou
 
         return read_bank(given, find_lungs=boxes if find_lungs is not None else None), hashlib.sha256(
             json.dumps(stamps(given), sort_keys=True).encode()).hexdigest()
+    if given is not None and given.is_dir() and not any(given.iterdir()):
+        raise InputError("the folder of outlines is empty", file=given,
+                         remedy="give a data set with lesion masks, or a run of the recipe layout-64")
     opened = open_model(given or USUAL_OUTLINES)
     if not isinstance(opened.network, LayoutMaker):
         raise UsageError(f"{opened} draws no outlines; take a run of the recipe layout-64, or a data set with lesion masks")
