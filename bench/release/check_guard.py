@@ -26,7 +26,7 @@ from scipy import stats
 
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.anatomy import Vector, traits_of
-from synthorax.judges.anatomy_guard import ANATOMY_RATE, LOOK, AnatomyReference, Strange
+from synthorax.judges.anatomy_guard import ANATOMY_RATE, APPEARANCE, AnatomyReference, Strange
 from synthorax.judges.cross_fit import patient_folds
 from synthorax.judges.lungs import load_lung_model, segment_lungs
 from synthorax.judges.planted_anatomy import FAILURES
@@ -40,7 +40,7 @@ Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Known:
+class RealMeasurements:
     """Real images of a set: what was measured of them, and their part."""
 
     traits: dict[str, Vector]
@@ -71,7 +71,7 @@ def line(name: str, view: str, what: str, rejected: NDArray[np.bool_], outlines:
 
 
 def check(new: dict[str, Vector], odds: NDArray[np.float64], rows: NDArray[np.intp],
-          known: Known) -> tuple[list[Strange | None], NDArray[np.bool_]]:
+          known: RealMeasurements) -> tuple[list[Strange | None], NDArray[np.bool_]]:
     """What is found of images that are, or are made of, the real images `rows`, each by the other parts; do outlines alone say it?"""
     found: list[Strange | None] = [None] * len(rows)
     outlines = np.zeros(len(rows), dtype=np.bool_)
@@ -89,7 +89,7 @@ def check(new: dict[str, Vector], odds: NDArray[np.float64], rows: NDArray[np.in
                 shown = np.flatnonzero(np.array(views) == view)
                 p = reference._p(reference.groups.get(view, reference.groups[""]), {key: values[shown] for key, values in own.items()},
                                  odds[here[shown]])
-                outlines[here[shown]] = p[:LOOK].min(axis=0) <= ANATOMY_RATE / LOOK  # half of it for each of the other ways
+                outlines[here[shown]] = p[:APPEARANCE].min(axis=0) <= ANATOMY_RATE / APPEARANCE  # half of it for each of the other ways
     return found, outlines
 
 
@@ -123,7 +123,8 @@ def main() -> None:
         pixels, shown, owners = pixels[used], np.array(views)[used], np.array(patients)[used]
         real = numbers(pixels, args.out / f"{name}-real.npz", model=model)
         odds = judge.odds(pixels)
-        known = Known(traits=real, odds=odds, views=shown, patients=owners, part=patient_folds(owners, folds=PARTS, seed=1), model=model,
+        known = RealMeasurements(traits=real, odds=odds, views=shown, patients=owners, part=patient_folds(owners, folds=PARTS, seed=1),
+                                  model=model,
                       judge=judge)
         found, outlines = check(real, odds, np.arange(len(pixels)), known)
         rejected = np.array([one is not None for one in found])

@@ -116,7 +116,7 @@ def main() -> None:
         return F.cross_entropy(logits, torch.from_numpy(classes[rows]), label_smoothing=0.02)
 
     losses = fit(network, loss_of, batches=image_batches(len(images), weights, config=config, seed=SEED), config=config,
-                 judge="judge of plausible chests", progress=_shown)
+                 judge="judge of plausible chests", progress=_print_hundreds)
     judge = chest_judge(network, classes=(INTACT, *kinds))
     save_chest_judge(judge, args.out / f"{MODEL_NAME}.safetensors")
     write_json(args.out / "facts.json", {"images": counts, "drawn": DRAWN, "updates": args.updates, "batch_size": config.batch_size,
@@ -124,7 +124,7 @@ def main() -> None:
                                          "loss": [float(np.mean(losses[:50])), float(np.mean(losses[-50:]))]})
 
 
-def _shown(part: float, text: str) -> None:
+def _print_hundreds(part: float, text: str) -> None:
     if text.split()[-3].endswith("00"):
         print(text, flush=True)
 

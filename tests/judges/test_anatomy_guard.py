@@ -14,7 +14,7 @@ from synthorax.errors import InputError, UsageError
 from synthorax.judges.anatomy import TRAITS, cardiothoracic_ratio, measure_anatomy, traits_of
 from synthorax.judges.anatomy_guard import (
     ANATOMY_RATE,
-    LOOK,
+    APPEARANCE,
     SHARES,
     AnatomyReference,
     _Limits,
@@ -94,7 +94,7 @@ def test_what_real_images_often_get_wrong_does_not_hide_what_they_never_do() -> 
     """A heart is missed on one real image in ten: then a missing heart says little, and a ratio out of range still says all."""
     reference = of_numbers(400)
     reference.traits["hearts"][:40] = 0
-    assert (p_of(reference, numbers(20, seed=3, hearts=0.0))[:LOOK] > LIMITS[:LOOK]).all(axis=0).mean() > 0.7
+    assert (p_of(reference, numbers(20, seed=3, hearts=0.0))[:APPEARANCE] > LIMITS[:APPEARANCE]).all(axis=0).mean() > 0.7
     assert (p_of(reference, numbers(20, seed=3, cardiothoracic_ratio=12.0)) <= LIMITS).any(axis=0).all()
 
 
@@ -154,9 +154,9 @@ def test_a_look_that_no_real_image_has_is_enough_and_the_reason_says_what_it_is_
     usual = numbers(20, seed=6)
     kind = reference.judge.classes.index("a mirrored image") - 1
     odds = looks(20, seed=8)
-    assert (p_of(reference, usual, np.full_like(odds, -9.0))[LOOK] == 1).all()
+    assert (p_of(reference, usual, np.full_like(odds, -9.0))[APPEARANCE] == 1).all()
     odds[:, kind] = 9.0
-    assert (p_of(reference, usual, odds)[LOOK] <= LIMITS[LOOK]).all()
+    assert (p_of(reference, usual, odds)[APPEARANCE] <= LIMITS[APPEARANCE]).all()
     found = reference.check_numbers(usual, odds, views=["PA"] * 20)
     assert all(one is not None for one in found)
     assert any("looks like a mirrored image: log odds 9.0, and at most 1." in str(one) for one in found)
@@ -169,9 +169,9 @@ def test_what_a_set_looks_like_as_a_rule_does_not_hide_another_look() -> None:
     reference.odds[:, cut] += 20
     odds = looks(20, seed=8)
     odds[:, cut] += 20
-    assert (p_of(reference, numbers(20, seed=6), odds)[LOOK] > LIMITS[LOOK]).mean() > 0.8
+    assert (p_of(reference, numbers(20, seed=6), odds)[APPEARANCE] > LIMITS[APPEARANCE]).mean() > 0.8
     odds[:, kind] = 9.0
-    assert (p_of(reference, numbers(20, seed=6), odds)[LOOK] <= LIMITS[LOOK]).all()
+    assert (p_of(reference, numbers(20, seed=6), odds)[APPEARANCE] <= LIMITS[APPEARANCE]).all()
 
 
 def test_the_judge_of_chests_is_read_as_it_was_written(tmp_path: Path) -> None:

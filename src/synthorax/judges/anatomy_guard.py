@@ -41,7 +41,7 @@ SHRINKAGE = 0.2
 """of covariances towards their diagonal"""
 WAYS = 3
 """of being strange: in one number, in how they go together, or by the look of the whole image"""
-ALONE, TOGETHER, LOOK = range(WAYS)
+ALONE, TOGETHER, APPEARANCE = range(WAYS)
 SHARES = np.array([0.2, 0.2, 0.6])
 """part of the rate that each of the ways has; at 5 %, the first two need 99 real images to reject anything, and the look 33"""
 SMALLEST_SPREAD = 0.5
@@ -73,11 +73,11 @@ class Strange:
     """whether it is a number of pieces"""
     together: bool = False
     """whether it is strange only together with the other numbers"""
-    look: bool = False
+    appearance: bool = False
     """whether `trait` says what the whole image looks like, and `value` how much more than like a chest"""
 
     def __str__(self) -> str:
-        if self.look:
+        if self.appearance:
             return f"looks like {self.trait}: log odds {self.value:.1f}, and at most {self.high:.1f} on 95 % of real images"
         if self.together:
             return f"the numbers of lungs and heart do not go together as on real images, the least {self._alone}"
@@ -181,7 +181,7 @@ class _Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Look:
+class _Appearance:
     """How much some real images look like each kind of failure: a set may look like one of them as a rule."""
 
     median: Vector
@@ -190,7 +190,7 @@ class _Look:
     """[K] quantile of 95 %"""
 
     @classmethod
-    def of(cls, odds: Matrix) -> _Look:
+    def of(cls, odds: Matrix) -> _Appearance:
         return cls(median=np.median(odds, axis=0), high=np.quantile(odds, 0.95, axis=0))
 
     def away(self, odds: Matrix) -> Matrix:
@@ -233,7 +233,7 @@ class AnatomyReference:
         model, judge = model or load_lung_model(), judge or load_chest_judge()
         frontal = np.flatnonzero([view != LATERAL for view in views])
         return cls.of_numbers(traits_of(pixels[frontal], model=model), judge.odds(pixels[frontal]),
-                              views=[views[row] for row in frontal], patients=np.asarray(patients)[frontal], model=model, judge=judge)
+                              views=[views[int(row)] for row in frontal], patients=np.asarray(patients)[frontal], model=model, judge=judge)
 
     @classmethod
     def of_numbers(cls, traits: dict[str, Vector], odds: Matrix, *, views: Sequence[str], patients: Sequence[str] | NDArray[np.str_],
@@ -257,13 +257,13 @@ class AnatomyReference:
             new = np.flatnonzero((wanted == view) & np.array([one != LATERAL for one in views]))
             own, rows = {key: values[new] for key, values in traits.items()}, self.groups[str(view)]
             p, limits = self._p(rows, own, odds[new]), _Limits.of(self.traits, rows)
-            look = _Look.of(self.odds[rows])
+            appearance = _Appearance.of(self.odds[rows])
             for number in np.flatnonzero((p <= rate * SHARES[:, None]).any(axis=0)).tolist():
                 row, way = int(new[number]), int((p[:, number] / SHARES).argmin())
-                if way == LOOK:
-                    kind = int(look.away(odds[row]).argmax())
+                if way == APPEARANCE:
+                    kind = int(appearance.away(odds[row]).argmax())
                     found[row] = Strange(trait=self.judge.classes[1 + kind], value=float(odds[row, kind]), low=-np.inf,
-                                         high=float(look.high[kind]), look=True)
+                                         high=float(appearance.high[kind]), appearance=True)
                 else:
                     found[row] = limits.strangest({key: float(values[number]) for key, values in own.items()}, together=way == TOGETHER)
         return found
@@ -273,10 +273,11 @@ class AnatomyReference:
         part = self.folds[rows]
         known, judged = np.empty((WAYS, len(rows))), []
         for fold in range(FOLDS):
-            limits, look, own = _Limits.of(self.traits, rows[part != fold]), _Look.of(self.odds[rows[part != fold]]), rows[part == fold]
-            known[:LOOK, part == fold] = limits.scores({key: values[own] for key, values in self.traits.items()})
-            known[LOOK, part == fold] = look.away(self.odds[own]).max(axis=1)
-            judged.append(np.concatenate([limits.scores(new), look.away(odds).max(axis=1)[None]]))
+            others, own = rows[part != fold], rows[part == fold]
+            limits, appearance = _Limits.of(self.traits, others), _Appearance.of(self.odds[others])
+            known[:APPEARANCE, part == fold] = limits.scores({key: values[own] for key, values in self.traits.items()})
+            known[APPEARANCE, part == fold] = appearance.away(self.odds[own]).max(axis=1)
+            judged.append(np.concatenate([limits.scores(new), appearance.away(odds).max(axis=1)[None]]))
         return np.stack([cross_conformal(known[way], part, np.stack([one[way] for one in judged])) for way in range(WAYS)])
 
 

@@ -107,7 +107,7 @@ class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
                                      nn.Linear(c.width, c.form_size**2))
         self.poses = PoseMixtures(findings, components=c.components)
 
-    def given(self, labels: Tensor, left: Tensor, pose: Tensor) -> Tensor:
+    def condition_vector(self, labels: Tensor, left: Tensor, pose: Tensor) -> Tensor:
         """What codes and forms are conditioned on, from labels [B, K], sides [B] (1 is left) and poses [B, P] -> [B, G]."""
         return torch.cat([self.labels(labels.to(pose)), left[:, None].to(pose) * 2 - 1, pose], dim=1)
 
@@ -132,7 +132,7 @@ class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
             draws, device = Draws(seeds), next(self.parameters()).device
             finding, left, stated = asked_of(condition.to("cpu"), draws)
             pose = self.poses.draw(finding.to(device), left.to(device), stated, draws)
-            given = self.given(condition.labels.to(device), left.to(device), pose.to(device))
+            given = self.condition_vector(condition.labels.to(device), left.to(device), pose.to(device))
             mean, log_variance = self.prior(given).chunk(2, dim=1)
             code = mean + (log_variance / 2).exp() * draws.normal(self.config.latent_size).to(mean)
             odds = self.decode(code, given).float().cpu().numpy()[:, 0]
@@ -208,7 +208,8 @@ def _pose_given(weights: Tensor, means: Tensor, factors: Tensor, stated: Tensor,
 def _log_normal(difference: Tensor, factor: Tensor) -> Tensor:
     """Log density of Gaussians at a difference [..., P] from their means, with factors [..., P, P] -> [...]."""
     scaled = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
-    return -scaled.square().sum(-1) / 2 - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - difference.shape[-1] / 2 * math.log(2 * math.pi)
+    density: Tensor = -scaled.square().sum(-1) / 2 - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return density - difference.shape[-1] / 2 * math.log(2 * math.pi)
 
 
 def asked_of(condition: Condition, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,7 +256,7 @@ def posed(maps: Tensor, *, form_size: int) -> Posed:
     points = form_size * FORM_POINTS
     places = (torch.arange(points, device=maps.device) + 0.5) / points - 0.5
     x, y = (middle[:, axis, None] + wide[:, axis, None] * places for axis in (0, 1))
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1) * 2 - 1
+    grid = torch.stack([x[:, None, :].expand(-1, points, -1), y[:, :, None].expand(-1, -1, points)], dim=-1) * 2 - 1
     inside = (F.grid_sample(maps, grid.to(maps), align_corners=False, padding_mode="border") > 0).float()
     form = F.avg_pool2d(inside, FORM_POINTS)
     mass = form.sum((1, 2, 3)).clamp(min=1e-3)
@@ -297,7 +298,7 @@ def laid_out(odds: NDArray[np.float32], pose: NDArray[np.float64], *, cells: int
     for _ in range(ROUNDS):  # the grid cuts off, and small outlines are measured coarsely
         sides = _sides(size, fill=fill, ratio=math.exp(pose[3]), spans=spans)
         middle = np.clip(pose[1:3] - centre * sides, -spans[:, 0] * sides, np.maximum(-spans[:, 0] * sides, 1 - spans[:, 1] * sides))
-        made = soft_outline(_drawn(inside, middle, sides, points=cells * SUPERSAMPLING), cells=cells)
+        made = soft_outline(_rasterised(inside, middle, sides, points=cells * SUPERSAMPLING), cells=cells)
         made = np.where(_one_part(made > 0), np.maximum(np.abs(made), 1e-3), -np.abs(made))  # what is thinner than a cell may part
         factor = asked / size_of(made) if (made > 0).any() else 1.5
         if (made > 0).any() and abs(factor - 1) < error:
@@ -347,7 +348,7 @@ def _sides(size: float, *, fill: float, ratio: float, spans: NDArray[np.float64]
     return np.array([min(area / height, longest[0]), height])
 
 
-def _drawn(inside: NDArray[np.bool_], middle: NDArray[np.float64], sides: NDArray[np.float64], *, points: int) -> NDArray[np.bool_]:
+def _rasterised(inside: NDArray[np.bool_], middle: NDArray[np.float64], sides: NDArray[np.float64], *, points: int) -> NDArray[np.bool_]:
     """A mask in its wide box, laid into the whole grid of so many points a side."""
     places = (np.arange(points) + 0.5) / points
     columns, rows = (((places - middle[axis]) / sides[axis] + 0.5) * len(inside) - 0.5 for axis in (0, 1))
@@ -378,7 +379,7 @@ class LayoutObjective(Objective[LayoutModel]):
         finding, left, _ = (part.to(batch.images.device) for part in asked_of(batch.condition.to("cpu"), draws))
         outlines = posed(batch.images, form_size=model.config.form_size)
         labels = batch.condition.labels.masked_fill(draws.uniform(1) < self.config.label_dropout, math.nan)
-        given = model.given(labels, left, outlines.pose)
+        given = model.condition_vector(labels, left, outlines.pose)
         mean, log_variance = model.encode(outlines.form, given).float().chunk(2, dim=1)
         prior_mean, prior_log_variance = model.prior(given).float().chunk(2, dim=1)
         code = mean + (log_variance / 2).exp() * draws.normal(model.config.latent_size)
