@@ -122,6 +122,8 @@ class Cascade(Protocol):
     """Models one after the other, the first of which makes images and the others enlarge them."""
 
     stages: nn.ModuleList
+    settings: Sequence[SampleSettings]
+    """how each stage after the first is sampled"""
     guide: nn.Module | None
     """a weaker model of what the first stage makes, for autoguidance"""
 

@@ -242,11 +242,11 @@ def test_a_network_with_coordinates_is_told_where_its_crop_lies() -> None:
 def test_the_place_that_is_told_is_that_of_the_crop(engine: Engine) -> None:
     """What the network estimates of a crop changes with its place, and the place goes with the corners."""
     objective = objective_of("model.coordinates=true")
-    crop = objective._crop(Draws(range(64), device="cpu"))
+    crop = objective.crop(Draws(range(64), device="cpu"))
     assert crop.corners is not None and crop.place is not None
     torch.testing.assert_close(crop.place[:, :, 0] * 16, crop.corners.float())
     assert (crop.place[:, :, 1] == 0.5).all() and len(crop.corners.unique(dim=0)) > 3
-    assert objective_of()._crop(Draws(range(4), device="cpu")).place is None
+    assert objective_of().crop(Draws(range(4), device="cpu")).place is None
     model = model_of("model.coordinates=true")
     asked = replace(showing(torch.zeros(2, 2, 8, 8)), place=torch.tensor([[[0.0, 0.5], [0.0, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]))
     x, sigma = torch.zeros(2, 1, 8, 8), torch.ones(2)

@@ -50,6 +50,7 @@ from trainings import (
     killed_when,
     randomised,
     smallest,
+    super_resolution,
     toy_images,
 )
 
@@ -116,6 +117,61 @@ def test_a_step_with_the_target_lands_where_the_teacher_landed() -> None:
         torch.testing.assert_close(solve(student, start, levels, sampler="ddim"), exact, atol=1e-9, rtol=0)
         if count < 5:
             assert (solve(gaussian, start, levels, sampler="ddim") - exact).abs().max() > 0.02, "which the teacher itself is not"
+
+
+def super_resolution_student(*overrides: str) -> StudentObjective:
+    """A student of two steps that enlarges images, of a teacher with random weights."""
+    recipe = super_resolution("model.distilled.guidance=1.0", "model.distilled.steps=2", *overrides)
+    objective = build_objective(recipe, findings=FINDINGS, sites=SITES, masks=MASKS)
+    assert isinstance(objective, StudentObjective)
+    spec = objective.model.spec
+    teacher = build_model(replace(spec, config={**spec.config, "distilled": None}))
+    randomised(teacher)
+    objective.start_from(teacher)
+    return objective
+
+
+def test_a_student_that_enlarges_lands_where_its_teacher_lands_from_where_sampling_starts() -> None:
+    """Its own states are those of sampling: around the enlarged image, which a start from noise alone would miss by that image."""
+    objective = super_resolution_student("objective.crop=0")
+    model, teacher = objective.model.eval(), cast(DiffusionModel, objective.teacher)
+    condition = replace(random_condition(3), image=torch.cat([torch.full((3, 1, 16, 16), 0.5), torch.zeros(3, 1, 16, 16)], dim=1))
+    noise, last = Draws(range(3)).normal(1, 16, 16), torch.ones(3, dtype=torch.long)
+    with torch.no_grad():
+        state = objective._own_states(noise, last, condition)
+        first, second, _ = student_levels(objective.levels, substeps=4).tolist()
+        start = noise * first + 0.5
+        estimate = model.denoise(start, torch.full((3,), first), condition)
+        torch.testing.assert_close(state, estimate + second / first * (start - estimate))
+        clean = 0.5 + 0.1 * Draws(range(9, 12)).normal(1, 16, 16)
+        state, sigma, wanted = objective._step_targets(clean, condition, Draws(range(3)))
+        for row in range(3):
+            step = 0 if sigma[row] == objective.levels[0].float() else 1
+            levels = objective.levels[4 * step: 4 * step + 5]
+            one = condition[row: row + 1]
+            landed = solve(lambda x, level, one=one: teacher.denoise(x, level, one), state[row: row + 1], levels, sampler="unipc")
+            mine = wanted[row] + levels[-1].item() / levels[0].item() * (state[row] - wanted[row])
+            torch.testing.assert_close(mine, landed[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_student_that_enlarges_learns_on_crops_and_is_sampled_in_its_steps() -> None:
+    objective = super_resolution_student("objective.crop=8")
+    images = unit_images(toy_images(16, num=4).pixels)
+    batch = Batch(images=images, condition=random_condition(4), draws=Draws(range(4)))
+    seen: list[tuple[int, ...]] = []
+    hook = objective.model.network.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape[2:])))
+    losses = objective.losses("distil", batch)["distil"]
+    hook.remove()
+    assert set(seen) == {(8, 8)} and losses.shape == (4,) and bool(losses.isfinite().all())
+    losses.mean().backward()
+    assert objective.model.usual_settings.steps == 2
+    asked = replace(random_condition(2), image=torch.zeros(2, 1, 8, 8))
+    assert objective.model.eval().sample(asked, [1, 2]).shape == (2, 1, 16, 16)
+
+
+def test_a_student_that_enlarges_has_no_guidance() -> None:
+    with pytest.raises(UsageError, match="steps alone"):
+        super_resolution_student("model.distilled.guidance=1.5")
 
 
 def test_the_weight_is_that_of_edm() -> None:
@@ -356,3 +412,19 @@ def test_a_killed_student_goes_on_with_the_same_teacher_to_the_bit(teacher: Run,
     sizes = [path.stat().st_size for path in (killed / "checkpoints").glob("*.safetensors")]
     assert max(sizes) < 4.5 * teacher.weights.stat().st_size, "weights, their mean and two moments; the teacher is not in there"
     shutil.rmtree(killed)
+
+
+def test_the_second_stage_of_a_cascade_is_distilled_and_packed(prepared: Prepared, tmp_path: Path) -> None:
+    """`train student --base` of its run; in the cascade it is sampled in its own steps."""
+    small = ("model.channels=8", "model.multipliers=[1, 2]", "model.attention=[false, false]", "model.embedding=16", *FEW, "train.steps=2")
+    first = sx.train("base-64", prepared, out=tmp_path / "first", device="cpu", threads=1,
+                     overrides=[*small, "model.image_size=16", "model.patch=1"])
+    teacher = sx.train("super-256", prepared, out=tmp_path / "second", device="cpu", threads=1,
+                       overrides=[*small, "model.image_size=32", "model.reduction=2", "model.patch=2", "objective.crop=16"])
+    student = sx.train("student", prepared, out=tmp_path / "student", base=teacher, device="cpu", threads=1,
+                       overrides=[*FEW, "train.steps=2", "model.distilled.guidance=1", "model.distilled.steps=2", "objective.crop=16"])
+    cascade = sx.load_model(sx.pack([first, student], out=tmp_path / "cascade").path)
+    images = cascade.sample(None, [1, 2])
+    assert images.shape == (2, 1, 32, 32) and bool(images.isfinite().all())
+    with pytest.raises(UsageError, match="distilled to 2 steps"):
+        check_settings(cascade, SampleSettings(super_resolution_steps=4))

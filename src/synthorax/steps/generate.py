@@ -152,6 +152,9 @@ def check_settings(model: Model, settings: SampleSettings) -> None:
     check_sampler(settings.sampler, eta=settings.eta)
     check_schedule(settings.schedule, settings.steps)
     check_guidance(settings, parts=model.spec.conditions)
+    if isinstance(model, Cascade) and settings.super_resolution_steps is not None:
+        for stage, own in zip(stages[1:], model.settings, strict=True):
+            cast(Denoiser, stage).check_settings(replace(own, steps=settings.super_resolution_steps))
     first = stages[0] if stages else model
     if isinstance(first, Denoiser):
         first.check_settings(settings)

@@ -26,6 +26,7 @@ class StudentObjective(Objective[DiffusionModel]):
 
     Steps are those of Salimans and Ho 2022, with several teacher steps in one round.
     Conditions are those of `DiffusionObjective`: parts are dropped at random, so that the student also accepts any subset.
+    A super-resolution model learns steps alone, on crops where `crop` says so.
     Without steps of its own it learns the teacher's guided estimate at every noise level. With steps it learns, at each of its levels
     alone, the estimate with which one step lands where the guided teacher lands. The teacher is frozen, and neither shipped nor in
     checkpoints.
@@ -49,8 +50,9 @@ class StudentObjective(Objective[DiffusionModel]):
         if config.lesion.active:
             raise UsageError("objective.lesion: a student has no lesion terms, because it learns from its teacher and not from real "
                              "images; leave it out")
-        if config.crop or model.config.centred:
-            raise UsageError("super-resolution models have no students: they need few steps as they are")
+        if model.config.centred and (self.distilled.guides or self.distilled.autoguidance != 1):
+            raise UsageError("model.distilled.guidance: the student of a super-resolution model learns steps alone; set it to 1, without "
+                             "part_guidance and autoguidance")
         lookup(SAMPLERS, config.distillation.sampler, kind="sampler")
         self.levels = torch.zeros(1, dtype=torch.float64)  # of the teacher's sampling
         if self.distilled.steps:
@@ -101,9 +103,10 @@ class StudentObjective(Objective[DiffusionModel]):
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model = self.model
-        condition = self.images.condition(batch)
+        crop = self.images.crop(batch.draws)
+        condition = crop.of_condition(self.images.condition(batch))
         with torch.no_grad():
-            clean = model.compressor.encode(batch.images)
+            clean = model.compressor.encode(crop.of(batch.images))
             targets = self._step_targets if self.distilled.steps else self._guidance_targets
             noisy, sigma, wanted = targets(clean, condition, batch.draws)
         made = model.denoise(noisy, sigma, condition)
@@ -152,6 +155,8 @@ class StudentObjective(Objective[DiffusionModel]):
         """States that the student reaches from pure noise before step `number` [B], so that it learns from its own errors."""
         levels = student_levels(self.levels, substeps=self.distilled.substeps)
         state = noise * levels[0].item()
+        if self.model.config.centred and condition.image is not None:  # where sampling starts
+            state = state + condition.image[:, :1]
         training = self.model.training
         self.model.eval()
         for step in range(int(number.max())):

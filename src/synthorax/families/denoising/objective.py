@@ -147,7 +147,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
         self.model.compressor.fit(images)
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
-        draws, crop = batch.draws, self._crop(batch.draws)
+        draws, crop = batch.draws, self.crop(batch.draws)
         images = crop.of(batch.images)
         clean = self.model.compressor.encode(images)
         sigma, noise = self.noise_levels(draws), draws.normal(*clean.shape[1:])
@@ -235,7 +235,7 @@ class DiffusionObjective(Objective[DiffusionModel]):
             return large  # it cannot do without
         return large.masked_fill(gone[:, :, None, None], float("nan"))
 
-    def _crop(self, draws: Draws) -> Crop:
+    def crop(self, draws: Draws) -> Crop:
         """Squares to train on: they begin where a pixel of the small image and a patch of the network begin."""
         if not self.config.crop:
             return Crop(side=0)
