@@ -54,8 +54,9 @@ ENUMERATIONS: dict[type[StrEnum], Collection[str]] = {
     cli.options.Way: {*WAYS, "auto"}, cli.jobs.BaseWay: WAYS, cli.options.Device: get_args(engine.Device),
     cli.synthesis.Format: {*get_args(Format), "diffusers"}}
 OTHER_WORDS = frozenset(re.findall(r"\w+", """
-    a absent adds all also an ancestral and are as base but by check classifier condition count default does exactly feature file
-    files finding for format fraction fresh from frozen guidance how if image images in is it label labelled layout list lists low
+    128 a absent adds all also an ancestral and are as at base both but by check classifier condition count default does exactly
+    feature file files looks own px size finding for format fraction fresh from frozen guidance how if image images in is it label
+    labelled layout list lists low
     metrics model more needs noise not number of on one onnx or others part patient pt rank recognised repeat run sampler schedule
     several side source space stays such that the to trained uncertain updates view weight weights what where which with"""))
 

@@ -131,7 +131,7 @@ def super_resolution_student(*overrides: str) -> StudentObjective:
     return objective
 
 
-def test_a_student_that_enlarges_lands_where_its_teacher_lands_from_where_sampling_starts() -> None:
+def test_a_super_resolution_student_lands_where_its_teacher_lands_from_where_sampling_starts() -> None:
     """Its own states are those of sampling: around the enlarged image, which a start from noise alone would miss by that image."""
     objective = super_resolution_student("objective.crop=0")
     model, teacher = objective.model.eval(), cast(DiffusionModel, objective.teacher)
@@ -154,7 +154,7 @@ def test_a_student_that_enlarges_lands_where_its_teacher_lands_from_where_sampli
             torch.testing.assert_close(mine, landed[0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_student_that_enlarges_learns_on_crops_and_is_sampled_in_its_steps() -> None:
+def test_a_super_resolution_student_learns_on_crops_and_is_sampled_in_its_steps() -> None:
     objective = super_resolution_student("objective.crop=8")
     images = unit_images(toy_images(16, num=4).pixels)
     batch = Batch(images=images, condition=random_condition(4), draws=Draws(range(4)))
@@ -169,7 +169,7 @@ def test_a_student_that_enlarges_learns_on_crops_and_is_sampled_in_its_steps() -
     assert objective.model.eval().sample(asked, [1, 2]).shape == (2, 1, 16, 16)
 
 
-def test_a_student_that_enlarges_has_no_guidance() -> None:
+def test_a_super_resolution_student_has_no_guidance() -> None:
     with pytest.raises(UsageError, match="steps alone"):
         super_resolution_student("model.distilled.guidance=1.5")
 

@@ -232,7 +232,8 @@ def test_killed_and_called_again_is_whole(name: str, inputs: Inputs, tmp_path: P
 
 
 def test_corrected_labels_are_noticed_by_an_augmentation_that_was_stopped(inputs: Inputs, tmp_path: Path) -> None:
-    mine = Inputs(**{name: getattr(inputs, name) for name in ("dataset", "prepared", "run", "stages", "made")}, images=tmp_path / "images")
+    mine = Inputs(**{name: getattr(inputs, name) for name in ("dataset", "prepared", "run", "stages", "made", "bank")},
+                  images=tmp_path / "images")
     shutil.copytree(inputs.images, mine.images)
     shutil.copyfile(inputs.labels, mine.labels)
     out = tmp_path / "out"

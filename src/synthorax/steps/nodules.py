@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from synthorax.data.lesion_shape import main_body
 from synthorax.data.lesion_units import DIAMETERS_MM, MEASUREMENTS, QUANTITIES, diameter_unit, from_unit_volume
 from synthorax.errors import InputError, UsageError, nearest
 from synthorax.physics.volumes import LesionVolume, random_rotation, resampled
-from synthorax.progress import progress_line
+from synthorax.progress import Progress, progress_line
 from synthorax.protocols import Condition, Model, SampleSettings, as_model
 from synthorax.rng import derive
 from synthorax.steps.models.recipe import makes_volumes
@@ -38,13 +39,14 @@ Named = float | str | None
 
 def sample_nodules(model: ModelLike | Model, *, diameters_mm: Sequence[float], seeds: Sequence[int],
                    solidity: Named | Sequence[Named] = None, margin: Named | Sequence[Named] = None,
-                   settings: SampleSettings | None = None) -> list[LesionVolume]:
+                   settings: SampleSettings | None = None, progress: Progress | None = None) -> list[LesionVolume]:
     """One lesion a diameter and seed, from a model of the recipe `nodule-3d` or the shipped one of that name.
 
     The diameter is that of the sphere of the lesion's volume, and is met exactly. `solidity` is the share of the volume above -160 HU, or
     ground-glass, part-solid or solid; `margin` goes from 0, a sphere, to 1, or is smooth, lobulated or spiculated; each is one for all, one
     a lesion, or None, which leaves it to chance. They are requests: see the study of the model for how well they are met. Voxels are a
-    sixteenth of the diameter. A lesion depends on its seed and on what is asked for; the seed also decides how it is turned.
+    sixteenth of the diameter. A lesion depends on its seed and on what is asked for; the seed also decides how it is
+    turned. `progress` takes the place of a line of its own on stderr.
 
     Raises UsageError for numbers that cannot be, and InputError where the model makes nothing that is a lesion.
 
@@ -64,7 +66,7 @@ def sample_nodules(model: ModelLike | Model, *, diameters_mm: Sequence[float], s
     asked = {"diameter": [diameter_unit(diameter) for diameter in diameters], "margin": margins, "solidity": shares}
     columns = torch.tensor([asked[name] for name in network.spec.config["measurements"]], dtype=torch.float32).reshape(-1, count).T
     made = []
-    with progress_line("sample-nodules") as progress:
+    with progress_line("sample-nodules") if progress is None else nullcontext(progress) as progress:
         progress(0.0, f"{count} lesions")
         for start in range(0, count, BATCH):
             rows = slice(start, min(start + BATCH, count))

@@ -17,13 +17,15 @@ CHEST_WALL = 0.05
 """thickness of the wall and the diaphragm into which a lesion may reach, in the width of both lungs: 15 mm of an adult"""
 MOST_BEYOND = 0.03
 """part of a lesion's mask that may lie farther out"""
+MOST_BEYOND_BY_HAND = 0.15
+"""the same where the user drew the mask, and the outlines of the lungs are the less certain of the two"""
 AROUND_LUNGS = 0.1
 """of the box of both lungs: a mask may reach so far beyond it"""
 MOST_OUTSIDE = 0.5
 """part of a mask that may lie outside that box"""
 
 
-def refusal(host: Pixels, made: Insertion, lungs: LungMasks | None = None) -> str:
+def refusal(host: Pixels, made: Insertion, lungs: LungMasks | None = None, *, most_beyond: float = MOST_BEYOND) -> str:
     """Why an insertion is not accepted, or nothing; with `lungs`, those of the host, also where it lies outside the chest."""
     if made.pixels.shape != host.shape or made.pixels.dtype != host.dtype:
         return f"the result is {made.pixels.dtype} {made.pixels.shape} and the host {host.dtype} {host.shape}"
@@ -32,8 +34,8 @@ def refusal(host: Pixels, made: Insertion, lungs: LungMasks | None = None) -> st
         return "the lesion changes no pixel: the place is white or black already"
     if beyond := int((changed & ~within_rim(made)).sum()):
         return f"{beyond} pixels outside the mask and its rim were changed"
-    if lungs is not None and (beyond_chest := _beyond_chest(made.mask > 0, lungs)) > MOST_BEYOND:
-        return f"{beyond_chest:.0%} of the lesion lies away from lungs and heart, and {MOST_BEYOND:.0%} is allowed"
+    if lungs is not None and (beyond_chest := _beyond_chest(made.mask > 0, lungs)) > most_beyond:
+        return f"{beyond_chest:.0%} of the lesion lies away from lungs and heart, and {most_beyond:.0%} is allowed"
     seam = float(made.record.get("seam", 1.0))
     if seam > MOST_SEAM:
         return f"a seam shows: the border is {seam:.2f} times as steep as the image there, and {MOST_SEAM:g} is allowed"

@@ -33,7 +33,7 @@ from synthorax.folders import claimed, file_stamp
 from synthorax.judges.lungs import LungMasks
 from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
-from synthorax.steps.insertion.acceptance import check_place, check_side, refusal, within_rim
+from synthorax.steps.insertion.acceptance import MOST_BEYOND, MOST_BEYOND_BY_HAND, check_place, check_side, refusal, within_rim
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
 from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
@@ -146,7 +146,7 @@ def _accepted(pixels: Pixels, lungs: LungMasks, maker: LesionMaker, *, spacing_m
         except SynthoraxError as error:
             problem = error
             continue
-        reason = refusal(pixels, made, lungs)
+        reason = refusal(pixels, made, lungs, most_beyond=MOST_BEYOND if mask is None else MOST_BEYOND_BY_HAND)
         broken = None if reason else guard(pixels, made.pixels, within_rim(made))
         if not (reason or broken):
             return replace(made, record={**made.record, "anatomy": "not checked" if broken is None else "kept"}), own, attempt + 1

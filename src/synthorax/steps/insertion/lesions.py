@@ -34,6 +34,7 @@ from synthorax.folders import stamps
 from synthorax.judges.lungs import LungMasks
 from synthorax.physics.grey_curve import estimate_spacing_mm
 from synthorax.physics.volumes import LesionVolume
+from synthorax.progress import quiet
 from synthorax.rng import derive
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.models.recipe import makes_volumes
@@ -135,7 +136,7 @@ class LesionMaker:
         if self.model is None:
             return template_volume(diameter_mm, seed=seed)
         asked = float(np.clip(diameter_mm, *MODEL_MM))  # beyond that, the nearest is enlarged or shrunk
-        return sample_nodules(self.model, diameters_mm=[asked], seeds=[seed])[0]
+        return sample_nodules(self.model, diameters_mm=[asked], seeds=[seed], progress=quiet)[0]
 
 
 def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None, find_lungs: FindLungs | None = None) -> LesionMaker:
