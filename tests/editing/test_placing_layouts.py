@@ -67,6 +67,32 @@ def test_each_rule_lets_what_fits_pass_and_stops_what_does_not(finding: str, fit
         place_layout(planted(finding, side, breaks), CHEST)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_fluid_sinks_to_the_base_and_stays_high_at_the_wall(side: str) -> None:
+    """Drawn as a block in the middle of the lower lung."""
+    mask = place_layout(planted("Effusion", side, block(0.4, 0.55, 0.3, 0.25)), CHEST)
+    lung = (CHEST.left if side == "left" else CHEST.right)[0]
+    columns = np.flatnonzero(lung.any(0))
+    outwards = columns if side == "left" else columns[::-1]
+    lateral = outwards[len(outwards) // 2:]
+    assert (mask & lung)[:, lateral].any(0).all() and not mask[: np.flatnonzero(lung.any(1))[0] + lung.any(1).sum() // 3].any()
+    for column in lateral:
+        fluid, all_of_it = np.flatnonzero(mask[:, column] & lung[:, column]), np.flatnonzero(lung[:, column])
+        assert fluid[-1] == all_of_it[-1] and len(fluid) == fluid[-1] - fluid[0] + 1, "no lung below the fluid"
+    levels = [np.flatnonzero(mask[:, column])[0] for column in lateral[:-3]]
+    assert levels == sorted(levels, reverse=True), "and it never falls towards the wall"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_air_lies_between_the_lung_and_the_wall(side: str) -> None:
+    mask = place_layout(planted("Pneumothorax", side, block(0.6, 0.1, 0.38, 0.5)), CHEST)
+    lung = (CHEST.left if side == "left" else CHEST.right)[0]
+    for row in np.flatnonzero(mask.any(1))[3:-3]:
+        inside = np.flatnonzero(lung[row])
+        outermost = inside[-1] if side == "left" else inside[0]
+        assert mask[row, outermost], "no lung between the air and the wall"
+
+
 def test_an_outline_that_lies_just_outside_is_shifted_by_as_little_as_it_needs() -> None:
     beside = planted("Nodule", "left", block(0.89, 0.45, 0.16, 0.1))
     mask = place_layout(beside, CHEST)

@@ -6,8 +6,8 @@ says what was wrong:
 | finding | where it must lie |
 |---|---|
 | nodule, mass | inside one lung |
-| effusion | not at the apex, unless it covers more than a third of the lung; and down to the base |
-| pneumothorax | at the chest wall or the apex |
+| effusion | not at the apex, unless it covers more than a third of the lung; down to the base and out to the wall: fluid sinks |
+| pneumothorax | along the chest wall or the apex, between the lung and the wall: air rises from the hilum outwards |
 | pleural thickening | at the border of the lung |
 | cardiomegaly | between the lungs, over the heart |
 | others | inside one lung, for the most part |
@@ -33,7 +33,7 @@ from synthorax.judges.lungs import LungMasks
 from synthorax.protocols import LESION_PROPERTIES, Condition, Model, SampleSettings
 from synthorax.rng import derive
 
-TRIES = 10
+TRIES = 20
 """draws of an outline before an error says that none fits"""
 INSIDE = {"Nodule": 0.9, "Mass": 0.8}
 """least part of an outline that lies in the lung before it is cut to it; `MOSTLY_INSIDE` for other findings"""
@@ -50,6 +50,10 @@ TOUCHING = 0.05
 """of the width of the lung's box: how near the border an outline must come"""
 AT_BORDER = {"Pneumothorax": "the chest wall or the apex", "Pleural_Thickening": "the lung's border"}
 """what outlines of these findings must touch"""
+ALONG_WALL = 20
+"""degrees around the hilum that a pneumothorax takes up at least"""
+HILUM = (0.0, 0.5)
+"""of a lung, x from the mediastinum and y from the apex, in parts of its box"""
 STEPS = (-0.1, -0.05, 0.0, 0.05, 0.1)
 SHIFTS = tuple(sorted(((across, down) for across in STEPS for down in STEPS), key=lambda shift: math.hypot(*shift)))
 """in parts of the lung's box, the smallest first"""
@@ -184,7 +188,8 @@ def _fitted(layout: Layout, host: _Host, shift: tuple[float, float]) -> tuple[ND
         return kept, f"lies in {where} with only {part:.0%} of its area"
     if kept.sum() < LEAST_PX:
         return kept, f"has {kept.sum()} pixels, and {LEAST_PX} are the least"
-    return kept, _broken_rule(layout, kept, host)
+    reason = _broken_rule(layout, kept, host)
+    return (kept, reason) if reason else (_settled(layout, kept, host), "")
 
 
 def draw_placed(maker: LayoutMaker | LayoutBank, finding: str, lungs: LungMasks, *, side: str = "", size: float = math.nan, seed: int,
@@ -225,6 +230,47 @@ def _frame(layout: Layout, right: NDArray[np.bool_], left: NDArray[np.bool_]) ->
     return frame_of(layout.finding, layout.side, right=_box(right), left=_box(left))
 
 
+def _settled(layout: Layout, mask: NDArray[np.bool_], host: _Host) -> NDArray[np.bool_]:
+    """Where the fluid or air of an outline is in a chest that stands upright, [H, W]; other findings stay as they were drawn."""
+    if layout.finding == "Effusion":
+        return _sunk(mask, host)
+    return _between_lung_and_wall(mask, host) if layout.finding == "Pneumothorax" else mask
+
+
+def _sunk(mask: NDArray[np.bool_], host: _Host) -> NDArray[np.bool_]:
+    """All of the lung below the outline's upper border, which towards the wall stays as high as it gets: a meniscus."""
+    height = len(mask)
+    columns = np.flatnonzero(mask.any(0))
+    level = np.full(mask.shape[1], height)
+    level[columns] = mask[:, columns].argmax(0)
+    outwards = -1 if host.frame.mirrored else 1
+    level = np.minimum.accumulate(level[::outwards])  # from the mediastinum to the wall
+    inner = mask[:, columns[::outwards][0]]
+    level[:np.flatnonzero(level < height)[0]] = np.flatnonzero(inner)[-1]  # and towards the mediastinum as low as its inner end
+    return mask | (host.allowed & (np.arange(height)[:, None] >= level[::outwards][None]))
+
+
+def _between_lung_and_wall(mask: NDArray[np.bool_], host: _Host) -> NDArray[np.bool_]:
+    """The outline and all of the lung beyond it as seen from the hilum."""
+    rows, columns = np.nonzero(host.allowed)
+    hilum = host.frame.to_image(np.array([HILUM]))[0]
+    distance = np.hypot(columns + 0.5 - hilum[0], rows + 0.5 - hilum[1])
+    direction = _directions(rows, columns, host.frame)
+    nearest = np.full(360, np.inf)
+    inside = mask[rows, columns]
+    np.minimum.at(nearest, direction[inside], distance[inside])
+    settled = mask.copy()
+    settled[rows, columns] |= distance >= nearest[direction]
+    return settled
+
+
+def _directions(rows: NDArray[np.intp], columns: NDArray[np.intp], frame: Frame) -> NDArray[np.intp]:
+    """In which whole degree around the hilum pixels lie, [K] from 0 to 359."""
+    hilum = frame.to_image(np.array([HILUM]))[0]
+    angle = np.degrees(np.arctan2(rows + 0.5 - hilum[1], columns + 0.5 - hilum[0]))
+    return np.asarray(angle % 360, dtype=np.intp) % 360
+
+
 def _broken_rule(layout: Layout, mask: NDArray[np.bool_], host: _Host) -> str:
     """Which rule of its finding a mask breaks, in words; empty where it breaks none."""
     rows, columns = np.nonzero(mask)
@@ -237,6 +283,8 @@ def _broken_rule(layout: Layout, mask: NDArray[np.bool_], host: _Host) -> str:
             return "reaches the apex and covers less than a third of the lung"
     if layout.finding in AT_BORDER and not (mask & host.border).any():
         return f"does not touch {AT_BORDER[layout.finding]}"
+    if layout.finding == "Pneumothorax" and (degrees := len(set(_directions(rows, columns, host.frame).tolist()))) < ALONG_WALL:
+        return f"follows the wall for {degrees} degrees around the hilum only"
     if layout.finding in UNSIDED:
         if not 0.3 < float(places[:, 0].mean()) < 0.7:
             return "does not lie between the lungs"
