@@ -127,8 +127,8 @@ def test_settings_by_name_change_those_of_the_model_and_a_record_replaces_them(r
     assert replaced.facts["settings"] == asdict(whole)
 
 
-def test_generate_takes_at_most_eight_things() -> None:
-    assert len(inspect.signature(sx.generate).parameters) <= 8
+def test_generate_takes_at_most_nine_things() -> None:
+    assert len(inspect.signature(sx.generate).parameters) <= 9
 
 
 def test_masks_of_another_size_or_class_are_refused(run: Run, tmp_path: Path) -> None:
