@@ -18,6 +18,8 @@ import torch
 import synthorax as sx
 from synthorax.engine import started
 from synthorax.families.denoising.cascade import cascade_spec
+from synthorax.families.denoising.model import DiffusionModel
+from synthorax.families.denoising.objective import DiffusionObjective
 from synthorax.protocols import LESION_PROPERTIES, ModelSpec, Objective, SampleSettings, as_model
 from synthorax.run import WEIGHTS_NAME, save_model
 from synthorax.steps.generate import generate_images
@@ -244,3 +246,18 @@ def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """Name and SHA-256 of the files of a folder that match `pattern`, without locks and half-written files."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob(pattern))
             if path.is_file() and not path.name.startswith(".")}
+
+
+def diffusion_objective(*overrides: str) -> DiffusionObjective:
+    """The smallest training of a diffusion model."""
+    objective = fresh_objective(smallest("diffusion", *overrides))
+    assert isinstance(objective, DiffusionObjective)
+    return objective
+
+
+def diffusion_model(*overrides: str, seed: int = 0) -> DiffusionModel:
+    """The smallest diffusion model, with random weights where fresh ones are 0."""
+    model = diffusion_objective(*overrides).model
+    randomised(model.network, seed=seed)
+    randomised(model.embeddings, seed=seed)
+    return model.eval()

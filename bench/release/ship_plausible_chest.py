@@ -13,14 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ship_lungs import DATA, _table
+from judge_shipping import DATA, enter_judge, head_of, share, table
 
-from synthorax import __version__
-from synthorax.files import sha256, write_atomic
 from synthorax.judges.plausible_chest import IMAGE_SIZE, MODEL_NAME, load_chest_judge
-from synthorax.run import FORMAT
-from synthorax.steps.models.card import FENCE, SCHEMA, licences_of
-from synthorax.zoo import FOLDER, Shipped, enter
+from synthorax.zoo import FOLDER
 
 LARGEST_BYTES = 300_000
 LIMITS = [
@@ -43,48 +39,31 @@ def main() -> None:
     guard = json.loads(args.guard.read_text(encoding="utf-8"))
     if guard["judge"] != judge.digest:
         raise SystemExit("ship_plausible_chest.py: the guard was measured with other weights")
-    if weights.stat().st_size > LARGEST_BYTES:
-        raise SystemExit(f"ship_plausible_chest.py: {weights.stat().st_size} bytes, and {LARGEST_BYTES} are the limit")
-    out = args.into / weights.name
-    for name in (weights.name, weights.name + ".sha256"):
-        write_atomic(args.into / name, (args.run / name).read_bytes())
-    training = json.loads((args.run / "facts.json").read_text(encoding="utf-8"))
-    head = {"schema": SCHEMA, "name": MODEL_NAME, "kind": "judge", "image_size": IMAGE_SIZE, "outlines": [], "classes": list(judge.classes),
-            "data": [one for one in DATA if one["name"] in (*training["images"], "phantom")],
-            "parameters": sum(value.numel() for value in judge.network.parameters()), "training": training, "limits": LIMITS,
-            "licence": "Apache-2.0", "weights": {"file": out.name, "bytes": out.stat().st_size, "sha256": sha256(out)},
-            "digest": judge.digest, "guard_measured": guard["lines"], "tool": f"synthorax {__version__}"}
-    write_atomic(args.into / f"{MODEL_NAME}.md", card(head))
-    enter(Shipped(name=MODEL_NAME, file=out.name, sha256=sha256(out), format=FORMAT, card=f"{MODEL_NAME}.md", folder=args.into), judge=True)
-    print(json.dumps(head["weights"]))
+    shown = json.loads((args.run / "facts.json").read_text(encoding="utf-8"))["images"]
+    head = head_of(weights, into=args.into, largest_bytes=LARGEST_BYTES, name=MODEL_NAME, image_size=IMAGE_SIZE, outlines=[],
+                   classes=list(judge.classes), data=[one for one in DATA if one["name"] in (*shown, "phantom")],
+                   parameters=sum(value.numel() for value in judge.network.parameters()), limits=LIMITS, digest=judge.digest,
+                   guard_measured=guard["lines"])
+    enter_judge(head, card(head), into=args.into,
+                purpose="Judge of anatomy: how much more a frontal radiograph looks like one with wrong anatomy than like a chest.")
 
 
-def card(head: dict[str, Any]) -> str:
-    """The card: its head as JSON, which `steps.models.card.read_card` reads, and the same in words."""
+def card(head: dict[str, Any]) -> list[str]:
+    """What the card says of this judge alone."""
     training = head["training"]
-    sources = "\n".join(f"| {one['name']} | {one['licence']} | {one['attribution']} |" for one in head["data"])
     counts = ", ".join(f"{count} from {name}" for name, count in training["images"].items())
-    parts = [
-        f"# {head['name']}",
-        "Judge of anatomy: how much more a frontal radiograph looks like one with wrong anatomy than like a chest. It makes no images. For "
-        "research; not a medical device.",
-        f"- Weights: `{head['weights']['file']}`, {head['weights']['bytes']:,} bytes, {head['parameters']:,} parameters, float16\n"
-        f"- SHA-256: `{head['weights']['sha256']}`\n- Licence: {head['licence']}",
-        "## Limits", "\n".join(f"- {limit}" for limit in head["limits"]),
-        "## Data", "| source | terms | to be named |\n|---|---|---|\n" + sources,
-        f"Terms: {'; '.join(licences_of(head['data']))}. Real images: {counts}; {training['drawn']} drawn thoraces. 30 % of the patients "
+    return [
+        f"Real images: {counts}; {training['drawn']} drawn thoraces. 30 % of the patients "
         f"were kept out. From every image: {', '.join(head['classes'][1:])}. A quarter of the intact images had a part replaced by itself, "
         "a little moved, so that seams say nothing. Lungs and hearts to be copied or erased were outlined by the judge `lungs`.",
         "## Training", f"`python bench/release/train_plausible_chest.py`, {training['updates']} updates of {training['batch_size']} images "
         f"at {head['image_size']} px on one processor core.",
         "## Measured", "The anatomy guard with this judge (`bench/release/check_guard.py`), part of images rejected with Wilson's 95 % "
         "interval, and without it, by outlines alone:",
-        _table(("set", "view", "images", "n", "rejected", "outlines alone"), [
-            (one["set"], one["view"], one["what"], one["n"], f"{one['share']:.3f} [{one['low']:.3f}, {one['high']:.3f}]",
+        table(("set", "view", "images", "n", "rejected", "outlines alone"), [
+            (one["set"], one["view"], one["what"], one["n"], share(one),
              f"{one['outlines_alone']:.3f}") for one in head["guard_measured"]]),
-        f"Made with {head['tool']}.",
     ]
-    return f"{FENCE}{json.dumps(head, indent=1, ensure_ascii=False)}\n{FENCE}\n" + "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

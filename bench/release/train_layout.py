@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 import synthorax as sx
 from synthorax.data.dataset import Dataset, read_dataset, write_dataset
-from synthorax.data.layouts import MARGIN, Box, Frame, frame_of, layout_of_polygon, shape_of
+from synthorax.data.layouts import Box, Frame, frame_of, layout_of_polygon, shape_of
 from synthorax.data.lesions import UNSIDED, with_lesions
 from synthorax.data.pixels import from_unit, write_png
 from synthorax.data.vocabulary import canonical
 from synthorax.errors import SynthoraxError
+from synthorax.outline_grid import MARGIN
 from synthorax.steps.models.ship import ship
 from synthorax.types import Lesion, Stated, Study
 
@@ -41,9 +42,10 @@ FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Effusion", "Emphyse
 FACTS = {"licence": "Apache-2.0",
          "attribution": "ChestX-Det, Deepwise AI Lab, https://github.com/Deepwise-AILab/ChestX-Det-Dataset; J. Lian et al., 2021; outlines "
                         "by three radiologists on images of the NIH Clinical Center (X. Wang et al., ChestX-ray8, CVPR 2017)"}
-LIMITS = ("Draws outlines, no images: `editing.layouts` lays them into a chest.",
-          "Learned from outlines without their images: the lungs of most patients were not known, and the mean lungs stood in "
+LIMITS = ("Draws outlines, no images: `editing.layouts` lays them into a chest, and `insert` makes the lesion.",
+          "Learned from outlines without their images: the lungs of most patients were not known, and mean lungs stood in "
           "(docs/studies/layouts.md says what that costs).",
+          "Pneumothoraces and pleural thickenings are drawn thicker and shorter than radiologists outline them.",
           "Outlines of one lesion each: which findings occur together is not learned.")
 
 

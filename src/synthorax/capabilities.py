@@ -108,6 +108,10 @@ class LayoutMaker(Protocol):
 class Resampler(Denoiser, Protocol):
     """A denoiser that samples given images again from a noise level, and lets its estimates be changed on the way."""
 
+    @property
+    def size_multiple(self) -> int:
+        """Sides of the images and patches that it takes, and places where patches begin, are multiples of this many pixels."""
+
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
                change: Change | None = None) -> Tensor:
         """One image a seed, [B, 1, S, S] in [-1, 1]; `change` wraps the guided denoiser."""

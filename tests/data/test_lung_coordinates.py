@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthorax.data.layouts import (
-    MARGIN,
+    CELLS,
     Frame,
     Layout,
     frame_of,
@@ -19,10 +19,10 @@ from synthorax.data.layouts import (
     overlap,
     scaled,
     shape_of,
-    soft_outline,
     varied,
 )
 from synthorax.errors import InputError, UsageError
+from synthorax.outline_grid import MARGIN, soft_outline
 
 RIGHT, LEFT = (10.0, 20.0, 50.0, 100.0), (70.0, 20.0, 110.0, 100.0)
 SHAPE = (128, 120)
@@ -104,7 +104,7 @@ def test_a_notch_is_less_solid_and_rougher() -> None:
     whole[16:48, 16:48] = True
     notched = whole.copy()
     notched[28:36, 16:40] = False
-    one, other = (shape_of(Layout(finding="Mass", side="left", grid=soft_outline(mask))) for mask in (whole, notched))
+    one, other = (shape_of(Layout(finding="Mass", side="left", grid=soft_outline(mask, cells=CELLS))) for mask in (whole, notched))
     assert one.solidity > 0.95 > 0.85 > other.solidity and other.roughness > 1.5 * one.roughness
     with pytest.raises(UsageError, match="empty"):
         shape_of(Layout(finding="Mass", side="left", grid=np.full((64, 64), -1, dtype=np.float32)))

@@ -15,29 +15,16 @@ from synthorax.errors import InputError, UsageError
 from synthorax.families.denoising.detail_bands import DetailBands, with_detail
 from synthorax.families.denoising.distillation_objective import StudentObjective
 from synthorax.families.denoising.model import DiffusionModel
-from synthorax.families.denoising.objective import DiffusionObjective, denoise
+from synthorax.families.denoising.objective import denoise
 from synthorax.nets.wavelet import merge
 from synthorax.protocols import Condition, SampleSettings
 from synthorax.rng import Draws
 from synthorax.training.feed import Feed
-from trainings import FINDINGS, SITES, fresh_objective, randomised, smallest, toy_images
+from trainings import FINDINGS, SITES, diffusion_model, diffusion_objective, fresh_objective, randomised, smallest, toy_images
 
 DETAIL = (0.08, 0.1, 0.03)
 WITH_DETAIL = ("model.detail_sigma_data=[0.08, 0.1, 0.03]", "model.image_size=16")
 HALF = SampleSettings(steps=6, guidance=1.0)
-
-
-def objective_of(*overrides: str) -> DiffusionObjective:
-    objective = fresh_objective(smallest("diffusion", *overrides))
-    assert isinstance(objective, DiffusionObjective)
-    return objective
-
-
-def model_of(*overrides: str, seed: int = 0) -> DiffusionModel:
-    model = objective_of(*overrides).model
-    randomised(model.network, seed=seed)
-    randomised(model.embeddings, seed=seed)
-    return model.eval()
 
 
 def condition() -> Condition:
@@ -56,20 +43,20 @@ def start_of(model: DiffusionModel) -> torch.Tensor:
 
 def test_the_first_images_are_those_of_the_base_enlarged_by_two() -> None:
     """From twice the noise of the base in the means and none in the detail come the base's images, each pixel four times."""
-    base = model_of("model.sigma_max=20.0", seed=3)
-    model = model_of(*WITH_DETAIL, "model.sigma_max=40.0", "model.sigma_min=0.01", seed=5)
+    base = diffusion_model("model.sigma_max=20.0", seed=3)
+    model = diffusion_model(*WITH_DETAIL, "model.sigma_max=40.0", "model.sigma_min=0.01", seed=5)
     model.load_matching(base)
     start, nothing = start_of(base), torch.zeros(3, 3, 8, 8)
     small = base.sample(condition(), [1, 2, 3], HALF, start=start)
     large = model.sample(condition(), [1, 2, 3], HALF, start=merge(torch.cat([2 * start, nothing], dim=1)))
     torch.testing.assert_close(large, F.interpolate(small, scale_factor=2.0), atol=2e-4, rtol=0)
-    other = model_of(*WITH_DETAIL, "model.sigma_max=40.0", "model.sigma_min=0.01", seed=5)
+    other = diffusion_model(*WITH_DETAIL, "model.sigma_max=40.0", "model.sigma_min=0.01", seed=5)
     unlike = other.sample(condition(), [1, 2, 3], HALF, start=merge(torch.cat([2 * start, nothing], dim=1)))
     assert (unlike - F.interpolate(small, scale_factor=2.0)).abs().mean() > 0.05, "the base's weights do it"
 
 
 def test_detail_begins_as_noise_of_its_own_standard_deviation() -> None:
-    model = with_detail(model_of(), detail=DETAIL, parts=("attributes", "labels", "lesions", "mask", "text"))
+    model = with_detail(diffusion_model(), detail=DETAIL, parts=("attributes", "labels", "lesions", "mask", "text"))
     large = model.sample(None, range(64), SampleSettings(steps=40, guidance=1.0))
     bands = DetailBands(sigma_data=0.5, detail=DETAIL).split(large)
     inside = F.avg_pool2d(large, 2).abs() < 0.5  # images are clipped to -1 and 1
@@ -78,8 +65,8 @@ def test_detail_begins_as_noise_of_its_own_standard_deviation() -> None:
 
 
 def test_a_base_that_is_conditioned_on_less_may_be_started_from() -> None:
-    base = model_of('model.parts=["attributes", "labels"]')
-    model = model_of(*WITH_DETAIL, seed=5)
+    base = diffusion_model('model.parts=["attributes", "labels"]')
+    model = diffusion_model(*WITH_DETAIL, seed=5)
     model.load_matching(base)
     large = model.sample(None, [1, 2], HALF)
     assert bool(large.isfinite().all())
@@ -89,7 +76,7 @@ def test_a_base_that_is_conditioned_on_less_may_be_started_from() -> None:
 
 
 def test_a_model_with_detail_starts_from_another_one() -> None:
-    base, model = model_of(*WITH_DETAIL, seed=3), model_of(*WITH_DETAIL, seed=5)
+    base, model = diffusion_model(*WITH_DETAIL, seed=3), diffusion_model(*WITH_DETAIL, seed=5)
     model.load_matching(base)
     assert torch.equal(model.sample(condition(), [1, 2, 3], HALF), base.sample(condition(), [1, 2, 3], HALF))
     with pytest.raises(UsageError, match="twice the side again"):
@@ -113,7 +100,7 @@ def test_each_band_has_the_scalings_of_its_own_standard_deviation() -> None:
 
 def test_a_network_of_zeros_has_a_loss_of_one_in_every_band() -> None:
     """So bands that hold a hundredth of the image's variance are learned as eagerly as the means."""
-    model = objective_of(*WITH_DETAIL).model
+    model = diffusion_objective(*WITH_DETAIL).model
     assert model.bands is not None
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor(model.bands.sigma_data)[:, None, None]
@@ -128,7 +115,7 @@ def test_a_network_of_zeros_has_a_loss_of_one_in_every_band() -> None:
 def test_detail_is_learned(engine: Engine) -> None:
     """A pattern of single columns, which the means do not show, is in the estimate at a level that drowns it."""
     torch.manual_seed(0)
-    objective = objective_of(*WITH_DETAIL, 'model.parts=["labels"]', "objective.sigma_mean=-1.5")
+    objective = diffusion_objective(*WITH_DETAIL, 'model.parts=["labels"]', "objective.sigma_mean=-1.5")
     images = toy_images(16)
     pixels = images.pixels.copy()
     pixels[:, :, ::2], pixels[:, :, 1::2] = 138, 117  # a difference of columns of 0.08 over 2 x 2 pixels, twice
@@ -167,4 +154,4 @@ def test_what_has_no_bands_of_detail_is_refused(setting: str) -> None:
 
 def test_three_bands_have_three_numbers() -> None:
     with pytest.raises(UsageError, match="has 2 numbers; there are 3"):
-        objective_of("model.detail_sigma_data=[0.1, 0.1]", "model.image_size=16")
+        diffusion_objective("model.detail_sigma_data=[0.1, 0.1]", "model.image_size=16")

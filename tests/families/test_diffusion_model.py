@@ -16,7 +16,6 @@ from synthorax.diffusion.precondition import PARAMETERISATIONS
 from synthorax.diffusion.samplers import SAMPLERS, Denoise
 from synthorax.engine import Engine
 from synthorax.errors import InputError, UsageError
-from synthorax.families.denoising.model import DiffusionModel
 from synthorax.families.denoising.objective import DiffusionObjective
 from synthorax.protocols import ATTRIBUTES, LESION_PROPERTIES, Batch, Condition, SampleSettings, as_model
 from synthorax.rng import Draws
@@ -25,22 +24,9 @@ from synthorax.steps.models.recipe import build_objective, load_recipe
 from synthorax.training.feed import Feed, unit_images, varying_inputs
 from synthorax.training.loop import train
 from synthorax.types import Masks
-from trainings import FINDINGS, MASKS, SITES, fresh_objective, randomised, smallest, toy_images
+from trainings import FINDINGS, MASKS, SITES, diffusion_model, diffusion_objective, fresh_objective, randomised, smallest, toy_images
 
 FAST = SampleSettings(steps=3, guidance=2.0)
-
-
-def objective_of(*overrides: str) -> DiffusionObjective:
-    objective = fresh_objective(smallest("diffusion", *overrides))
-    assert isinstance(objective, DiffusionObjective)
-    return objective
-
-
-def model_of(*overrides: str, seed: int = 0) -> DiffusionModel:
-    model = objective_of(*overrides).model
-    randomised(model.network, seed=seed)
-    randomised(model.embeddings, seed=seed)
-    return model.eval()
 
 
 def unstated(size: int = 1) -> Condition:
@@ -71,7 +57,7 @@ def test_every_parameterisation_learns_and_samples(name: str, engine: Engine, tm
 
 
 def test_a_learned_variance_lies_between_its_bounds_and_is_trained_by_the_bound(engine: Engine) -> None:
-    objective = objective_of("model.parameterisation=eps", "model.learned_variance=true", "objective.levels=linear")
+    objective = diffusion_objective("model.parameterisation=eps", "model.learned_variance=true", "objective.levels=linear")
     model = objective.model
     randomised(model.network)
     batch = batch_of(objective, engine)
@@ -90,14 +76,14 @@ def test_a_learned_variance_lies_between_its_bounds_and_is_trained_by_the_bound(
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", ["karras", "linear", "flow"])
 def test_every_sampler_and_schedule_draws_images_by_their_seeds(sampler: str, schedule: str) -> None:
-    model, settings = model_of(), SampleSettings(sampler=sampler, schedule=schedule, steps=4, guidance=1.0)
+    model, settings = diffusion_model(), SampleSettings(sampler=sampler, schedule=schedule, steps=4, guidance=1.0)
     images = model.sample(None, [5, 6], settings)
     torch.testing.assert_close(images[1:], model.sample(None, [6], settings), atol=1e-4, rtol=0)
     assert bool(images.isfinite().all()) and not torch.equal(images[0], images[1])
 
 
 def test_inversion_finds_the_noise_that_gives_the_image_back() -> None:
-    model = model_of()
+    model = diffusion_model()
     with torch.no_grad():
         for weight in model.network.parameters():
             weight.mul_(0.3)  # smooth enough for the step sizes
@@ -114,7 +100,7 @@ def test_inversion_finds_the_noise_that_gives_the_image_back() -> None:
 
 
 def test_a_wavelet_packing_is_scaled_by_what_is_measured(engine: Engine) -> None:
-    objective = objective_of("model.compressor=wavelet", "model.image_size=16", "model.multipliers=[1, 1]")
+    objective = diffusion_objective("model.compressor=wavelet", "model.image_size=16", "model.multipliers=[1, 1]")
     images = unit_images(toy_images(16).pixels)
     objective.prepare(images)
     latents = objective.model.compressor.encode(images)
@@ -154,7 +140,7 @@ def test_a_trained_compressor_must_be_given() -> None:
     with pytest.raises(UsageError, match="--compressor"):
         build_objective(load_recipe("latent-256"), findings=FINDINGS)
     with pytest.raises(InputError, match="did you mean 'wavelet'"):
-        objective_of("model.compressor=wavelets")
+        diffusion_objective("model.compressor=wavelets")
 
 
 # ---- the condition
@@ -162,7 +148,7 @@ def test_a_trained_compressor_must_be_given() -> None:
 
 @pytest.mark.processor
 def test_parts_the_model_is_not_conditioned_on_change_nothing() -> None:
-    model = model_of('model.parts=["labels"]')
+    model = diffusion_model('model.parts=["labels"]')
     asked = replace(unstated(), labels=torch.tensor([[1.0, 0.0]]))
     more = replace(asked, text=("a mass",), attributes=torch.ones_like(asked.attributes), mask=torch.ones(1, len(MASKS), 8, 8))
     assert torch.equal(model.sample(asked, [1], FAST), model.sample(more, [1], FAST))
@@ -172,7 +158,7 @@ def test_parts_the_model_is_not_conditioned_on_change_nothing() -> None:
 @pytest.mark.parametrize("part", ["labels", "attributes", "lesions", "mask"])
 def test_what_no_image_of_training_states_changes_nothing(part: str, engine: Engine) -> None:
     """Of the first finding, attribute or mask class, nothing is stated in training, and something after it."""
-    objective = objective_of('model.parts=["attributes", "labels", "lesions", "mask"]')
+    objective = diffusion_objective('model.parts=["attributes", "labels", "lesions", "mask"]')
     model, batch = objective.model, batch_of(objective, engine)
     first, rest = getattr(batch.condition, part).clone(), getattr(batch.condition, part).clone()
     first[:, 1:], rest[:, :1] = math.nan, math.nan
@@ -193,7 +179,7 @@ def test_what_no_image_of_training_states_changes_nothing(part: str, engine: Eng
 
 
 def test_images_say_what_they_differ_in() -> None:
-    images, spec = toy_images(8), objective_of().model.spec
+    images, spec = toy_images(8), diffusion_objective().model.spec
     told = varying_inputs(images, spec=spec)
     assert not told.labels.isnan().any() and not told.mask.isnan().any()  # type: ignore[union-attr]
     assert told.attributes[0, [0, 1, 3, 4]].eq(1).all() and told.attributes[0, 2].isnan(), "PA, AP, sex and age; no lateral image"
@@ -208,10 +194,10 @@ def test_images_say_what_they_differ_in() -> None:
 
 
 def test_a_low_resolution_image_is_followed_and_may_be_missing(engine: Engine) -> None:
-    objective = objective_of('model.parts=["labels", "image"]', "model.reduction=2")
+    objective = diffusion_objective('model.parts=["labels", "image"]', "model.reduction=2")
     batch = batch_of(objective, engine)
     assert bool(objective("denoise", batch)["denoise"].isfinite().all())
-    model = model_of('model.parts=["labels", "image"]', "model.reduction=2")
+    model = diffusion_model('model.parts=["labels", "image"]', "model.reduction=2")
     small = torch.rand(1, 1, 8, 8)
     followed = model.sample(replace(unstated(), image=small), [1], FAST)
     assert not torch.equal(followed, model.sample(replace(unstated(), image=-small), [1], FAST))
@@ -220,14 +206,14 @@ def test_a_low_resolution_image_is_followed_and_may_be_missing(engine: Engine) -
 
 def test_the_unconditional_path_is_the_null_condition() -> None:
     """Asking for nothing, in whatever words, is one and the same (D4)."""
-    model = model_of()
+    model = diffusion_model()
     empty = replace(unstated(), text=("",), mask=torch.full((1, len(MASKS), 8, 8), math.nan), lesions=torch.full((1, 2, 5), math.nan))
     torch.testing.assert_close(model.sample(empty, [1], FAST), model.sample(None, [1], FAST))
 
 
 def test_what_is_stated_outdoes_what_a_text_says() -> None:
     """A text fills in what labels and lesions leave open; a finding stated absent gets no lesion from it."""
-    model, nan = model_of(), math.nan
+    model, nan = diffusion_model(), math.nan
     asked = replace(unstated(3), labels=torch.tensor([[nan, nan], [0.0, nan], [1.0, nan]]))
     asked = replace(asked, lesions=torch.full((3, 2, 5), nan).index_fill(0, torch.tensor([2]), 0.25))
     read = torch.full((3, 2, 5), 0.75)
@@ -239,7 +225,7 @@ def test_what_is_stated_outdoes_what_a_text_says() -> None:
 
 def test_and_joins_texts_and_not_takes_them_away() -> None:
     """Each row has its own operators; the arithmetic is that of Liu et al. 2022, by hand."""
-    model = model_of()
+    model = diffusion_model()
     x, sigma = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((4,), 2.0)
     labels = torch.tensor([[1.0, math.nan]] * 4)
     asked = replace(unstated(4), labels=labels, text=("a mass AND effusion", "a mass NOT effusion", "NOT effusion", "a mass"))
@@ -258,14 +244,14 @@ def test_and_joins_texts_and_not_takes_them_away() -> None:
 
 def test_guidance_for_a_part_that_is_no_condition_names_those_that_are() -> None:
     with pytest.raises(UsageError, match=r"'text'.*is not conditioned on.*labels"):
-        model_of('model.parts=["labels"]').sample(unstated(), [1], replace(FAST, part_guidance={"text": 2.0}))
+        diffusion_model('model.parts=["labels"]').sample(unstated(), [1], replace(FAST, part_guidance={"text": 2.0}))
     with pytest.raises(InputError, match="did you mean 'labels'"):
-        objective_of('model.parts=["label"]')
+        diffusion_objective('model.parts=["label"]')
 
 
 def test_guidance_from_outside_wraps_the_denoiser() -> None:
     """A weaker model changes the image; a classifier that likes bright images makes the estimate brighter."""
-    model, weak = model_of(), model_of(seed=1)
+    model, weak = diffusion_model(), diffusion_model(seed=1)
     nothing = unstated()
 
     def away(denoise: Denoise) -> Denoise:
@@ -290,7 +276,7 @@ def test_guidance_from_outside_wraps_the_denoiser() -> None:
 
 @pytest.mark.parametrize(("sampler", "learned"), [("ddpm", "true"), ("ddpm", "false"), ("dpmpp-2m", "false")])
 def test_clipping_holds_every_estimate_within_the_range_of_an_image(sampler: str, learned: str) -> None:
-    model = model_of("model.parameterisation=eps", f"model.learned_variance={learned}")
+    model = diffusion_model("model.parameterisation=eps", f"model.learned_variance={learned}")
     plain = replace(FAST, sampler=sampler, schedule="cosine")
     clipped = model.sample(None, [1], replace(plain, clip=True))
     by_hand = model.sample(None, [1], plain, change=lambda denoise: lambda x, sigma: denoise(x, sigma).clamp(-1, 1))
@@ -300,7 +286,7 @@ def test_clipping_holds_every_estimate_within_the_range_of_an_image(sampler: str
 
 
 def test_latents_have_no_range_to_clip_to() -> None:
-    model = model_of("model.compressor=wavelet")
+    model = diffusion_model("model.compressor=wavelet")
     for call in (lambda: model.sample(None, [1], replace(FAST, clip=True)), lambda: check_settings(model, replace(FAST, clip=True))):
         with pytest.raises(UsageError, match=r"clip: this model diffuses latents \(model\.compressor=wavelet\)"):
             call()
@@ -310,7 +296,7 @@ def test_latents_have_no_range_to_clip_to() -> None:
 
 
 def test_lesion_terms_are_added_where_lesions_are_known(engine: Engine) -> None:
-    off, on = objective_of("objective.lesion.mask_weight=0.0"), objective_of("objective.lesion.mask_weight=0.5",
+    off, on = diffusion_objective("objective.lesion.mask_weight=0.0"), diffusion_objective("objective.lesion.mask_weight=0.5",
                                                                          "objective.lesion.ssim_weight=0.1")
     batch = batch_of(off, engine)
     plain, added = off("denoise", replace(batch, draws=Draws(range(4)))), on("denoise", replace(batch, draws=Draws(range(4))))

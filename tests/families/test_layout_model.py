@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from synthorax.data import layouts
-from synthorax.data.layouts import SUPERSAMPLING, Layout, shape_of, soft_outline
-from synthorax.families.autoencoders import layout as family
+from synthorax.data.layouts import Layout, shape_of
 from synthorax.families.autoencoders.layout import POSE, LayoutModel, PoseMixtures, _unscaled, laid_out, posed
+from synthorax.outline_grid import SUPERSAMPLING, soft_outline
 from synthorax.protocols import LESION_PROPERTIES, Condition
 from synthorax.rng import Draws
 from trainings import fresh_objective, randomised, smallest
@@ -29,7 +28,7 @@ FORMS = {"disc": (POINTS[None] - 0.4) ** 2 + (POINTS[:, None] - 0.7) ** 2 < 0.15
 
 @pytest.mark.parametrize("name", FORMS)
 def test_pose_and_form_make_the_outline_again(name: str) -> None:
-    grid = soft_outline(FORMS[name])
+    grid = soft_outline(FORMS[name], cells=CELLS)
     outline = posed(torch.from_numpy(grid)[None, None], form_size=32)
     pose = _unscaled(outline.pose)[0]
     rows, columns = np.nonzero(FORMS[name])
@@ -38,14 +37,6 @@ def test_pose_and_form_make_the_outline_again(name: str) -> None:
     assert math.exp(pose[3]) == pytest.approx(np.ptp(columns) / np.ptp(rows), rel=0.1)
     made = laid_out(outline.form[0, 0].numpy() - 0.5, pose, cells=CELLS) > 0
     assert (made & (grid > 0)).sum() / (made | (grid > 0)).sum() > (0.75 if name == "thin ring" else 0.85)
-
-
-def test_the_family_measures_as_the_data_do() -> None:
-    assert (family.MARGIN, family.SUPERSAMPLING, family.SOFTNESS) == (layouts.MARGIN, layouts.SUPERSAMPLING, layouts.SOFTNESS)
-    for mask in FORMS.values():
-        grid = soft_outline(mask)
-        assert np.array_equal(family.soft_outline(mask, cells=CELLS), grid)
-        assert family.size_of(grid) == pytest.approx(shape_of(Layout(finding="", side="", grid=grid)).size)
 
 
 def test_poses_have_the_density_of_their_mixture() -> None:

@@ -5,8 +5,7 @@ on both sides, so that right and left lungs share their coordinates (the images 
 findings in the middle of the chest (`UNSIDED`) the box is that around both lungs, and columns run as in the image, from the patient's right
 to left.
 
-Values of the grid are tanh(d / `SOFTNESS`): d is the distance to the outline in cells, positive inside. So a strip much thinner than a cell
-still has an outline, at 0, which a mask of the same grid would lose.
+Values of the grid are those of `outline_grid`.
 """
 
 from __future__ import annotations
@@ -23,17 +22,12 @@ from scipy.spatial import ConvexHull
 
 from synthorax.data.lesions import UNSIDED
 from synthorax.errors import InputError, UsageError
+from synthorax.outline_grid import MARGIN, SUPERSAMPLING, inside_of, size_of, soft_outline
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of an image"""
 CELLS = 64
 """cells of a side of a layout's grid"""
-MARGIN = 0.2
-"""of the box's sides, by which the grid is wider than the box on each side"""
-SOFTNESS = 2.0
-"""cells; a lower one keeps thin findings better, a higher one tells the model more of what is far from the outline"""
-SUPERSAMPLING = 4
-"""points of a cell's side at which distances are measured"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +118,7 @@ def layout_of_polygon(points: Sequence[Sequence[float]], frame: Frame, *, shape:
                          remedy="give it in pixels of this very image")
     fine = CELLS * SUPERSAMPLING
     inside = outline_mask((frame.to_frame(outline) + MARGIN) / (1 + 2 * MARGIN) * fine, shape=(fine, fine))
-    return Layout(finding=finding, side=side, grid=soft_outline(inside), source=source)
+    return Layout(finding=finding, side=side, grid=soft_outline(inside, cells=CELLS), source=source)
 
 
 def layout_of_mask(mask: NDArray[np.bool_], frame: Frame, *, finding: str, side: str, source: str = "") -> Layout:
@@ -136,18 +130,7 @@ def layout_of_mask(mask: NDArray[np.bool_], frame: Frame, *, finding: str, side:
     inside = values.reshape(fine, fine) >= 0.5
     if not inside.any():
         raise InputError(f"the mask of {finding} {source} lies outside the lung's surroundings", remedy="check its side and the lung mask")
-    return Layout(finding=finding, side=side, grid=soft_outline(inside), source=source)
-
-
-def soft_outline(inside: NDArray[np.bool_], *, cells: int = CELLS, softness: float = SOFTNESS) -> NDArray[np.float32]:
-    """tanh of the distance to the outline, from a mask of several points a cell, [S k, S k] -> [S, S] in (-1, 1), positive inside."""
-    points = len(inside) // cells
-    if not inside.any():
-        return np.full((cells, cells), -1.0, dtype=np.float32)
-    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    distance = np.where(inside, distance - 0.5, distance + 0.5) / points
-    means = distance.reshape(cells, points, cells, points).mean(axis=(1, 3))
-    return np.asarray(np.tanh(means / softness), dtype=np.float32)
+    return Layout(finding=finding, side=side, grid=soft_outline(inside, cells=CELLS), source=source)
 
 
 def in_image(layout: Layout, frame: Frame, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -187,7 +170,7 @@ def shape_of(layout: Layout, *, points: int = 5) -> Shape:
 
     Raises UsageError for a layout without an inside.
     """
-    fine = ndimage.zoom(layout.grid, points, order=1, grid_mode=True, mode="nearest") > 0
+    fine = inside_of(layout.grid, points=points)
     if not fine.any():
         raise UsageError(f"the layout of {layout.finding} {layout.source} is empty")
     cells = len(fine)
@@ -195,7 +178,7 @@ def shape_of(layout: Layout, *, points: int = 5) -> Shape:
     spread = np.cov(np.stack([columns, rows]), bias=True) + np.eye(2) / 12  # a pixel has a width of its own
     low, high = np.sqrt(np.linalg.eigvalsh(np.atleast_2d(spread)))
     area, unit = float(fine.sum()), (1 + 2 * MARGIN) / cells
-    return Shape(size=min(1.0, math.sqrt(area) * unit), x=float(columns.mean()) * unit - MARGIN, y=float(rows.mean()) * unit - MARGIN,
+    return Shape(size=size_of(fine), x=float(columns.mean()) * unit - MARGIN, y=float(rows.mean()) * unit - MARGIN,
                  elongation=float(high / low), solidity=min(1.0, area / _hull_area(fine)),
                  roughness=_perimeter(fine) ** 2 / (4 * math.pi * area))
 

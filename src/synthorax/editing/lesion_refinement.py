@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from synthorax.capabilities import Resampler
 from synthorax.config import Fraction, NotNegative
 from synthorax.errors import UsageError
-from synthorax.protocols import Condition, ModelSpec, SampleSettings
+from synthorax.protocols import Condition, SampleSettings
 from synthorax.rng import derive
 from synthorax.types import Lesion
 
@@ -32,18 +32,6 @@ class RefineConfig:
     """smallest side of a patch"""
     blend: Fraction = 0.25
     """part of a patch's side, at each border, over which it passes into the image"""
-
-
-class Resampler(Protocol):
-    """A model that can noise images or patches of images and sample them again, as diffusion models do."""
-
-    spec: ModelSpec
-    size_multiple: int
-    """sides of patches, and places where they begin, are multiples of this many pixels"""
-
-    def resample(self, images: Tensor, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None, *,
-                 level: float) -> Tensor:
-        """Images [B, 1, H, W] in [-1, 1] from noise level `level` again, [B, 1, H, W]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,12 +26,11 @@ from synthorax.capabilities import HasConditionInputs, LayoutMaker, StartsFromBa
 from synthorax.config import AtLeastOne, Fraction, NotNegative, Side, Width
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import StatementEmbedding
+from synthorax.outline_grid import MARGIN, SUPERSAMPLING, inside_of, size_of, soft_outline
 from synthorax.protocols import LESION_PROPERTIES, Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
 CONDITIONS = ("labels", "lesions")
-MARGIN, SUPERSAMPLING, SOFTNESS = 0.2, 4, 2.0
-"""those of `data.layouts`, which families do not import; a test holds them together"""
 LEFT, SIZE, X, Y = (LESION_PROPERTIES.index(name) for name in ("left", "size", "x", "y"))
 POSE = ("log size", "x", "y", "log ratio", "log fill")
 """x and y of the centre in parts of the grid; ratio of width to height; fill is the area in parts of that of the outline's box"""
@@ -300,7 +299,7 @@ def laid_out(odds: NDArray[np.float32], pose: NDArray[np.float64], *, cells: int
         middle = np.clip(pose[1:3] - centre * sides, -spans[:, 0] * sides, np.maximum(-spans[:, 0] * sides, 1 - spans[:, 1] * sides))
         made = soft_outline(_rasterised(inside, middle, sides, points=cells * SUPERSAMPLING), cells=cells)
         made = np.where(_one_part(made > 0), np.maximum(np.abs(made), 1e-3), -np.abs(made))  # what is thinner than a cell may part
-        factor = asked / size_of(made) if (made > 0).any() else 1.5
+        factor = asked / size_of(inside_of(made)) if (made > 0).any() else 1.5
         if (made > 0).any() and abs(factor - 1) < error:
             best, error = made, abs(factor - 1)
         if error < CLOSE:
@@ -308,22 +307,6 @@ def laid_out(odds: NDArray[np.float32], pose: NDArray[np.float64], *, cells: int
         low, high = (max(low, size), high) if factor > 1 else (low, min(high, size))
         size = size * factor if low < size * factor < high else math.sqrt(low * high)
     return best
-
-
-def soft_outline(inside: NDArray[np.bool_], *, cells: int) -> NDArray[np.float32]:
-    """As in `data.layouts`: tanh of the distance to the outline, [S k, S k] -> [S, S]."""
-    points = len(inside) // cells
-    if not inside.any():
-        return np.full((cells, cells), -1.0, dtype=np.float32)
-    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    distance = np.where(inside, distance - 0.5, distance + 0.5) / points
-    return np.asarray(np.tanh(distance.reshape(cells, points, cells, points).mean(axis=(1, 3)) / SOFTNESS), dtype=np.float32)
-
-
-def size_of(grid: NDArray[np.float32]) -> float:
-    """As in `data.layouts.shape_of`: the square root of the area in parts of the lung's box, of a map [S, S]."""
-    fine = ndimage.zoom(grid, 5, order=1, grid_mode=True, mode="nearest") > 0
-    return min(1.0, math.sqrt(float(fine.sum())) * (1 + 2 * MARGIN) / len(fine))
 
 
 def _cut(field: NDArray[np.float32], part: float) -> NDArray[np.bool_]:
