@@ -172,7 +172,7 @@ def test_a_view_as_stated_is_not_lost(folder):
 def test_images_without_a_patient_become_patients_only_on_request(folder):
     put(folder, "file_name,patient_id,origin\na.png,,real\nb.png,,synthetic\n")
     assert [study.patient_id for study in read_dataset(folder).studies] == ["", ""]
-    assert [study.patient_id for study in read_dataset(folder, patient_per_image=True).studies] == ["film:a.png", ""]
+    assert [study.patient_id for study in read_dataset(folder, patient_per_image=True).studies] == ["image:a.png", ""]
 
 
 FULL = Study(

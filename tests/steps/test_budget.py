@@ -21,14 +21,15 @@ from synthorax.errors import InputError, UsageError
 from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import write_json
 from synthorax.steps.models.recipe import Recipe
-from synthorax.steps.training.budget import Budget, Speed, divide, measure, rounded_up
+from synthorax.steps.training.budget import Budget, Insertion, JudgeSpeed, Speed, divide, divide_insertion, measure, rounded_up
 from synthorax.steps.training.train_run import Beginning
 from synthorax.steps.training.undertraining import TrainingSigns, loss_fall, unrealistic_part
 from synthorax.training.loop import StepSpeed
 from synthorax.types import Study
 from trainings import smallest
 
-SPEED = Speed(step=StepSpeed(seconds=0.1, images=16), image_seconds=0.5, update_seconds=0.02, updates_per_second=100, feature_seconds=0.01)
+JUDGES = JudgeSpeed(update_seconds=0.02, updates_per_second=100, feature_seconds=0.01)
+SPEED = Speed(step=StepSpeed(seconds=0.1, images=16), image_seconds=0.5, judges=JUDGES)
 CONFIG = BenefitConfig().brief()
 LONG = TrainingSigns(steps=5000, images=80_000, passes=80.0, fall=0.0, from_base=False, unrealistic=0.0, num_images=200)
 
@@ -45,11 +46,14 @@ def divided(total: float, *, speed: Speed = SPEED, recipe: Recipe | None = None,
     return divide(total, speed, recipe=recipe or smallest("diffusion", "train.steps=100000"), **(usual | changes))  # type: ignore[arg-type]
 
 
+def judges_of(slowness: float) -> JudgeSpeed:
+    return JudgeSpeed(update_seconds=0.02 * slowness, updates_per_second=100 / slowness, feature_seconds=0.01 * slowness)
+
+
 @pytest.mark.parametrize("total", [300, 1200, 36_000])
 @pytest.mark.parametrize("slowness", [0.1, 1, 3])
 def test_all_stages_together_keep_the_budget(total: float, slowness: float) -> None:
-    speed = Speed(step=StepSpeed(seconds=0.1 * slowness, images=16), image_seconds=0.5 * slowness, update_seconds=0.02 * slowness,
-                  updates_per_second=100 / slowness, feature_seconds=0.01 * slowness)
+    speed = Speed(step=StepSpeed(seconds=0.1 * slowness, images=16), image_seconds=0.5 * slowness, judges=judges_of(slowness))
     try:
         made = divided(total, speed=speed)
     except UsageError:
@@ -64,6 +68,38 @@ def test_a_slower_machine_does_less_and_a_longer_budget_more() -> None:
     assert longer.steps > usual.steps > slower.steps and longer.images >= usual.images
     assert divided(100_000).images == 400, "never more images than are wanted"
     assert "about 400 " not in str(usual) and f"{usual.steps:,} training steps ({usual.images_seen:,} images seen)" in str(usual)
+
+
+def insertion(*, seconds: float = 2.0, exact: bool = False, **wanted: int) -> Insertion:
+    return Insertion(seconds=dict.fromkeys(wanted, seconds), wanted=wanted, exact=exact)
+
+
+@pytest.mark.parametrize("slowness", [0.1, 1, 2])
+def test_inserted_images_leave_evaluation_and_benefit_their_time(slowness: float) -> None:
+    """Once, insertion took what benefit needed: it was neither measured nor counted."""
+    asked = insertion(seconds=2.0 * slowness, Nodule=300, Effusion=100)
+    made = divide_insertion(600, asked, judges_of(slowness), spent=20, num_real=1000, config=CONFIG)
+    after = judges_of(slowness).fixed(num_real=1000, num_images=sum(made.inserted.values()), config=CONFIG)
+    assert made.expected <= 600 and made.fixed["benefit"] == after["benefit"] and "screen" not in made.fixed
+    assert made.fixed["insert"] >= 2.0 * slowness * sum(made.inserted.values())
+    assert made.inserted == {"Nodule": 300, "Effusion": 100} if slowness == 0.1 else 10 <= sum(made.inserted.values()) < 400
+    assert made.inserted["Nodule"] == pytest.approx(3 * made.inserted["Effusion"], abs=3), "each finding is cut in the same proportion"
+    assert f"can insert {sum(made.inserted.values()):,} lesions" in str(made)
+
+
+def test_insertion_that_does_not_fit_is_refused_with_a_budget_in_which_it_does() -> None:
+    asked = insertion(seconds=2.0, exact=True, Nodule=300)
+    with pytest.raises(UsageError, match=r"300 insertions take about 10 min 05 s.*the smallest budget that would do is about") as refused:
+        divide_insertion(600, asked, JUDGES, spent=20, num_real=1000, config=CONFIG)
+    needed = parse_duration(str(refused.value).split("would do is about ")[1].split(".")[0])
+    made = divide_insertion(needed, asked, JUDGES, spent=20, num_real=1000, config=CONFIG)
+    assert made.inserted == {"Nodule": 300} and made.expected <= needed
+
+
+def test_insertion_beside_a_training_is_counted_and_stays_a_small_part() -> None:
+    alone, both = divided(900), divided(900, insertion=insertion(seconds=2.0, Nodule=300))
+    assert both.expected <= 900 * 1.01 and 2.0 * both.inserted["Nodule"] <= both.fixed["insert"] < 0.16 * 900
+    assert 10 <= both.inserted["Nodule"] < 300 and both.steps < alone.steps and "insertion of" in str(both)
 
 
 def test_a_number_of_images_that_was_asked_for_is_kept() -> None:
@@ -92,10 +128,11 @@ def test_a_machine_is_measured_by_real_steps_images_and_judges(prepared: Prepare
     recipe, before = smallest("diffusion"), sorted(prepared.path.rglob("*"))
     with started(device="cpu", seed=0) as engine:
         speed = measure(recipe, prepared, Beginning(base=None, compressor=None), engine=engine)
-    assert min(speed.step.seconds, speed.image_seconds, speed.update_seconds, speed.updates_per_second, speed.feature_seconds) > 0
+    assert min(speed.step.seconds, speed.image_seconds, speed.judges.update_seconds, speed.judges.updates_per_second) > 0
+    assert speed.judges.feature_seconds > 0
     assert speed.step.images == recipe.train.batch_size and sorted(prepared.path.rglob("*")) == before
-    fixed = speed.fixed(num_real=100, num_images=50, config=CONFIG)
-    assert set(fixed) == {"screen", "evaluate", "benefit"} and speed.fixed(num_real=10_000, num_images=50, config=CONFIG) != fixed
+    fixed = speed.judges.fixed(num_real=100, num_images=50, config=CONFIG)
+    assert set(fixed) == {"screen", "evaluate", "benefit"} and speed.judges.fixed(num_real=10_000, num_images=50, config=CONFIG) != fixed
     budget = divide(1e5, speed, spent=1, wanted=10, least=10, exact=False, num_real=100, recipe=recipe, from_base=False, config=CONFIG)
     kept = tmp_path / "budget.json"
     write_json(kept, budget.to_dict())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from scipy.ndimage import distance_transform_edt
 
 import synthorax as sx
 from dicom_files import dicom
-from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset, write_dataset
+from inserting import NORMAL, SIZE_PX, host_set, insert
+from synthorax.data.dataset import TABLE_NAME, write_dataset
 from synthorax.data.derived import DERIVED_TEXT, MANIFEST, TEXT_KEY, read_manifest
 from synthorax.data.image_files import read_image
 from synthorax.data.pixels import write_png
-from synthorax.data.prepared import Prepared
 from synthorax.editing.insertion.insertion import Insertion, box_of
 from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.judges.lungs import LungMasks, load_lung_model
@@ -34,38 +33,7 @@ from synthorax.types import Stated, Study
 from thorax import thorax
 from trainings import in_new_process, killed_when
 
-NORMAL = {"No Finding": Stated.PRESENT}
-HERE = {"device": "cpu", "threads": 1}
-SIZE_PX = 128
 IMAGES = Path(__file__).parents[3] / "shared" / "data" / "formats"
-
-
-def host_set(folder: Path, rows: Sequence[Study] = (), *, num: int = 2, kind: str = "png8") -> Dataset:
-    """A dataset folder of thoraxes made of formulas, with the masks of their lungs."""
-    studies = list(rows) or [Study(file_name=f"images/{number}.png", patient_id=f"p{number}", labels=NORMAL, view="PA", sex="M",
-                                   age_years=50.0 + number) for number in range(num)]
-    made = []
-    for number, study in enumerate(studies):
-        drawn = thorax(SIZE_PX, bits=16 if kind == "png16" else 8, seed=number)
-        write_png(folder / f"masks/lung/{number}.png", drawn.lungs.astype(np.uint8) * 255)
-        path = folder / study.file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "jpeg":
-            Image.fromarray(drawn.pixels).save(path.with_suffix(".jpg"), quality=90)
-        elif kind == "dicom":  # inverted and 12 bits deep, as many detectors write
-            stored = (4095 - drawn.pixels.astype(np.uint16) * 16).astype(np.uint16)
-            dicom(path.with_suffix(".dcm"), stored, bits=12, PhotometricInterpretation="MONOCHROME1", WindowCenter=2048, WindowWidth=4096)
-        else:
-            write_png(path, drawn.pixels)
-        suffix = {"jpeg": ".jpg", "dicom": ".dcm"}.get(kind, ".png")
-        name = str(Path(study.file_name).with_suffix(suffix))
-        made.append(replace(study, file_name=name, masks={"lung_mask": (f"masks/lung/{number}.png",)}))
-    write_dataset(folder, made, name="hosts", synthetic=False, facts={"labels": ["Effusion", "Nodule"], "licence": "none"})
-    return read_dataset(folder)
-
-
-def insert(hosts: Path | Dataset | Prepared, out: Path, *, finding: str = "Nodule", seed: int = 1, **config: object) -> Dataset:
-    return sx.insert(hosts, finding=finding, out=out, seed=seed, config=InsertConfig(**config), **HERE).dataset  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["png8", "png16", "jpeg", "dicom"])
@@ -145,7 +113,7 @@ ROWS = {
     "does not state whether it shows Nodule": Study(file_name="images/0.png", patient_id="a", labels={"Effusion": Stated.PRESENT}),
     "is in the split 'test'": Study(file_name="images/0.png", patient_id="a", labels=NORMAL, split="test"),
     "is a lateral image": Study(file_name="images/0.png", patient_id="a", labels=NORMAL, view="LATERAL"),
-    "is synthetic": Study(file_name="images/0.png", labels=NORMAL, origin="synthetic"),
+    "is synthetic, and its row names a patient": Study(file_name="images/0.png", patient_id="a", labels=NORMAL, origin="synthetic"),
     "is derived from a patient's image already": Study(file_name="images/0.png", patient_id="a", labels=NORMAL, origin="synthetic",
                                                        extra={"derived_from_patient": "yes"}),
 }
@@ -232,7 +200,7 @@ def test_spacing_is_stated_given_or_estimated_and_the_row_says_which(tmp_path: P
     host_set(tmp_path / "hosts", rows)
     made = insert(tmp_path / "hosts", tmp_path / "out", diameter_mm=25)
     assert [study.extra["spacing_from"] for study in made.studies] == ["stated", "estimated"]
-    assert capsys.readouterr().err.count("the pixel spacing of 1 images is not stated and was estimated") == 1
+    assert capsys.readouterr().err.count("the pixel spacing of 1 image is not stated and was estimated") == 1
     dropped = (made.path / "dropped.csv").read_text()
     assert "its pixels are 3.2|1.6 mm, not square" in dropped and "spacing_mm 'wide' cannot be" in dropped
     given = insert(tmp_path / "hosts", tmp_path / "given", diameter_mm=25, spacing_mm=3.3)

@@ -37,6 +37,8 @@ LEADING_COLUMNS = ("file_name", "study_id", "patient_id", "site", "view", "sex",
 COUNTED_FACTS = ("name", "synthetic", "num_images", "num_patients", "num_derived_from_patients", "digest", "tool", FACT)
 """facts of `dataset.json` that belong to one folder and are never handed on to one that is made of it"""
 TRAILING_COLUMNS = ("lesion_label", "split", "origin")
+OWN_PATIENT, FORMER_OWN_PATIENT = "image:", "film:"
+"""what the patient_id of an image begins with that counts as a patient of its own, now and in earlier versions"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +109,18 @@ def with_own_patient(study: Study) -> Study:
     """The image as its own patient, where it is real and its patient is not known."""
     if study.patient_id or study.origin != "real":
         return study
-    return replace(study, patient_id=f"film:{study.file_name}")
+    return replace(study, patient_id=f"{OWN_PATIENT}{study.file_name}")
+
+
+def own_patient(patient_id: str) -> bool:
+    """Whether a patient_id is one that `with_own_patient` of this or an earlier version made."""
+    return patient_id.startswith((OWN_PATIENT, FORMER_OWN_PATIENT))
+
+
+def as_formerly(study: Study) -> Study:
+    """The image with the patient_id that earlier versions made for it, for digests that they noted."""
+    own = study.patient_id.startswith(OWN_PATIENT)
+    return replace(study, patient_id=FORMER_OWN_PATIENT + study.patient_id.removeprefix(OWN_PATIENT)) if own else study
 
 
 def write_table(path: str | Path, studies: Sequence[Study]) -> None:

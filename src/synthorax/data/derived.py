@@ -26,6 +26,10 @@ PRIVATE_COLUMNS = (PAIR_COLUMN,)
 """columns that tell which patient it is; they stay in the lab"""
 MADE_BY_COLUMNS = ("method", "model", "model_digest", "seed", "diameter_mm", "spacing_from", "rim_px", "condition")
 """columns that say how a lesion was inserted"""
+HOST_COLUMNS = ("host_model", "host_model_digest", "host_seed", "host_condition")
+"""columns that say how the image around an inserted lesion was generated, where it was"""
+PHOTOMETRIC, INVERTED = "photometric", "MONOCHROME1"
+"""column of how the host's DICOM file shows its values, and its word for low values that are bright; an export as DICOM keeps it"""
 MANIFEST = "private_manifest.jsonl"
 OWNER_ONLY = 0o600
 TEXT_KEY = "Synthorax"
@@ -57,8 +61,10 @@ def mark_text(study: Study) -> str:
 
 
 def provenance_of(study: Study) -> dict[str, str]:
-    """What a PNG file with an inserted lesion says of itself: how it was made, and nothing that leads to its source."""
-    return {TEXT_KEY: DERIVED_TEXT, **{name: study.extra[name] for name in (COLUMN, *MADE_BY_COLUMNS) if study.extra.get(name)}}
+    """What a PNG file with an inserted lesion says of itself: how it was made, and nothing that leads to its source if that is a patient's.
+    """
+    columns = (COLUMN, *MADE_BY_COLUMNS, *HOST_COLUMNS)
+    return {TEXT_KEY: mark_text(study), **{name: study.extra[name] for name in columns if study.extra.get(name)}}
 
 
 def marked_by_file(study: Study, path: Path) -> Study:

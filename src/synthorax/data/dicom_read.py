@@ -111,6 +111,16 @@ def synthetic_mark(path: str | Path) -> str:
     return "derived" if "derived from a patient" in _text(header, "DeidentificationMethod") else "generated"
 
 
+def stored_inverted(path: str | Path) -> bool:
+    """Whether a header says that low values are shown bright (MONOCHROME1)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _text(_parse(Path(path), stop_before_pixels=True), "PhotometricInterpretation") == "MONOCHROME1"
+        except Exception:  # as in `read_dicom`, which refuses the file
+            return False
+
+
 def _check_bytes(path: Path, *, limit: int) -> None:
     """Refuse files that hold more than an image of the allowed size can, and deflated files that unpack to more."""
     problem = InputError(f"unpacks to more than {limit:,} bytes", file=path, remedy="leave it out")

@@ -26,6 +26,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from synthorax.data.derived import HOST_COLUMNS, INVERTED, PHOTOMETRIC
 from synthorax.data.pixels import Pixels
 from synthorax.errors import InputError
 from synthorax.files import write_atomic
@@ -36,6 +37,8 @@ COMPRESSIONS = {"none": ExplicitVRLittleEndian, "rle": RLELossless, "jpeg-ls": J
 """all of them give every pixel back exactly"""
 PROVENANCE_COLUMNS = ("model", "model_digest", "seed", "plan_row", "sampler", "steps", "guidance", "condition")
 """what a synthetic row says of its making; other columns are not written, whatever they hold"""
+INSERTION_COLUMNS = ("method", *HOST_COLUMNS)
+"""what it says besides where a lesion was inserted into a generated image"""
 
 _UID_NAMESPACE = uuid.UUID("2c0a3c5e-5d0b-5b43-9f0e-4e6a4f7f2b11")
 """arbitrary and fixed for good: it makes UIDs repeatable, and keeps them apart from those of other programs"""
@@ -46,9 +49,9 @@ def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Ma
     """Write a synthetic image [H, W], uint8 or uint16, as a DICOM file, whole or not at all, and return its SOP Instance UID.
 
     UIDs come from `dataset_key` (such as the data set's digest) and `study.file_name` alone: writing again gives the same ones.
-    Of `study` only the requested view, sex and age are written, of `provenance` only `PROVENANCE_COLUMNS`; never its source. `created` is
-    when the image was made; without it the file has no dates and equal input gives equal bytes. `text_checked` says that somebody has
-    looked for text in the picture and found none. Raises `InputError` for an image that is not synthetic.
+    Of `study` only the requested view, sex and age are written, of `provenance` only `PROVENANCE_COLUMNS` and `INSERTION_COLUMNS`; never
+    its source. `created` is when the image was made; without it the file has no dates and equal input gives equal bytes. `text_checked`
+    says that somebody has looked for text in the picture and found none. Raises `InputError` for an image that is not synthetic.
 
     >>> study = Study(file_name="images/synthetic-000001.png", origin="synthetic", view="PA")
     >>> made_by = {"model": "cxr-64", "seed": "7"}
@@ -60,7 +63,7 @@ def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Ma
                          remedy="export the synthetic folder, or export as PNG")
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as DICOM", file=path)
-    known = {name: provenance[name] for name in PROVENANCE_COLUMNS if provenance.get(name)}
+    known = {name: provenance[name] for name in (*PROVENANCE_COLUMNS, *INSERTION_COLUMNS) if provenance.get(name)}
     radiograph = Dataset()
     radiograph.SpecificCharacterSet = "ISO_IR 192"
     _identify(radiograph, study, dataset_key)
@@ -68,7 +71,7 @@ def write_dicom(path: str | Path, image: Pixels, *, study: Study, provenance: Ma
     _declare_synthetic(radiograph, known, created, derived=study.derived_from_patient)
     if text_checked:  # absent means nobody looked: a generator that learned from images with markers may draw some
         radiograph.BurnedInAnnotation = "NO"
-    _set_pixels(radiograph, image)
+    _set_pixels(radiograph, image, inverted=study.extra.get(PHOTOMETRIC) == INVERTED)
     radiograph.file_meta = FileMetaDataset()
     radiograph.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     if compression != "none":
@@ -147,10 +150,12 @@ def _fitting(text: str, max_characters: int) -> str:
     return text
 
 
-def _set_pixels(radiograph: Dataset, image: Pixels) -> None:
+def _set_pixels(radiograph: Dataset, image: Pixels, *, inverted: bool) -> None:
+    """`inverted` stores low values for bright pixels, as the file did that the image was derived from; both look the same."""
     bits = 8 * image.dtype.itemsize
+    image = (2**bits - 1 - image).astype(image.dtype) if inverted else image
     radiograph.SamplesPerPixel = 1
-    radiograph.PhotometricInterpretation = "MONOCHROME2"
+    radiograph.PhotometricInterpretation = INVERTED if inverted else "MONOCHROME2"
     radiograph.Rows, radiograph.Columns = image.shape
     radiograph.BitsAllocated = radiograph.BitsStored = bits
     radiograph.HighBit = bits - 1

@@ -20,7 +20,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from synthorax.config import read_record
-from synthorax.data.dataset import TABLE_NAME, Dataset, digest_of, files_of, write_table
+from synthorax.data.dataset import TABLE_NAME, Dataset, as_formerly, digest_of, files_of, write_table
 from synthorax.data.decode import Decoded, decode_images
 from synthorax.data.fingerprint import fingerprint
 from synthorax.data.lesions import lesion_matrix
@@ -162,7 +162,12 @@ def prepare_dataset(
     settings.split(dataset.studies, file=dataset.path / TABLE_NAME)
     inputs = _inputs(dataset, settings)
     duplicate = _unclaimed_duplicate(out, dataset, settings)
-    with claimed(out, kind="a prepared folder", inputs=inputs, take_over=duplicate) as folder:
+    formerly = replace(dataset, studies=tuple(as_formerly(study) for study in dataset.studies))
+
+    def former(noted: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**noted, "labels": inputs["labels"]} if noted.get("labels") == _inputs(formerly, settings)["labels"] else noted
+
+    with claimed(out, kind="a prepared folder", inputs=inputs, take_over=duplicate, former=former) as folder:
         if duplicate:
             folder.finish()
         elif not folder.done:

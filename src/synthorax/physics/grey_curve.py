@@ -32,6 +32,9 @@ UNCERTAINTY = 0.35
 """of `levels_per_mm`, as a part of it"""
 LUNGS_WIDTH_MM = 300.0
 """from the outer border of one lung to that of the other, of adults, at the detector"""
+ADULT_YEARS = 18.0
+CHILDRENS_LUNGS_MM = ((0.0, 95.0), (3.0, 170.0), (6.0, 225.0), (10.0, 242.0), (14.0, 260.0), (ADULT_YEARS, 290.0))
+"""age in years, and the square root of width times height of both lungs at the detector, of children; see bench/studies/lungs_by_age.py"""
 SHOULDER = 0.12
 """the upper and lower part of the range of grey levels in which the curve bends towards saturation"""
 _RIM = 0.002
@@ -148,15 +151,23 @@ def noise_of(pixels: NDArray[Any], region: NDArray[np.bool_]) -> float:
     return float(math.sqrt(math.pi / 2) / 6 * np.abs(filtered[region]).mean()) if region.any() else 0.0
 
 
-def estimate_spacing_mm(lungs: NDArray[np.bool_]) -> tuple[float, str]:
-    """mm a pixel at the detector, from the width of the lungs [H, W] of bool of an adult, and a note that says so.
+def estimate_spacing_mm(lungs: NDArray[np.bool_], *, age_years: float = math.nan) -> tuple[float, str]:
+    """mm a pixel at the detector, from the lungs [H, W] of bool, and a note that says so. Who states no age is taken for an adult.
 
-    Adults' lungs are 300 mm wide at the detector, give or take a tenth; children's are not, and images that show one lung are not covered.
+    Adults' lungs are 300 mm wide at the detector, give or take a tenth. Those of children are measured by width and height together, which
+    depend less on how deeply they breathe in; give or take a tenth, and more below three years. Images that show one lung are not covered.
     """
-    columns = np.nonzero(lungs.any(axis=0))[0]
+    rows, columns = (np.nonzero(lungs.any(axis=axis))[0] for axis in (1, 0))
     if len(columns) < 2:
         raise InputError("the mask of the lungs is empty, so the pixel spacing cannot be estimated", remedy="give spacing_mm")
-    spacing = LUNGS_WIDTH_MM / float(columns[-1] - columns[0] + 1)
+    width, height = float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)
+    if age_years < ADULT_YEARS:
+        ages, extents = zip(*CHILDRENS_LUNGS_MM, strict=True)
+        extent = float(np.interp(age_years, ages, extents))
+        spacing = extent / math.sqrt(width * height)
+        return spacing, (f"pixels of {spacing:.3g} mm, +/- 10 %, estimated: the root of width times height of the lungs taken to be "
+                         f"{extent:.0f} mm, as at {age_years:.3g} years")
+    spacing = LUNGS_WIDTH_MM / width
     return spacing, f"pixels of {spacing:.3g} mm, +/- 10 %, estimated: the lungs taken to be {LUNGS_WIDTH_MM:.0f} mm wide, as an adult's"
 
 

@@ -32,7 +32,7 @@ from synthorax.steps.augmentation_check import augment_recipe, check_compressor,
 from synthorax.steps.models.card import sentence
 from synthorax.steps.models.recipe import Recipe, load_recipe, recipe_from_toml
 from synthorax.steps.models.trained_model import ModelLike, TrainedModel, open_model
-from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits
+from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, missing
 from synthorax.steps.screening.config import ScreenConfig
 from synthorax.steps.screening.screen import NonePassedError
 from synthorax.steps.training.base_model import LEARNING_RATES, recipe_of_base, resolve_way, with_way
@@ -41,8 +41,18 @@ from synthorax.steps.training.undertraining import TrainingSigns, training_signs
 from synthorax.steps.training_set import join_synthetic_set, join_training_set
 from synthorax.types import ImageSet
 from synthorax.verbs import data, evidence, synthesis, training
-from synthorax.verbs.augmentation_insertion import MODES, Mode, check_findings, inserted, insertion_plan, numbers_of, with_counts
-from synthorax.verbs.augmentation_stages import Stages, budget_for, has_loss, planned
+from synthorax.verbs.augmentation_insertion import (
+    MODES,
+    Mode,
+    check_findings,
+    generated_of,
+    inserted,
+    insertion_plan,
+    joint_plan,
+    numbers_of,
+    with_counts,
+)
+from synthorax.verbs.augmentation_stages import Stages, budget_for, budget_for_insertion, has_loss, planned
 from synthorax.zoo import shipped
 
 BASE = "cxr-256"
@@ -235,7 +245,7 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
 
     stages.begin("train")
     budget = budget_for(job.recipe, prepared, stages, beginning=job.beginning, findings=findings, num=job.num,
-                        config=config, device=job.device, threads=job.threads)
+                        config=config, device=job.device, threads=job.threads, mode=job.mode)
     trained = open_model(training.train_from(job.beginning, job.recipe, prepared, out=out / "run", budget_images=job.budget_images,
                                              budget=None if budget is None else budget.train, device=job.device, threads=job.threads))
     run, model = Run(path=out / "run"), trained
@@ -245,10 +255,11 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
 
     stages.begin("plan")
     both = job.mode == "both"
-    plan = planned(prepared, findings, model, out=out, num=job.num and max(1, job.num - job.num // 2) if both else job.num, **job.computing,
-                   seconds=None if budget is None else stages.seconds_to_generate(budget), file="plan-generate.csv" if both else "plan.csv")
-    numbers = numbers_of(job.mode, prepared, findings, num=job.num) if both else {}
-    to_generate, plan = plan, replace(plan, rows=(*plan.rows, *insertion_plan(prepared, numbers, seed=job.seed).rows)) if both else plan
+    to_generate = planned(prepared, findings, model, out=out, num=job.num and generated_of(job.mode, job.num), **job.computing,
+                          seconds=None if budget is None else stages.seconds_to_generate(budget), mode=job.mode,
+                          file="plan-generate.csv" if both else "plan.csv")
+    numbers = (dict(budget.inserted) if budget else numbers_of(job.mode, prepared, findings, num=job.num)) if both else {}
+    plan = joint_plan(to_generate, prepared, numbers, seed=job.seed) if both else to_generate
     if both:
         plan.write(out / "plan.csv")
     print(f"  {plan}", file=sys.stderr)
@@ -285,7 +296,8 @@ def _augmented_by_insertion(job: _Job, source: Dataset, prepared: Prepared, reje
     """Insert lesions into training images and measure the benefit; nothing is trained, and each image was accepted as it was made."""
     out = job.out
     stages.begin("plan")
-    numbers = numbers_of("insert", prepared, job.findings, num=job.num)
+    budget = budget_for_insertion(prepared, stages, findings=job.findings, num=job.num, config=_benefit_config(job), **job.computing)
+    numbers = dict(budget.inserted) if budget else numbers_of("insert", prepared, job.findings, num=job.num)
     plan = insertion_plan(prepared, numbers, seed=job.seed)
     plan.write(out / "plan.csv")
     print(f"  {plan}", file=sys.stderr)
@@ -395,9 +407,10 @@ def _check_findings(prepared: Prepared, train: ImageSet, findings: Sequence[str]
         if lacking < MIN_IMAGES_PER_FINDING:
             raise InputError(f"only {lacking} training images are known to lack '{finding}', so nothing can be proved about it",
                              file=prepared.path, remedy="add images with 'No Finding' or other findings")
-    if num is None and not any(deficits(train, findings).values()):
-        raise InputError(f"no finding is more frequent among the training images than {' and '.join(findings)}, so there is nothing to "
-                         "balance", file=prepared.path, remedy="say how many images to make (--num), or augment a rarer finding")
+    if num is None and not any(missing(train, findings).values()):
+        raise InputError(f"neither another finding nor normal images are more frequent among the training images than "
+                         f"{' and '.join(findings)}, so there is nothing to balance", file=prepared.path,
+                         remedy="say how many images to make (--num), or augment a rarer finding")
 
 
 def _seconds(budget: str | float | None, budget_images: int | None, work: Work | None) -> float | None:

@@ -11,15 +11,16 @@ from synthorax.data.prepared import Prepared
 from synthorax.engine import Device, started
 from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import write_json
-from synthorax.progress import format_seconds, progress_line
+from synthorax.progress import format_seconds, portion, progress_line
 from synthorax.protocols import as_model
 from synthorax.run import Run
 from synthorax.steps.models.recipe import Recipe, build_objective
 from synthorax.steps.models.trained_model import TrainedModel
-from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits, read_plan
-from synthorax.steps.training.budget import Budget, divide, fewest_images, image_seconds, measure
+from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, deficits, missing, read_plan
+from synthorax.steps.training.budget import Budget, divide, divide_insertion, fewest_images, image_seconds, measure, measure_judges
 from synthorax.steps.training.train_run import Beginning, without_no_finding
 from synthorax.verbs import synthesis
+from synthorax.verbs.augmentation_insertion import Mode, generated_of, measure_insertion, numbers_of
 
 NAMES = ("read", "prepare", "train", "plan", "generate", "screen", "evaluate", "benefit")
 NAMES_OF = {"generate": NAMES, "both": (*NAMES[:5], "insert", *NAMES[5:]),
@@ -59,7 +60,7 @@ class Stages:
 
 
 def budget_for(recipe: Recipe, prepared: Prepared, stages: Stages, *, beginning: Beginning, findings: Sequence[str], num: int | None,
-               config: BenefitConfig, device: Device, threads: int | None) -> Budget | None:
+               config: BenefitConfig, device: Device, threads: int | None, mode: Mode = "generate") -> Budget | None:
     """Measure this machine, divide the budget of time by it and say what it can do; None where there is no budget of time.
 
     A job that goes on keeps the division that it began with, unless the budget is another one and the training not over. Raises UsageError
@@ -75,11 +76,39 @@ def budget_for(recipe: Recipe, prepared: Prepared, stages: Stages, *, beginning:
         with (started(device=device, threads=threads, precision=recipe.train.precision, seed=recipe.train.seed) as engine,
               progress_line("measure this machine") as progress):
             speed = measure(recipe, prepared, beginning, engine=engine, ready=ready, progress=progress)
-        fewest = fewest_images(findings)
-        wanted = 2 * num * len(findings) if num is not None else 2 * sum(deficits(prepared.images("train"), findings).values())
-        kept = divide(stages.total, speed, spent=stages.elapsed(), wanted=max(wanted, fewest if num is None else 1), least=fewest,
-                      exact=num is not None, num_real=len(prepared), recipe=recipe, from_base=base is not None, config=config)
+        fewest, insertion = fewest_images(findings), None
+        if mode == "both":
+            with progress_line("measure insertion") as progress:
+                insertion = measure_insertion(prepared, numbers_of(mode, prepared, findings, num=num), exact=num is not None,
+                                              seed=recipe.train.seed, device=device, threads=threads, progress=progress)
+        each = {name: generated_of(mode, number) for name, number in
+                (dict.fromkeys(findings, num) if num is not None else missing(prepared.images("train"), findings)).items()}
+        kept = divide(stages.total, speed, spent=stages.elapsed(), wanted=max(2 * sum(each.values()), fewest if num is None else 1),
+                      least=fewest, exact=num is not None, num_real=len(prepared), recipe=recipe, from_base=base is not None,
+                      config=config, insertion=insertion)
         write_json(path, kept.to_dict())
+    print(f"  {kept}", file=sys.stderr, flush=True)
+    stages.budget = kept
+    return kept
+
+
+def budget_for_insertion(prepared: Prepared, stages: Stages, *, findings: Sequence[str], num: int | None, config: BenefitConfig,
+                         seed: int, device: Device, threads: int | None) -> Budget | None:
+    """As `budget_for`, where all images are inserted: measure insertion and judges, and say how many images fit."""
+    if stages.total is None:
+        return None
+    path = stages.out / "budget.json"
+    kept = Budget.read(path) if path.exists() else None
+    if kept is None or (kept.total != stages.total and not (stages.out / "plan.csv").exists()):
+        with progress_line("measure this machine") as progress:
+            insertion = measure_insertion(prepared, numbers_of("insert", prepared, findings, num=num), exact=num is not None, seed=seed,
+                                          device=device, threads=threads, progress=portion(progress, 0.0, 0.6))
+            with started(device=device, threads=threads, seed=seed):
+                judges = measure_judges(prepared, progress=portion(progress, 0.6, 0.4))
+        kept = divide_insertion(stages.total, insertion, judges, spent=stages.elapsed(), num_real=len(prepared), config=config)
+        write_json(path, kept.to_dict())
+        if (wanted := sum(insertion.wanted.values())) > (fits := sum(kept.inserted.values())):
+            print(f"  balance would take {wanted} images, the time allows {fits}; use --budget or --num for more", file=sys.stderr)
     print(f"  {kept}", file=sys.stderr, flush=True)
     stages.budget = kept
     return kept
@@ -91,17 +120,22 @@ def has_loss(settings: Recipe, *, findings: Sequence[str]) -> bool:
 
 
 def planned(prepared: Prepared, findings: Sequence[str], model: TrainedModel, *, out: Path, num: int | None, seconds: float | None,
-            seed: int, device: Device, threads: int | None, file: str = "plan.csv") -> Plan:
+            seed: int, device: Device, threads: int | None, file: str = "plan.csv", mode: Mode = "generate") -> Plan:
     """The plan at `out`/`file`: `num` images of each finding, or as many as balance asks, or if that is more, as `seconds` allow."""
+    train = prepared.images("train")
     path = out / file
     if path.exists():
         return read_plan(path, allow=prepared.findings)
     if num is not None:
         return synthesis.plan(prepared, count=dict.fromkeys(findings, num), model=model, seed=seed, out=path)
-    wanted = synthesis.plan(prepared, balance=findings, model=model, seed=seed)
+    if mode == "generate" and any(deficits(train, findings).values()):
+        wanted = synthesis.plan(prepared, balance=findings, model=model, seed=seed)
+    else:
+        counts = {name: generated_of(mode, number) for name, number in missing(train, findings).items()}
+        wanted = synthesis.plan(prepared, count=counts, model=model, seed=seed)
     if seconds is not None:
         with started(device=device, threads=threads) as engine:
-            took = image_seconds(model.network, without_no_finding(prepared.images("train")), settings=model.settings, engine=engine)
+            took = image_seconds(model.network, without_no_finding(train), settings=model.settings, engine=engine)
         fits = int(seconds / took)
         if len(wanted) > fits:
             each = max(MIN_IMAGES_PER_FINDING, fits // (2 * len(findings)))  # every image with the finding has a companion without it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import find_hosts
 from synthorax.steps.insertion.insert import Inserted, insert_images
 from synthorax.steps.insertion.lesions import lesion_maker
-from synthorax.steps.insertion.lungs import LungFinder
+from synthorax.steps.insertion.lungs import LungFinder, guard_of
 from synthorax.steps.models.recipe import families_that_can
 from synthorax.steps.models.trained_model import ModelLike, PathLike, open_model
 from synthorax.steps.planning.plan import Plan, balancing_plan, check_counts, check_num, read_plan, repeated
@@ -121,7 +120,7 @@ def insert(hosts: Dataset | Prepared | PathLike, *, finding: str, out: PathLike,
         maker = lesion_maker(finding, config, model=from_, find_lungs=finder)
         found = find_hosts(source, maker.finding, assume_absent=config.assume_absent)
         return insert_images(found, maker, out=Path(out), seed=seed, find_lungs=finder.of_host, lungs_digest=finder.digest,
-                             guard=partial(finder.broken_anatomy, heart_may_change=maker.finding == "Cardiomegaly"), progress=progress)
+                             guard=guard_of(finder, maker.finding), progress=progress)
 
 
 @refuse_former_keywords(ScreenConfig)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from synthorax.data.dataset import COUNTED_FACTS, Dataset, digest_of, relative_path, write_dataset
 from synthorax.data.derived import COLUMN as DERIVED_COLUMN
 from synthorax.data.derived import TEXT_KEY, derived_rows, mark_text, without_private
-from synthorax.data.dicom_write import PROVENANCE_COLUMNS, uid_of, write_dicom
+from synthorax.data.dicom_write import INSERTION_COLUMNS, PROVENANCE_COLUMNS, uid_of, write_dicom
 from synthorax.data.image_files import read_image
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import write_png
@@ -102,7 +102,10 @@ def _write_image(dataset: Dataset, study: Study, path: Path, *, key: str) -> Non
 
 
 def _provenance_columns(study: Study) -> tuple[str, ...]:
-    return (DERIVED_COLUMN, *PROVENANCE_COLUMNS) if study.derived_from_patient else PROVENANCE_COLUMNS
+    """A derived image says that it is, and a generated one with a lesion inserted how each of the two was made."""
+    if study.derived_from_patient:
+        return (DERIVED_COLUMN, *PROVENANCE_COLUMNS)
+    return (*PROVENANCE_COLUMNS, *INSERTION_COLUMNS) if study.extra.get("host_model") else PROVENANCE_COLUMNS
 
 
 def _created(dataset: Dataset) -> datetime | None:
@@ -130,7 +133,8 @@ def _write_dataset(dataset: Dataset, names: Sequence[str], out: Path) -> None:
 def _write_index(dataset: Dataset, names: Sequence[str], out: Path, *, key: str) -> None:
     """What a spreadsheet needs to find a file: its name, UID, finding and how it was made."""
     derived = (DERIVED_COLUMN,) if derived_rows(dataset.studies) else ()
-    columns = ("file_name", "sop_instance_uid", "source_file_name", "view", "findings", *derived, *PROVENANCE_COLUMNS)
+    inserted = INSERTION_COLUMNS if any(study.extra.get("host_model") for study in dataset.studies) else ()
+    columns = ("file_name", "sop_instance_uid", "source_file_name", "view", "findings", *derived, *PROVENANCE_COLUMNS, *inserted)
     rows = [{**study.extra, "file_name": name, "sop_instance_uid": str(uid_of(study, dataset_key=key)),
              "source_file_name": study.file_name, "view": study.view, "findings": format_findings(study.labels)}
             for study, name in zip(dataset.studies, names, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from synthorax.data.adapters.assembly import IMAGE_SUFFIXES, files_below, passed_over
 from synthorax.data.attributes import age_to_publish, parse_age_years
-from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset
-from synthorax.data.derived import marked_by_file
+from synthorax.data.dataset import TABLE_NAME, Dataset, own_patient, read_dataset, with_own_patient
+from synthorax.data.derived import INVERTED, PHOTOMETRIC, marked_by_file
 from synthorax.data.image_files import read_image
 from synthorax.data.pixels import Pixels
 from synthorax.data.prepared import FACTS_NAME as PREPARED_FACTS
@@ -27,6 +27,8 @@ from synthorax.types import Stated, Study
 
 ROW_COLUMNS = ("host", "row", "reason", "remedy")
 """of dropped.csv"""
+FILE_COLUMNS = ("host", "file", "reason", "remedy")
+"""of private_dropped.csv"""
 OR_ASSUME = ", or use --assume-absent if you know that it does not"
 
 
@@ -36,7 +38,7 @@ class Host:
 
     path: Path
     study: Study
-    """its row, or what its file says; `patient_id` is never empty"""
+    """its row, or what its file says; `patient_id` is empty only where a generator made the image, and there is none"""
     row: int | None
     """of its table, as a spreadsheet counts; None where there is no table"""
     reference: str
@@ -51,10 +53,16 @@ class Dropped:
     reason: str
     remedy: str = ""
     row: int | None = None
+    file: str = field(default="", repr=False)
+    """its path where `host` does not say it; it may name a patient"""
 
     def cells(self) -> dict[str, str]:
         """Cells of `ROW_COLUMNS`."""
         return {"host": self.host, "row": "" if self.row is None else str(self.row), "reason": self.reason, "remedy": self.remedy}
+
+    def file_cells(self) -> dict[str, str]:
+        """Cells of `FILE_COLUMNS`."""
+        return {"host": self.host, "file": self.file, "reason": self.reason, "remedy": self.remedy}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +86,8 @@ def find_hosts(source: Path | Dataset | Prepared, finding: str, *, assume_absent
     """The frontal training images without the finding: of a prepared folder, of a dataset folder, or of a folder of nothing but images.
 
     An image counts as without the finding where its row states it absent, or states normal; with `assume_absent` also where nothing is
-    said of it. Images of patients who have it, of validation and test patients, lateral ones and changed ones are left out. Raises
-    InputError where no image is left, with the first reason.
+    said of it. Images of patients who have it, of validation and test patients, lateral ones and changed ones are left out; generated ones
+    are used where the folder holds nothing else. Raises InputError where no image is left, with the first reason.
     """
     hosts = (_of_prepared(source, finding, assume_absent) if isinstance(source, Prepared) else
              _of_dataset(source, finding, assume_absent) if isinstance(source, Dataset) else
@@ -88,37 +96,24 @@ def find_hosts(source: Path | Dataset | Prepared, finding: str, *, assume_absent
              _of_files(source, finding, assume_absent))
     if not hosts.usable:
         first = hosts.dropped[0]
-        counts = Counter(re.sub(r" in row \d+", "", one.reason) for one in hosts.dropped)
-        others = "" if len(hosts.dropped) == 1 else f" (of {len(hosts.dropped)} images: " + ", ".join(
-            f"{count} {reason}" for reason, count in counts.most_common(3)) + ")"
+        others = "" if len(hosts.dropped) == 1 else f" (reasons of all {len(hosts.dropped)}: {told(summary(hosts.dropped))})"
         table = hosts.folder / TABLE_NAME
-        raise InputError(f"no image can take a {finding}: '{first.host}' {first.reason}{others}", file=table if table.is_file() else
-                         hosts.folder, row=first.row, remedy=first.remedy)
+        raise InputError(f"no image can take a {finding}: '{first.host}' {first.reason}{others}", row=first.row, remedy=first.remedy,
+                         file=Path(first.file) if first.file else table if table.is_file() else hosts.folder)
     return hosts
 
 
-def read_host(host: Host) -> tuple[Pixels, str]:
-    """Pixels [H, W] of 8 or 16 bits, bone bright, and a note where they are not simply those of the file."""
+def read_host(host: Host) -> tuple[Pixels, str, dict[str, str]]:
+    """Pixels [H, W] of 8 or 16 bits, bone bright, a note where they are not simply those of the file, and how a DICOM file stores them."""
     pixels = read_image(host.path)
     try:
         with Image.open(host.path, formats=("PNG", "JPEG")) as image:
             colour = image.mode not in ("1", "L", "I;16", "I;16B", "I")
-    except OSError:  # DICOM
-        colour = False
-    return pixels, "colour: its luminance is used" if colour else ""
+    except OSError:
+        from synthorax.data.dicom_read import stored_inverted  # keeps pydicom out of runs that have no DICOM
 
-
-def spacing_of(host: Host, *, given: float) -> tuple[float | None, str]:
-    """mm a pixel and where that is from: `stated` by the row or file, or `given`; None where nobody says it. InputError for no number."""
-    cell = host.study.extra.get("spacing_mm", "")
-    if cell:
-        numbers = [_number(part) for part in cell.split("|")]
-        if not all(0.01 <= number <= 10 for number in numbers):
-            raise InputError(f"spacing_mm '{cell}' cannot be", remedy="write mm per pixel, such as 0.168, or empty the cell")
-        if max(numbers) > 1.01 * min(numbers):
-            raise InputError(f"its pixels are {cell} mm, not square", remedy="resample the image to square pixels")
-        return float(np.mean(numbers)), "stated"
-    return (None, "") if math.isnan(given) else (given, "given")
+        return pixels, "", {PHOTOMETRIC: INVERTED} if stored_inverted(host.path) else {}
+    return pixels, "colour: its luminance is used" if colour else "", {}
 
 
 def choose(hosts: Hosts, *, num: int | None, seed: int) -> list[Host]:
@@ -171,27 +166,36 @@ def _sorted(rows: Sequence[tuple[int, Study]], *, folder: Path, name: str, findi
     """The rows of a table, each usable or with the reason why not."""
     shown = {study.patient_id for _, study in rows if study.patient_id and study.labels.get(finding) is Stated.PRESENT}
     held_out = {study.patient_id for _, study in rows if study.patient_id and study.split in ("val", "test")}
+    generated = _all_generated(study for _, study in rows)
     usable, unusable = [], []
     for row, study in rows:
-        reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=shown, held_out=held_out)
+        reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=shown, held_out=held_out, generated=generated)
         if reason:
             unusable.append(Dropped(host=study.file_name, row=row, reason=reason, remedy=remedy))
         else:
-            own = replace(study, patient_id=study.patient_id or f"film:{study.file_name}")
-            usable.append(Host(path=folder / study.file_name, study=own, row=row, reference=study.file_name))
+            usable.append(Host(path=folder / study.file_name, study=with_own_patient(study), row=row, reference=study.file_name))
     positives = tuple(study for _, study in rows if study.labels.get(finding) is Stated.PRESENT and study.origin == "real"
                       and study.split in ("", "train"))
     return Hosts(folder=folder, name=name, usable=tuple(usable), dropped=tuple(unusable), findings=tuple(findings), positives=positives,
                  licence=licence, notes=_notes(usable, [study for _, study in rows]))
 
 
-def _unusable(study: Study, finding: str, *, assume_absent: bool, shown: set[str], held_out: set[str]) -> tuple[str, str]:
+def _all_generated(studies: Iterable[Study]) -> bool:
+    """Whether a generator made all images: such a set may take lesions, and its images stay those of no patient."""
+    return all(study.origin == "synthetic" and not study.derived_from_patient for study in studies)
+
+
+def _unusable(study: Study, finding: str, *, assume_absent: bool, shown: set[str], held_out: set[str],
+              generated: bool) -> tuple[str, str]:
     """Why nothing may be inserted into an image, and what to do; two empty words where it may."""
     stated, normal = study.labels.get(finding), study.labels.get(NO_FINDING) is Stated.PRESENT
     marked = {name.strip() for name in study.lesion_label.split("|")}
-    if study.derived_from_patient or study.origin != "real":
-        what = "is derived from a patient's image already" if study.derived_from_patient else "is synthetic"
-        return what, "give real images without the finding"
+    if study.derived_from_patient:
+        return "is derived from a patient's image already", "give real images without the finding"
+    if study.origin != "real" and not generated:
+        return "is synthetic, and other images of the set are not", "give real images without the finding, or a folder of generated ones"
+    if study.origin != "real" and study.patient_id:
+        return "is synthetic, and its row names a patient", "empty the patient_id of generated images, or mark those derived from a patient"
     if study.split in ("val", "test"):
         return f"is in the split '{study.split}'", "lesions go into training images only: what is changed may not be tested"
     if study.patient_id in held_out:
@@ -215,33 +219,38 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
 
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, remedy="give a folder of images, a dataset folder or a prepared folder")
-    usable, unusable, patients = [], list[Dropped](), dict[str, str]()
+    found, unusable, patients = [], list[Dropped](), dict[str, str]()
     for number, path in enumerate(files_below(folder)):
         name = path.relative_to(folder).as_posix()
         dicom = is_dicom(path)
         if not dicom and path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        study, reference = Study(file_name=name, patient_id=f"film:{name}"), name
+        study, reference = Study(file_name=name), name
         if dicom:
             reference = f"host:{number:06d}"  # names of DICOM files are often identifiers
             try:
                 facts = read_dicom(path)[1]
             except InputError as error:
                 reason, remedy = _reason(error, path)
-                unusable.append(Dropped(host=reference, reason=reason, remedy=remedy))
+                unusable.append(Dropped(host=reference, reason=reason, remedy=remedy, file=str(path)))
                 continue
             patient = facts["patient_id"] or name
             code = patients.setdefault(patient, f"patient-{len(patients):06d}")
             extra = {key: facts[key] for key in ("spacing_mm", "modality") if facts[key]}
             study = Study(file_name=reference, patient_id=code, view=facts["view"], sex=facts["sex"], extra=extra,
                           age_years=age_to_publish(parse_age_years(facts["age_years"])[0]))
-        study = marked_by_file(study, path)
-        reason, remedy = _unusable(study, finding, assume_absent=assume_absent, shown=set(), held_out=set())
+        marked = marked_by_file(study, path)
+        if marked.origin != "real" and not marked.derived_from_patient:  # the code of a file is no patient
+            marked = replace(marked, patient_id="")
+        found.append(Host(path=path, study=marked, row=None, reference=reference))
+    usable, generated = [], _all_generated(host.study for host in found)
+    for host in found:
+        reason, remedy = _unusable(host.study, finding, assume_absent=assume_absent, shown=set(), held_out=set(), generated=generated)
         if reason:
             remedy = f"give a dataset folder whose table says so{OR_ASSUME}" if remedy.endswith(OR_ASSUME) else remedy
-            unusable.append(Dropped(host=reference, reason=reason, remedy=remedy))
+            unusable.append(Dropped(host=host.reference, reason=reason, remedy=remedy, file=hidden_path(host)))
         else:
-            usable.append(Host(path=path, study=study, row=None, reference=reference))
+            usable.append(replace(host, study=with_own_patient(host.study)))
     if not usable and not unusable:
         raise InputError("holds no PNG, JPEG or DICOM image", file=folder,
                          remedy=passed_over(folder) or "give a folder of images, a dataset folder or a prepared folder")
@@ -252,11 +261,15 @@ def _of_files(folder: Path, finding: str, assume_absent: bool) -> Hosts:
 def _notes(usable: Sequence[Host], studies: Sequence[Study]) -> tuple[str, ...]:
     """What had to be taken for granted of the hosts."""
     notes, total = [], len(usable)
-    if (alone := sum(host.study.patient_id.startswith("film:") for host in usable)):
-        notes.append(f"{alone} of {total} images name no patient, and each counts as a patient of its own")
-    if (unseen := sum(not host.study.view for host in usable)):
-        notes.append(f"{unseen} of {total} images state no view and are taken for frontal ones")
-    if usable and not any(study.split for study in studies):
+    if generated := sum(host.study.origin != "real" for host in usable):
+        notes.append(f"{images(generated)} {'was' if generated == 1 else 'were'} made by a generator, of no patient")
+    if alone := sum(own_patient(host.study.patient_id) for host in usable):
+        notes.append(f"{alone} of {images(total)} {'names' if alone == 1 else 'name'} no patient and "
+                     f"{'counts' if alone == 1 else 'each count'} as a patient of {'its' if alone == 1 else 'their'} own")
+    if unseen := sum(not host.study.view for host in usable):
+        notes.append(f"{unseen} of {images(total)} {'states' if unseen == 1 else 'state'} no view and "
+                     f"{'is taken for a frontal one' if unseen == 1 else 'are taken for frontal ones'}")
+    if total > generated and not any(study.split for study in studies):
         notes.append("no split is stated: the patients of these images may only train from now on")
     return tuple(notes)
 
@@ -264,7 +277,12 @@ def _notes(usable: Sequence[Host], studies: Sequence[Study]) -> tuple[str, ...]:
 def dropped(host: Host, error: SynthoraxError) -> Dropped:
     """A host into which nothing could be inserted, with what was wrong: without the path, which may name a patient."""
     reason, remedy = _reason(error, host.path)
-    return Dropped(host=host.reference, row=host.row, reason=reason, remedy=remedy)
+    return Dropped(host=host.reference, row=host.row, reason=reason, remedy=remedy, file=hidden_path(host))
+
+
+def hidden_path(host: Host) -> str:
+    """The path of a host whose reference does not say it, as those of DICOM files, which may name a patient."""
+    return "" if host.row is not None or host.path.as_posix().endswith(host.reference) else str(host.path)
 
 
 def _reason(error: SynthoraxError, path: Path) -> tuple[str, str]:
@@ -276,13 +294,24 @@ def _reason(error: SynthoraxError, path: Path) -> tuple[str, str]:
     return reason.replace(str(path), "the file").replace(path.name, "the file"), remedy
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def summary(left_out: Sequence[Dropped]) -> Mapping[str, int]:
     """How many images were left out for which reason, the commonest first."""
-    return dict(Counter(one.reason for one in left_out).most_common())
+    return dict(Counter(re.sub(r" in row \d+", "", one.reason) for one in left_out).most_common())
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """The three commonest reasons and how often each holds.
+
+    >>> told({"is a lateral image": 3})
+    '"is a lateral image" 3 times'
+    """
+    return ", ".join(f'"{reason}" {"once" if count == 1 else f"{count} times"}' for reason, count in list(counts.items())[:3])
+
+
+def images(count: int) -> str:
+    """A number of images.
+
+    >>> images(1), images(1200)
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,} image{'' if count == 1 else 's'}"

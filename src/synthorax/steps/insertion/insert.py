@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthorax.data.dataset import TABLE_NAME, Dataset, read_dataset, write_dataset
-from synthorax.data.derived import COLUMN, MANIFEST, OWNER_ONLY, PAIR_COLUMN, provenance_of, read_manifest, write_manifest
+from synthorax.data.dataset import TABLE_NAME, Dataset, as_formerly, read_dataset, write_dataset
+from synthorax.data.derived import COLUMN, HOST_COLUMNS, MANIFEST, OWNER_ONLY, PAIR_COLUMN, provenance_of, read_manifest, write_manifest
 from synthorax.data.lesions import UNSIDED, lesions_of, with_lesions
 from synthorax.data.masks import mask_pixels
 from synthorax.data.pixels import write_png
@@ -35,8 +35,21 @@ from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 from synthorax.steps.insertion.acceptance import MOST_BEYOND, MOST_BEYOND_BY_HAND, check_place, check_side, refusal, within_rim
 from synthorax.steps.insertion.config import InsertConfig
-from synthorax.steps.insertion.hosts import ROW_COLUMNS, Dropped, Host, Hosts, choose, dropped, read_host, spacing_of, summary
+from synthorax.steps.insertion.hosts import (
+    FILE_COLUMNS,
+    ROW_COLUMNS,
+    Dropped,
+    Host,
+    Hosts,
+    choose,
+    dropped,
+    images,
+    read_host,
+    summary,
+    told,
+)
 from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
+from synthorax.steps.insertion.spacing import estimated, spacing_of
 from synthorax.types import Lesion, Stated, Study
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -44,6 +57,8 @@ KEPT_COLUMNS = ("spacing_mm", "modality", "licence")
 """of the host's own columns; others may name the patient"""
 Guard = Callable[[Pixels, Pixels, NDArray[np.bool_]], str | None]
 DROPPED_NAME = "dropped.csv"
+DROPPED_FILES_NAME = "private_dropped.csv"
+"""names the files that dropped.csv only numbers, since names of DICOM files are often identifiers; as private as the manifest"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,22 +71,37 @@ class Inserted:
     """reason -> images"""
     estimated_spacing: int
     """images whose pixel spacing was estimated"""
+    num_derived: int
+    """images that show a patient; the others were generated"""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __str__(self) -> str:
-        lines = [f"{self.dataset.path}: {len(self)} images with an inserted {self.finding}, each derived from a patient's image"]
+        one = len(self) == 1
+        source = ("derived from a patient's image" if self.num_derived else "generated and of no patient") if one else \
+            ("each derived from a patient's image" if self.num_derived else "all generated and of no patient")
+        lines = [f"{self.dataset.path}: {images(len(self))} with an inserted {self.finding}, {source}"]
         if self.estimated_spacing:
-            lines.append(f"the pixel spacing of {self.estimated_spacing} was estimated from the lungs")
-        lines += [f"{sum(self.dropped.values())} images were left out, see {DROPPED_NAME}: "
-                  + ", ".join(f"{count} {reason}" for reason, count in list(self.dropped.items())[:3])] if self.dropped else []
+            lines.append(f"the pixel spacing of {images(self.estimated_spacing)} was estimated from the lungs")
+        if left_out := sum(self.dropped.values()):
+            named = f"; {DROPPED_FILES_NAME} names the files" if (self.dataset.path / DROPPED_FILES_NAME).exists() else ""
+            were = "was" if left_out == 1 else "were"
+            lines.append(f"{images(left_out)} {were} left out, see {DROPPED_NAME}: {told(self.dropped)}{named}")
         return "\n  ".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Paths and counts, JSON-ready."""
         return {"dataset": str(self.dataset.path), "images": len(self), "finding": self.finding, "dropped": dict(self.dropped),
-                "estimated_spacing": self.estimated_spacing, "derived_from_patient": True}
+                "estimated_spacing": self.estimated_spacing, "derived_from_patient": self.num_derived > 0}
+
+
+def lesion_seed(seed: int, finding: str, number: int) -> int:
+    """The seed of one image: findings have streams of their own, so that one seed does not give all of them the same side.
+
+    Nodules keep the stream that they had before there were others.
+    """
+    return derive(seed, "insert", number) if finding == "Nodule" else derive(seed, "insert", finding, number)
 
 
 def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs, lungs_digest: str = "",
@@ -84,7 +114,13 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
     """
     config = maker.config
     chosen = choose(hosts, num=config.num, seed=seed)
-    with claimed(out, kind="an insertion", inputs=_inputs(hosts, chosen, maker, seed=seed, lungs_digest=lungs_digest)):
+    inputs = _inputs(chosen, maker, seed=seed, lungs_digest=lungs_digest)
+    former_hosts = _hosts_digest([replace(host, study=as_formerly(host.study)) for host in chosen])
+
+    def former(noted: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**noted, "hosts": inputs["hosts"]} if noted.get("hosts") == former_hosts else noted
+
+    with claimed(out, kind="an insertion", inputs=inputs, former=former):
         for note in hosts.notes:
             print(f"  note: {note}", file=sys.stderr)
         lines = {line["number"]: line for line in read_manifest(out) if _is_whole(line, out)}
@@ -94,24 +130,45 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
             if number not in lines:
                 lines[number] = _one(number, host, hosts, maker, out=out, seed=seed, find_lungs=find_lungs, guard=guard)
                 _append(out / MANIFEST, lines[number])
-            progress((number + 1) / len(chosen), f"{number + 1} of {len(chosen)} images")
+            progress((number + 1) / len(chosen), f"{number + 1} of {images(len(chosen))}")
         done = [lines[number] for number in sorted(lines)]
         failed = [Dropped(**line["dropped"]) for line in done if "dropped" in line]
         if len(failed) == len(done):
             first = failed[0]
             (out / MANIFEST).unlink()  # so that the folder is as it was
-            raise InputError(f"nothing could be inserted into any of the {len(done)} images; '{first.host}': {first.reason}",
-                             file=hosts.folder / TABLE_NAME if first.row else hosts.folder, row=first.row, remedy=first.remedy)
+            raise InputError(f"nothing could be inserted into {_any_of(len(done))}; '{first.host}': {first.reason}",
+                             file=Path(first.file) if first.file else hosts.folder / TABLE_NAME if first.row else hosts.folder,
+                             row=first.row, remedy=first.remedy)
         if failed:
-            print(f"  note: {len(failed)} of {len(done)} images could not be made, see {DROPPED_NAME}; '{failed[0].host}': "
+            print(f"  note: {len(failed)} of {images(len(done))} could not be made, see {DROPPED_NAME}; '{failed[0].host}': "
                   f"{failed[0].reason}", file=sys.stderr)
         _finish(hosts, maker, done, [*hosts.dropped, *failed], out=out, seed=seed)
-    estimated = sum(line.get("spacing") == "estimated" for line in done)
-    if estimated:
-        print(f"  note: the pixel spacing of {estimated} images is not stated and was estimated from the lungs, +/- 10 % for adults; "
-              "--spacing states it", file=sys.stderr)
+    made = [line["study"]["extra"] for line in done if "study" in line]
+    _tell_spacing(made)
     return Inserted(dataset=read_dataset(out), finding=maker.finding, dropped=summary([*hosts.dropped, *failed]),
-                    estimated_spacing=estimated)
+                    estimated_spacing=sum(extra["spacing_from"] == "estimated" for extra in made),
+                    num_derived=sum(bool(extra.get(COLUMN)) for extra in made))
+
+
+def _any_of(count: int) -> str:
+    return "the one image" if count == 1 else f"any of the {count} images"
+
+
+def _tell_spacing(made: Sequence[Mapping[str, str]]) -> None:
+    """Say of how many images the spacing was estimated, for whom their lungs were taken, and whose tags were not used."""
+    guessed = [extra for extra in made if extra["spacing_from"] == "estimated"]
+    if guessed:
+        children = sum("those of a child" in extra["host_note"] for extra in guessed)
+        silent = sum("no age is stated" in extra["host_note"] for extra in guessed)
+        whom = [f"{count} {words}" for count, words in (
+            (children, "as a child's of its age"), (silent, "as an adult's because no age is stated"),
+            (len(guessed) - children - silent, "as an adult's")) if count]
+        print(f"  note: the pixel spacing of {images(len(guessed))} is not stated and was estimated from the lungs, +/- 10 % "
+              f"({', '.join(whom)}); --spacing states it", file=sys.stderr)
+    wrong = [extra["host_note"] for extra in made if "it cannot be right" in extra["host_note"]]
+    if wrong:
+        print(f"  note: the pixel spacing that {images(len(wrong))} {'states' if len(wrong) == 1 else 'state'} was not used; the first: "
+              f"{wrong[0]}", file=sys.stderr)
 
 
 def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs,
@@ -119,16 +176,20 @@ def _one(number: int, host: Host, hosts: Hosts, maker: LesionMaker, *, out: Path
     """Make one image and write its files; returns its line of the private manifest."""
     line: dict[str, Any] = {"number": number, "pair_of": host.reference, "host": str(host.path.resolve()), "host_sha256": sha256(host.path)}
     try:
-        pixels, note = read_host(host)
-        spacing, spacing_from = spacing_of(host, given=maker.config.spacing_mm)
+        pixels, note, stored = read_host(host)
+        spacing, spacing_from, wrong = spacing_of(host, pixels.shape, given=maker.config.spacing_mm)
         lungs = _lungs(host, hosts.folder, pixels, find_lungs)
+        whose = ""
+        if spacing is None:
+            spacing, whose = estimated(lungs.both[0], host)
+        note = "; ".join(part for part in (note, wrong, whose) if part)
         mask = _mask(maker.config, pixels, lungs)
         made, own_seed, attempts = _accepted(pixels, lungs, maker, spacing_mm=spacing, mask=mask, study=host.study,
-                                             seed=derive(seed, "insert", number), guard=guard)
+                                             seed=lesion_seed(seed, maker.finding, number), guard=guard)
     except SynthoraxError as error:
         return line | {"dropped": asdict(dropped(host, error))}
     study = _study(number, host, hosts, maker, made, lungs, seed=own_seed, spacing_from=spacing_from or "estimated", note=note)
-    study = _with_masks(study, host, hosts, made, out=out)
+    study = _with_masks(replace(study, extra={**study.extra, **stored}), host, hosts, made, out=out)
     write_png(out / study.file_name, made.pixels, provenance=provenance_of(study))
     return line | {"file_name": study.file_name, "seed": own_seed, "attempts": attempts, "spacing": spacing_from or "estimated",
                    "record": dict(made.record), "study": _as_json(study)}
@@ -198,13 +259,17 @@ def _study(number: int, host: Host, hosts: Hosts, maker: LesionMaker, made: Inse
     labels[maker.finding] = Stated.PRESENT
     asked = {item.name: value for item in fields(config) if item.name in ("size", "diameter_mm", "side", "severity")
              and (value := getattr(config, item.name)) != "" and not (isinstance(value, float) and math.isnan(value))}
-    extra = {name: host.study.extra[name] for name in KEPT_COLUMNS if host.study.extra.get(name)}
-    extra |= {COLUMN: "yes", PAIR_COLUMN: host.reference, "method": str(record["method"]), **maker.facts, "seed": str(seed)}
+    extra = {name: host.study.extra[name] for name in KEPT_COLUMNS if host.study.extra.get(name)
+             and (name != "spacing_mm" or spacing_from == "stated")}
+    generated = host.study.origin != "real"
+    made_by = {name: host.study.extra.get(name.removeprefix("host_"), "") for name in HOST_COLUMNS}
+    mark = {name: cell for name, cell in made_by.items() if cell} if generated else {COLUMN: "yes"}
+    extra |= {**mark, PAIR_COLUMN: host.reference, "method": str(record["method"]), **maker.facts, "seed": str(seed)}
     extra |= {name: f"{record[name]:.6g}" for name in ("diameter_mm", "spacing_mm", "seam", "contrast_to_clutter") if record.get(name)}
     extra |= {"anatomy": str(record.get("anatomy", ""))}
     extra |= {"spacing_from": spacing_from, "rim_px": str(record.get("rim_px", 0)), "host_note": note,
               "condition": json.dumps({"labels": {maker.finding: 1}, **asked}, sort_keys=True)}
-    name = f"synthetic-derived-{number:06d}"
+    name = f"synthetic-{'inserted' if generated else 'derived'}-{number:06d}"
     masks = {column: paths for column, paths in host.study.masks.items() if not column.startswith("lesion_")}
     study = replace(host.study, file_name=f"images/{name}.png", study_id=name, labels=labels, text="", lesion_label="", split="train",
                     origin="synthetic", masks=masks, extra=extra)
@@ -249,28 +314,29 @@ def _finish(hosts: Hosts, maker: LesionMaker, done: Sequence[Mapping[str, Any]],
     """Write the manifest in its order, dropped.csv, dataset.json and, last of all, metadata.csv."""
     write_manifest(out, done)
     write_atomic(out / DROPPED_NAME, table_bytes(ROW_COLUMNS, [one.cells() for one in left_out]))
+    if hidden := [one.file_cells() for one in left_out if one.file]:
+        write_atomic(out / DROPPED_FILES_NAME, table_bytes(FILE_COLUMNS, hidden), mode=OWNER_ONLY)
     facts = {"labels": [name for name in (*hosts.findings, maker.finding) if name != NO_FINDING], "inserted": maker.finding, "seed": seed,
              "settings": _settings(maker.config), **maker.facts, **({"licence": hosts.licence} if hosts.licence else {})}
     studies = [_from_json(line["study"]) for line in done if "study" in line]
     write_dataset(out, studies, name=out.resolve().name, synthetic=True, facts=facts)
 
 
-def _inputs(hosts: Hosts, chosen: Sequence[Host], maker: LesionMaker, *, seed: int, lungs_digest: str) -> dict[str, Any]:
+def _inputs(chosen: Sequence[Host], maker: LesionMaker, *, seed: int, lungs_digest: str) -> dict[str, Any]:
     """All that the images depend on, for the claim of their folder; no path and no name of a host."""
-    files = [(file_stamp(host.path), repr(host.study)) for host in chosen]
-    return {**identity(maker), "settings": _settings(maker.config), "seed": seed, "hosts": _digest(files),
+    return {**identity(maker), "settings": _settings(maker.config), "seed": seed, "hosts": _hosts_digest(chosen),
             "mask": maker.config.mask and sha256(Path(maker.config.mask)),
             "lungs": lungs_digest}
+
+
+def _hosts_digest(chosen: Sequence[Host]) -> str:
+    return hashlib.sha256(repr([(file_stamp(host.path), repr(host.study)) for host in chosen]).encode()).hexdigest()
 
 
 def _settings(config: InsertConfig) -> dict[str, Any]:
     """The settings without paths, JSON-ready."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(config).items()
             if name not in ("mask", "layouts")}
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
 def _is_whole(line: Mapping[str, Any], out: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,11 @@ class LungFinder:
 
     def _model(self) -> Segmenter:
         return load_lung_model(self._path)
+
+
+def guard_of(finder: LungFinder, finding: str) -> Callable[[Pixels, Pixels, NDArray[np.bool_]], str | None]:
+    """What an insertion of a finding has to keep of the anatomy; a large heart is larger."""
+    return partial(finder.broken_anatomy, heart_may_change=finding == "Cardiomegaly")
 
 
 def _certainty(pixels: Pixels, model: Segmenter) -> float:

@@ -22,7 +22,7 @@ from synthorax.steps.planning.table import columns_of, read_rows, write_rows
 from synthorax.types import ImageSet, Stated
 
 __all__ = ["MIN_IMAGES_PER_FINDING", "MAX_PLAN_ROWS", "STATED_ONLY", "Plan", "PlanRow", "balancing_plan", "check_counts", "check_num",
-           "deficits",
+           "deficits", "missing",
            "plan_like", "read_plan", "repeated", "row_like", "simple_plan", "sites_of"]
 
 MIN_IMAGES_PER_FINDING = 5
@@ -43,7 +43,9 @@ class Plan:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.counts().most_common())
-        return f"plan of {len(self)} images: {counts or 'no findings asked for'}"
+        ways = Counter(row.method or "generate" for row in self.rows)
+        how = f" ({', '.join(f'{number} to {way}' for way, number in sorted(ways.items()))})" if ways["insert"] else ""
+        return f"plan of {len(self)} image{'' if len(self) == 1 else 's'}{how}: {counts or 'no findings asked for'}"
 
     def counts(self) -> Counter[str]:
         """How many rows ask for each finding."""
@@ -175,6 +177,19 @@ def deficits(train: ImageSet, balance: Sequence[str]) -> dict[str, int]:
             raise UsageError(f"no image of the training split states '{name}'; {nearest(name, findings)}")
     most = max(have.values(), default=0)
     return {name: most - have[name] for name in wanted if have[name] >= MIN_IMAGES_PER_FINDING or list(balance) != ["all"]}
+
+
+def missing(train: ImageSet, findings: Sequence[str]) -> dict[str, int]:
+    """How many images of each finding balance the training images: its deficit to the most frequent finding.
+
+    Where the findings are the most frequent themselves, normal images are the class to balance against: those with no finding at all.
+    """
+    found = deficits(train, findings)
+    if any(found.values()):
+        return found
+    named = [name for name in train.findings if name != NO_FINDING]
+    normal = int((np.stack([train.column(name) for name in named]) == 0).all(axis=0).sum())
+    return {name: max(0, normal - int((train.column(name) == 1).sum())) for name in found}
 
 
 def _check_finding(train: ImageSet, finding: str) -> None:

@@ -22,7 +22,7 @@ from synthorax.evaluation.benefit.study import BenefitConfig
 from synthorax.files import read_json_object
 from synthorax.judges.classifier import ClassifierConfig, train_classifier
 from synthorax.judges.features import load_features
-from synthorax.progress import Progress, format_seconds, quiet
+from synthorax.progress import Progress, format_seconds, portion, quiet
 from synthorax.protocols import Model, SampleSettings, as_model
 from synthorax.steps.generate import images_at_a_time
 from synthorax.steps.models.recipe import Recipe
@@ -40,17 +40,41 @@ JUDGES_OF_SCREENING = 3
 TRIAL_UPDATES, TRIAL_IMAGES = (2, 10), 16
 PASSES = {"screen": 1.0, "evaluate": 2.2}
 """how often each image goes through a stage's networks and distances, in units of the time that its features take"""
-OVERHEAD_SECONDS = {"screen": 3.0, "evaluate": 5.0, "benefit": 5.0}
+INSERT_SHARE, RESERVE = 0.15, 0.1
+"""part of the time that insertion may take beside a training, and that is kept free where there is none: images differ in their attempts"""
+OVERHEAD_SECONDS = {"insert": 5.0, "screen": 3.0, "evaluate": 5.0, "benefit": 5.0}
 """what a stage takes for files, plots and resampling, about"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """What was measured."""
+class Insertion:
+    """Lesions that are wanted in real images, and what one takes, by finding."""
 
-    step: StepSpeed
-    image_seconds: float
-    """for a synthetic image"""
+    seconds: Mapping[str, float]
+    wanted: Mapping[str, int]
+    exact: bool
+    """whether just so many were asked for"""
+
+    @property
+    def fewest(self) -> dict[str, int]:
+        """Images below which insertion is not worth its while."""
+        return {name: number if self.exact else min(number, MIN_IMAGES_PER_FINDING) for name, number in self.wanted.items()}
+
+    def seconds_for(self, numbers: Mapping[str, int]) -> float:
+        """What so many images take, with the files of the joined sets."""
+        return OVERHEAD_SECONDS["insert"] + sum(self.seconds[name] * number for name, number in numbers.items())
+
+    def within(self, seconds: float) -> dict[str, int]:
+        """As many of the wanted images as `seconds` allow, each finding cut in the same proportion, and the fewest at any rate."""
+        all_of_them = self.seconds_for(self.wanted) - OVERHEAD_SECONDS["insert"]
+        part = 1.0 if self.exact else max(0.0, min(1.0, (seconds - OVERHEAD_SECONDS["insert"]) / max(all_of_them, 1e-9)))
+        return {name: max(self.fewest[name], int(part * number)) for name, number in self.wanted.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeSpeed:
+    """What was measured of the networks that look at images."""
+
     update_seconds: float
     """for one update of a small classifier, alone"""
     updates_per_second: float
@@ -69,6 +93,16 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """What was measured."""
+
+    step: StepSpeed
+    image_seconds: float
+    """for a synthetic image"""
+    judges: JudgeSpeed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """How a budget is divided, in seconds, and what comes of it."""
 
@@ -83,7 +117,9 @@ class Budget:
     images_seen: int
     """images seen in training"""
     images: int
-    """synthetic ones"""
+    """generated ones"""
+    inserted: Mapping[str, int] = field(default_factory=dict)
+    """finding -> images that a lesion is inserted into"""
 
     @property
     def expected(self) -> float:
@@ -92,9 +128,15 @@ class Budget:
 
     def __str__(self) -> str:
         after = format_seconds(sum(self.fixed.values()))
+        if not self.train:
+            after = format_seconds(self.fixed["evaluate"] + self.fixed["benefit"])
+            return (f"in {format_seconds(self.total)} this machine can insert {sum(self.inserted.values()):,} lesions, about "
+                    f"{format_seconds(self.fixed['insert'])}, and needs about {after} for evaluation and benefit; expected: "
+                    f"{format_seconds(self.expected)} in all")
+        insertion = f"insertion of {sum(self.inserted.values()):,} lesions, " if self.inserted else ""
         return (f"in {format_seconds(self.total)} this machine can do about {self.steps:,} training steps ({self.images_seen:,} images "
                 f"seen) and "
-                f"{self.images:,} synthetic images, and needs about {after} for screening, evaluation and benefit; expected: "
+                f"{self.images:,} synthetic images, and needs about {after} for {insertion}screening, evaluation and benefit; expected: "
                 f"{format_seconds(self.expected)} in all")
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,17 +151,20 @@ class Budget:
 
 
 def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int, exact: bool, num_real: int, recipe: Recipe,
-           from_base: bool, config: BenefitConfig) -> Budget:
+           from_base: bool, config: BenefitConfig, insertion: Insertion | None = None) -> Budget:
     """Divide `total` seconds, of which `spent` are gone, so that all stages end within it.
 
-    `wanted` synthetic images are made, or as many as the time allows and `least` at any rate; just `wanted` where that is `exact`. Raises
-    UsageError, with the smallest budget that would do, where not even a few training steps fit.
+    `wanted` synthetic images are made, or as many as the time allows and `least` at any rate; just `wanted` where that is `exact`.
+    `insertion` are lesions that are inserted besides. Raises UsageError, with the smallest budget that would do, where not even a few
+    training steps fit.
     """
+    inserted = {} if insertion is None else insertion.within(INSERT_SHARE * (total - spent))
+    insert = {} if insertion is None else {"insert": insertion.seconds_for(inserted)}
     least = wanted if exact else min(least, wanted)
     steps = min(recipe.train.steps, MIN_STEPS["base" if from_base else "scratch"])
 
     def fixed(images: int) -> dict[str, float]:
-        return speed.fixed(num_real=num_real, num_images=images, config=config)
+        return {**insert, **speed.judges.fixed(num_real=num_real, num_images=images + sum(inserted.values()), config=config)}
 
     needed = spent + steps * speed.step.seconds + least * speed.image_seconds + sum(fixed(least).values())
     if needed > total:
@@ -127,7 +172,8 @@ def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int,
         parts = [format_seconds(part) for part in taken]
         raise UsageError(
             f"the budget of {format_seconds(total)} is too short for anything useful on this machine: {steps} training steps take about "
-            f"{parts[0]}, {least} synthetic images {parts[1]}, screening, evaluation and benefit {parts[2]}, and {parts[3]} are gone; the "
+            f"{parts[0]}, {least} synthetic images {parts[1]}, {'insertion, ' if inserted else ''}screening, evaluation and benefit "
+            f"{parts[2]}, and {parts[3]} are gone; the "
             f"smallest budget that would do is about {rounded_up(needed)}, and a good result needs more. The same command with a longer "
             "--budget goes on from here")
     images = wanted
@@ -141,7 +187,34 @@ def divide(total: float, speed: Speed, *, spent: float, wanted: int, least: int,
     if not exact and images < wanted and used < train:  # the recipe ends before the time does
         images = min(wanted, int((left - used) / speed.image_seconds))
     return Budget(total=total, spent=spent, train=used if used < train else train, generate=images * speed.image_seconds,
-                  fixed=fixed(images), steps=steps, images_seen=int(steps * speed.step.images), images=images)
+                  fixed=fixed(images), steps=steps, images_seen=int(steps * speed.step.images), images=images, inserted=inserted)
+
+
+def divide_insertion(total: float, insertion: Insertion, judges: JudgeSpeed, *, spent: float, num_real: int,
+                     config: BenefitConfig) -> Budget:
+    """Divide `total` seconds, of which `spent` are gone, where all images are inserted and nothing is trained but judges.
+
+    Raises UsageError, with the smallest budget that would do, where not even the fewest images fit.
+    """
+    def fixed(numbers: Mapping[str, int]) -> dict[str, float]:
+        after = judges.fixed(num_real=num_real, num_images=sum(numbers.values()), config=config)
+        return {"insert": insertion.seconds_for(numbers), "evaluate": after["evaluate"], "benefit": after["benefit"]}
+
+    numbers = insertion.fewest
+    needed = spent + sum(fixed(numbers).values())
+    if needed > total:
+        parts = fixed(numbers)
+        raise UsageError(
+            f"the budget of {format_seconds(total)} is too short on this machine: {sum(numbers.values())} insertions take about "
+            f"{format_seconds(parts['insert'])}, evaluation and benefit {format_seconds(parts['evaluate'] + parts['benefit'])}, and "
+            f"{format_seconds(spent)} are gone; the smallest budget that would do is about {rounded_up(needed)}. The same command with a "
+            "longer --budget goes on from here")
+    numbers = insertion.wanted
+    for _ in range(4):  # evaluation depends on the images, and these on the time that is left
+        left = total - spent - sum(seconds for name, seconds in fixed(numbers).items() if name != "insert")
+        numbers = insertion.within((1 - RESERVE) * left)
+    return Budget(total=total, spent=spent, train=0.0, generate=0.0, fixed=fixed(numbers), steps=0, images_seen=0, images=0,
+                  inserted=numbers)
 
 
 def rounded_up(seconds: float) -> str:
@@ -169,14 +242,19 @@ def measure(recipe: Recipe, prepared: Prepared, beginning: Beginning, *, engine:
     model, settings = (as_model(objective.model.eval()), recipe.sample) if ready is None else ready
     progress(0.3, "images")
     seconds_an_image = image_seconds(model, images, settings=settings, engine=engine)
-    images = prepared.images("train")  # as judges see them, which may be larger
-    progress(0.6, "judges")
+    judges = measure_judges(prepared, progress=portion(progress, 0.6, 0.4))
+    return Speed(step=step, image_seconds=seconds_an_image, judges=judges)
+
+
+def measure_judges(prepared: Prepared, *, progress: Progress = quiet) -> JudgeSpeed:
+    """Train judges for a moment and look at some images, on the training images as judges see them."""
+    images = prepared.images("train")
+    progress(0.0, "judges")
     alone, together = (_updates_per_second(images, side_by_side=number) for number in (1, torch.get_num_threads()))
-    progress(0.9, "features")
+    progress(0.75, "features")
     feature_seconds = _feature_seconds(images)
     progress(1.0, "measured")
-    return Speed(step=step, image_seconds=seconds_an_image, update_seconds=1 / alone, updates_per_second=max(alone, together),
-                 feature_seconds=feature_seconds)
+    return JudgeSpeed(update_seconds=1 / alone, updates_per_second=max(alone, together), feature_seconds=feature_seconds)
 
 
 def image_seconds(model: Model, images: ImageSet, *, settings: SampleSettings, engine: Engine) -> float:
