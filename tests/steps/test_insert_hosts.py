@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import stat
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +16,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from dicom_files import dicom
-from inserting import SIZE_PX, host_set, insert
-from synthorax.data.derived import GENERATED_TEXT, TEXT_KEY
+from inserting import NORMAL, SIZE_PX, host_set, insert
+from synthorax.data.dataset import as_formerly, read_dataset
+from synthorax.data.derived import GENERATED_TEXT, TEXT_KEY, read_manifest
 from synthorax.data.image_files import read_image
 from synthorax.data.tables import read_table
 from synthorax.errors import InputError
@@ -29,6 +35,8 @@ from synthorax.steps.insertion.lesions import lesion_maker
 from synthorax.steps.insertion.spacing import estimated, spacing_of
 from synthorax.types import Stated, Study
 from thorax import thorax
+
+NIH = Path(__file__).parents[3] / "shared" / "data" / "open" / "nih"
 
 
 @pytest.mark.parametrize(("cell", "given", "problem"), [
@@ -137,3 +145,48 @@ def test_an_image_that_was_stored_inverted_is_exported_inverted(tmp_path: Path) 
     header, shown = pydicom.dcmread(file), read_image(made.path / made.studies[0].file_name)
     assert header.PhotometricInterpretation == "MONOCHROME1" and np.array_equal(header.pixel_array, np.iinfo(shown.dtype).max - shown)
     assert np.array_equal(read_image(file), shown), "and looks the same"
+
+
+@pytest.mark.images
+@pytest.mark.skipif(not NIH.exists(), reason="the open images are not beside this checkout")
+def test_a_real_radiograph_stored_inverted_keeps_every_stored_value_outside_the_lesion(tmp_path: Path) -> None:
+    (tmp_path / "pacs").mkdir()
+    image = read_image(NIH / "images" / "00000002_000.png")
+    dicom(tmp_path / "pacs" / "a.dcm", 255 - image, bits=8, PhotometricInterpretation="MONOCHROME1", ViewPosition="PA", PatientAge="080Y",
+          ImagerPixelSpacing=[1.67, 1.67], Modality="DX")
+    made = insert(tmp_path / "pacs", tmp_path / "out", assume_absent=True)
+    folder = export_dataset(made, format="dicom", out=tmp_path / "dicom", allow_derived=True)
+    header = pydicom.dcmread(next((folder / "images").glob("*.dcm")))
+    assert header.PhotometricInterpretation == "MONOCHROME1" and header.SyntheticData == "YES" and "PixelSpacing" not in header
+    mask = read_image(made.path / made.studies[0].masks["lesion_mask"][0]) > 0
+    outside = distance_transform_edt(~mask) > int(made.studies[0].extra["rim_px"])
+    assert np.array_equal(header.pixel_array[outside], (255 - image)[outside]) and (header.pixel_array != 255 - image)[mask].any()
+    assert header.pixel_array[mask].mean() < (255 - image)[mask].mean(), "dense is stored low"
+    assert made.studies[0].extra["spacing_from"] == "stated" and made.studies[0].extra["host_note"] == ""
+
+
+def test_a_call_that_was_interrupted_says_so_and_goes_on(tmp_path: Path) -> None:
+    host_set(tmp_path / "hosts", num=8)
+    words = [sys.executable, "-m", "synthorax", "insert", str(tmp_path / "hosts"), "--finding", "Nodule", "--seed", "1", "--out",
+             str(tmp_path / "out"), "--device", "cpu", "--threads", "1"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list((tmp_path / "out").glob("images/*.png"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = "".join(process.communicate())
+    assert process.returncode == 130 and "Traceback" not in told, told
+    lines = read_manifest(tmp_path / "out")
+    assert 1 <= len(lines) < 8 and not (tmp_path / "out" / "metadata.csv").exists()
+    done = {line["file_name"]: (tmp_path / "out" / line["file_name"]).stat().st_mtime_ns for line in lines}
+    again = subprocess.run(words, capture_output=True, text=True, check=True)
+    made = read_dataset(tmp_path / "out")
+    assert len(made) == 8 and "8 images with an inserted Nodule" in again.stdout
+    assert all((made.path / name).stat().st_mtime_ns == moment for name, moment in done.items()), "what was made stays"
+
+
+def test_what_an_earlier_version_called_an_image_without_a_patient_is_still_known(tmp_path: Path) -> None:
+    host_set(tmp_path / "hosts", [Study(file_name="images/0.png", patient_id="film:images/0.png", labels=NORMAL)])
+    hosts = find_hosts(tmp_path / "hosts", "Nodule")
+    assert hosts.usable[0].study.patient_id == "film:images/0.png" and any("1 of 1 image names no patient" in note for note in hosts.notes)
+    unnamed = find_hosts(host_set(tmp_path / "other", [Study(file_name="images/0.png", labels=NORMAL)]), "Nodule").usable[0]
+    assert unnamed.study.patient_id == "image:images/0.png" and as_formerly(unnamed.study).patient_id == "film:images/0.png"
