@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="images/, metadata.csv and Data_Entry_2017.csv")
     folder = parser.parse_args().folder
-    found = np.array([row for row in (_measured(folder, one) for one in _chosen(folder)) if row])
+    found = np.array([row for row in (_lungs_in_mm(folder, one) for one in _chosen(folder)) if row])
     print("| age | images | width mm | height mm | root of width times height | error, as an adult | error, by age |")
     print("|---|---|---|---|---|---|---|")
     for low, high in AGES:
@@ -58,7 +58,7 @@ def _chosen(folder: Path) -> list[tuple[str, float, float]]:
     return [*children, *(adults[number] for number in order)]
 
 
-def _measured(folder: Path, chosen: tuple[str, float, float]) -> tuple[float, float, float, float, float] | None:
+def _lungs_in_mm(folder: Path, chosen: tuple[str, float, float]) -> tuple[float, float, float, float, float] | None:
     """Age, width and height of both lungs in mm, and the errors of the spacing as of an adult and by age; None without two lungs."""
     name, age, longest_mm = chosen
     image = read_image(folder / name)

@@ -167,7 +167,9 @@ def test_a_real_radiograph_stored_inverted_keeps_every_stored_value_outside_the_
 
 def test_a_call_that_was_interrupted_says_so_and_goes_on(tmp_path: Path) -> None:
     host_set(tmp_path / "hosts", num=8)
-    words = [sys.executable, "-m", "synthorax", "insert", str(tmp_path / "hosts"), "--finding", "Nodule", "--seed", "1", "--out",
+    heeded = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell starts background jobs deaf to Ctrl-C
+    program = f"import runpy, signal; {heeded}; runpy.run_module('synthorax', run_name='__main__')"
+    words = [sys.executable, "-c", program, "insert", str(tmp_path / "hosts"), "--finding", "Nodule", "--seed", "1", "--out",
              str(tmp_path / "out"), "--device", "cpu", "--threads", "1"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while process.poll() is None and len(list((tmp_path / "out").glob("images/*.png"))) < 2:

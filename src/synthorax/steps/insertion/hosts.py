@@ -96,7 +96,7 @@ def find_hosts(source: Path | Dataset | Prepared, finding: str, *, assume_absent
              _of_files(source, finding, assume_absent))
     if not hosts.usable:
         first = hosts.dropped[0]
-        others = "" if len(hosts.dropped) == 1 else f" (reasons of all {len(hosts.dropped)}: {told(summary(hosts.dropped))})"
+        others = "" if len(hosts.dropped) == 1 else f" (reasons of all {len(hosts.dropped)}: {commonest(summary(hosts.dropped))})"
         table = hosts.folder / TABLE_NAME
         raise InputError(f"no image can take a {finding}: '{first.host}' {first.reason}{others}", row=first.row, remedy=first.remedy,
                          file=Path(first.file) if first.file else table if table.is_file() else hosts.folder)
@@ -299,10 +299,10 @@ def summary(left_out: Sequence[Dropped]) -> Mapping[str, int]:
     return dict(Counter(re.sub(r" in row \d+", "", one.reason) for one in left_out).most_common())
 
 
-def told(counts: Mapping[str, int]) -> str:
+def commonest(counts: Mapping[str, int]) -> str:
     """The three commonest reasons and how often each holds.
 
-    >>> told({"is a lateral image": 3})
+    >>> commonest({"is a lateral image": 3})
     '"is a lateral image" 3 times'
     """
     return ", ".join(f'"{reason}" {"once" if count == 1 else f"{count} times"}' for reason, count in list(counts.items())[:3])

@@ -42,11 +42,11 @@ from synthorax.steps.insertion.hosts import (
     Host,
     Hosts,
     choose,
+    commonest,
     dropped,
     images,
     read_host,
     summary,
-    told,
 )
 from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
 from synthorax.steps.insertion.spacing import estimated, spacing_of
@@ -87,7 +87,7 @@ class Inserted:
         if left_out := sum(self.dropped.values()):
             named = f"; {DROPPED_FILES_NAME} names the files" if (self.dataset.path / DROPPED_FILES_NAME).exists() else ""
             were = "was" if left_out == 1 else "were"
-            lines.append(f"{images(left_out)} {were} left out, see {DROPPED_NAME}: {told(self.dropped)}{named}")
+            lines.append(f"{images(left_out)} {were} left out, see {DROPPED_NAME}: {commonest(self.dropped)}{named}")
         return "\n  ".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
