@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from synthorax.bounds import Fraction, NotNegative, Positive
+from synthorax.data.lesions import UNSIDED
 from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, check_host, check_mask, digest_of
 from synthorax.editing.insertion.masked_diffusion import DiffusionOptions, insert_by_diffusion
 from synthorax.editing.insertion.nodules import NoduleOptions, clutter_around, insert_nodule, rim_px
+from synthorax.editing.insertion.outlines import count_parts, largest_parts, smooth_outline
 from synthorax.editing.insertion.seams import seam_ratio, window_around
-from synthorax.editing.insertion.templates import TEMPLATES, Site, apply_template
+from synthorax.editing.insertion.templates import LEAST_MM, TEMPLATES, Site, apply_template, rising, with_water
 from synthorax.errors import InputError, UsageError, nearest
-from synthorax.physics.grey_curve import estimate_grey_curve, estimate_spacing_mm
+from synthorax.physics.grey_curve import LUNGS_WIDTH_MM, estimate_grey_curve, estimate_spacing_mm
 from synthorax.physics.volumes import LesionVolume
 from synthorax.protocols import Model
 from synthorax.rng import derive
@@ -24,6 +27,12 @@ from synthorax.types import Study
 METHODS = ("auto", "physics", "diffusion")
 REACH_MM = 30.0
 """of the host around a region, which templates may look at"""
+RIM_MM = 15.0
+"""beyond the mask of a template, over which its change fades out"""
+CLOSE_MM = 4.0
+"""half the width of gaps in what a template changes that count as part of the finding: ribs, and lines of a net"""
+CHEST_DEPTH_MM = 180.0
+"""of an adult's chest, inside its walls, from front to back"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +67,26 @@ def insert_template(host: Pixels, *, finding: str, region: NDArray[Any], lungs: 
     curve = estimate_grey_curve(host, inside, levels_per_mm=options.levels_per_mm, spacing_mm=spacing)
     check_region(host, outline, inside)
     rng = np.random.default_rng(derive(seed, "template", finding))
-    window = window_around(outline, margin=round(REACH_MM / spacing))
+    parts = count_parts(largest_parts(outline))
+    region_used = smooth_outline(outline, spacing_mm=spacing)
+    window = window_around(region_used, margin=round(REACH_MM / spacing))
     grey = host[window].astype(np.float64)
-    site = Site(grey=grey, region=outline[window], lungs=inside[window], curve=curve, spacing_mm=spacing, solid=solid_level(host, inside))
-    made, water = apply_template(finding, site, severity=options.severity, rng=rng, blur_px=options.blur_px)
+    site = Site(grey=grey, region=region_used[window], lungs=inside[window], curve=curve, spacing_mm=spacing,
+                solid=solid_level(host, inside), cavity_mm=cavity_depth_mm(inside, spacing_mm=spacing)[window])
+    water, faded = apply_template(finding, site, severity=options.severity, rng=rng, blur_px=options.blur_px)
+    dense = np.abs(water) > options.threshold_mm
+    if not dense.any():
+        raise InputError(f"the region is so dense or so small that {finding} changes nothing in it", remedy="give another region")
+    shown = site.region if finding == "Pneumothorax" else dense | site.region if finding in UNSIDED else dense
+    inner = smooth_outline(np.asarray(shown), spacing_mm=spacing, close_mm=CLOSE_MM, parts=parts)
+    water *= 1 - rising(distance_transform_edt(~inner) * spacing, RIM_MM)
+    water[np.abs(water) < LEAST_MM] = 0
+    made = with_water(site, water, faded * (water != 0))
     rounded = np.floor(made + rng.random(made.shape)).clip(0, np.iinfo(host.dtype).max)
     pixels = host.copy()
     pixels[window] = np.where(water != 0, rounded, grey).astype(host.dtype)
     mask = np.zeros(host.shape, np.uint8)
-    mask[window][np.abs(water) > options.threshold_mm] = 255
-    if not mask.any():
-        raise InputError(f"the region is so dense or so small that {finding} changes nothing in it", remedy="give another region")
+    mask[window][inner] = 255
     peak = float(water.flat[np.abs(water).argmax()])
     changed = np.zeros(host.shape, dtype=bool)
     changed[window] = water != 0
@@ -137,3 +155,13 @@ def solid_level(host: Pixels, lungs: NDArray[np.bool_]) -> float:
             middle[number, at[0]:at[-1] + 1] = True
     between = part[middle & ~inside]
     return float(np.quantile(host[lungs], 0.95) if len(between) < 16 else np.quantile(between, 0.4))
+
+
+def cavity_depth_mm(lungs: NDArray[np.bool_], *, spacing_mm: float) -> NDArray[np.float64]:
+    """How deep the chest is along each ray, [H, W] in mm: an ellipse across, `CHEST_DEPTH_MM` deep in the middle and 0 at the wall."""
+    first, last = lungs.argmax(axis=1), lungs.shape[1] - lungs[:, ::-1].argmax(axis=1)
+    columns = np.arange(lungs.shape[1])
+    cavity = (columns >= first[:, None]) & (columns < last[:, None]) & lungs.any(axis=1)[:, None]
+    half = LUNGS_WIDTH_MM / 2
+    deep = np.clip(distance_transform_edt(np.pad(cavity, 1))[1:-1, 1:-1] * spacing_mm, 0, half)
+    return np.asarray(CHEST_DEPTH_MM * np.sqrt(np.clip(1 - (1 - deep / half) ** 2, 0, 1)))

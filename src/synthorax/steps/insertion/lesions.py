@@ -27,6 +27,7 @@ from synthorax.editing.insertion.insert import TemplateOptions, insert_lesion
 from synthorax.editing.insertion.insertion import Insertion
 from synthorax.editing.insertion.masked_diffusion import stages_of
 from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
+from synthorax.editing.insertion.outlines import enlarged_heart, fluid_below, largest_parts, pleural_gap
 from synthorax.editing.insertion.templates import TEMPLATES
 from synthorax.editing.layouts import draw_placed, size_in_lung
 from synthorax.errors import InputError, UsageError, nearest
@@ -54,8 +55,10 @@ FindLungs = Callable[[Pixels], LungMasks]
 """lungs and hearts of images [N, H, W]"""
 SOFT_TISSUE = 0.8
 """mm of water per mm of path that a solid lesion has more than the lung"""
-LEAST_OF_LUNGS = 0.005
+USUAL_LEAST, LEAST_OF_LUNGS = 0.005, {"Pneumothorax": 0.015}
 """part of both lungs that a drawn outline covers at least where no size is asked for; less is a speck that nobody sees"""
+DRAWS = 6
+"""outlines drawn for one lesion until one is that large"""
 VOXELS = 32
 """across a lesion of the template"""
 
@@ -86,15 +89,30 @@ class LesionMaker:
                              model=None if self.painter is None else self.painter.network, study=study)
 
     def _outline(self, lungs: LungMasks, *, seed: int) -> NDArray[np.bool_]:
+        """An outline in these lungs; where no size is asked for, the first of a few that is large enough to be seen."""
         assert self.outlines is not None
         config, side = self.config, self.config.side
         size = math.nan if math.isnan(config.size) else size_in_lung(config.size, finding=self.finding, side=side or "right", lungs=lungs)
-        region = draw_placed(self.outlines, self.finding, lungs, side=side, size=size, seed=seed)[1]
-        part = float((region & lungs.both[0]).sum() / max(1, lungs.both[0].sum()))
-        if math.isnan(size) and self.finding not in UNSIDED and part < LEAST_OF_LUNGS:
-            raise InputError(f"the outline that was drawn covers {part:.2%} of the lungs, and {LEAST_OF_LUNGS:.1%} is the least",
-                             remedy="ask for a size (--size), or give more outlines (--layouts)")
-        return region
+        least = 0.0 if not math.isnan(size) or self.finding in UNSIDED else LEAST_OF_LUNGS.get(self.finding, USUAL_LEAST)
+        part = 0.0
+        for attempt in range(DRAWS):
+            own = seed if attempt == 0 else derive(seed, "larger", attempt)
+            region = draw_placed(self.outlines, self.finding, lungs, side=side, size=size, seed=own)[1]
+            part = float((region & lungs.both[0]).sum() / max(1, lungs.both[0].sum()))
+            if part >= least:
+                return self._settled(region, lungs)
+        raise InputError(f"the outline that was drawn covers {part:.2%} of the lungs, and {least:.1%} is the least",
+                         remedy="ask for a size (--size), or give more outlines (--layouts)")
+
+    def _settled(self, region: NDArray[np.bool_], lungs: LungMasks) -> NDArray[np.bool_]:
+        """One body, in the form that air and fluid have in a chest that stands upright, and a large heart that of the patient's own."""
+        if self.finding == "Cardiomegaly":
+            return enlarged_heart(region, lungs.heart[0])
+        settle = {"Pneumothorax": pleural_gap, "Effusion": fluid_below}.get(self.finding)
+        if settle is None:
+            return largest_parts(region, parts=1)
+        own = max((lungs.right[0], lungs.left[0]), key=lambda lung: int((region & lung).sum()))
+        return settle(region, own & ~lungs.heart[0])
 
     def _nodule(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
         both = lungs.both[0]
