@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import affine_transform, distance_transform_edt, gaussian_filter
 
 from synthorax.bounds import NotNegative, Positive
 from synthorax.editing.insertion.insertion import Insertion, Pixels, box_of, check_host, check_mask, digest_of
@@ -91,6 +91,14 @@ def insert_nodule(host: Pixels, lesion: LesionVolume, *, lungs: NDArray[Any], se
     return Insertion(pixels=pixels, mask=mask, box=box_of(mask), record=record)
 
 
+def check_place(host: Pixels, lungs: NDArray[np.bool_], *, options: NoduleOptions) -> None:
+    """Raise InputError where `insert_nodule` would, for the place and the diameter of options that state both; before a lesion is made."""
+    spacing = options.spacing_mm or estimate_spacing_mm(lungs)[0]
+    curve = estimate_grey_curve(host, lungs, levels_per_mm=options.levels_per_mm, spacing_mm=spacing)
+    diameter = options.diameter_mm / spacing if options.diameter_mm else options.diameter_px or 0.0
+    _place(host, lungs, curve, options, radius_px=diameter / 2, rng=np.random.default_rng(0))
+
+
 def clutter_around(host: Pixels, changed: NDArray[np.bool_], *, radius_px: float, blur_px: float) -> float:
     """Standard deviation of the blurred host in a ring of `radius_px` around what was changed: what the lesion has to be told from."""
     near = window_around(changed, margin=math.ceil(radius_px + 4 * blur_px))
@@ -157,20 +165,33 @@ def _box_mask(shape: tuple[int, ...], rows: NDArray[Any], columns: NDArray[Any])
 def _water(lesion: LesionVolume, shape: tuple[int, ...], place: tuple[float, float], *, rotation: NDArray[Any], scale: float,
            spacing: float, blur_px: float) -> tuple[NDArray[np.float64], tuple[int, int]]:
     """mm of water in a window around the place, [h, w], 0 where hardly anything, and the window's first row and column in the host."""
-    fine = min(max(spacing, lesion.spacing_mm * scale / 2), 2 * spacing)
+    fine = max(spacing, lesion.spacing_mm * scale / 2)
     turned = resampled(lesion, rotation=rotation, scale=scale, spacing_mm=fine)
     margin = math.ceil(4 * blur_px) + 2
     rows, columns = (math.ceil(side * fine / spacing) + 2 * margin for side in turned.water.shape[1:])
     centre = place[1] * shape[0], place[0] * shape[1]  # rows, columns; pixel r covers r to r + 1
     corner = round(centre[0] - rows / 2), round(centre[1] - columns / 2)
-    shift = torch.tensor([0.0, (centre[0] - corner[0] - rows / 2) * spacing, (centre[1] - corner[1] - columns / 2) * spacing])
-    flat = project(torch.from_numpy(turned.water), spacing_mm=fine, shift_mm=shift,
-                   projection=Projection(rows=rows, columns=columns, pixel_mm=spacing))
-    water = gaussian_filter(flat.numpy().astype(np.float64), blur_px, mode="constant")
+    shift = centre[0] - corner[0] - rows / 2, centre[1] - corner[1] - columns / 2
+    if fine <= 2 * spacing:
+        flat = project(torch.from_numpy(turned.water), spacing_mm=fine, shift_mm=torch.tensor([0.0, shift[0] * spacing, shift[1] * spacing]),
+                       projection=Projection(rows=rows, columns=columns, pixel_mm=spacing)).numpy().astype(np.float64)
+    else:
+        flat = _summed(turned, rows=rows, columns=columns, shift=shift, step=spacing / fine)
+    water = gaussian_filter(flat, blur_px, mode="constant")
     water[water < FOOTPRINT_MM] = 0
     low = max(corner[0], 0), max(corner[1], 0)
     high = min(corner[0] + rows, shape[0]), min(corner[1] + columns, shape[1])
     return water[low[0] - corner[0]:high[0] - corner[0], low[1] - corner[1]:high[1] - corner[1]], low
+
+
+def _summed(volume: LesionVolume, *, rows: int, columns: int, shift: tuple[float, float], step: float) -> NDArray[np.float64]:
+    """Line integrals of a volume whose voxels are larger than two pixels, interpolated by cubic splines; `step` is pixels in voxels.
+
+    Voxels half as large as those of a lesion lose nothing, and rays through voxels as small as pixels would take minutes.
+    """
+    flat = volume.water.sum(axis=0, dtype=np.float64) * volume.spacing_mm
+    offset = [(side - 1) / 2 + (0.5 - length / 2 - moved) * step for side, length, moved in zip(flat.shape, (rows, columns), shift, strict=True)]
+    return np.asarray(affine_transform(flat, [step, step], offset, output_shape=(rows, columns), order=3, mode="constant").clip(0, None))
 
 
 def _window(corner: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:

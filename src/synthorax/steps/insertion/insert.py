@@ -128,6 +128,7 @@ def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, fin
             write_manifest(out, [lines[number] for number in sorted(lines)])
         for number, host in enumerate(chosen):
             if number not in lines:
+                maker.prepare(seed, number)
                 lines[number] = _one(number, host, hosts, maker, out=out, seed=seed, find_lungs=find_lungs, guard=guard)
                 _append(out / MANIFEST, lines[number])
             progress((number + 1) / len(chosen), f"{number + 1} of {images(len(chosen))}")
@@ -265,7 +266,8 @@ def _study(number: int, host: Host, hosts: Hosts, maker: LesionMaker, made: Inse
     made_by = {name: host.study.extra.get(name.removeprefix("host_"), "") for name in HOST_COLUMNS}
     mark = {name: cell for name, cell in made_by.items() if cell} if generated else {COLUMN: "yes"}
     extra |= {**mark, PAIR_COLUMN: host.reference, "method": str(record["method"]), **maker.facts, "seed": str(seed)}
-    extra |= {name: f"{record[name]:.6g}" for name in ("diameter_mm", "spacing_mm", "seam", "contrast_to_clutter") if record.get(name)}
+    numbers = ("diameter_mm", "spacing_mm", "seam", "contrast_to_clutter", "visibility")
+    extra |= {name: f"{record[name]:.6g}" for name in numbers if record.get(name)}
     extra |= {"anatomy": str(record.get("anatomy", ""))}
     extra |= {"spacing_from": spacing_from, "rim_px": str(record.get("rim_px", 0)), "host_note": note,
               "condition": json.dumps({"labels": {maker.finding: 1}, **asked}, sort_keys=True)}

@@ -26,11 +26,12 @@ from synthorax.data.vocabulary import canonical
 from synthorax.editing.insertion.insert import TemplateOptions, insert_lesion
 from synthorax.editing.insertion.insertion import Insertion
 from synthorax.editing.insertion.masked_diffusion import stages_of
-from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
+from synthorax.editing.insertion.nodules import NoduleOptions, check_place, insert_nodule
 from synthorax.editing.insertion.outlines import enlarged_heart, fluid_below, largest_parts, pleural_gap
 from synthorax.editing.insertion.templates import TEMPLATES
+from synthorax.editing.insertion.visibility import LEAST_VISIBLE, Visibility, visibility
 from synthorax.editing.layouts import draw_placed, size_in_lung
-from synthorax.errors import InputError, UsageError, nearest
+from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.folders import stamps
 from synthorax.judges.lungs import LungMasks
 from synthorax.physics.grey_curve import estimate_spacing_mm
@@ -59,6 +60,10 @@ USUAL_LEAST, LEAST_OF_LUNGS = 0.005, {"Pneumothorax": 0.015}
 """part of both lungs that a drawn outline covers at least where no size is asked for; less is a speck that nobody sees"""
 DRAWS = 6
 """outlines drawn for one lesion until one is that large"""
+GROUP = 4
+"""volumes that are sampled at once"""
+PLACES, PLACES_EACH, GROWTH = 12, 4, 1.3
+"""places that are tried for a nodule until it can be seen, how many for one diameter, and by how much the next is larger"""
 VOXELS = 32
 """across a lesion of the template"""
 
@@ -77,6 +82,8 @@ class LesionMaker:
     """diffusion model that samples the region of another finding again, from its template on"""
     facts: Mapping[str, str] = field(default_factory=dict)
     """of the row: model and model_digest"""
+    volumes: dict[int, LesionVolume] = field(default_factory=dict, repr=False, compare=False)
+    """by seed of `insert`: those that `prepare` sampled"""
 
     def insert(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int,
                study: Study | None = None) -> Insertion:
@@ -114,34 +121,82 @@ class LesionMaker:
         own = max((lungs.right[0], lungs.left[0]), key=lambda lung: int((region & lung).sum()))
         return settle(region, own & ~lungs.heart[0])
 
+    def prepare(self, seed: int, number: int) -> None:
+        """Sample the volume of image `number` of a call together with those of its group, which takes a fifth of the time that one by one does.
+
+        Groups are the same whatever was made before, and full, so a row does not depend on how many others there are.
+        """
+        config = self.config
+        own = derive(seed, "insert", number)
+        if self.model is None or own in self.volumes or config.mask is not None or not math.isnan(config.size):
+            return
+        first = number // GROUP * GROUP
+        seeds = [derive(seed, "insert", each) for each in range(first, first + GROUP)]
+        diameters = [self._drawn_diameter_mm(np.random.default_rng(derive(each, "lesion"))) for each in seeds]
+        made = sample_nodules(self.model, diameters_mm=[float(np.clip(each, *MODEL_MM)) for each in diameters],
+                              seeds=[derive(each, "volume") for each in seeds], progress=quiet)
+        self.volumes.clear()
+        self.volumes.update(zip(seeds, made, strict=True))
+
     def _nodule(self, host: Pixels, lungs: LungMasks, *, spacing_mm: float | None, mask: NDArray[np.bool_] | None, seed: int) -> Insertion:
+        """A nodule that can be seen: at the first of a few places, and, if its diameter may vary, enlarged, until it stands out."""
         both = lungs.both[0]
+        inside = both & ~lungs.heart[0]
         spacing = spacing_mm or estimate_spacing_mm(both)[0]
         rng = np.random.default_rng(derive(seed, "lesion"))
         diameter = self._diameter_mm(host, mask, spacing, rng)
         place = _place_of(mask) if mask is not None else self._place(lungs, radius_px=diameter / spacing / 2, rng=rng)
-        volume = self._volume(diameter, seed=derive(seed, "volume"))
+        options = NoduleOptions(place=place, diameter_mm=diameter, spacing_mm=spacing_mm, dense=mask is not None)
+        if mask is not None:
+            check_place(host, inside, options=options)
+        volume = self._volume(diameter, seed=seed)
         if not math.isnan(self.config.severity):
             volume = replace(volume, water=volume.water * np.float32(2 ** (2 * self.config.severity - 1)))
-        options = NoduleOptions(place=place, diameter_mm=diameter, spacing_mm=spacing_mm, dense=mask is not None)
-        return insert_nodule(host, volume, lungs=both & ~lungs.heart[0], seed=seed, finding=self.finding, options=options)
+        largest = diameter if self._states_size() else DIAMETERS_MM[self.finding][1]
+        best, problem = Visibility(after=-math.inf, before=-math.inf), SynthoraxError("was not tried")
+        for turn in range(1 if mask is not None else PLACES):
+            if turn:
+                diameter = min(largest, diameter * (GROWTH if turn % PLACES_EACH == 0 else 1))
+                place = self._place(lungs, radius_px=diameter / spacing / 2, rng=rng, anywhere=True)
+                options = replace(options, place=place, diameter_mm=diameter)
+            try:
+                made = insert_nodule(host, volume, lungs=inside, seed=seed, finding=self.finding, options=options)
+            except InputError as error:  # at this place; others may do
+                problem = error
+                continue
+            seen = visibility(host, made.pixels, inside, place=made.record["place"], radius_px=diameter / spacing / 2)
+            if seen.enough:
+                return replace(made, record={**made.record, "visibility": seen.after, "visibility_before": seen.before,
+                                             "least_visible": LEAST_VISIBLE, "places": turn + 1})
+            best = max(best, seen, key=lambda one: one.after)
+        if best.after == -math.inf:
+            raise problem
+        raise InputError(f"the {self.finding.lower()} could not be seen: at best it stands out by {best.after:.1f} standard deviations of the "
+                         f"clutter, {best.after - best.before:.1f} of them its own, and {LEAST_VISIBLE:g} are asked for",
+                         remedy="ask for a larger or denser one (--diameter-mm, --severity), or take another place or image")
+
+    def _states_size(self) -> bool:
+        return self.config.mask is not None or not (math.isnan(self.config.diameter_mm) and math.isnan(self.config.size))
 
     def _diameter_mm(self, host: Pixels, mask: NDArray[np.bool_] | None, spacing: float, rng: np.random.Generator) -> float:
-        config, low_high = self.config, DIAMETERS_MM[self.finding]
-        if not math.isnan(config.diameter_mm):
-            return config.diameter_mm
-        area = float(mask.sum()) if mask is not None else (config.size / 2) ** 2 * host.size
-        if not math.isnan(area):
+        area = float(mask.sum()) if mask is not None else (self.config.size / 2) ** 2 * host.size
+        if math.isnan(self.config.diameter_mm) and not math.isnan(area):
             return 2 * math.sqrt(area / math.pi) * spacing
-        return math.exp(float(rng.uniform(math.log(low_high[0]), math.log(low_high[1]))))
+        return self._drawn_diameter_mm(rng)
 
-    def _place(self, lungs: LungMasks, *, radius_px: float, rng: np.random.Generator) -> tuple[float, float] | None:
-        """A place in the lung of the side that is asked for; None where any will do."""
-        if not self.config.side:
+    def _drawn_diameter_mm(self, rng: np.random.Generator) -> float:
+        """The diameter that is asked for, or else one from the range of the finding."""
+        low, high = DIAMETERS_MM[self.finding]
+        asked = self.config.diameter_mm
+        return asked if not math.isnan(asked) else math.exp(float(rng.uniform(math.log(low), math.log(high))))
+
+    def _place(self, lungs: LungMasks, *, radius_px: float, rng: np.random.Generator, anywhere: bool = False) -> tuple[float, float] | None:
+        """A place in the lung of the side that is asked for; where any will do, None, or with `anywhere` a place in one of the two."""
+        if not (self.config.side or anywhere):
             return None
-        own = (lungs.left if self.config.side == "left" else lungs.right)[0] & ~lungs.heart[0]
+        own = {"left": lungs.left[0], "right": lungs.right[0]}.get(self.config.side, lungs.both[0]) & ~lungs.heart[0]
         if not own.any():
-            raise InputError(f"the patient's {self.config.side} lung was not found", remedy="leave out --side, or give a lung_mask")
+            raise InputError(f"the patient's {self.config.side or 'right or left'} lung was not found", remedy="leave out --side, or give a lung_mask")
         deep = distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
         if radius_px > deep.max():
             raise InputError(f"a lesion of {2 * radius_px:.0f} px is larger than the lung, which is {2 * deep.max():.0f} px wide",
@@ -151,10 +206,13 @@ class LesionMaker:
         return (columns[at] + 0.5) / own.shape[1], (rows[at] + 0.5) / own.shape[0]
 
     def _volume(self, diameter_mm: float, *, seed: int) -> LesionVolume:
+        if seed in self.volumes:
+            return self.volumes[seed]
+        own = derive(seed, "volume")
         if self.model is None:
-            return template_volume(diameter_mm, seed=seed)
+            return template_volume(diameter_mm, seed=own)
         asked = float(np.clip(diameter_mm, *MODEL_MM))  # beyond that, the nearest is enlarged or shrunk
-        return sample_nodules(self.model, diameters_mm=[asked], seeds=[seed], progress=quiet)[0]
+        return sample_nodules(self.model, diameters_mm=[asked], seeds=[own], progress=quiet)[0]
 
 
 def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None, find_lungs: FindLungs | None = None) -> LesionMaker:
