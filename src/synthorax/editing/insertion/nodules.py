@@ -173,7 +173,8 @@ def _water(lesion: LesionVolume, shape: tuple[int, ...], place: tuple[float, flo
     corner = round(centre[0] - rows / 2), round(centre[1] - columns / 2)
     shift = centre[0] - corner[0] - rows / 2, centre[1] - corner[1] - columns / 2
     if fine <= 2 * spacing:
-        flat = project(torch.from_numpy(turned.water), spacing_mm=fine, shift_mm=torch.tensor([0.0, shift[0] * spacing, shift[1] * spacing]),
+        moved = torch.tensor([0.0, shift[0] * spacing, shift[1] * spacing])
+        flat = project(torch.from_numpy(turned.water), spacing_mm=fine, shift_mm=moved,
                        projection=Projection(rows=rows, columns=columns, pixel_mm=spacing)).numpy().astype(np.float64)
     else:
         flat = _summed(turned, rows=rows, columns=columns, shift=shift, step=spacing / fine)
@@ -190,7 +191,8 @@ def _summed(volume: LesionVolume, *, rows: int, columns: int, shift: tuple[float
     Voxels half as large as those of a lesion lose nothing, and rays through voxels as small as pixels would take minutes.
     """
     flat = volume.water.sum(axis=0, dtype=np.float64) * volume.spacing_mm
-    offset = [(side - 1) / 2 + (0.5 - length / 2 - moved) * step for side, length, moved in zip(flat.shape, (rows, columns), shift, strict=True)]
+    offset = [(side - 1) / 2 + (0.5 - length / 2 - moved) * step
+              for side, length, moved in zip(flat.shape, (rows, columns), shift, strict=True)]
     return np.asarray(affine_transform(flat, [step, step], offset, output_shape=(rows, columns), order=3, mode="constant").clip(0, None))
 
 

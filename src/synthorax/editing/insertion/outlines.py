@@ -70,7 +70,7 @@ def count_parts(mask: Mask) -> int:
 
 
 def pleural_gap(mask: Mask, lung: Mask) -> Mask:
-    """A pneumothorax of about the area and the place of `mask` [H, W], as a gap along the wall of its lung [H, W] that narrows at both ends.
+    """A pneumothorax of about the area and place of `mask` [H, W], as a gap along the wall of its lung [H, W] that narrows at its ends.
 
     In each direction around the hilum the width of the mask is the width of the gap at the wall; blurred along the wall, and scaled to the
     area of the mask, its inner border is the visceral pleura. The mask as it is where no gap along the wall can be made of it.

@@ -1,8 +1,8 @@
 """Whether a nodule can be seen: how far it stands out from what else is in the lungs, for an observer that looks for bright blobs.
 
-The observer is a difference of Gaussians of about the lesion's size, the untrained blob filter. Its largest response near the place, over the
-spread of its responses in the lungs of the same image, is what the lesion shows against the host's own vessels and ribs, whatever the
-image's contrast. Nodules that no radiologist could find would still be labelled present, so `LEAST_VISIBLE` is asked of them.
+The observer is a difference of Gaussians of about the lesion's size, the untrained blob filter. Its largest response near the place,
+over the spread of its responses in the lungs of the same image, is what the lesion shows against the host's own vessels and ribs, whatever
+the image's contrast. Nodules that no radiologist could find would still be labelled present, so `LEAST_VISIBLE` is asked of them.
 """
 
 from __future__ import annotations

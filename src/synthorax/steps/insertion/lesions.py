@@ -112,7 +112,7 @@ class LesionMaker:
                          remedy="ask for a size (--size), or give more outlines (--layouts)")
 
     def _settled(self, region: NDArray[np.bool_], lungs: LungMasks) -> NDArray[np.bool_]:
-        """One body, in the form that air and fluid have in a chest that stands upright, and a large heart that of the patient's own."""
+        """One body; air and fluid in the form that they have in a chest that stands upright, a large heart in that of the patient's own."""
         if self.finding == "Cardiomegaly":
             return enlarged_heart(region, lungs.heart[0])
         settle = {"Pneumothorax": pleural_gap, "Effusion": fluid_below}.get(self.finding)
@@ -122,7 +122,7 @@ class LesionMaker:
         return settle(region, own & ~lungs.heart[0])
 
     def prepare(self, seed: int, number: int) -> None:
-        """Sample the volume of image `number` of a call together with those of its group, which takes a fifth of the time that one by one does.
+        """Sample the volume of image `number` of a call together with those of its group: a fifth of the time of one by one.
 
         Groups are the same whatever was made before, and full, so a row does not depend on how many others there are.
         """
@@ -171,8 +171,8 @@ class LesionMaker:
             best = max(best, seen, key=lambda one: one.after)
         if best.after == -math.inf:
             raise problem
-        raise InputError(f"the {self.finding.lower()} could not be seen: at best it stands out by {best.after:.1f} standard deviations of the "
-                         f"clutter, {best.after - best.before:.1f} of them its own, and {LEAST_VISIBLE:g} are asked for",
+        raise InputError(f"the {self.finding.lower()} could not be seen: at best it stands out by {best.after:.1f} standard deviations of "
+                         f"the clutter, {best.after - best.before:.1f} of them its own, and {LEAST_VISIBLE:g} are asked for",
                          remedy="ask for a larger or denser one (--diameter-mm, --severity), or take another place or image")
 
     def _states_size(self) -> bool:
@@ -196,7 +196,8 @@ class LesionMaker:
             return None
         own = {"left": lungs.left[0], "right": lungs.right[0]}.get(self.config.side, lungs.both[0]) & ~lungs.heart[0]
         if not own.any():
-            raise InputError(f"the patient's {self.config.side or 'right or left'} lung was not found", remedy="leave out --side, or give a lung_mask")
+            raise InputError(f"the patient's {self.config.side or 'right or left'} lung was not found",
+                             remedy="leave out --side, or give a lung_mask")
         deep = distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
         if radius_px > deep.max():
             raise InputError(f"a lesion of {2 * radius_px:.0f} px is larger than the lung, which is {2 * deep.max():.0f} px wide",
