@@ -89,6 +89,9 @@ def test_the_training_set_keeps_masks_and_columns_of_both_kinds(by_insertion: Pa
     report = Report.load(by_insertion)
     assert report.inputs["synthetic"]["inserted"] == 6 and report.inputs["synthetic"]["generated"] == 0
     assert any("recognised" in note for note in report.notes) and "--mode insert" in report.command
+    page = (by_insertion / "report.html").read_text()
+    assert page.count("radiographs of patients, with an inserted lesion") >= 2 and "of no patient</figcaption>" not in page
+    assert "show no patient" not in page
 
 
 def test_both_make_half_of_the_images_each_way(images: Path, tmp_path: Path) -> None:
@@ -96,8 +99,21 @@ def test_both_make_half_of_the_images_each_way(images: Path, tmp_path: Path) -> 
                       threads=1, work=WORK)
     methods = [row.method or "generate" for row in read_plan(tmp_path / "out" / "plan.csv").rows]
     assert methods.count("insert") == 3 and methods.count("generate") == 6, "three with the finding, each with a companion without it"
+    assert all(row.method for row in read_plan(tmp_path / "out" / "plan.csv").rows), "each row says it itself"
+    assert "(6 to generate, 3 to insert)" in str(made.plan)
     assert made.synthetic is not None and len(derived_rows(made.synthetic.studies)) == 3
     assert made.report.inputs["synthetic"]["inserted"] == 3
+    told = " ".join(made.report.notes)
+    generated = len(made.synthetic) - 3
+    assert f"{generated} {'was' if generated == 1 else 'were'} generated, of no patient, and 3 are derived from patients" in told
+    assert ("The generated images were left out" in told) == (generated == 0)
+
+
+def test_without_a_number_normal_images_are_what_is_balanced_against(images: Path, tmp_path: Path) -> None:
+    made = sx.augment(images, findings=["Nodule"], out=tmp_path / "out", mode="insert", seed=1, device="cpu", threads=1, work=WORK)
+    train = Prepared.load(tmp_path / "out" / "prepared").images("train")
+    shown, normal = (int((train.column("Nodule") == value).sum()) for value in (1, 0))
+    assert made.synthetic is not None and len(made.plan) == normal - shown > 5
 
 
 def small(folder: Path) -> str:

@@ -150,6 +150,8 @@ def _describe(images: ImageSet, *more: ImageSet) -> dict[str, Any]:
         facts["patients"] = len({patient for part in sets for patient in part.patients()})
         facts["train"], facts["held_out"] = len(images), sum(len(part) for part in more)
     facts["image_size"] = int(images.pixels.shape[1])
+    if derived := len(derived_rows(images.studies)):
+        facts["derived_from_patients"] = derived
     return facts
 
 

@@ -271,12 +271,14 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
     if signs.fell_short:
         print(f"  {signs}", file=sys.stderr)
 
+    none_generated = ""
     if both:
         stages.begin("insert")
     sets = inserted(prepared, numbers, out=out / "inserted", **job.computing)
     stages.begin("screen")
     synthetic, why_not = _screened(made, prepared, job, signs)
     if both:
+        none_generated = why_not[:1].lower() + why_not[1:]
         synthetic, why_not = join_synthetic_set(synthetic, sets, prepared, out=out / "synthetic"), ""
 
     joined = None if synthetic is None else _training_set(prepared, synthetic, source, out=out)
@@ -284,8 +286,8 @@ def _augmented(job: _Job, source: Dataset, prepared: Prepared, rejected: tuple[R
         report = Report.load(out)
     else:
         report = _proved(job, prepared, made, synthetic, stages, why_not=why_not, told=lambda measured: _with_notes(
-            with_counts(measured, synthetic) if both and synthetic is not None else measured, job, trained, signs, rejected, seen=seen,
-            why_not=why_not))
+            with_counts(measured, synthetic, none_generated=none_generated) if both and synthetic is not None else measured,
+            job, trained, signs, rejected, seen=seen, why_not=why_not))
         folder.add("the report", {})
     return Augmented(out=out, train=joined, synthetic=synthetic, plan=plan, run=run, report=report, signs=signs, nothing_of_them=why_not,
                      rejected=rejected, seconds=stages.elapsed(), budget_seconds=job.seconds)

@@ -96,10 +96,14 @@ def inserted(prepared: Prepared, numbers: dict[str, int], *, out: Path, seed: in
                              seed=derive(seed, "insert", finding)).dataset for finding, num in numbers.items()]
 
 
-def with_counts(report: Report, synthetic: Dataset) -> Report:
-    """The report with how many images of each kind it is about."""
+def with_counts(report: Report, synthetic: Dataset, *, none_generated: str = "") -> Report:
+    """The report with how many images of each kind it is about, and why no generated one is among them where some were made."""
     derived = len(derived_rows(synthetic.studies))
     side = {**report.inputs["synthetic"], "generated": len(synthetic) - derived, "inserted": derived}
-    note = (f"{derived} of the {len(synthetic)} synthetic images are training images of patients with an inserted lesion. The patients can "
-            "be recognised in them: they may only train, and stay in house.")
-    return replace(report, inputs={**report.inputs, "synthetic": side}, notes=(*report.notes, note))
+    generated = len(synthetic) - derived
+    notes = [f"Of the {len(synthetic)} synthetic images {generated} {'was' if generated == 1 else 'were'} generated, of no patient, and "
+             f"{derived} {'is' if derived == 1 else 'are'} derived from patients: training images with an inserted lesion. These patients "
+             "can be recognised: the images may only train, and stay in house. The table says in derived_from_patient which they are, "
+             "and plan.csv under method how each row was to be made."]
+    notes += [f"The generated images were left out: {none_generated}."] if none_generated else []
+    return replace(report, inputs={**report.inputs, "synthetic": side}, notes=(*report.notes, *notes))

@@ -111,7 +111,19 @@ def render(report: Report, *, questions: Mapping[str, str]) -> str:
         paired = bool(finding) and side in ("real", "synthetic")
         pictures.setdefault((paired, finding if paired else name), {})[side if paired else "single"] = figure
     return environment.from_string(source).render(report=report, questions=questions, drawn=drawn, pictures=pictures, verdict=verdict,
-                                                  numbers=numbers, probability=probability)
+                                                  numbers=numbers, probability=probability, made_of=_made_of(report))
+
+
+def _made_of(report: Report) -> str:
+    """Whom the synthetic images show, in one clause."""
+    side = report.inputs.get("synthetic") or {}
+    derived = int(side.get("derived_from_patients", side.get("inserted", 0)))
+    if not derived:
+        return "made by a model, of no patient"
+    if derived == side.get("images"):
+        return "radiographs of patients, with an inserted lesion"
+    return (f"{derived} of {side.get('images')} are radiographs of patients with an inserted lesion, the others made by a model, of no "
+            "patient")
 
 
 def figure_title(name: str) -> str:
