@@ -30,8 +30,8 @@ from synthorax.rng import derive
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import Host, find_hosts
-from synthorax.steps.insertion.insert import insert_images, lesion_seed
-from synthorax.steps.insertion.lesions import lesion_maker
+from synthorax.steps.insertion.insert import insert_images
+from synthorax.steps.insertion.lesions import lesion_maker, lesion_seed
 from synthorax.steps.insertion.spacing import estimated, spacing_of
 from synthorax.types import Stated, Study
 from thorax import thorax
@@ -89,6 +89,10 @@ def test_findings_have_seeds_of_their_own_and_nodules_keep_theirs() -> None:
     assert lesion_seed(1, "Nodule", 3) == derive(1, "insert", 3)
     seeds = {lesion_seed(1, finding, number) for finding in ("Nodule", "Mass", "Effusion", "Pneumothorax") for number in range(4)}
     assert len(seeds) == 16, "else one seed gives every finding the same side"
+    for finding in ("Nodule", "Mass"):
+        maker = lesion_maker(finding, InsertConfig())
+        maker.prepare(1, 2)
+        assert lesion_seed(1, finding, 2) in maker.volumes, "volumes are sampled for the seeds that will ask for them"
 
 
 def test_dicom_files_that_are_dropped_are_named_for_their_owner_alone(tmp_path: Path) -> None:

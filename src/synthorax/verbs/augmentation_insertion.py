@@ -20,8 +20,8 @@ from synthorax.progress import Progress, quiet
 from synthorax.rng import derive
 from synthorax.steps.insertion.config import InsertConfig
 from synthorax.steps.insertion.hosts import choose, find_hosts
-from synthorax.steps.insertion.insert import insert_images, lesion_seed
-from synthorax.steps.insertion.lesions import lesion_maker
+from synthorax.steps.insertion.insert import insert_images
+from synthorax.steps.insertion.lesions import GROUP, lesion_maker, lesion_seed
 from synthorax.steps.insertion.lungs import LungFinder, guard_of
 from synthorax.steps.planning.plan import MIN_IMAGES_PER_FINDING, Plan, missing
 from synthorax.steps.planning.row import PlanRow
@@ -31,7 +31,8 @@ from synthorax.verbs import synthesis
 
 Mode = Literal["generate", "insert", "both"]
 MODES = ("generate", "insert", "both")
-TRIAL_INSERTIONS = 5
+TRIAL_INSERTIONS = GROUP + 1
+"""as many as share the sampling of a group of volumes, and the first, which does not count"""
 
 
 def check_findings(findings: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ from synthorax.steps.insertion.hosts import (
     read_host,
     summary,
 )
-from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity
+from synthorax.steps.insertion.lesions import FindLungs, LesionMaker, identity, lesion_seed
 from synthorax.steps.insertion.spacing import estimated, spacing_of
 from synthorax.types import Lesion, Stated, Study
 
@@ -94,14 +94,6 @@ class Inserted:
         """Paths and counts, JSON-ready."""
         return {"dataset": str(self.dataset.path), "images": len(self), "finding": self.finding, "dropped": dict(self.dropped),
                 "estimated_spacing": self.estimated_spacing, "derived_from_patient": self.num_derived > 0}
-
-
-def lesion_seed(seed: int, finding: str, number: int) -> int:
-    """The seed of one image: findings have streams of their own, so that one seed does not give all of them the same side.
-
-    Nodules keep the stream that they had before there were others.
-    """
-    return derive(seed, "insert", number) if finding == "Nodule" else derive(seed, "insert", finding, number)
 
 
 def insert_images(hosts: Hosts, maker: LesionMaker, *, out: Path, seed: int, find_lungs: FindLungs, lungs_digest: str = "",

@@ -127,11 +127,11 @@ class LesionMaker:
         Groups are the same whatever was made before, and full, so a row does not depend on how many others there are.
         """
         config = self.config
-        own = derive(seed, "insert", number)
+        own = lesion_seed(seed, self.finding, number)
         if self.model is None or own in self.volumes or config.mask is not None or not math.isnan(config.size):
             return
         first = number // GROUP * GROUP
-        seeds = [derive(seed, "insert", each) for each in range(first, first + GROUP)]
+        seeds = [lesion_seed(seed, self.finding, each) for each in range(first, first + GROUP)]
         diameters = [self._drawn_diameter_mm(np.random.default_rng(derive(each, "lesion"))) for each in seeds]
         made = sample_nodules(self.model, diameters_mm=[float(np.clip(each, *MODEL_MM)) for each in diameters],
                               seeds=[derive(each, "volume") for each in seeds], progress=quiet)
@@ -214,6 +214,14 @@ class LesionMaker:
             return template_volume(diameter_mm, seed=own)
         asked = float(np.clip(diameter_mm, *MODEL_MM))  # beyond that, the nearest is enlarged or shrunk
         return sample_nodules(self.model, diameters_mm=[asked], seeds=[own], progress=quiet)[0]
+
+
+def lesion_seed(seed: int, finding: str, number: int) -> int:
+    """The seed of one image: findings have streams of their own, so that one seed does not give all of them the same side.
+
+    Nodules keep the stream that they had before there were others.
+    """
+    return derive(seed, "insert", number) if finding == "Nodule" else derive(seed, "insert", finding, number)
 
 
 def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None = None, find_lungs: FindLungs | None = None) -> LesionMaker:
