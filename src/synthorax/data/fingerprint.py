@@ -90,14 +90,15 @@ def _scarcity_warnings(studies: Sequence[Study], findings: Sequence[str], labels
     warnings = []
     for finding, column in zip(findings, labels.T, strict=True):
         have = np.flatnonzero(column == 1).tolist()
-        who = f"{_images(len(have))} of {len({studies[row].patient_id for row in have})} patients"
+        patients = len({studies[row].patient_id for row in have})
+        who = f"{_images(len(have))} of {patients} patient{'' if patients == 1 else 's'} {'has' if len(have) == 1 else 'have'} it"
         if not np.isfinite(column).any():
             warnings.append(f"{finding}: no image states whether it is there")
             continue
         if len(have) < FEW_IMAGES:
-            warnings.append(f"{finding}: only {who} have it; at least {FEW_IMAGES} are needed to use it")
+            warnings.append(f"{finding}: only {who}; at least {FEW_IMAGES} are needed to use it")
         elif len(have) < SCARCE_IMAGES:
-            warnings.append(f"{finding}: only {who} have it; expect wide intervals")
+            warnings.append(f"{finding}: only {who}; expect wide intervals")
         if not (column == 0).any():
             warnings.append(f"{finding}: every image that states it has it")
     return warnings
