@@ -55,7 +55,7 @@ SMALLEST = {
     "kumar-gan": ("kumar-gan", "model.image_size=64", "model.latent_size=4"),
     "kumar-gmvae": ("kumar-fs-gmvae-v3", "model.image_size=64", "model.latent_size=4", "model.components=3"),
     "kumar-vae": ("kumar-vae", "model.image_size=32", "model.latent_size=4"),
-    "layout": ("layout-64", "model.image_size=8", "model.form_size=8", "model.latent_size=4", "model.width=16", "model.embedding=8",
+    "layout": ("layout-128", "model.image_size=8", "model.form_size=8", "model.latent_size=4", "model.width=16", "model.embedding=8",
                "model.components=2"),
     "vae": ("cvae-64", *SMALL_VAE, 'model.parts=["labels", "attributes", "mask"]'),
     "vae-gan": ("vae-gan-64", *SMALL_VAE, "objective.discriminator_channels=2", "objective.discriminator_layers=1"),

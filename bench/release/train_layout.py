@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import synthorax as sx
 from synthorax.data.dataset import Dataset, read_dataset, write_dataset
-from synthorax.data.layouts import Box, Frame, frame_of, layout_of_polygon, shape_of
+from synthorax.data.layouts import CELLS, Box, Frame, frame_of, layout_of_polygon, shape_of
 from synthorax.data.lesions import UNSIDED, with_lesions
 from synthorax.data.pixels import from_unit, write_png
 from synthorax.data.vocabulary import canonical
@@ -32,7 +32,7 @@ from synthorax.steps.models.ship import ship
 from synthorax.types import Lesion, Stated, Study
 
 NAME = "layout"
-RECIPE = "layout-64"
+RECIPE = "layout-128"
 SIDE_PX = 1024
 WHOLE_LUNG_PX = 450
 """least height of an outline that fills a lung"""
@@ -45,7 +45,7 @@ FACTS = {"licence": "Apache-2.0",
 LIMITS = ("Draws outlines, no images: `editing.layouts` lays them into a chest, and `insert` makes the lesion.",
           "Learned from outlines without their images: the lungs of most patients were not known, and mean lungs stood in "
           "(docs/studies/layouts.md says what that costs).",
-          "Pneumothoraces and pleural thickenings are drawn thicker and shorter than radiologists outline them.",
+          "Edges are smoother than radiologists draw them, and strips thinner than two cells of the grid lose their ends.",
           "Outlines of one lesion each: which findings occur together is not learned.")
 
 
@@ -87,7 +87,7 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     out: Path = options.out
     drawn = out / "layouts"
     source = read_dataset(drawn) if (drawn / "dataset.json").exists() else write_layouts(drawn, options.outlines)
-    prepared = sx.prepare(source, size=64, out=out / "prepared", split=(0.8, 0.0, 0.2), images_per_patient=1000, allow_rejects=True)
+    prepared = sx.prepare(source, size=CELLS, out=out / "prepared", split=(0.8, 0.0, 0.2), images_per_patient=1000, allow_rejects=True)
     run = sx.train(RECIPE, prepared, out=out / "run", overrides=options.set, budget=60 * options.minutes, threads=1, device="cpu")
     model = ship(run, name=NAME, folder=out / "zoo", limits=LIMITS)
     return {"weights": str(model.weights), "bytes": model.weights.stat().st_size, "prepared": str(prepared.path)}

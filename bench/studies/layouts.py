@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ from synthorax.data.prepared import Prepared, load_images
 from synthorax.data.vocabulary import label_matrix
 from synthorax.editing.layouts import MisplacedError, draw_layouts, draw_placed, place_layout
 from synthorax.evaluation.metrics.layouts import layout_distances
+from synthorax.families.autoencoders.contours import contour_of, laid_out
 from synthorax.files import write_atomic, write_json
 from synthorax.judges.lungs import LungMasks
 
 SHOWN = 10
-TILE = 64
+TILE = 128
+SHRUNK = 3 / 4
+"""of the sheet, from a cell of the grid to a pixel"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=120, help="outlines to draw of a finding")
     parser.add_argument("--sizes", type=int, default=40, help="outlines to draw of a finding of a stated size")
     parser.add_argument("--real", type=int, default=400, help="real outlines of a finding at most, from each split")
+    parser.add_argument("--frames", type=int, default=200, help="outlines of patients whose own lungs are known")
+    parser.add_argument("--again", type=int, default=30, help="outlines of a finding that are read and laid out again")
     parser.add_argument("--chests", type=int, default=60)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -88,15 +93,18 @@ def main() -> None:
         copies = {name: nearest_overlap(layouts, [one.layout for one in train]) for name, layouts in
                   (("made", made[:60]), ("held back", [one.layout for one in held_back[:60]]))}
         record["findings"][finding] = {"distances": [asdict(one) for one in distances], "size_spearman": rho, "size_error": error,
-                                       "nearest_dice": copies, "train": len(train), "held_back": len(held_back),
+                                       "nearest_dice": copies,
+                                       "solidity": {"made": quartiles(shapes),
+                                                    "held back": quartiles([one.shape for one in held_back])},
+                                       "train": len(train), "held_back": len(held_back),
                                        "one_part": float(np.mean([parts(one) == 1 for one in made]))}
         rows.append((finding, [one.layout for one in held_back][:SHOWN], made[:SHOWN]))
         print(finding, f"size rho {rho:.2f} error {error:.2f}", {one.property: f"{one.value:.2f}/{one.floor:.2f}" for one in distances},
-              copies, flush=True)
+              record["findings"][finding]["solidity"], copies, flush=True)
     sheet(rows).save(options.out / "sheet.png")
-    record["frame"] = frame_cost(options.outlines)
-    record["grid"] = grid_cost(options.outlines, most=max(5, options.draws // 4))
-    print(record["frame"], record["grid"], flush=True)
+    record["frame"] = frame_cost(options.outlines, most=options.frames)
+    record["again"] = cost_of_reading(options.outlines, model=maker, most=options.again)
+    print(record["frame"], record["again"], flush=True)
     if options.lungs:
         record["placed"] = placement(maker, options.lungs, options.out / "placed.png", most=options.chests)
     write_json(options.out / "layouts.json", record)
@@ -131,37 +139,51 @@ def nearest_overlap(layouts: Sequence[Layout], train: Sequence[Layout]) -> dict[
     return {"median": float(np.median(best)), "largest": float(np.max(best))}
 
 
-def frame_cost(outlines: Path) -> dict[str, Any]:
+def quartiles(shapes: Sequence[Shape]) -> list[float]:
+    """Of the solidity, and its mean."""
+    values = [one.solidity for one in shapes]
+    return [*np.quantile(values, [0.25, 0.5, 0.75]).tolist(), float(np.mean(values))]
+
+
+def frame_cost(outlines: Path, *, most: int) -> dict[str, Any]:
     """How far mean lungs misplace outlines of patients whose own lungs are known: standard deviations, in parts of the box."""
     drawn, mean = read_outlines(outlines)
+    known = [one for one in drawn if one.own_frame and one.finding not in (*UNSIDED, *WHOLE_LUNG)]
     errors = []
-    for one in drawn:
-        if not one.own_frame or one.finding in (*UNSIDED, *WHOLE_LUNG):
-            continue
+    for one in known[::max(1, len(known) // most)][:most]:
         assumed = frame_of(one.finding, one.side, right=mean["right"], left=mean["left"])
         pair = [shape_of(layout_of_polygon(one.points, frame, shape=(1024, 1024), finding=one.finding, side=one.side))
                 for frame in (one.frame, assumed) if fits(one.points, frame)]
         if len(pair) == 2:
             errors.append([pair[1].x - pair[0].x, pair[1].y - pair[0].y, np.log(pair[1].size / pair[0].size)])
     spread = np.std(errors, axis=0)
-    return {"outlines": len(errors), "sd_x": float(spread[0]), "sd_y": float(spread[1]), "sd_log_size": float(spread[2]),
+    return {"outlines": len(errors), "of": len(known), "sd_x": float(spread[0]), "sd_y": float(spread[1]), "sd_log_size": float(spread[2]),
             "mean_lungs": mean}
 
 
-def grid_cost(outlines: Path, *, most: int) -> dict[str, dict[str, float]]:
-    """Intersection over union of an outline and what comes back of it through the grid, at the images' own 1024 pixels."""
+def cost_of_reading(outlines: Path, *, model: Any, most: int) -> dict[str, dict[str, float]]:
+    """Intersection over union of an outline with what comes back of it, at the images' own 1024 pixels: through the grid, and through the
+    contour as the model reads it and lays it out again.
+    """
     drawn, _ = read_outlines(outlines)
     found: dict[str, dict[str, float]] = {}
     for finding in FINDINGS:
         overlaps = []
         for one in [one for one in drawn if one.finding == finding and one.part == "test"][:most]:
             mask = outline_mask(one.points, shape=(1024, 1024))
-            again = in_image(layout_of_polygon(one.points, one.frame, shape=(1024, 1024), finding=finding, side=one.side), one.frame,
-                             (1024, 1024))
-            overlaps.append(float((mask & again).sum() / (mask | again).sum()))
-        low, middle = np.quantile(overlaps, [0.05, 0.5])
-        found[finding] = {"outlines": len(overlaps), "median": float(middle), "low": float(low)}
+            layout = layout_of_polygon(one.points, one.frame, shape=(1024, 1024), finding=finding, side=one.side)
+            contour = contour_of(layout.grid, points=model.config.form_size)
+            again = (layout, replace(layout, grid=laid_out(contour, cells=model.config.image_size)))
+            overlaps.append([overlap_of(mask, in_image(each, one.frame, (1024, 1024))) for each in again])
+        grid, contours = np.quantile(overlaps, [0.5, 0.05], axis=0).T.tolist()
+        found[finding] = {"outlines": len(overlaps), "grid": grid[0], "grid_low": grid[1], "contour": contours[0],
+                          "contour_low": contours[1]}
     return found
+
+
+def overlap_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / (one | other).sum())
 
 
 def fits(points: NDArray[np.float64], frame: Frame) -> bool:
@@ -223,7 +245,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Layout], Sequence[Layout]]]) -> Ima
                  *(tile(one, (255, 150, 50)) for one in made)]
         strips.append(np.concatenate(tiles, axis=1))
     image = Image.fromarray(np.concatenate(strips))
-    return image.resize((image.width * 3 // 2, image.height * 3 // 2), Image.Resampling.NEAREST)
+    return image.resize((round(image.width * SHRUNK), round(image.height * SHRUNK)), Image.Resampling.LANCZOS)
 
 
 def tile(layout: Layout, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -250,8 +272,13 @@ def tables(record: dict[str, Any]) -> str:
         copies = found["nearest_dice"]
         lines.append(f"| {finding} | {found['size_spearman']:.2f} | {found['size_error']:.0%} | {copies['made']['median']:.2f} (at most "
                      f"{copies['made']['largest']:.2f}) | {copies['held back']['median']:.2f} ({copies['held back']['largest']:.2f}) |")
-    lines += ["", "| finding | outline and its grid, intersection over union: median | 5 % |", "|---|---|---|"]
-    lines += [f"| {finding} | {found['median']:.2f} | {found['low']:.2f} |" for finding, found in record["grid"].items()]
+    lines += ["", "| finding | solidity: drawn, median (quartiles), mean | held back |", "|---|---|---|"]
+    for finding, found in record["findings"].items():
+        cells = [f"{half:.2f} ({low:.2f} to {high:.2f}), {mean:.2f}" for low, half, high, mean in found["solidity"].values()]
+        lines.append(f"| {finding} | " + " | ".join(cells) + " |")
+    lines += ["", "| finding | outlines | grid: intersection over union, median (5 %) | contour |", "|---|---|---|---|"]
+    lines += [f"| {finding} | {found['outlines']} | {found['grid']:.2f} ({found['grid_low']:.2f}) | {found['contour']:.2f} "
+              f"({found['contour_low']:.2f}) |" for finding, found in record["again"].items()]
     if "placed" in record:
         lines += ["", "| finding | fits at once | after redraws |", "|---|---|---|"]
         lines += [f"| {finding} | {found['first']:.0%} | {found['after_redraws']:.0%} |" for finding, found in record["placed"].items()]

@@ -18,6 +18,8 @@ SOFTNESS = 2.0
 """cells; a lower one keeps thin findings better, a higher one tells the model more of what is far from the outline"""
 SUPERSAMPLING = 4
 """points of a cell's side at which distances are measured"""
+FAR = 10
+"""cells from the box of an outline beyond which a value counts as -1; there it is below -0.9999"""
 
 
 def soft_outline(inside: NDArray[np.bool_], *, cells: int) -> NDArray[np.float32]:
@@ -25,13 +27,24 @@ def soft_outline(inside: NDArray[np.bool_], *, cells: int) -> NDArray[np.float32
     points = len(inside) // cells
     if not inside.any():
         return np.full((cells, cells), -1.0, dtype=np.float32)
-    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    distance = np.where(inside, distance - 0.5, distance + 0.5) / points
-    means = distance.reshape(cells, points, cells, points).mean(axis=(1, 3))
-    return np.asarray(np.tanh(means / SOFTNESS), dtype=np.float32)
+    rows, columns = (_cells_around(inside.any(axis), cells=cells) for axis in (1, 0))
+    part = inside[rows.start * points:rows.stop * points, columns.start * points:columns.stop * points]
+    distance = ndimage.distance_transform_edt(part) - ndimage.distance_transform_edt(~part)
+    distance = np.where(part, distance - 0.5, distance + 0.5) / points
+    means = distance.reshape(rows.stop - rows.start, points, columns.stop - columns.start, points).mean(axis=(1, 3))
+    grid = np.full((cells, cells), -1.0, dtype=np.float32)
+    grid[rows, columns] = np.tanh(means / SOFTNESS)
+    return grid
 
 
-def inside_of(grid: NDArray[np.float32], *, points: int = 5) -> NDArray[np.bool_]:
+def _cells_around(profile: NDArray[np.bool_], *, cells: int) -> slice:
+    """The cells of a profile [S k] with an inside, and `FAR` more on either side."""
+    points = len(profile) // cells
+    found = np.flatnonzero(profile) // points
+    return slice(max(0, int(found[0]) - FAR), min(cells, int(found[-1]) + FAR + 1))
+
+
+def inside_of(grid: NDArray[np.float32], *, points: int = 3) -> NDArray[np.bool_]:
     """Where a grid [S, S] is inside, `points` times finer, [S k, S k]; odd, so that no centre of a cell is missed."""
     return np.asarray(ndimage.zoom(grid, points, order=1, grid_mode=True, mode="nearest") > 0)
 

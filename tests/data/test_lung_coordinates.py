@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from synthorax.data.layouts import (
-    CELLS,
     Frame,
     Layout,
     frame_of,
@@ -104,7 +103,7 @@ def test_a_notch_is_less_solid_and_rougher() -> None:
     whole[16:48, 16:48] = True
     notched = whole.copy()
     notched[28:36, 16:40] = False
-    one, other = (shape_of(Layout(finding="Mass", side="left", grid=soft_outline(mask, cells=CELLS))) for mask in (whole, notched))
+    one, other = (shape_of(Layout(finding="Mass", side="left", grid=soft_outline(mask, cells=64))) for mask in (whole, notched))
     assert one.solidity > 0.95 > 0.85 > other.solidity and other.roughness > 1.5 * one.roughness
     with pytest.raises(UsageError, match="empty"):
         shape_of(Layout(finding="Mass", side="left", grid=np.full((64, 64), -1, dtype=np.float32)))

@@ -27,7 +27,7 @@ USABLE = {
 REFUSED = {
     "inversion-encoder": "trains an encoder", "dcgan-64": "not conditioned on labels", "kl-autoencoder-64": "compresses images",
     "kl-autoencoder-256": "compresses images", "kl-autoencoder-512": "compresses images", "latent-64": "--compressor",
-    "latent-256": "--compressor", "layout-64": "draws outlines", "latent-512": "--compressor", "lsgan-64": "not conditioned on labels",
+    "latent-256": "--compressor", "layout-128": "draws outlines", "latent-512": "--compressor", "lsgan-64": "not conditioned on labels",
     **{f"kumar-gmvae-v{number}": "not conditioned on labels" for number in range(3, 9)}, "kumar-gan": "not conditioned on labels",
     "kumar-vae": "not conditioned on labels", "spade-gan-64": "images of masks", "student": "a student",
     "student-autoguidance": "a student",

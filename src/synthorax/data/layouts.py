@@ -26,7 +26,7 @@ from synthorax.outline_grid import MARGIN, SUPERSAMPLING, inside_of, size_of, so
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of an image"""
-CELLS = 64
+CELLS = 128
 """cells of a side of a layout's grid"""
 
 
@@ -165,7 +165,7 @@ class Shape:
     """perimeter^2 / (4 pi area): 1 for a disc"""
 
 
-def shape_of(layout: Layout, *, points: int = 5) -> Shape:
+def shape_of(layout: Layout, *, points: int = 3) -> Shape:
     """Size, place and form, measured on a grid `points` times finer (odd, so that no centre of a cell is missed).
 
     Raises UsageError for a layout without an inside.

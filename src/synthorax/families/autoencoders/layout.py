@@ -2,7 +2,7 @@
 
 The first of two stages, as in label-first synthesis: outlines here, images of them by insertion or by a model conditioned on masks.
 
-An outline is parted into its pose (size, centre, ratio of width to height, fill of its box) and its form, the mask in that box (`Posed`).
+An outline is parted into its pose (size, centre, length and direction) and its form, how its two edges run from tip to tip (`contours`).
 Forms are coded (Kingma and Welling 2014); the prior of a code is a Gaussian given finding, side and pose, learned along with the codes, so
 that it lies where the codes of outlines lie (Tomczak and Welling 2018; Dai and Wipf 2019). Poses have a density of their own, a Gaussian
 mixture for each finding and side, which is conditioned in closed form on whatever is asked for. A drawn form is laid out so that its area
@@ -11,6 +11,7 @@ is the one asked.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,48 +20,38 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 from synthorax.capabilities import HasConditionInputs, LayoutMaker, StartsFromBase
-from synthorax.config import AtLeastOne, Fraction, NotNegative, Side, Width
+from synthorax.config import AtLeastOne, Fraction, Positive, Side, Width
+from synthorax.families.autoencoders.contours import CURVES, POSE, Contour, contour_of, laid_out
 from synthorax.families.weight_matching import Names, load_matching
 from synthorax.nets.embedding import StatementEmbedding
-from synthorax.outline_grid import MARGIN, SUPERSAMPLING, inside_of, size_of, soft_outline
 from synthorax.protocols import LESION_PROPERTIES, Batch, Condition, Family, ModelSpec, Objective, Phase, SampleSettings
 from synthorax.rng import Draws
 
 CONDITIONS = ("labels", "lesions")
 LEFT, SIZE, X, Y = (LESION_PROPERTIES.index(name) for name in ("left", "size", "x", "y"))
-POSE = ("log size", "x", "y", "log ratio", "log fill")
-"""x and y of the centre in parts of the grid; ratio of width to height; fill is the area in parts of that of the outline's box"""
-USUAL, SCALE = (-1.3, 0.5, 0.5, 0.0, -0.5), (0.6, 0.15, 0.2, 0.6, 0.4)
-"""what is subtracted from a pose, and what it is then divided by, so that it is of order 1"""
+USUAL, SCALE = (-1.3, 0.5, 0.5, 0.6, 0.0), (0.6, 0.15, 0.2, 0.3, 0.7)
+"""what is subtracted from a pose, as in `contours.POSE`, and what it is then divided by, so that it is of order 1"""
 FARTHEST = 3.5
 """of such a number: poses beyond are drawn back to it"""
-BORDER = 1 / 8
-"""of the sides of an outline's box, by which the grid of its form is wider on each side"""
 LEAST_SPREAD = 0.05
 """of a Gaussian of the mixture"""
 PACE = 10.0
 """how many times faster the parameters of the mixtures move than weights do"""
-FORM_POINTS = 2
-"""points of a cell's side at which a form is read"""
-ROUNDS, CLOSE = 8, 0.01
-"""corrections of the area of a drawn outline at most, and the part of its size that is close enough"""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutConfig:
     """Shape of the autoencoder."""
 
-    image_size: Side = 64
+    image_size: Side = 128
     """cells of a side of the grid of outlines"""
-    form_size: Side = 32
-    """cells of a side of the grid of forms"""
+    form_size: Side = 24
+    """places between the tips of an outline at which its edges are read"""
     latent_size: Width = 16
     """numbers of a form's code"""
-    width: Width = 192
+    width: Width = 256
     """features of a layer"""
     embedding: Width = 32
     """width of the embedding of findings"""
@@ -72,20 +63,10 @@ class LayoutConfig:
 class LayoutObjectiveConfig:
     """Weights of the bound."""
 
-    beta: NotNegative = 0.2
-    """weight of the divergence between a form's code and its prior; 1 is the evidence lower bound, at which thin forms blur away"""
+    noise: Positive = 0.05
+    """standard deviation of a form's numbers around those of its code"""
     label_dropout: Fraction = 0.05
     """probability of dropping the findings from what codes and forms are conditioned on"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Posed:
-    """Outlines parted into pose and form."""
-
-    pose: Tensor
-    """[B, P] as in `POSE`, in units of `SCALE` from `USUAL`"""
-    form: Tensor
-    """[B, 1, F, F] in [0, 1]: how much of each cell of the outline's own box, widened by `BORDER`, is inside"""
 
 
 class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
@@ -100,10 +81,11 @@ class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
         c, findings = self.config, len(spec.findings)
         self.labels = StatementEmbedding(findings, c.embedding)
         given = c.embedding + 1 + len(POSE)
-        self.encoder = nn.Sequential(nn.Linear((c.form_size // 2) ** 2 + given, c.width), nn.SiLU(), nn.Linear(c.width, 2 * c.latent_size))
+        numbers = len(CURVES) * c.form_size
+        self.encoder = nn.Sequential(nn.Linear(numbers + given, c.width), nn.SiLU(), nn.Linear(c.width, 2 * c.latent_size))
         self.prior = nn.Sequential(nn.Linear(given, c.embedding * 2), nn.SiLU(), nn.Linear(c.embedding * 2, 2 * c.latent_size))
         self.decoder = nn.Sequential(nn.Linear(c.latent_size + given, c.width), nn.SiLU(), nn.Linear(c.width, c.width), nn.SiLU(),
-                                     nn.Linear(c.width, c.form_size**2))
+                                     nn.Linear(c.width, numbers))
         self.poses = PoseMixtures(findings, components=c.components)
 
     def condition_vector(self, labels: Tensor, left: Tensor, pose: Tensor) -> Tensor:
@@ -111,14 +93,14 @@ class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
         return torch.cat([self.labels(labels.to(pose)), left[:, None].to(pose) * 2 - 1, pose], dim=1)
 
     def encode(self, form: Tensor, given: Tensor) -> Tensor:
-        """Mean and logarithm of the variance of the code of forms [B, 1, F, F] -> [B, 2 Z]."""
-        code: Tensor = self.encoder(torch.cat([F.avg_pool2d(form, 2).flatten(1) * 2 - 1, given], dim=1))
+        """Mean and logarithm of the variance of the code of forms [B, 4, N] -> [B, 2 Z]."""
+        code: Tensor = self.encoder(torch.cat([form.flatten(1), given], dim=1))
         return code
 
     def decode(self, code: Tensor, given: Tensor) -> Tensor:
-        """Log odds that a point is inside, [B, Z] -> [B, 1, F, F]; blurred a little, so that edges are smooth."""
-        side = self.config.form_size
-        return _blurred(self.decoder(torch.cat([code, given], dim=1)).view(-1, 1, side, side))
+        """Forms, [B, Z] -> [B, 4, N] as in `contours.CURVES`."""
+        form: Tensor = self.decoder(torch.cat([code, given], dim=1)).view(len(code), len(CURVES), -1)
+        return form
 
     def sample(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
         """One map a seed, [B, 1, S, S] in [-1, 1], positive inside one connected outline without holes, as `data.layouts` makes them.
@@ -134,8 +116,9 @@ class LayoutModel(nn.Module, LayoutMaker, HasConditionInputs, StartsFromBase):
             given = self.condition_vector(condition.labels.to(device), left.to(device), pose.to(device))
             mean, log_variance = self.prior(given).chunk(2, dim=1)
             code = mean + (log_variance / 2).exp() * draws.normal(self.config.latent_size).to(mean)
-            odds = self.decode(code, given).float().cpu().numpy()[:, 0]
-        maps = [laid_out(one, place, cells=self.config.image_size) for one, place in zip(odds, _unscaled(pose), strict=True)]
+            forms = self.decode(code, given).double().cpu().numpy()
+        maps = [laid_out(Contour(pose=place, form=form), cells=self.config.image_size)
+                for place, form in zip(_unscaled(pose), forms, strict=True)]
         return torch.from_numpy(np.stack(maps))[:, None].to(device)
 
     def draw(self, condition: Condition | None, seeds: Sequence[int], settings: SampleSettings | None = None) -> Tensor:
@@ -240,113 +223,6 @@ def _unscaled(pose: Tensor) -> NDArray[np.float64]:
     return np.asarray(pose.double().numpy() * SCALE + USUAL, dtype=np.float64)
 
 
-def _blurred(maps: Tensor) -> Tensor:
-    """Convolved with (1, 2, 1) / 4 across and down."""
-    kernel = maps.new_tensor([0.25, 0.5, 0.25])
-    padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 3, 1)), kernel.view(1, 1, 1, 3))
-
-
-def posed(maps: Tensor, *, form_size: int) -> Posed:
-    """Pose and form of outlines, maps [B, 1, S, S] that are positive inside; a map without an inside counts as the box of the grid."""
-    low, high = zip(*(_extent(maps[:, 0].amax(axis)) for axis in (1, 2)), strict=True)  # x, then y
-    middle, sides = [(torch.stack(high, 1) + torch.stack(low, 1)) / 2, torch.stack(high, 1) - torch.stack(low, 1)]
-    wide = sides * (1 + 2 * BORDER)
-    points = form_size * FORM_POINTS
-    places = (torch.arange(points, device=maps.device) + 0.5) / points - 0.5
-    x, y = (middle[:, axis, None] + wide[:, axis, None] * places for axis in (0, 1))
-    grid = torch.stack([x[:, None, :].expand(-1, points, -1), y[:, :, None].expand(-1, -1, points)], dim=-1) * 2 - 1
-    inside = (F.grid_sample(maps, grid.to(maps), align_corners=False, padding_mode="border") > 0).float()
-    form = F.avg_pool2d(inside, FORM_POINTS)
-    mass = form.sum((1, 2, 3)).clamp(min=1e-3)
-    cells = (torch.arange(form_size, device=maps.device) + 0.5) / form_size - 0.5
-    centre = torch.stack([(form.sum((1, axis)) * cells).sum(1) / mass for axis in (2, 3)], dim=1)
-    area = mass / form_size**2 * wide.prod(1)
-    numbers = [(area.sqrt() * (1 + 2 * MARGIN)).log()[:, None], middle + centre * wide, (sides[:, :1] / sides[:, 1:]).log(),
-               (mass / form_size**2 * (1 + 2 * BORDER)**2).log()[:, None]]
-    return Posed(pose=_scaled(torch.cat(numbers, dim=1).float()), form=form)
-
-
-def _extent(profile: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a profile [B, S] is positive, from and to, in parts of its length [B]; all of it where it never is."""
-    fine = F.interpolate(profile[:, None].float(), scale_factor=8, mode="linear", align_corners=False)[:, 0] > 0
-    fine |= ~fine.any(1, keepdim=True)
-    order = torch.arange(fine.shape[1], device=fine.device)
-    first = torch.where(fine, order, fine.shape[1]).amin(1)
-    last = torch.where(fine, order, -1).amax(1) + 1
-    return first / fine.shape[1], last / fine.shape[1]
-
-
-def laid_out(odds: NDArray[np.float32], pose: NDArray[np.float64], *, cells: int) -> NDArray[np.float32]:
-    """A form, log odds [F, F], as a map [S, S] of `data.layouts`, with the area, centre, ratio and fill of a pose as in `POSE`.
-
-    Only its largest connected part counts, without holes. All outside where no point of the form is inside.
-    """
-    field = ndimage.zoom(odds, 8, order=1, grid_mode=True, mode="nearest")
-    part = np.clip(math.exp(pose[4]) / (1 + 2 * BORDER)**2, 0.005, 1 / (1 + 2 * BORDER)**2)
-    inside = _cut(field, float(part))
-    if not inside.any():
-        return np.full((cells, cells), -1.0, dtype=np.float32)
-    rows, columns = ((axis + 0.5) / len(field) - 0.5 for axis in np.nonzero(inside))  # from the middle, in parts of the wide box
-    spans = np.array([[columns.min(), columns.max()], [rows.min(), rows.max()]]) + 0.5 / len(field) * np.array([-1, 1])
-    centre, fill = np.array([columns.mean(), rows.mean()]), float(inside.mean())
-    asked = min(math.exp(pose[0]), 0.98 * (1 + 2 * MARGIN))
-    size = asked / (1 + 2 * MARGIN)
-    best, error = np.full((cells, cells), -1.0, dtype=np.float32), math.inf
-    low, high = 0.0, math.inf
-    for _ in range(ROUNDS):  # the grid cuts off, and small outlines are measured coarsely
-        sides = _sides(size, fill=fill, ratio=math.exp(pose[3]), spans=spans)
-        middle = np.clip(pose[1:3] - centre * sides, -spans[:, 0] * sides, np.maximum(-spans[:, 0] * sides, 1 - spans[:, 1] * sides))
-        made = soft_outline(_rasterised(inside, middle, sides, points=cells * SUPERSAMPLING), cells=cells)
-        made = np.where(_one_part(made > 0), np.maximum(np.abs(made), 1e-3), -np.abs(made))  # what is thinner than a cell may part
-        factor = asked / size_of(inside_of(made)) if (made > 0).any() else 1.5
-        if (made > 0).any() and abs(factor - 1) < error:
-            best, error = made, abs(factor - 1)
-        if error < CLOSE:
-            break
-        low, high = (max(low, size), high) if factor > 1 else (low, min(high, size))
-        size = size * factor if low < size * factor < high else math.sqrt(low * high)
-    return best
-
-
-def _cut(field: NDArray[np.float32], part: float) -> NDArray[np.bool_]:
-    """The part of a field above the level at which its largest connected part covers `part` of it; at even odds, thin forms would break."""
-    low, high, inside = float(np.quantile(field, max(0.0, 1 - 5 * part))), float(field.max()), field > np.quantile(field, 1 - part)
-    inside = _one_part(inside)
-    for _ in range(7):
-        if abs(float(inside.mean()) / part - 1) < 0.05:
-            break
-        level = (low + high) / 2
-        inside = _one_part(field > level)
-        low, high = (low, level) if inside.mean() < part else (level, high)
-    return inside
-
-
-def _sides(size: float, *, fill: float, ratio: float, spans: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Width and height of the wide box in parts of the grid, [2]; no wider nor higher than lets the outline lie in the grid."""
-    area = size**2 / fill
-    longest = 1 / (spans[:, 1] - spans[:, 0])
-    width = min(math.sqrt(area * ratio), longest[0])
-    height = min(area / width, longest[1])
-    return np.array([min(area / height, longest[0]), height])
-
-
-def _rasterised(inside: NDArray[np.bool_], middle: NDArray[np.float64], sides: NDArray[np.float64], *, points: int) -> NDArray[np.bool_]:
-    """A mask in its wide box, laid into the whole grid of so many points a side."""
-    places = (np.arange(points) + 0.5) / points
-    columns, rows = (((places - middle[axis]) / sides[axis] + 0.5) * len(inside) - 0.5 for axis in (0, 1))
-    values = ndimage.map_coordinates(inside.astype(np.float32), np.meshgrid(rows, columns, indexing="ij"), order=1, cval=0.0)
-    return _one_part(values >= 0.5)
-
-
-def _one_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask, its holes filled."""
-    parts, count = ndimage.label(mask)
-    if count > 1:
-        mask = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    return np.asarray(ndimage.binary_fill_holes(mask), dtype=np.bool_)
-
-
 class LayoutObjective(Objective[LayoutModel]):
     """Minus the evidence lower bound of forms, and minus the log density of poses, in nats an outline."""
 
@@ -356,24 +232,35 @@ class LayoutObjective(Objective[LayoutModel]):
         super().__init__()
         self.config, self.model = config, model
         self.players = nn.ModuleDict({"model": model})
+        self.read: dict[bytes, Contour] = {}  # by digest of the map: every outline is seen many times
 
     def losses(self, phase: str, batch: Batch) -> dict[str, Tensor]:
         model, draws = self.model, batch.draws
         finding, left, _ = (part.to(batch.images.device) for part in asked_of(batch.condition.to("cpu"), draws))
-        outlines = posed(batch.images, form_size=model.config.form_size)
+        pose, form = self._contours(batch.images)
         labels = batch.condition.labels.masked_fill(draws.uniform(1) < self.config.label_dropout, math.nan)
-        given = model.condition_vector(labels, left, outlines.pose)
-        mean, log_variance = model.encode(outlines.form, given).float().chunk(2, dim=1)
+        given = model.condition_vector(labels, left, pose)
+        mean, log_variance = model.encode(form, given).float().chunk(2, dim=1)
         prior_mean, prior_log_variance = model.prior(given).float().chunk(2, dim=1)
         code = mean + (log_variance / 2).exp() * draws.normal(model.config.latent_size)
-        odds = model.decode(code, given).float()
+        error = (model.decode(code, given).float() - form) / self.config.noise
         spread = (log_variance.exp() + (mean - prior_mean).square()) / prior_log_variance.exp()
         divergence = prior_log_variance - log_variance + spread - 1
-        reconstruction = F.binary_cross_entropy_with_logits(odds, outlines.form, reduction="none").sum((1, 2, 3))
-        damage = 0 * batch.images.flatten(1).sum(1)  # NaN for a map of NaN, whose form would be that of an empty one
-        return {"reconstruction": reconstruction + damage,
-                "divergence": self.config.beta * divergence.sum(1) / 2,
-                "pose": -model.poses.log_density(outlines.pose, finding, left)}
+        damage = 0 * batch.images.flatten(1).sum(1)  # NaN for a map of NaN, whose contour would be that of an empty one
+        return {"reconstruction": error.square().sum((1, 2)) / 2 + damage, "divergence": divergence.sum(1) / 2,
+                "pose": -model.poses.log_density(pose, finding, left)}
+
+    def _contours(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Poses [B, P], in units of `SCALE` from `USUAL`, and forms [B, 4, N] of maps [B, 1, S, S]."""
+        found = []
+        for grid in maps[:, 0].float().cpu().numpy():
+            digest = hashlib.sha256(grid.tobytes()).digest()
+            if digest not in self.read:
+                self.read[digest] = contour_of(np.nan_to_num(grid, nan=-1.0), points=self.model.config.form_size)
+            found.append(self.read[digest])
+        poses = _scaled(torch.from_numpy(np.stack([one.pose for one in found])))
+        forms = torch.from_numpy(np.stack([one.form for one in found]))
+        return poses.to(maps), forms.to(maps)
 
 
 FAMILY = Family(model_config=LayoutConfig, objective_config=LayoutObjectiveConfig, build_model=LayoutModel, build_objective=LayoutObjective,

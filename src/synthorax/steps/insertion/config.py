@@ -30,7 +30,7 @@ class InsertConfig:
     mask: Path | None = None
     """PNG of the size of the images, white where the lesion goes; for a nodule or mass it says place and size"""
     layouts: Path | None = None
-    """outlines to draw from: a dataset folder with lesion masks, or a run of the recipe layout-64; by default the model that ships"""
+    """outlines to draw from: a dataset folder with lesion masks, or a run of the recipe layout-128; by default the model that ships"""
     spacing_mm: Annotated[float, Ge(0.01), Le(10)] = math.nan
     """side of a pixel in mm, where an image does not state it; by default estimated from the lungs"""
     assume_absent: bool = False

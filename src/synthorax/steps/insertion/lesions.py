@@ -288,10 +288,10 @@ def _outlines(config: InsertConfig, find_lungs: FindLungs | None) -> tuple[Layou
             json.dumps(stamps(given), sort_keys=True).encode()).hexdigest()
     if given is not None and given.is_dir() and not any(given.iterdir()):
         raise InputError("the folder of outlines is empty", file=given,
-                         remedy="give a data set with lesion masks, or a run of the recipe layout-64")
+                         remedy="give a data set with lesion masks, or a run of the recipe layout-128")
     opened = open_model(given or USUAL_OUTLINES)
     if not isinstance(opened.network, LayoutMaker):
-        raise UsageError(f"{opened} draws no outlines; take a run of the recipe layout-64, or a data set with lesion masks")
+        raise UsageError(f"{opened} draws no outlines; take a run of the recipe layout-128, or a data set with lesion masks")
     return opened.network, opened.digest
 
 
