@@ -93,6 +93,13 @@ def test_air_lies_between_the_lung_and_the_wall(side: str) -> None:
         assert mask[row, outermost], "no lung between the air and the wall"
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_thin_pneumothorax_away_from_the_wall_stays_thin_there(side: str) -> None:
+    """A strip that is 0.06 of the lung's width thick, 0.05 to 0.2 of it away from the wall."""
+    mask = place_layout(planted("Pneumothorax", side, block(0.84, 0.3, 0.06, 0.35)), CHEST)
+    assert mask.sum() < 1.5 * 0.06 * 70 * 0.35 * 140
+
+
 def test_an_outline_that_lies_just_outside_is_shifted_by_as_little_as_it_needs() -> None:
     beside = planted("Nodule", "left", block(0.89, 0.45, 0.16, 0.1))
     mask = place_layout(beside, CHEST)

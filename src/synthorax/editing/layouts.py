@@ -251,17 +251,19 @@ def _sunk(mask: NDArray[np.bool_], host: _Host) -> NDArray[np.bool_]:
 
 
 def _between_lung_and_wall(mask: NDArray[np.bool_], host: _Host) -> NDArray[np.bool_]:
-    """The outline and all of the lung beyond it as seen from the hilum."""
+    """The outline moved out to the wall as seen from the hilum, as thick as it was drawn in each direction."""
     rows, columns = np.nonzero(host.allowed)
     hilum = host.frame.to_image(np.array([HILUM]))[0]
     distance = np.hypot(columns + 0.5 - hilum[0], rows + 0.5 - hilum[1])
     direction = _directions(rows, columns, host.frame)
-    nearest = np.full(360, np.inf)
     inside = mask[rows, columns]
+    nearest, farthest, wall = np.full(360, np.inf), np.zeros(360), np.zeros(360)
     np.minimum.at(nearest, direction[inside], distance[inside])
-    settled = mask.copy()
-    settled[rows, columns] |= distance >= nearest[direction]
-    return settled
+    np.maximum.at(farthest, direction[inside], distance[inside])
+    np.maximum.at(wall, direction, distance)
+    settled = np.zeros_like(mask)
+    settled[rows, columns] = distance >= wall[direction] - (farthest - nearest)[direction]
+    return _largest(ndimage.binary_closing(np.pad(settled, 2), iterations=2)[2:-2, 2:-2] & host.allowed)
 
 
 def _directions(rows: NDArray[np.intp], columns: NDArray[np.intp], frame: Frame) -> NDArray[np.intp]:
