@@ -27,7 +27,7 @@ def soft_outline(inside: NDArray[np.bool_], *, cells: int) -> NDArray[np.float32
     points = len(inside) // cells
     if not inside.any():
         return np.full((cells, cells), -1.0, dtype=np.float32)
-    rows, columns = (_cells_around(inside.any(axis), cells=cells) for axis in (1, 0))
+    rows, columns = (_cells_around(np.asarray(inside.any(axis)), cells=cells) for axis in (1, 0))
     part = inside[rows.start * points:rows.stop * points, columns.start * points:columns.stop * points]
     distance = ndimage.distance_transform_edt(part) - ndimage.distance_transform_edt(~part)
     distance = np.where(part, distance - 0.5, distance + 0.5) / points

@@ -161,7 +161,7 @@ def cavity_depth_mm(lungs: NDArray[np.bool_], *, spacing_mm: float) -> NDArray[n
     """How deep the chest is along each ray, [H, W] in mm: an ellipse across, `CHEST_DEPTH_MM` deep in the middle and 0 at the wall."""
     first, last = lungs.argmax(axis=1), lungs.shape[1] - lungs[:, ::-1].argmax(axis=1)
     columns = np.arange(lungs.shape[1])
-    cavity = (columns >= first[:, None]) & (columns < last[:, None]) & lungs.any(axis=1)[:, None]
+    cavity = (columns >= first[:, None]) & (columns < last[:, None]) & np.asarray(lungs.any(axis=1))[:, None]
     half = LUNGS_WIDTH_MM / 2
     deep = np.clip(distance_transform_edt(np.pad(cavity, 1))[1:-1, 1:-1] * spacing_mm, 0, half)
     return np.asarray(CHEST_DEPTH_MM * np.sqrt(np.clip(1 - (1 - deep / half) ** 2, 0, 1)))

@@ -146,7 +146,8 @@ def _turned(points: Points, line: Points, *, back: bool = False) -> Points:
     """Points turned as the x axis is to lie along a line, or back."""
     unit = line / max(float(np.hypot(*line)), 1e-9)
     turn = np.array([unit, _across(unit)])
-    return points @ (turn.T if back else turn)
+    turned: Points = points @ (turn.T if back else turn)
+    return turned
 
 
 def _edges(contour: Contour) -> NDArray[np.float64]:

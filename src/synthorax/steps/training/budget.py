@@ -200,7 +200,7 @@ def divide_insertion(total: float, insertion: Insertion, judges: JudgeSpeed, *, 
         after = judges.fixed(num_real=num_real, num_images=sum(numbers.values()), config=config)
         return {"insert": insertion.seconds_for(numbers), "evaluate": after["evaluate"], "benefit": after["benefit"]}
 
-    numbers = insertion.fewest
+    numbers: Mapping[str, int] = insertion.fewest
     needed = spent + sum(fixed(numbers).values())
     if needed > total:
         parts = fixed(numbers)
