@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
 from synthorax.bounds import AtLeastOne, Finite, NotNegative, Positive
@@ -43,6 +43,9 @@ class DiffusionOptions:
     """classifier-free guidance weight of the first stage"""
     margin: NotNegative = 0.01
     """width of the rim beyond the region in which the change fades out, in parts of the image's longer side"""
+    detail_px: NotNegative = 2.0
+    """standard deviation of the blur, in pixels of the model, above which structures are the model's where it starts from a template; finer
+    ones, such as ribs and a pleural line, stay those of host and template. 0: all is the model's"""
     outline: Literal["none", "box", "exact"] = "none"
     """what to tell a model with masks of the region: nothing, its box, or its outline; only what it learned, else it makes textures"""
     severity: Positive | None = None
@@ -80,13 +83,20 @@ def insert_by_diffusion(host: Pixels, *, finding: str, region: NDArray[Any], mod
         else:
             image = stage.sample(asked, [own], settings, change=held).float().cpu()
     assert image is not None
-    change = frame.host_change((soft * (image - known))[0, 0].numpy()) * weight
+    base = host.astype(np.float64)
+    change = (soft * (image - known))[0, 0].numpy()
+    if template is not None and options.level > 0 and options.detail_px > 0:
+        base = np.asarray(template, dtype=np.float64)
+        change = gaussian_filter((soft * (image - torch.from_numpy(frame.model_image(template))))[0, 0].numpy(), options.detail_px)
+    made = base + frame.host_change(change) * weight
     rng = np.random.default_rng(derive(seed, "rounding"))
-    rounded = np.floor(host + change + rng.random(host.shape)).clip(0, np.iinfo(host.dtype).max)
+    rounded = np.floor(made + rng.random(host.shape)).clip(0, np.iinfo(host.dtype).max)
+    touched = (weight > 0) | (base != host)
     pixels = host.copy()
-    pixels[weight > 0] = rounded[weight > 0].astype(host.dtype)
+    pixels[touched] = rounded[touched].astype(host.dtype)
+    change = made - host
     mask = np.where(inside, np.uint8(255), np.uint8(0))
-    record = {"method": "diffusion", "finding": finding, "seed": seed, "options": asdict(options), "rim_px": rim_px(weight > 0, inside),
+    record = {"method": "diffusion", "finding": finding, "seed": seed, "options": asdict(options), "rim_px": rim_px(touched, inside),
               "start": "noise" if template is None or options.level == 0 else "template", "model_px": [s.spec.image_size for s in stages],
               "peak_levels": float(np.abs(change).max()), "mean_levels": float(change[inside].mean()), "white": frame.white,
               "seam": seam_ratio(host, pixels), "host": digest_of(host), "region": digest_of(inside),
