@@ -2,6 +2,7 @@
 
     synthorax insert FOLDER --finding Nodule --seed 1 --out inserted/
     python bench/studies/insertion_figure.py inserted/ docs/images/insert-nodules.png --rows 4
+    python bench/studies/insertion_figure.py effusions/ masses/ docs/images/insert-findings.png --rows 1 --tiles 4
 
 Reads the private manifest of the set, so the figure shows patients: publish it only of images whose terms allow that.
 """
@@ -26,13 +27,17 @@ DIFFERENCE = 4
 def main() -> None:
     """Draw the figure that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="what `synthorax insert` wrote")
+    parser.add_argument("folder", type=Path, nargs="+", help="what `synthorax insert` wrote")
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--hosts", default="", help="draw only hosts with this in their name")
+    parser.add_argument("--tiles", type=int, default=6, help="of a row; 4 leave out the place enlarged")
+    parser.add_argument("--skip", type=int, nargs="+", default=[], help="how many images of each folder to pass over")
     given = parser.parse_args()
-    lines = [line for line in read_manifest(given.folder) if "study" in line and given.hosts in line["host"]]
-    rows = [row_of(given.folder, line) for line in lines[: given.rows]]
+    rows = []
+    for folder, skip in zip(given.folder, given.skip or [0] * len(given.folder), strict=True):
+        lines = [line for line in read_manifest(folder) if "study" in line and given.hosts in line["host"]]
+        rows += [row_of(folder, line)[:, : given.tiles * TILE_PX] for line in lines[skip : skip + given.rows]]
     Image.fromarray(np.vstack(rows)).save(given.out, optimize=True)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from synthorax.editing.insertion.frame import Frame
 from synthorax.editing.insertion.insert import TemplateOptions, insert_lesion
@@ -74,9 +76,25 @@ def test_a_low_level_keeps_the_template() -> None:
     errors = []
     for level in (0.02, 2.0):
         inserted = insert_by_diffusion(made.pixels, finding=FINDING, region=region, model=model, seed=1, template=template,
-                                       options=DiffusionOptions(steps=3, guidance=1.0, level=level))
+                                       options=DiffusionOptions(steps=3, guidance=1.0, level=level, detail_px=0.0))
         errors.append(float(np.abs(inserted.pixels.astype(float) - template)[region].mean()))
     assert errors[0] < 12 and errors[1] > errors[0] + 3
+
+
+def test_fine_structure_stays_that_of_host_and_template() -> None:
+    made, model = thorax(200), diffusion()
+    region = region_of(made)
+    inner = distance_transform_edt(region) > 4
+    y, x = np.mgrid[:200, :200]
+    fine = 6 * np.where((y + x) % 4 < 2, 1, -1)
+    template = np.where(region, np.clip(made.pixels.astype(int) + 10 + fine, 0, 255), made.pixels).astype(np.uint8)
+
+    def left(**options: float) -> float:
+        result = insert_by_diffusion(made.pixels, finding=FINDING, region=region, model=model, seed=4, template=template,
+                                     options=replace(QUICK, level=0.5, **options)).pixels.astype(float)
+        return float((result * fine)[inner].mean()) / 36
+
+    assert left(detail_px=2.0) > 0.8 > 0.6 > left(detail_px=0.0), "with 0 the model replaces it"
 
 
 def test_the_request_states_the_finding_its_place_and_the_host() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 
 import numpy as np
 import pytest
 
-from synthorax.editing.insertion.nodules import NoduleOptions, insert_nodule
+from synthorax.editing.insertion.nodules import NoduleOptions, check_place, insert_nodule
 from synthorax.editing.insertion.seams import seam, seam_ratio
 from synthorax.errors import InputError
 from synthorax.physics.grey_curve import noise_of
@@ -115,3 +117,30 @@ def test_what_cannot_be_is_refused() -> None:
     refused("MONOCHROME1", host=255 - made.pixels)
     refused("below the threshold", lesion=ball(water=0.01), options=NoduleOptions(place=PLACE))
     refused("give one of them", options=NoduleOptions(diameter_mm=5, diameter_px=5))
+
+
+def test_a_large_lesion_at_full_resolution_is_its_projection_and_takes_seconds() -> None:
+    made = thorax(1024, noise=1.0)
+    options = NoduleOptions(place=PLACE, diameter_mm=100, spacing_mm=made.spacing_mm, levels_per_mm=made.levels_per_mm / 4, noise=False)
+    start = time.process_time()
+    inserted = insert_nodule(made.pixels, ball(), lungs=made.lungs, seed=1, options=options)
+    assert time.process_time() - start < 15, "rays through voxels as small as pixels take a minute"
+    added = inserted.pixels.astype(float) - made.pixels
+    row, column = int(PLACE[1] * 1024), int(PLACE[0] * 1024)
+    y, x = np.mgrid[:1024, :1024]
+    distance = np.hypot(y - row, x - column) * made.spacing_mm
+    for at in (0, 20, 40):
+        near = np.abs(distance - at) < 1.0
+        chord = 0.8 * 2 * math.sqrt(50**2 - at**2) * made.levels_per_mm / 4
+        assert added[near].mean() == pytest.approx(chord, rel=0.04), at
+    total = added.sum() * made.spacing_mm**2 / (made.levels_per_mm / 4)
+    assert total == pytest.approx(0.8 * 4 / 3 * math.pi * 50**3, rel=0.03)
+
+
+def test_a_place_is_checked_before_a_lesion_is_made() -> None:
+    made = thorax()
+    check_place(made.pixels, made.lungs, options=NoduleOptions(place=PLACE, diameter_mm=20))
+    for options, message in ((NoduleOptions(place=(0.02, 0.02), diameter_mm=20), "outside the lungs"),
+                             (NoduleOptions(place=PLACE, diameter_mm=280), "larger than the lung")):
+        with pytest.raises(InputError, match=message):
+            check_place(made.pixels, made.lungs, options=options)

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
 
 from synthorax.editing.insertion.insert import TemplateOptions, insert_template, solid_level
 from synthorax.editing.insertion.templates import TEMPLATES
@@ -104,3 +104,61 @@ def test_regions_and_findings_that_cannot_be_are_refused() -> None:
                                      ("Effusion", region_of("Effusion", made)[1:], "does not fit")):
         with pytest.raises(InputError, match=message):
             insert_template(made.pixels, finding=finding, region=region, lungs=made.lungs, seed=0)
+
+
+@pytest.mark.parametrize("size", [256, 1024])
+@pytest.mark.parametrize("finding", ["Effusion", "Cardiomegaly", "Fibrosis", "Pneumothorax"])
+def test_a_mask_is_one_body_without_holes_also_where_the_region_has_specks(finding: str, size: int) -> None:
+    made = thorax(size, noise=1.0)
+    region = region_of(finding, made)
+    speck = np.argwhere(made.lungs & (np.arange(size) > size // 2))[7]
+    region[speck[0]:speck[0] + 2, speck[1]:speck[1] + 2] = True
+    inserted = insert_template(made.pixels, finding=finding, region=region, lungs=made.lungs, seed=1)
+    mask = inserted.mask > 0
+    assert label(mask)[1] == 1 and np.array_equal(binary_fill_holes(mask), mask)
+    corners = np.abs(np.diff(mask.astype(int), axis=0)).sum() + np.abs(np.diff(mask.astype(int), axis=1)).sum()
+    assert corners < 1.35 * 4 / np.pi * _contour(mask), "its border has no steps beyond those of pixels"
+    assert distance_transform_edt(~mask)[inserted.pixels != made.pixels].max() * made.spacing_mm < 16, "its rim is bounded"
+    if finding == "Cardiomegaly":
+        assert mask[region_of(finding, made)].mean() > 0.95, "the heart is in the mask, not only what was added to it"
+
+
+def _contour(mask: np.ndarray) -> float:
+    """Length of the border of a mask, in pixels: the gradient of the blurred mask, summed."""
+    return float(np.hypot(*np.gradient(gaussian_filter(mask.astype(float), 3))).sum())
+
+
+def test_a_pneumothorax_has_a_pleural_line_no_vessels_beyond_and_ribs() -> None:
+    made = thorax(noise=0.5)
+    region = region_of("Pneumothorax", made)
+    y, x = np.mgrid[:256, :256]
+    rib = 18 * (np.abs(y - 90 - 0.2 * x) < 4)
+    vessels = 5 * np.sin(x / 1.5) * made.lungs
+    host = np.clip(made.pixels + rib + vessels, 0, 255).astype(np.uint8)
+    inserted = insert_template(host, finding="Pneumothorax", region=region, lungs=made.lungs, seed=1)
+    from_lung = distance_transform_edt(~(made.lungs & ~region))
+    inner = region & (from_lung > 4) & (distance_transform_edt(region) > 2)
+    change = inserted.pixels.astype(float) - host
+    to_gap = distance_transform_edt(~region)
+    line, behind = (change[made.lungs & (to_gap > low) & (to_gap <= high)].mean() for low, high in ((0, 1), (2, 5)))
+    gap = change[inner].mean()
+    assert line > behind + 2 > 2 > 0 > gap + 5, "a bright line between the lung, which is a little denser, and the dark air"
+
+    def wave(pixels: np.ndarray) -> float:
+        values = pixels.astype(float) - gaussian_filter(pixels.astype(float), 4)
+        return abs(float((values * np.sin(x / 1.5))[inner].mean()))
+
+    assert wave(inserted.pixels) < 0.35 * wave(host), "vessels are gone, not only darker"
+    on, off = (inner & (np.abs(y - 90 - 0.2 * x) < 3), inner & (np.abs(np.abs(y - 90 - 0.2 * x) - 9) < 3))
+    kept = [float(np.median(pixels[on])) - float(np.median(pixels[off])) for pixels in (host, inserted.pixels)]
+    assert kept[1] > 0.6 * kept[0], "the rib is still there"
+
+
+def test_a_mass_is_denser_in_its_middle() -> None:
+    made = thorax()
+    y, x = np.mgrid[:256, :256]
+    region = (x - 82) ** 2 + (y - 128) ** 2 < 16**2
+    inserted = insert_template(made.pixels, finding="Mass", region=region, lungs=made.lungs, seed=1)
+    added = inserted.pixels.astype(float) - made.pixels
+    middle, border = (added[np.abs(np.hypot(x - 82, y - 128) - radius) < 1.5].mean() for radius in (1.5, 12.5))
+    assert middle > 1.2 * border > 0

@@ -23,6 +23,7 @@ from synthorax.data.pixels import write_png
 from synthorax.editing.insertion.insertion import Insertion, box_of
 from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.judges.lungs import LungMasks, load_lung_model
+from synthorax.rng import derive
 from synthorax.steps.export.images import export_dataset
 from synthorax.steps.insertion.acceptance import check_place, check_side, refusal
 from synthorax.steps.insertion.config import InsertConfig
@@ -284,6 +285,37 @@ def test_an_outline_too_small_to_be_seen_is_refused_unless_a_size_is_asked_for(t
     with pytest.raises(InputError, match=r"outline that was drawn covers 0\.\d\d% of the lungs, and 0\.5% is the least; ask for a"):
         insert(hosts, tmp_path / "out", finding="Consolidation", layouts=bank.path)
     assert len(insert(hosts, tmp_path / "small", finding="Consolidation", layouts=bank.path, size=0.05))
+
+
+def test_a_nodule_that_cannot_be_seen_goes_elsewhere_or_is_enlarged_or_the_host_is_refused() -> None:
+    made = thorax(256, noise=1.5)
+    right, left = made.lungs.copy(), made.lungs.copy()
+    right[:, 128:] = left[:, :128] = False
+    lungs = LungMasks(right=right[None], left=left[None], heart=np.zeros_like(right)[None])
+    y, x = np.mgrid[:256, :256]
+    busy = np.clip(made.pixels + 30 * np.sin(x / 2.6) * np.sin(y / 2.6) * right, 0, 255).astype(np.uint8)  # as if of nodules itself
+    maker = lesion_maker("Nodule", InsertConfig(), model="template")
+    records = [maker.insert(busy, lungs, spacing_mm=None, mask=None, seed=seed).record for seed in range(6)]
+    assert all(record["visibility"] >= record["least_visible"] for record in records)
+    assert any(record["places"] > 1 for record in records), "some had to be placed again, and the record says so"
+    assert all(10 <= record["diameter_mm"] <= 30 for record in records), "within the range of nodules"
+    faint = lesion_maker("Nodule", InsertConfig(diameter_mm=5, severity=0.0, side="right"), model="template")
+    with pytest.raises(InputError, match=r"nodule could not be seen: at best it stands out by .* are asked for; ask for a larger"):
+        faint.insert(busy, lungs, spacing_mm=None, mask=None, seed=1)
+
+
+def test_volumes_sampled_in_groups_make_the_images_that_they_make_alone() -> None:
+    made = thorax(SIZE_PX, noise=1.0)
+    right, left = made.lungs.copy(), made.lungs.copy()
+    right[:, SIZE_PX // 2 :] = left[:, : SIZE_PX // 2] = False
+    lungs = LungMasks(right=right[None], left=left[None], heart=np.zeros_like(right)[None])
+    grouped, alone = (lesion_maker("Nodule", InsertConfig(diameter_mm=28, severity=1.0), model="nodule-3d") for _ in range(2))
+    for number in (0, 2):
+        own = derive(1, "insert", number)
+        grouped.prepare(1, number)
+        assert own in grouped.volumes and len(grouped.volumes) == 4
+        one, other = (maker.insert(made.pixels, lungs, spacing_mm=None, mask=None, seed=own) for maker in (grouped, alone))
+        assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.mask, other.mask)
 
 
 def test_fewer_images_than_asked_for_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

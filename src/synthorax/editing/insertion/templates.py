@@ -124,7 +124,7 @@ def consolidation(site: Site, severity: float, rng: np.random.Generator) -> Chan
 
 def atelectasis(site: Site, severity: float, rng: np.random.Generator) -> Change:
     """Collapsed lung: denser bands, mostly across, in a haze."""
-    bands = np.clip(0.55 + 0.35 * site.texture((2.2, 14), rng) + 0.1 * site.texture(4, rng), 0.1, 1)
+    bands = np.clip(0.55 + 0.18 * site.texture((3.5, 18), rng) + 0.12 * site.texture(6, rng), 0.15, 1)
     reach = max(float(site.depth_mm().max()), 1.0)
     fill = rising(site.depth_mm() * (1 + 0.25 * site.texture(8, rng)), min(0.8 * reach, 14)) * bands
     fill *= rising(site.depth_mm(), 3)
@@ -149,13 +149,14 @@ def pneumothorax(site: Site, severity: float, rng: np.random.Generator) -> Chang
     """Air in the place of lung, without markings, up to the visceral pleura: a thin line, behind which the lung is a little denser.
 
     The air lacks the water of the lung that was there, `LUNG_DENSITY` of the depth of the chest. The pleura is seen where the ray grazes
-    it; per mm of its length that makes 14 to 24 mm² of water: on NIH images at 256 px lines of 6 to 15 grey levels, one to two pixels wide.
+    it; per mm of its length that makes 16 to 28 mm² of water: on NIH images at 256 px lines of 6 to 15 grey levels, one to two pixels wide.
     """
     into = site.beyond_pleura_mm()
     air = rising(into + 1, 2.5)
     width = max(0.6, 0.5 * site.spacing_mm)  # standard deviation
-    amount = _mm(severity, 14, 24) * np.clip(1 + 0.2 * site.texture(12, rng), 0.5, 1.5)
-    line = amount / (width * math.sqrt(2 * math.pi)) * np.exp(-0.5 * (into / width) ** 2) * (site.lungs | site.region)
+    amount = _mm(severity, 16, 28) * np.clip(1 + 0.2 * site.texture(12, rng), 0.5, 1.5)
+    shape = np.exp(-0.5 * ((into + 0.5 * site.spacing_mm) / width) ** 2)  # half a pixel within the lung
+    line = amount / (width * math.sqrt(2 * math.pi)) * shape * (site.lungs | site.region)
     haze = _mm(severity, 1.5, 4) * np.where((into < 0) & site.lungs, rising(12 + into, 12), 0) * (1 - air)
     lost = _mm(severity, 0.7, 1.3) * LUNG_DENSITY * site.cavity_mm
     return Change(water=np.where(site.region, -lost * air, haze), faded=np.where(site.region, rising(into, 1.5), 0), line=line)

@@ -41,7 +41,12 @@ class Visibility:
     @property
     def enough(self) -> bool:
         """Whether it is seen, and is what is seen."""
-        return self.after >= LEAST_VISIBLE and self.after - self.before >= LEAST_OWN * LEAST_VISIBLE
+        return self.margin >= 1
+
+    @property
+    def margin(self) -> float:
+        """The smaller of what is seen and of what the lesion has of it, in parts of what is asked for; 1 is just enough."""
+        return min(self.after, (self.after - self.before) / LEAST_OWN) / LEAST_VISIBLE
 
 
 def visibility(host: NDArray[Any], result: NDArray[Any], lungs: NDArray[np.bool_], *, place: tuple[float, float],

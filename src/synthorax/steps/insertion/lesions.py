@@ -29,7 +29,7 @@ from synthorax.editing.insertion.masked_diffusion import stages_of
 from synthorax.editing.insertion.nodules import NoduleOptions, check_place, insert_nodule
 from synthorax.editing.insertion.outlines import enlarged_heart, fluid_below, largest_parts, pleural_gap
 from synthorax.editing.insertion.templates import TEMPLATES
-from synthorax.editing.insertion.visibility import LEAST_VISIBLE, Visibility, visibility
+from synthorax.editing.insertion.visibility import LEAST_OWN, LEAST_VISIBLE, Visibility, visibility
 from synthorax.editing.layouts import draw_placed, size_in_lung
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.folders import stamps
@@ -48,6 +48,8 @@ from synthorax.zoo import shipped
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 DIAMETERS_MM = {"Nodule": (10.0, 30.0), "Mass": (30.0, 60.0)}
 """range from which the diameter is drawn, evenly on a scale of ratios; 30 mm is where a nodule becomes a mass (Bankier et al. 2024)"""
+SOLIDITY: dict[str, str | None] = {"Nodule": None, "Mass": "solid"}
+"""what is asked of the model; the few large lesions that it learned from are of all kinds, and a mass is solid"""
 MODEL_MM = (3.0, 60.0)
 """diameters that the model of lesions knows"""
 USUAL, USUAL_OUTLINES, TEMPLATE = "nodule-3d", "layout", "template"
@@ -134,7 +136,7 @@ class LesionMaker:
         seeds = [lesion_seed(seed, self.finding, each) for each in range(first, first + GROUP)]
         diameters = [self._drawn_diameter_mm(np.random.default_rng(derive(each, "lesion"))) for each in seeds]
         made = sample_nodules(self.model, diameters_mm=[float(np.clip(each, *MODEL_MM)) for each in diameters],
-                              seeds=[derive(each, "volume") for each in seeds], progress=quiet)
+                              seeds=[derive(each, "volume") for each in seeds], solidity=SOLIDITY[self.finding], progress=quiet)
         self.volumes.clear()
         self.volumes.update(zip(seeds, made, strict=True))
 
@@ -168,11 +170,12 @@ class LesionMaker:
             if seen.enough:
                 return replace(made, record={**made.record, "visibility": seen.after, "visibility_before": seen.before,
                                              "least_visible": LEAST_VISIBLE, "places": turn + 1})
-            best = max(best, seen, key=lambda one: one.after)
+            best = max(best, seen, key=lambda one: one.margin)
         if best.after == -math.inf:
             raise problem
         raise InputError(f"the {self.finding.lower()} could not be seen: at best it stands out by {best.after:.1f} standard deviations of "
-                         f"the clutter, {best.after - best.before:.1f} of them its own, and {LEAST_VISIBLE:g} are asked for",
+                         f"the clutter, {best.after - best.before:.1f} of them its own; at least {LEAST_VISIBLE:g}, "
+                         f"{LEAST_OWN * LEAST_VISIBLE:.1f} of them its own, are asked for",
                          remedy="ask for a larger or denser one (--diameter-mm, --severity), or take another place or image")
 
     def _states_size(self) -> bool:
@@ -213,7 +216,7 @@ class LesionMaker:
         if self.model is None:
             return template_volume(diameter_mm, seed=own)
         asked = float(np.clip(diameter_mm, *MODEL_MM))  # beyond that, the nearest is enlarged or shrunk
-        return sample_nodules(self.model, diameters_mm=[asked], seeds=[own], progress=quiet)[0]
+        return sample_nodules(self.model, diameters_mm=[asked], seeds=[own], solidity=SOLIDITY[self.finding], progress=quiet)[0]
 
 
 def lesion_seed(seed: int, finding: str, number: int) -> int:
