@@ -35,7 +35,9 @@ from synthorax.steps.insertion.lesions import DIAMETERS_MM, lesion_maker
 from synthorax.steps.insertion.lungs import LungFinder
 
 Mask = NDArray[np.bool_]
-FINDINGS = ("Nodule", *TEMPLATES)
+NO_OUTLINES = ("Infiltration", "Pneumonia")
+"""templates without a model of outlines that ships"""
+FINDINGS = ("Nodule", *(finding for finding in TEMPLATES if finding not in NO_OUTLINES))
 MEASURED = ("peak_water_mm", "peak_levels", "contrast_to_clutter", "rim_px", "seam")
 """of the record of an insertion"""
 

@@ -24,11 +24,11 @@ def scene(size: int, *, contrast: float, clutter: float, seed: int = 0) -> tuple
 def test_a_lesion_stands_out_by_its_contrast_over_the_clutter() -> None:
     inside = np.ones((256, 256), bool)
 
-    def seen(contrast: float, clutter: float) -> Visibility:
+    def visible(contrast: float, clutter: float) -> Visibility:
         host, result = scene(256, contrast=contrast, clutter=clutter)
         return visibility(host, result, inside, place=PLACE, radius_px=8)
 
-    none, faint, clear, hidden = seen(0, 4), seen(2, 4), seen(16, 4), seen(8, 16)
+    none, faint, clear, hidden = visible(0, 4), visible(2, 4), visible(16, 4), visible(8, 16)
     assert clear.enough and not faint.enough and not none.enough
     assert none.after == none.before and none.after < faint.after < clear.after - 1
     assert hidden.after == pytest.approx(faint.after, abs=0.05), "only the ratio counts"

@@ -34,7 +34,7 @@ from synthorax.editing.layouts import draw_placed, size_in_lung
 from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
 from synthorax.folders import stamps
 from synthorax.judges.lungs import LungMasks
-from synthorax.physics.grey_curve import estimate_spacing_mm
+from synthorax.physics.grey_curve import estimate_spacing_mm, noise_of
 from synthorax.physics.volumes import LesionVolume
 from synthorax.progress import quiet
 from synthorax.rng import derive
@@ -58,10 +58,12 @@ FindLungs = Callable[[Pixels], LungMasks]
 """lungs and hearts of images [N, H, W]"""
 SOFT_TISSUE = 0.8
 """mm of water per mm of path that a solid lesion has more than the lung"""
-USUAL_LEAST, LEAST_OF_LUNGS = 0.005, {"Pneumothorax": 0.015}
+USUAL_LEAST, LEAST_OF_LUNGS = 0.005, {"Pneumothorax": 0.015, "Effusion": 0.015}
 """part of both lungs that a drawn outline covers at least where no size is asked for; less is a speck that nobody sees"""
 DRAWS = 6
 """outlines drawn for one lesion until one is that large"""
+LEAST_CHANGE = 2.0
+"""times the noise of a pixel, by which the strongest quarter of a finding other than a nodule changes the image at least"""
 GROUP = 4
 """volumes that are sampled at once"""
 PLACES, PLACES_EACH, GROWTH = 12, 4, 1.3
@@ -94,8 +96,15 @@ class LesionMaker:
             return self._nodule(host, lungs, spacing_mm=spacing_mm, mask=mask, seed=seed)
         region = mask if mask is not None else self._outline(lungs, seed=derive(seed, "outline"))
         options = TemplateOptions(severity=0.5 if math.isnan(self.config.severity) else self.config.severity, spacing_mm=spacing_mm)
-        return insert_lesion(host, finding=self.finding, region=region, lungs=lungs.both[0] & ~lungs.heart[0], seed=seed, template=options,
+        inside = lungs.both[0] & ~lungs.heart[0]
+        made = insert_lesion(host, finding=self.finding, region=region, lungs=inside, seed=seed, template=options,
                              model=None if self.painter is None else self.painter.network, study=study)
+        change = float(np.quantile(np.abs(made.pixels.astype(np.float64) - host)[made.mask > 0], 0.75))
+        if change < (least := LEAST_CHANGE * noise_of(host, inside)):
+            raise InputError(f"the {self.finding} could not be seen: it changes the image by {change:.1f} grey levels, and {least:.1f}, "
+                             f"{LEAST_CHANGE:g} times the noise, are asked for",
+                             remedy="ask for a larger or more severe one (--size, --severity), or take another place or image")
+        return made
 
     def _outline(self, lungs: LungMasks, *, seed: int) -> NDArray[np.bool_]:
         """An outline in these lungs; where no size is asked for, the first of a few that is large enough to be seen."""
