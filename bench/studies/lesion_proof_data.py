@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from insertion import region  # outlines by a formula, beside this file
+from analytic_outlines import region  # beside this file
 from numpy.typing import NDArray
 from PIL import Image
 
