@@ -221,7 +221,7 @@ def test_findings_that_nothing_inserts_and_empty_folders_are_refused(tmp_path: P
     host_set(tmp_path / "hosts", num=1)
     with pytest.raises(InputError, match="did you mean 'Nodule'"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Nodul")
-    with pytest.raises(UsageError, match=r"no model inserts 'Hernia'.*Mass, Nodule"):
+    with pytest.raises(UsageError, match=r"nothing inserts 'Hernia'.*Mass, Nodule"):
         insert(tmp_path / "hosts", tmp_path / "out", finding="Hernia")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no PNG, JPEG or DICOM image"):

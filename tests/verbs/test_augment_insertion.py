@@ -126,7 +126,7 @@ def small(folder: Path) -> str:
 def test_what_cannot_be_is_refused_before_any_work(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown mode 'inserted'; did you mean 'insert'"):
         sx.augment(images, findings=["Nodule"], out=tmp_path / "out", mode="inserted")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="no model inserts 'Hernia'"):
+    with pytest.raises(UsageError, match="nothing inserts 'Hernia'"):
         sx.augment(images, findings=["Hernia"], out=tmp_path / "out", mode="both", allow=["Hernia"])
     assert not (tmp_path / "out").exists()
 

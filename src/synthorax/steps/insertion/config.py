@@ -26,7 +26,7 @@ class InsertConfig:
     side: str = ""
     """side of the lesion, left or right of the patient"""
     severity: Fraction = math.nan
-    """conspicuity of the lesion, from subtle to obvious; 0.5 is the density that it has by itself"""
+    """density of the lesion, from subtle to obvious; 0.5 is that which a nodule has by itself, and the middle for other findings"""
     mask: Path | None = None
     """PNG of the size of the images, white where the lesion goes; for a nodule or mass it says place and size"""
     layouts: Path | None = None

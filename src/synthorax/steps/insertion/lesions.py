@@ -31,7 +31,7 @@ from synthorax.editing.insertion.outlines import enlarged_heart, fluid_below, la
 from synthorax.editing.insertion.templates import TEMPLATES
 from synthorax.editing.insertion.visibility import LEAST_OWN, LEAST_VISIBLE, Visibility, visibility
 from synthorax.editing.layouts import draw_placed, size_in_lung
-from synthorax.errors import InputError, SynthoraxError, UsageError, nearest
+from synthorax.errors import InputError, SynthoraxError, UsageError
 from synthorax.folders import stamps
 from synthorax.judges.lungs import LungMasks
 from synthorax.physics.grey_curve import estimate_spacing_mm, noise_of
@@ -245,7 +245,7 @@ def lesion_maker(finding: str, config: InsertConfig, *, model: ModelLike | None 
     """
     name, known = canonical(finding), sorted({*DIAMETERS_MM, *TEMPLATES})
     if name not in known:
-        raise UsageError(f"no model inserts '{name}'; {nearest(name, known)}. Known: {', '.join(known)}")
+        raise UsageError(f"nothing inserts '{name}'; choose from: {', '.join(known)}")
     if name in DIAMETERS_MM:
         return _nodule_maker(name, config, model)
     if not math.isnan(config.diameter_mm):
@@ -268,8 +268,7 @@ def _painter(name: str, model: ModelLike | None) -> TrainedModel | None:
     opened = open_model(model)
     stages_of(opened.network)  # or a UsageError
     if name not in opened.spec.findings:
-        raise UsageError(f"{opened.name} does not know '{name}'; {nearest(name, opened.spec.findings)}. Known: "
-                         f"{', '.join(opened.spec.findings)}")
+        raise UsageError(f"{opened.name} does not know '{name}'; choose from: {', '.join(opened.spec.findings)}")
     return opened
 
 
