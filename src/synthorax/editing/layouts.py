@@ -28,6 +28,7 @@ from synthorax.capabilities import LayoutMaker
 from synthorax.data.layout_bank import LayoutBank, unknown_finding
 from synthorax.data.layouts import Box, Frame, Layout, frame_of, in_image
 from synthorax.data.lesions import UNSIDED
+from synthorax.editing.insertion.outlines import largest_parts
 from synthorax.errors import InputError, UsageError
 from synthorax.judges.lungs import LungMasks
 from synthorax.protocols import LESION_PROPERTIES, Condition, Model, SampleSettings
@@ -181,7 +182,7 @@ def _fitted(layout: Layout, host: _Host, shift: tuple[float, float]) -> tuple[ND
     left, top, right, bottom = host.frame.box
     dx, dy = shift[0] * (right - left), shift[1] * (bottom - top)
     mask = in_image(layout, replace(host.frame, box=(left + dx, top + dy, right + dx, bottom + dy)), host.lung.shape)
-    kept = _largest(mask & host.allowed)
+    kept = largest_parts(mask & host.allowed, parts=1)
     part = kept.sum() / max(1, mask.sum())
     if part < INSIDE.get(layout.finding, MOSTLY_INSIDE):
         where = f"the {layout.side} lung" if layout.side else "the lungs and the heart"
@@ -263,7 +264,8 @@ def _between_lung_and_wall(mask: NDArray[np.bool_], host: _Host) -> NDArray[np.b
     np.maximum.at(wall, direction, distance)
     settled = np.zeros_like(mask)
     settled[rows, columns] = distance >= wall[direction] - (farthest - nearest)[direction]
-    return _largest(ndimage.binary_closing(np.pad(settled, 2), iterations=2)[2:-2, 2:-2] & host.allowed)
+    closed = ndimage.binary_closing(np.pad(settled, 2), iterations=2)[2:-2, 2:-2]
+    return largest_parts(np.asarray(closed & host.allowed), parts=1)
 
 
 def _directions(rows: NDArray[np.intp], columns: NDArray[np.intp], frame: Frame) -> NDArray[np.intp]:
@@ -311,12 +313,6 @@ def _grown(mask: NDArray[np.bool_], distance_px: float) -> NDArray[np.bool_]:
     if distance_px <= 0 or not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= distance_px)
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask, [H, W]."""
-    parts, count = ndimage.label(mask)
-    return mask if count < 2 else np.asarray(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
 
 
 def _box(mask: NDArray[np.bool_]) -> Box:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from synthorax.editing.insertion.seams import window_around
+from synthorax.editing.insertion.templates import rising
 
 Mask = NDArray[np.bool_]
 SMOOTH_MM = 2.0
@@ -89,8 +89,8 @@ def pleural_gap(mask: Mask, lung: Mask) -> Mask:
     wall = np.zeros(360)
     np.maximum.at(wall, at[lung], radius[lung])
     width = np.bincount(at[mask & lung], minlength=360) / np.maximum(np.bincount(at[lung], minlength=360), 1) * wall
-    directions = np.arange(360) - 179.5
-    span = _rising((directions - GAP_SPAN[0]) / GAP_ENDS) * _rising((GAP_SPAN[1] - directions) / GAP_ENDS)
+    directions = np.arange(360, dtype=np.float64) - 179.5
+    span = rising(directions - GAP_SPAN[0], GAP_ENDS) * rising(GAP_SPAN[1] - directions, GAP_ENDS)
     wall = ndimage.gaussian_filter1d(wall, 2.0, mode="wrap")
     gap = ndimage.gaussian_filter1d(width, GAP_DEGREES, mode="wrap") * span
     if gap.sum() < 0.2 * width.sum():
@@ -144,8 +144,3 @@ def enlarged_heart(mask: Mask, heart: Mask) -> Mask:
         made = (ndimage.map_coordinates(soft, at, order=1) > 0.5) | heart
         low, high = (scale, high) if made.sum() < wanted else (low, scale)
     return largest_parts(np.asarray(ndimage.binary_fill_holes(made)), parts=1)
-
-
-def _rising(part: NDArray[Any]) -> NDArray[np.float64]:
-    part = np.clip(part, 0, 1)
-    return np.asarray(part * part * (3 - 2 * part))

@@ -98,9 +98,9 @@ class Change:
     """[h, w] mm of water of a line as thin as the image can show, which is not blurred again"""
 
 
-def rising(distance_mm: Map, width_mm: float) -> Map:
-    """From 0 at the border to 1 at `width_mm`, with no kink at either end."""
-    part = np.clip(distance_mm / width_mm, 0, 1)
+def rising(distance: Map, width: float) -> Map:
+    """From 0 at a distance of 0 to 1 at `width`, with no kink at either end."""
+    part = np.clip(distance / width, 0, 1)
     return np.asarray(part * part * (3 - 2 * part))
 
 
